@@ -1,0 +1,303 @@
+"""Every setting on one page: typed, checked, with its default; TOML in, TOML out.
+
+`load(path, overrides)` gives a `Config` or raises `UsageError`: unknown keys and wrong types all at once, a line each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from kws.errors import UsageError
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and in which proportion."""
+
+    __pydantic_config__ = _STRICT
+
+    shards: str = ""
+    """Folder of the packed corpus (the one with index/)."""
+    task: str = "words"
+    """Which words are which classes; `words`: every word of the corpus is a class."""
+    sampling: Literal["natural", "balanced", "weighted", "power"] = "balanced"
+    """natural: every clip once. balanced: equal class totals. weighted, power: with replacement."""
+    alpha: float = 0.5
+    """For `power`: a clip of a class with n clips weighs n^-alpha. 0 uniform, 1 equal classes."""
+    epoch_clips: int = 0
+    """Clips an epoch; 0: as many as the train split has."""
+    window: int = 4096
+    """Draws among which a lane is shuffled."""
+    workers: int = 1
+    """Loader processes a rank; 0 reads in the training process."""
+    clip_seconds: float = 1.0
+    """Clips are padded with zeros or cut to their beginning; kws predict takes the loudest stretch of a longer one."""
+    verify: Literal["first", "always", "never"] = "first"
+    """Check a clip's crc32 the first time it is read, every time, or never."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What a damaged clip or shard does: end the run, or be left out and counted. Transport always ends the run."""
+    cache_dir: str = ""
+    """Folder for copies of shards, on the node's own disk; "": for remote shards only, below $TMPDIR or ~/.cache."""
+    cache_gb: float = 20.0
+    """The most that it may hold, in GB (10^9 bytes); shared by all processes of a node."""
+    ledger: bool = False
+    """Write down every consumed draw, for `kws verify RUN`."""
+
+    def __post_init__(self) -> None:
+        _check(self.epoch_clips >= 0, "epoch_clips: wanted 0 or more")
+        _check(self.window >= 1, "window: wanted 1 or more draws")
+        _check(self.workers >= 0, "workers: wanted 0 or more")
+        _check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")
+        _check(0.1 <= self.clip_seconds <= 60.0, "clip_seconds: wanted 0.1 to 60")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrontEndConfig:
+    """From waveform to the network's input."""
+
+    __pydantic_config__ = _STRICT
+
+    features: Literal["mel32", "mel40", "logmel40", "logmel40_30ms"] = "logmel40"
+    """mel32, mel40: 128 ms window, 32 ms hop. logmel40: 40 bands, 25 ms (or 30 ms) window, 10 ms hop."""
+    augment: bool = True
+    """Vary the training clips as below; evaluation and prediction never do."""
+    shift_ms: float = 100.0
+    """Move the clip by up to this either way, zeros shifted in."""
+    speed: float = 0.1
+    """Play faster or slower (pitch with it) by up to this fraction."""
+    gain_db: float = 6.0
+    """Louder or softer by up to this."""
+    noise_probability: float = 0.7
+    """How often background noise is mixed in; without a noise split never."""
+    noise_snr_db: tuple[float, float] = (0.0, 25.0)
+    """Range of the ratio of clip to noise."""
+    time_masks: int = 2
+    time_mask_frames: int = 20
+    """SpecAugment: this many masks of up to this many frames."""
+    band_masks: int = 2
+    band_mask_bands: int = 6
+    """SpecAugment: this many masks of up to this many bands."""
+
+    def __post_init__(self) -> None:
+        _check(0.0 <= self.speed <= 0.5, "speed: wanted 0 to 0.5")
+        _check(0.0 <= self.noise_probability <= 1.0, "noise_probability: wanted 0 to 1")
+        _check(self.noise_snr_db[0] <= self.noise_snr_db[1], "noise_snr_db: wanted [low, high]")
+        low = min(
+            self.shift_ms, self.gain_db, self.time_masks, self.time_mask_frames, self.band_masks, self.band_mask_bands
+        )
+        _check(low >= 0, "ranges and masks: wanted 0 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str = "matchboxnet_3x2x64"
+    """One of `kws models`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The optimisation, and how it is carried out."""
+
+    __pydantic_config__ = _STRICT
+
+    epochs: int = 30
+    global_batch: int = 512
+    """Clips an update, over all processes."""
+    micro_batch: int = 64
+    """Clips a slot. global_batch / micro_batch slots; the number of processes must divide them."""
+    seed: int = 0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd has Nesterov momentum."""
+    lr: float = 3e-3
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """For sgd."""
+    weight_decay: float = 1e-3
+    """Not applied to norms and biases."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 1.0
+    """Linear rise of the learning rate from 0."""
+    label_smoothing: float = 0.0
+    clip_grad_norm: float = 0.0
+    """Largest norm of the gradient; 0: no limit."""
+    reduction: Literal["fast"] = "fast"
+    """How the slots' gradients are summed: DDP's all-reduce after a process's last slot."""
+    processes: int = 0
+    """How many must come up; 0: whatever is there."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    """torch threads a process; 0: as the run began with, at first the machine's cores / its processes."""
+    eval_epochs: int = 1
+    """Evaluate on the valid split every so many epochs, and after the last."""
+    save_minutes: float = 10.0
+    """Also save between epochs this often."""
+    keep: int = 3
+    """Newest checkpoints kept; those that a pointer names are kept beside them."""
+    log_steps: int = 10
+    """Write a line of metrics every so many steps."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "epochs: wanted 1 or more")
+        _check(self.micro_batch >= 2, "micro_batch: wanted 2 or more clips (batch norm needs two)")
+        _check(self.global_batch >= self.micro_batch, "global_batch: wanted at least micro_batch")
+        _check(
+            self.global_batch % self.micro_batch == 0,
+            f"global_batch: wanted a multiple of micro_batch ({self.micro_batch})",
+        )
+        _check(0.0 < self.lr <= 1000.0, "lr: wanted more than 0 and at most 1000")
+        _check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
+        _check(min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm) >= 0.0, "rates: wanted 0 or more")
+        _check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")
+        _check(
+            self.processes == 0 or self.slots % self.processes == 0,
+            f"processes: {self.slots} slots (global_batch {self.global_batch} / micro_batch {self.micro_batch}) run on "
+            f"{', '.join(str(n) for n in range(1, self.slots + 1) if self.slots % n == 0)} processes, "
+            f"not {self.processes}; start one of those, or use another --set train.micro_batch=...",
+        )
+        _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
+
+    @property
+    def slots(self) -> int:
+        """M, the slots of a step: the most processes the run can ever use."""
+        return self.global_batch // self.micro_batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """All of it."""
+
+    __pydantic_config__ = _STRICT
+
+    data: DataConfig = DataConfig()
+    frontend: FrontEndConfig = FrontEndConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+# What a resumed run may have otherwise than the run it takes up: where and how, never what is computed.
+# train.threads is among them because what it comes to must be the same, which run.json tells (runfolder.check).
+FREE_TO_CHANGE = frozenset(
+    {"data.shards", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
+    | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
+    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps"}
+)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The TOML file with `a.b=c` overrides laid over it. Raises UsageError with every mistake in it."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); wanted a TOML file such as configs/quick.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    for text in overrides:
+        _override(tree, text)
+    return parse(tree, str(path))
+
+
+def parse(tree: Mapping[str, Any], where: str) -> Config:
+    """A tree of plain values -> Config. `where` heads the error message."""
+    try:
+        # Through JSON, because strict validation takes TOML's arrays as tuples only from there.
+        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{where}: {_mistake(item)}" for item in error.errors())) from None
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text}: wanted section.key=value, such as --set train.lr=0.05")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string: --set model.name=resnet32
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"--set {text}: {section} is a value, not a section")
+    tree[key] = parsed
+
+
+def _mistake(item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "unexpected_keyword_argument":
+        near = _nearest(path)
+        return f"unknown key {path}" + (f"; did you mean {near}?" if near else f"; there are {', '.join(known_keys())}")
+    if item["type"] != "value_error":
+        return f"{path}: {item['msg']}, found {item['input']!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    names = message.partition(":")[0].split(", ")
+    found = ", ".join(f"{name} = {item['input'][name]!r}" for name in names if name in item["input"])
+    return f"{path}: {message}" + (f"; found {found}" if found else "")
+
+
+def _nearest(path: str) -> str | None:
+    """The key, the section, or the key without its section that `path` is most like."""
+    keys = known_keys()
+    sections = {key.partition(".")[0] for key in keys}
+    if "." not in path:
+        named = [key for key in keys if key.partition(".")[2] == path]
+        return named[0] if named else next(iter(difflib.get_close_matches(path, sections, n=1, cutoff=0.5)), None)
+    return next(iter(difflib.get_close_matches(path, keys, n=1, cutoff=0.5)), None)
+
+
+def known_keys() -> list[str]:
+    """Every `section.key` there is."""
+    return sorted(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"train.lr": 0.003, ...}"""
+    tree = dataclasses.asdict(config)
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+
+
+def to_toml(config: Config) -> str:
+    """The resolved tree; `parse` of it gives an equal Config."""
+    return "\n".join(_lines(config))
+
+
+def _lines(config: Config) -> Iterator[str]:
+    for section, values in dataclasses.asdict(config).items():
+        yield f"[{section}]"
+        yield from (f"{key} = {_toml_value(value)}" for key, value in values.items())
+        yield ""
+
+
+def _toml_value(value: Any) -> str:
+    # JSON's strings, finite numbers, booleans and arrays are TOML's too, but for surrogate pairs and a bare DEL.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """One line for each setting that differs and may not differ at a resume."""
+    was, now = flatten(old), flatten(new)
+    return [
+        f"{key}: {was[key]!r} there, {now[key]!r} now"
+        for key in was
+        if was[key] != now[key] and key not in FREE_TO_CHANGE
+    ]

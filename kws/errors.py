@@ -1,0 +1,27 @@
+"""What is shown to a person as a line instead of a traceback."""
+
+import errno
+
+# A disk that is full or may not be written: nothing that a traceback would explain.
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class UsageError(ValueError):
+    """What the user can mend: the message says where, found, wanted and what to type.
+
+    `kws` prints the message alone (rank 0 only) and exits with code 2.
+    """
+
+
+class RankError(UsageError):
+    """A UsageError that one rank met alone, such as a damaged shard it reads: that rank prints it."""
+
+
+def mendable(error: BaseException) -> str | None:
+    """The line for a UsageError, or for an OSError of a full or protected disk; None for what is a failure of kws."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        where = error.filename or "a file"
+        return f"{where}: {error.strerror}; make room there or mend the rights, then run the same again"
+    return None

@@ -1,0 +1,84 @@
+"""What several tests stand on: a small corpus of tones, the real clips where they are, and skips that CI forbids."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws.audio import codec
+from kws.data import index, pack
+
+ROOT = Path(__file__).parent.parent
+REAL = Path(os.environ.get("KWS_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+
+def require(kind: str, there: bool, why: str) -> None:
+    """Skips where something is absent, with the reason; fails instead where KWS_REQUIRE names `kind`."""
+    if there:
+        return
+    if kind in os.environ.get("KWS_REQUIRE", "").split(","):
+        pytest.fail(f"KWS_REQUIRE names {kind}, but {why}")
+    pytest.skip(why)
+
+
+def tone(hz: float, samples: int = 16000, level: float = 0.3, seed: int = 0) -> codec.Pcm:
+    """A sine with a little noise, int16 (samples,)."""
+    time = np.arange(samples) / codec.SAMPLE_RATE_HZ
+    wave = level * np.sin(2 * np.pi * hz * time) + 0.01 * np.random.default_rng(seed).standard_normal(samples)
+    return (wave * 32767).astype(np.int16)
+
+
+def write_corpus(
+    root: Path, words: dict[str, int], speakers: int = 12, samples: int = 16000, noise_seconds: int = 4
+) -> Path:
+    """A folder in the official layout: `words` says how many clips of each; every word its own pitch."""
+    number = 0
+    for place, (word, clips) in enumerate(words.items()):
+        (root / word).mkdir(parents=True)
+        for take in range(clips):
+            number += 1
+            name = f"{number % speakers:08x}_nohash_{take}.wav"
+            pcm = tone(200 * (place + 1) * (1 + 0.01 * (take % 5)), samples, seed=number)
+            (root / word / name).write_bytes(codec.wav_bytes(pcm))
+    if noise_seconds:
+        (root / "_background_noise_").mkdir()
+        hiss = (np.random.default_rng(0).standard_normal(noise_seconds * 16000) * 1000).astype(np.int16)
+        (root / "_background_noise_" / "hiss.wav").write_bytes(codec.wav_bytes(hiss))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
+    """A packed corpus of three unequal words in several small shards."""
+    folder = tmp_path_factory.mktemp("tones")
+    source = write_corpus(folder / "wav", {"low": 120, "mid": 60, "high": 30}, speakers=30)
+    corpus, _ = pack.pack([source], folder / "shards", shard_bytes=1_000_000)
+    return corpus
+
+
+@pytest.fixture(scope="session")
+def real_mini(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
+    """864 real clips of Speech Commands, packed."""
+    archive = REAL / "speech_commands_mini.tar.gz"
+    require("real", archive.exists(), f"the real clips are not at {REAL} (set KWS_REAL_DATA)")
+    corpus, _ = pack.pack([archive], tmp_path_factory.mktemp("real") / "mini")
+    return corpus
+
+
+@pytest.fixture
+def kws() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the `kws` command in a process of its own: kws("train", path, env={...}) -> CompletedProcess."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None, **more: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kws", *map(str, arguments)]
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            command, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300, **more
+        )
+
+    return run

@@ -1,0 +1,232 @@
+import dataclasses
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kws import config as settings_file
+from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig
+from kws.errors import UsageError
+
+
+def parsed(tree: dict[str, object]) -> Config:
+    return settings_file.parse(tree, "here.toml")
+
+
+def overridden(tmp_path: Path, *texts: str, file: str = "") -> Config:
+    path = tmp_path / "c.toml"
+    path.write_text(file)
+    return settings_file.load(path, texts)
+
+
+def refusal(tree: dict[str, object]) -> str:
+    with pytest.raises(UsageError) as caught:
+        parsed(tree)
+    return str(caught.value)
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parsed({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("tree", "wrong", "near"),
+    [
+        ({"train": {"epoch": 3}}, "train.epoch", "train.epochs"),
+        ({"train": {"microbatch": 3}}, "train.microbatch", "train.micro_batch"),
+        ({"trian": {"lr": 0.1}}, "trian", "train"),
+        ({"lr": 0.1}, "lr", "train.lr"),
+        ({"train": {"sampling": "natural"}}, "train.sampling", "data.sampling"),
+    ],
+)
+def test_an_unknown_key_names_file_key_and_nearest(tree: dict[str, object], wrong: str, near: str) -> None:
+    assert refusal(tree) == f"here.toml: unknown key {wrong}; did you mean {near}?"
+
+
+def test_a_key_like_no_other_gets_all_of_them() -> None:
+    message = refusal({"zzzzzzzz": 1})
+    assert all(key in message for key in settings_file.known_keys())
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "lr", "fast"),
+        ("train", "lr", float("inf")),
+        ("train", "weight_decay", float("nan")),
+        ("train", "epochs", 3.0),
+        ("train", "epochs", "3"),
+        ("train", "epochs", True),
+        ("data", "ledger", 1),
+        ("data", "ledger", "yes"),
+        ("data", "shards", 5),
+        ("data", "sampling", "fair"),
+        ("data", "workers", [1]),
+        ("frontend", "noise_snr_db", [1]),
+        ("frontend", "noise_snr_db", ["a", 2]),
+    ],
+)
+def test_a_wrong_type_says_where_and_what_was_found(section: str, key: str, value: object) -> None:
+    message = refusal({section: {key: value}})
+    assert message.startswith(f"here.toml: {section}.{key}")
+    assert ", found " in message
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("data", "epoch_clips", -1),
+        ("data", "window", 0),
+        ("data", "workers", -1),
+        ("data", "clip_seconds", 0.0),
+        ("frontend", "speed", 0.6),
+        ("frontend", "noise_probability", 1.5),
+        ("frontend", "noise_snr_db", [5.0, 1.0]),
+        ("train", "epochs", 0),
+        ("train", "micro_batch", 1),
+        ("train", "lr", 0.0),
+        ("train", "lr", 1e38),
+        ("train", "label_smoothing", 1.0),
+        ("train", "keep", 0),
+        ("train", "threads", -1),
+    ],
+)
+def test_a_value_out_of_range_says_key_wanted_and_found(section: str, key: str, value: object) -> None:
+    message = refusal({section: {key: value}})
+    assert message.startswith(f"here.toml: {section}: ")
+    assert "wanted" in message
+    assert f"found {key} = {value}" in message
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    lines = refusal({"train": {"epoch": 3, "lr": "x"}, "model": {"nam": "a"}, "data": {"window": 0}}).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("here.toml: ") for line in lines)
+
+
+def test_global_batch_must_be_a_multiple_of_micro_batch() -> None:
+    message = refusal({"train": {"global_batch": 100, "micro_batch": 64}})
+    assert "wanted a multiple of micro_batch (64); found global_batch = 100" in message
+
+
+def test_slots_are_the_micro_batches_of_a_step() -> None:
+    assert TrainConfig(global_batch=96, micro_batch=8).slots == 12
+
+
+def test_processes_that_do_not_divide_the_slots_are_refused_with_those_that_do() -> None:
+    message = refusal({"train": {"global_batch": 64, "micro_batch": 8, "processes": 3}})
+    assert "8 slots (global_batch 64 / micro_batch 8) run on 1, 2, 4, 8 processes, not 3" in message
+    assert TrainConfig(global_batch=64, micro_batch=8, processes=4).processes == 4
+
+
+def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
+    broken, binary = tmp_path / "broken.toml", tmp_path / "binary.toml"
+    broken.write_text("[train\nlr = ")
+    binary.write_bytes(b"\xff\xfe\0")
+    for path in (tmp_path / "none.toml", tmp_path, broken, binary):
+        with pytest.raises(UsageError, match=r"cannot be read|not TOML") as caught:
+            settings_file.load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "key", "value"),
+    [
+        ("train.lr=0.05", "train", "lr", 0.05),
+        ("train.lr=1", "train", "lr", 1.0),
+        ("train.epochs = 7", "train", "epochs", 7),
+        ("data.ledger=true", "data", "ledger", True),
+        ("frontend.noise_snr_db=[1.5, 3]", "frontend", "noise_snr_db", (1.5, 3.0)),
+        ("model.name=resnet32", "model", "name", "resnet32"),
+        ('model.name="resnet32"', "model", "name", "resnet32"),
+        ("data.shards=/mnt/a=b.c", "data", "shards", "/mnt/a=b.c"),
+        ("data.shards=C:\\new", "data", "shards", "C:\\new"),
+        ("data.shards=", "data", "shards", ""),
+    ],
+)
+def test_set_takes_numbers_lists_strings_and_bare_words(
+    tmp_path: Path, text: str, section: str, key: str, value: object
+) -> None:
+    assert getattr(getattr(overridden(tmp_path, text), section), key) == value
+
+
+def test_set_lies_over_the_file_and_the_last_one_wins(tmp_path: Path) -> None:
+    file = "[train]\nlr = 0.5\nepochs = 4\n"
+    config = overridden(tmp_path, "train.lr=0.1", "train.lr=0.2", file=file)
+    assert (config.train.lr, config.train.epochs) == (0.2, 4)
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "", " =1"])
+def test_set_without_key_or_value_says_how_it_is_typed(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"wanted section\.key=value, such as --set train\.lr=0\.05"):
+        overridden(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["train=3", "train.lr.x=3", "train..lr=3", "train.=3"])
+def test_set_of_what_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError):
+        overridden(tmp_path, text, file="[train]\nlr = 0.5\n")
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.floats(1e-12, 1000.0),
+    st.integers(0, 2**60),
+    st.booleans(),
+    st.tuples(st.floats(-90, 0), st.floats(0, 90)),
+)
+def test_written_as_toml_and_read_again_is_the_same(
+    shards: str, lr: float, seed: int, ledger: bool, snr: tuple[float, float]
+) -> None:
+    config = Config(
+        data=DataConfig(shards=shards, ledger=ledger),
+        frontend=FrontEndConfig(noise_snr_db=snr),
+        train=TrainConfig(lr=lr, seed=seed),
+    )
+    assert parsed(tomllib.loads(settings_file.to_toml(config))) == config
+
+
+def test_differences_leave_out_what_is_free_to_change_and_nothing_else() -> None:
+    said = set()
+    for key, value in settings_file.flatten(Config()).items():
+        other = {"optimizer": "sgd", "schedule": "constant", "device": "cpu", "sampling": "power", "verify": "never"}
+        section, name = key.split(".")
+        if name == "reduction":
+            continue  # has one value
+        changed = other.get(name, "mel40" if name == "features" else _another(value))
+        part = dataclasses.replace(getattr(Config(), section), **{name: changed, **_fitting(name)})
+        lines = settings_file.differences(Config(), dataclasses.replace(Config(), **{section: part}))
+        if any(line.startswith(f"{key}: {value!r} there, ") for line in lines):
+            said.add(key)
+    assert said == set(settings_file.known_keys()) - settings_file.FREE_TO_CHANGE - {"train.reduction"}
+    assert set(settings_file.known_keys()) > settings_file.FREE_TO_CHANGE
+
+
+def _another(value: object) -> object:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return 2 * value if value else 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.5
+    return (0.0, 1.0) if isinstance(value, tuple) else f"{value}x"
+
+
+def _fitting(name: str) -> dict[str, object]:
+    return {"global_batch": 1024} if name == "micro_batch" else {}
+
+
+def test_settings_are_frozen_and_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.lr = 1.0  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        TrainConfig(3)  # type: ignore[misc]
+
+
+def test_importing_it_does_not_import_torch() -> None:
+    code = "import sys, kws.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
