@@ -1,0 +1,149 @@
+import contextlib
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from kws.audio import codec
+
+CLIP = (np.random.default_rng(0).standard_normal(16000) * 3000).astype(np.int16)
+EDGES = np.array([-32768, -32767, -1, 0, 1, 32766, 32767], dtype=np.int16)
+
+
+def encoded(samples: np.ndarray, rate: int = 16000, subtype: str = "PCM_16", file_format: str = "WAV") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=file_format, subtype=subtype)
+    return buffer.getvalue()
+
+
+@given(arrays.arrays(np.int16, st.integers(1, 300)))
+def test_pcm16_comes_back_bit_for_bit(samples: codec.Pcm) -> None:
+    assert np.array_equal(codec.decode(codec.wav_bytes(samples)), samples)
+    assert np.array_equal(codec.decode(codec.flac_bytes(samples)), samples)
+
+
+def test_our_wav_is_what_others_read() -> None:
+    data = codec.wav_bytes(CLIP)
+    read, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    assert (rate, len(data)) == (16000, codec.WAV_HEADER_BYTES + 2 * len(CLIP))
+    assert np.array_equal(read, CLIP)
+    assert data == encoded(CLIP)
+
+
+def test_only_a_plain_wav_may_be_read_without_decoding() -> None:
+    plain = codec.wav_bytes(CLIP)
+    assert codec.is_plain_wav(plain)
+    others = [
+        codec.flac_bytes(CLIP),
+        encoded(CLIP, 8000),
+        encoded(np.stack([CLIP, CLIP], 1)),
+        plain[:-2],
+        plain + b"\0",
+    ]
+    assert not any(map(codec.is_plain_wav, [*others, plain[:44], b""]))
+
+
+def test_channels_are_averaged() -> None:
+    low, high = CLIP // 2, CLIP // 2 + 100
+    mixed = codec.decode(encoded(np.stack([low, high], axis=1)))
+    assert np.array_equal(mixed, low + 50)
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(8000, 8000), (48000, 48000), (44100, 22050), (22050, 11025)])
+def test_other_rates_are_resampled_to_the_same_duration_and_pitch(rate: int, samples: int) -> None:
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(samples) / rate)
+    pcm = codec.decode(encoded(wave, rate))
+    assert abs(len(pcm) - samples * 16000 / rate) <= 1
+    wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(pcm)) / 16000)
+    inner = slice(400, -400)
+    assert np.abs(pcm[inner] / 32768 - wanted[inner]).max() < 2e-3
+
+
+@pytest.mark.parametrize("subtype", ["PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_finer_sample_formats_round_to_the_same_16_bits(subtype: str) -> None:
+    samples = np.concatenate([CLIP, EDGES])
+    assert np.array_equal(codec.decode(encoded(samples / 32768, subtype=subtype)), samples)
+
+
+def test_floats_beyond_full_scale_are_clipped_not_wrapped() -> None:
+    pcm = codec.decode(encoded(np.array([2.0, -2.0, 1.0, 0.25]), subtype="FLOAT"))
+    assert pcm.tolist() == [32767, -32768, 32767, 8192]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(wrong: float) -> None:
+    with pytest.raises(codec.AudioError, match="not finite"):
+        codec.decode(encoded(np.array([0.0, wrong, 0.0]), subtype="FLOAT"))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is text\n" * 50, "not readable as audio"),
+        (codec.wav_bytes(CLIP)[:30], "not readable as audio"),
+        (codec.wav_bytes(CLIP)[:44], "no samples"),
+        (codec.wav_bytes(np.array([], dtype=np.int16)), "no samples"),
+        (codec.wav_bytes(CLIP)[:-1], "ends early: 1 bytes"),
+        (codec.wav_bytes(CLIP)[:-1000], "ends early: 1000 bytes"),
+        (encoded(CLIP / 32768, 44100, "FLOAT")[:-400], "ends early: 400 bytes"),
+        (codec.flac_bytes(CLIP)[:-3000], "not readable as audio"),
+        (codec.flac_bytes(CLIP)[:20], "not readable as audio"),
+    ],
+)
+def test_damaged_files_say_what_is_wrong(data: bytes, says: str) -> None:
+    with pytest.raises(codec.AudioError, match=says) as caught:
+        codec.decode(data)
+    assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_from_a_pipe_that_does_not_know_its_length_is_read(size: int) -> None:
+    data = bytearray(codec.wav_bytes(CLIP))
+    data[40:44] = size.to_bytes(4, "little")
+    assert np.array_equal(codec.decode(bytes(data)), CLIP)
+
+
+def test_chunks_around_the_samples_are_no_matter() -> None:
+    plain = codec.wav_bytes(CLIP)
+    note = b"LIST" + (5).to_bytes(4, "little") + b"abcde\0"
+    both = plain[:36] + note + plain[36:] + note
+    data = both[:4] + (len(both) - 8).to_bytes(4, "little") + both[8:]
+    assert np.array_equal(codec.decode(data), CLIP)
+    with pytest.raises(codec.AudioError, match="ends early: 10 bytes"):
+        codec.decode(data[: -len(note) - 10])
+
+
+@given(st.integers(0, 60), st.integers(0, 255))
+def test_no_damage_to_the_header_is_more_than_an_audio_error(at: int, value: int) -> None:
+    data = bytearray(codec.wav_bytes(CLIP[:200]))
+    data[at] = value
+    with contextlib.suppress(codec.AudioError):
+        assert codec.decode(bytes(data)).dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "says"),
+    [
+        ([], 16000, "shorter than one sample"),
+        ([0.5], 48000, "shorter than one"),
+        ([0.5], 0, "0 Hz"),
+        ([0.5], -8, "-8 Hz"),
+    ],
+)
+def test_from_float_refuses_what_gives_no_sound(samples: list[float], rate: int, says: str) -> None:
+    with pytest.raises(codec.AudioError, match=says):
+        codec.from_float(np.array(samples, dtype=np.float32), rate)
+
+
+def test_one_sample_is_a_sound() -> None:
+    assert codec.decode(codec.wav_bytes(EDGES[:1])).tolist() == [-32768]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("a.WAV", True), ("b/c.flac", True), ("a.txt", False), ("wav.", False)])
+def test_audio_is_told_by_the_files_ending(name: str, wanted: bool) -> None:
+    assert codec.is_audio(name) is wanted

@@ -1,0 +1,205 @@
+"""Recordings come out of folders and archives with their names; the splits are the official ones."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kws.corpus import source
+from kws.corpus.source import Recording, Sources
+from kws.errors import UsageError
+from tests.conftest import REAL, require, write_corpus
+
+MINI = REAL / "speech_commands_mini.tar.gz"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = write_corpus(tmp_path / "wav", {"yes": 3, "turn left": 2})
+    (root / "testing_list.txt").write_text("yes/00000001_nohash_0.wav\r\n\n")
+    (root / "validation_list.txt").write_text("turn left/00000004_nohash_0.wav\n")
+    return root
+
+
+def archive(folder: Path, prefix: str = ".", mode: str = "w:gz") -> Path:
+    path = folder.with_suffix(".archive")
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        tar.add(folder, prefix)
+    return path
+
+
+def names(*paths: Path) -> list[str]:
+    return sorted(recording.name for recording in Sources(paths))
+
+
+def test_a_recordings_word_is_its_folder_and_its_speaker_stands_before_nohash() -> None:
+    recording = Recording("turn left/0a7c2a8d_nohash_0.wav", Path("x.tar"), b"")
+    assert (recording.word, recording.speaker) == ("turn left", "0a7c2a8d")
+
+
+@pytest.mark.parametrize(
+    ("name", "speaker"),
+    [
+        ("yes/ab12_nohash_3.wav", "ab12"),
+        ("yes/take.one.flac", "take.one"),
+        ("yes/anna", "anna"),
+        ("yes/a_nohash_b_nohash_0.wav", "a"),
+    ],
+)
+def test_names_without_nohash_are_a_speaker_of_their_own(name: str, speaker: str) -> None:
+    assert source.speaker_of(name) == speaker
+
+
+@pytest.mark.parametrize("prefix", [".", "speech_commands_v0.02", "a/b"])
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_an_archive_holds_the_same_recordings_as_its_folder(folder: Path, prefix: str, mode: str) -> None:
+    there, packed = Sources([folder]), Sources([archive(folder, prefix, mode)])
+    assert {r.name: r.data for r in there} == {r.name: r.data for r in packed}
+    assert there.split_of == packed.split_of
+
+
+def test_lists_are_read_whatever_their_line_ends(folder: Path) -> None:
+    corpus = Sources([folder])
+    list(corpus)
+    assert corpus.split_of == {"yes/00000001_nohash_0.wav": "test", "turn left/00000004_nohash_0.wav": "valid"}
+
+
+def test_audio_in_no_word_folder_is_said_and_left_out(folder: Path) -> None:
+    for place in ("loose.wav", "_rejected_/x.wav", ".trash/y.wav", "yes/phone.m4a"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_bytes(b"x")
+    corpus = Sources([folder])
+    assert len(list(corpus)) == 6
+    said = "\n".join(corpus.ignored)
+    assert all(f"{place}: not" in said for place in ("loose.wav", "_rejected_/x.wav", ".trash/y.wav", "yes/phone.m4a"))
+
+
+def test_linked_word_folders_count_and_circles_end(folder: Path, tmp_path: Path) -> None:
+    (folder / "yes").rename(tmp_path / "elsewhere")
+    (folder / "yes").symlink_to(tmp_path / "elsewhere")
+    (folder / "turn left" / "again").symlink_to(folder)
+    assert len([name for name in names(folder) if name.startswith("yes/")]) == 3
+
+
+def test_dead_links_are_said(folder: Path) -> None:
+    (folder / "yes" / "gone.wav").symlink_to(folder / "nowhere.wav")
+    corpus = Sources([folder])
+    list(corpus)
+    assert corpus.ignored == [f"{folder}: yes/gone.wav: a link that leads nowhere, or one inside an archive"]
+
+
+def test_links_in_archives_are_said(folder: Path) -> None:
+    (folder / "yes" / "same.wav").hardlink_to(folder / "yes" / "00000001_nohash_0.wav")
+    corpus = Sources([archive(folder)])
+    list(corpus)
+    assert len(corpus.ignored) == 1
+    assert "a link" in corpus.ignored[0]
+
+
+def test_names_that_are_not_utf8_are_said_in_words_that_print(folder: Path) -> None:
+    (folder / "yes" / "\udcff.wav").write_bytes(b"x")
+    corpus = Sources([folder])
+    list(corpus)
+    assert len(corpus.ignored) == 1
+    assert "not UTF-8" in corpus.ignored[0].encode().decode()
+
+
+def test_a_file_without_the_right_to_read_it_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UsageError, match=r"/wav/\S+: cannot be read \(Permission denied\)"):
+        names(folder)
+
+
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone: no such folder or archive; wanted"):
+        Sources([tmp_path / "gone"])
+
+
+def test_a_source_without_audio_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"empty: no audio in word folders there; wanted WORD/FILE.wav"):
+        names(folder, tmp_path / "empty")
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def cut_between_members(data: bytes) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return data[: tar.getmembers()[5].offset]
+
+
+def break_a_header(data: bytes) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        at = tar.getmembers()[5].offset
+    return data[:at] + b"?" + data[at + 1 :]
+
+
+def nothing(data: bytes) -> bytes:
+    return b""
+
+
+def noise(data: bytes) -> bytes:
+    return b"no archive at all " * 100
+
+
+@pytest.mark.parametrize("damage", [cut, cut_between_members, break_a_header, nothing, noise])
+def test_a_damaged_tar_is_refused_even_where_tarfile_sees_its_end(
+    folder: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = archive(folder, mode="w")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UsageError, match=r"wav.archive: damaged after \d+ members, or not a tar archive .*; wanted"):
+        names(path)
+
+
+@pytest.mark.parametrize("where", [0.2, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_flipped_bit_in_a_compressed_archive_is_found(
+    folder: Path, where: float, compress: Callable[[bytes], bytes]
+) -> None:
+    path = archive(folder, mode="w")
+    data = bytearray(compress(path.read_bytes()))
+    data[int(where * (len(data) - 6))] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="damaged after"):
+        names(path)
+
+
+def test_a_compressed_archive_cut_short_is_refused(folder: Path) -> None:
+    path = archive(folder)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UsageError, match="damaged after"):
+        names(path)
+
+
+@pytest.mark.parametrize(
+    ("speaker", "split"), [("0585b66d", "train"), ("1e9e6bdd", "train"), ("0d82fd99", "valid"), ("63f7a489", "test")]
+)
+def test_the_hash_of_a_speaker_decides_for_good(speaker: str, split: str) -> None:
+    assert source.split_by_hash(speaker) == split
+
+
+def test_hash_percentages_can_be_moved() -> None:
+    speakers = [f"{number:08x}" for number in range(2000)]
+    shares = [sum(source.split_by_hash(s, valid, 30) == "valid" for s in speakers) / 2000 for valid in (0, 25, 100)]
+    assert shares == [0.0, pytest.approx(0.25, abs=0.03), 1.0]
+
+
+def test_the_hash_rule_agrees_with_the_official_lists() -> None:
+    require("real", MINI.exists(), f"the real clips are not at {REAL} (set KWS_REAL_DATA)")
+    corpus = Sources([MINI])
+    found = {r.name: corpus.split_of for r in corpus if r.word != source.NOISE_FOLDER}
+    assert len(corpus.split_of) >= 250
+    wanted = {name: corpus.split_of.get(name, "train") for name in found}
+    assert {name: source.split_by_hash(source.speaker_of(name)) for name in found} == wanted
