@@ -1,0 +1,340 @@
+"""Packing gives the same shards for the same clips, in a form that stock WebDataset reads, and loses nothing unsaid."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import webdataset as wds
+
+from kws.audio import codec
+from kws.corpus.source import split_by_hash
+from kws.data import index as index_file
+from kws.data import pack, scan
+from kws.data.index import Index
+from kws.errors import UsageError
+from tests.conftest import tone, write_corpus
+
+WORDS = {"yes": 14, "turn left": 8, "grün": 6}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "wav", WORDS, speakers=28, samples=4000, noise_seconds=1)
+
+
+def archive(folder: Path, path: Path, *words: str, mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for word in words or [child.name for child in sorted(folder.iterdir())]:
+            tar.add(folder / word, f"./{word}")
+    return path
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def samples_in(corpus: Index) -> list[dict[str, Any]]:
+    """Every sample of every shard, as stock WebDataset gives them."""
+    urls = [str(corpus.root / shard.name) for split in corpus.splits.values() for shard in split.shards]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # WebDataset leaves its files to the garbage collector
+        return [sample for url in urls for sample in wds.WebDataset(url, shardshuffle=False)]
+
+
+def sources_in(corpus: Index, split: str) -> set[str]:
+    rows = [sample for sample in samples_in(corpus) if f"/{split}/" in sample["__url__"]]
+    return {json.loads(row["json"])["source"] for row in rows}
+
+
+def test_a_folder_a_tar_and_several_archives_give_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    whole, packed_twice = [source], [source]
+    tar, targz = [archive(source, tmp_path / "a.tar", mode="w")], [archive(source, tmp_path / "a.tar.gz")]
+    one = archive(source, tmp_path / "one.tar", "yes", "_background_noise_", mode="w")
+    two = archive(source, tmp_path / "two.tar.gz", "turn left", "grün")
+    packings = []
+    for number, paths in enumerate([whole, packed_twice, tar, targz, [one, two], [two, one]]):
+        corpus, _ = pack.pack(paths, tmp_path / f"out{number}", shard_bytes=50_000)
+        packings.append((files(corpus.root), corpus.content_id))
+    assert all(packing == packings[0] for packing in packings)
+
+
+def test_other_clips_give_another_content_id(source: Path, tmp_path: Path) -> None:
+    first, _ = pack.pack([source], tmp_path / "first")
+    next((source / "yes").iterdir()).unlink()
+    assert pack.pack([source], tmp_path / "second")[0].content_id != first.content_id
+
+
+def test_stock_webdataset_reads_every_clip_once_under_keys_without_dots(source: Path, tmp_path: Path) -> None:
+    (source / "yes" / "a.b c.wav").write_bytes(codec.wav_bytes(tone(300)))
+    (source / "yes" / "a_b_c.wav").write_bytes(codec.wav_bytes(tone(310)))
+    (source / "yes" / "a.b c.flac").write_bytes(codec.flac_bytes(tone(320)))
+    samples = samples_in(pack.pack([source], tmp_path / "out", shard_bytes=50_000)[0])
+    keys = [sample["__key__"].rpartition("/")[2] for sample in samples]
+    assert len(set(keys)) == len(keys) == sum(WORDS.values()) + 3 + 1
+    assert not any("." in key for key in keys)
+    for sample in samples:
+        label = json.loads(sample["json"])
+        assert label.keys() == {"word", "speaker", "source"}
+        assert label["source"].startswith(label["word"] + "/")
+
+
+def test_every_clip_is_what_it_was_in_both_formats(source: Path, tmp_path: Path) -> None:
+    for audio_format in ("wav", "flac"):
+        corpus, _ = pack.pack([source], tmp_path / f"shards-{audio_format}", audio_format)
+        for sample in samples_in(corpus):
+            before = (source / json.loads(sample["json"])["source"]).read_bytes()
+            assert np.array_equal(codec.decode(sample[audio_format]), codec.decode(before))
+
+
+def test_lists_decide_the_splits_where_there_are_any(source: Path, tmp_path: Path) -> None:
+    clips = sorted(path.relative_to(source).as_posix() for path in source.glob("[!_]*/*.wav"))
+    (source / "validation_list.txt").write_text("\n".join(clips[:3]))
+    (source / "testing_list.txt").write_text("\n".join([*clips[3:5], "yes/elsewhere.wav"]))
+    corpus, report = pack.pack([source], tmp_path / "out")
+    assert [sources_in(corpus, split) for split in ("valid", "test", "train")] == [
+        set(clips[:3]), set(clips[3:5]), set(clips[5:]),
+    ]  # fmt: skip
+    assert "the official lists name 1 clips that are not in the sources" in report.notes
+
+
+def test_without_lists_the_speakers_hash_decides(source: Path, tmp_path: Path) -> None:
+    corpus, report = pack.pack([source], tmp_path / "out")
+    for split in ("train", "valid", "test"):
+        speakers = [name.rpartition("/")[2].partition("_")[0] for name in sources_in(corpus, split)]
+        assert {split_by_hash(speaker) for speaker in speakers} <= {split}
+    assert any("split by the hash of the speaker" in note for note in report.notes)
+
+
+def test_a_speaker_in_two_splits_is_said(source: Path, tmp_path: Path) -> None:
+    for take in (7, 8):
+        (source / "yes" / f"anna_nohash_{take}.wav").write_bytes(codec.wav_bytes(tone(200 + take)))
+    (source / "testing_list.txt").write_text("yes/anna_nohash_7.wav\n")
+    _, report = pack.pack([source], tmp_path / "out")
+    assert any("1 speakers are in more than one split (such as anna)" in note for note in report.notes)
+
+
+def test_noise_is_a_split_of_its_own_and_no_word(source: Path, tmp_path: Path) -> None:
+    corpus, _ = pack.pack([source], tmp_path / "out")
+    assert corpus.words == tuple(sorted(WORDS))
+    assert len(corpus.split("noise")) == 1
+    for name, split in corpus.splits.items():
+        assert all(("noise" in shard.name) == (name == "noise") for shard in split.shards)
+
+
+def test_the_index_says_what_the_shards_hold(source: Path, tmp_path: Path) -> None:
+    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    for split in corpus.splits.values():
+        for number, shard in enumerate(split.shards):
+            data = (corpus.root / shard.name).read_bytes()
+            assert len(data) == shard.bytes
+            for row in range(shard.start, shard.start + shard.clips):
+                start, length = (int(split.columns[name][row]) for name in ("offset", "length"))
+                pcm = codec.decode(data[start : start + length])
+                assert len(pcm) == split.columns["samples"][row]
+                assert split.columns["shard"][row] == number
+        assert split.cells.sum() == len(split) == sum(shard.clips for shard in split.shards)
+
+
+def test_small_shards_keep_near_the_size_asked_for(source: Path, tmp_path: Path) -> None:
+    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=60_000)
+    shards = corpus.split("train").shards
+    assert len(shards) >= 4
+    assert all(40_000 < shard.bytes < 75_000 for shard in shards[:-1])  # a tar is padded to 10,240 bytes
+    assert [shard.name for shard in shards] == [f"train/{number:06d}.tar" for number in range(len(shards))]
+
+
+def test_clips_are_shuffled_over_the_shards(source: Path, tmp_path: Path) -> None:
+    words = pack.pack([source], tmp_path / "out")[0].split("train").columns["word"]
+    assert np.count_nonzero(np.diff(words.astype(int))) > len(words) / 4
+
+
+def write(path: Path, samples: np.ndarray[Any, Any], rate: int, subtype: str) -> None:
+    soundfile.write(path, samples, rate, subtype=subtype)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"),
+    [
+        (16000, 2, "PCM_16"),
+        (48000, 1, "PCM_16"),
+        (8000, 1, "PCM_16"),
+        (44100, 2, "PCM_24"),
+        (16000, 1, "PCM_24"),
+        (16000, 1, "FLOAT"),
+        (16000, 1, "DOUBLE"),
+        (16000, 1, "PCM_U8"),
+    ],
+)
+def test_other_kinds_of_sound_become_16_khz_mono(
+    source: Path, tmp_path: Path, rate: int, channels: int, subtype: str
+) -> None:
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    write(source / "yes" / "odd_nohash_0.wav", np.stack([wave] * channels, axis=1), rate, subtype)
+    corpus, report = pack.pack([source], tmp_path / "out")
+    assert not report.skipped
+    odd = next(codec.decode(s["wav"]) for s in samples_in(corpus) if "odd_nohash_0" in s["__key__"]) / 32768
+    assert len(odd) == 16000
+    inner = slice(500, -500)
+    wanted = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    assert np.abs(odd[inner] - wanted[inner]).max() < (0.01 if subtype == "PCM_U8" else 0.002)
+
+
+def float_wav(value: float) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.array([0.1, value, 0.1]), 16000, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+DAMAGED = {
+    "zero": (b"", "empty file"),
+    "header-only": (codec.wav_bytes(tone(300))[:44], "no samples"),
+    "truncated": (codec.wav_bytes(tone(300))[:20000], "ends early"),
+    "truncated-flac": (codec.flac_bytes(tone(300))[:9000], "not readable as audio"),
+    "text": (b"this is not audio\n" * 100, "not readable as audio"),
+    "nan": (float_wav(float("nan")), "not finite"),
+    "infinity": (float_wav(float("inf")), "not finite"),
+}
+
+
+def test_damaged_recordings_are_left_out_and_listed_each_with_its_reason(source: Path, tmp_path: Path) -> None:
+    clean, _ = pack.pack([source], tmp_path / "clean")
+    for name, (data, _) in DAMAGED.items():
+        (source / "yes" / f"{name}.wav").write_bytes(data)
+    corpus, report = pack.pack([source], tmp_path / "out")
+    assert corpus.content_id == clean.content_id
+    assert len(report.skipped) == len(DAMAGED)
+    for name, (_, reason) in DAMAGED.items():
+        line = next(line for line in report.skipped if f"yes/{name}.wav: " in line)
+        assert line.startswith(str(source))
+        assert reason in line
+        assert "0x" not in line
+
+
+def test_what_no_word_folder_holds_is_listed_too(source: Path, tmp_path: Path) -> None:
+    (source / "loose.wav").write_bytes(codec.wav_bytes(tone(300)))
+    _, report = pack.pack([source], tmp_path / "out")
+    assert report.skipped == [f"{source}: loose.wav: not in a word folder"]
+
+
+def test_the_same_recording_twice_is_taken_once_and_said(source: Path, tmp_path: Path) -> None:
+    again = archive(source, tmp_path / "again.tar", "grün")
+    corpus, report = pack.pack([source, again], tmp_path / "out")
+    assert corpus.content_id == pack.pack([source], tmp_path / "once")[0].content_id
+    assert sum("taken once" in note for note in report.notes) == WORDS["grün"]
+    assert f"{again}: grün/" in "".join(report.notes)
+
+
+def test_another_recording_of_the_same_name_is_refused(source: Path, tmp_path: Path) -> None:
+    other = write_corpus(tmp_path / "other", {"yes": 1}, samples=3000, noise_seconds=0)
+    name = next((other / "yes").iterdir()).name
+    (source / "yes" / name).write_bytes(codec.wav_bytes(tone(555)))
+    refused(rf"{other}: yes/{name} is another recording .* in {source}; rename one", [source, other], tmp_path / "out")
+
+
+def refused(match: str, sources: list[Path], out: Path) -> None:
+    """Packing stops with that message and leaves no corpus and no scratch."""
+    with pytest.raises(UsageError, match=match):
+        pack.pack(sources, out)
+    assert not out.is_dir() or not any(out.iterdir())
+
+
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
+    refused("gone: no such folder or archive", [tmp_path / "gone"], tmp_path / "out")
+
+
+def test_a_source_without_audio_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused("empty: no audio in word folders there", [source, tmp_path / "empty"], tmp_path / "out")
+
+
+def test_a_damaged_archive_is_refused(source: Path, tmp_path: Path) -> None:
+    path = archive(source, tmp_path / "a.tar.gz")
+    path.write_bytes(path.read_bytes()[:-1000])
+    refused("a.tar.gz: damaged after", [path], tmp_path / "out")
+
+
+def test_only_damaged_or_only_noise_is_refused(source: Path, tmp_path: Path) -> None:
+    for word in WORDS:
+        shutil.rmtree(source / word)
+    refused(r"no readable clip \(0 damaged\)", [source], tmp_path / "out")
+    (source / "yes").mkdir()
+    (source / "yes" / "x.wav").write_bytes(b"")
+    refused(r"no readable clip \(1 damaged\)", [source], tmp_path / "out")
+
+
+def test_a_packed_corpus_is_not_packed_over(source: Path, tmp_path: Path) -> None:
+    corpus, _ = pack.pack([source], tmp_path / "out")
+    before = files(corpus.root)
+    with pytest.raises(UsageError, match="out: holds a packed corpus already; give another folder"):
+        pack.pack([source], corpus.root)
+    assert files(corpus.root) == before
+
+
+@pytest.mark.parametrize("place", ["train/thesis.txt", "test/000000.tar", "index/notes.txt"])
+def test_what_lies_in_the_way_is_not_deleted(source: Path, tmp_path: Path, place: str) -> None:
+    mine = tmp_path / "out" / place
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="not empty; give a new folder for the shards"):
+        pack.pack([source], tmp_path / "out")
+    assert files(tmp_path / "out") == {place: b"mine"}
+
+
+def test_what_a_killed_packing_left_does_no_harm(source: Path, tmp_path: Path) -> None:
+    clean, _ = pack.pack([source], tmp_path / "clean")
+    torn = tmp_path / "out"
+    shutil.copytree(clean.root / "train", torn / "train")
+    (torn / "train" / "000099.tar").write_bytes(b"x")
+    (torn / ".packing").mkdir()
+    (torn / ".packing" / "pcm").write_bytes(b"x" * 99)
+    corpus, _ = pack.pack([source], torn)
+    assert files(corpus.root) == files(clean.root)
+
+
+def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Index:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(index_file, "write", full)
+    refused(r"out: cannot be written \(No space left on device\); nothing was packed", [source], tmp_path / "out")
+
+
+def test_a_target_that_is_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UsageError, match="out: cannot be written"):
+        pack.pack([source], tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_only_shards_and_index_lie_there_at_any_time(source: Path, tmp_path: Path) -> None:
+    out, most = tmp_path / "out", 0
+
+    def look(what: str, done: int, total: int) -> None:
+        nonlocal most
+        most = max(most, sum(path.is_file() for path in out.rglob("*")))
+        assert 0 <= done <= total
+
+    pack.pack([source], out, progress=look)
+    assert 1 <= most <= 6, "a scratch file and a shard a split, not a file a clip"
+    assert {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
+
+
+def test_a_folder_with_a_colon_is_a_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus, _ = pack.pack([source], Path("run:1"))
+    assert scan.verify(corpus) == (sum(WORDS.values()) + 1, [])
+
+
+def test_the_official_archive_packs_whole(real_mini: Index) -> None:
+    counts = {name: len(split) for name, split in real_mini.splits.items()}
+    assert counts == {"train": 576, "valid": 144, "test": 144, "noise": 6}
+    assert scan.verify(real_mini) == (870, [])
