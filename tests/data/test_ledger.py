@@ -1,0 +1,178 @@
+"""The ledger of a run that did its plan is without fault; every other ledger has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws.data import ledger
+from kws.data.index import Index
+from kws.data.ledger import Ledger, Verdict
+from kws.data.plan import Plan, Recipe
+
+RECIPE = Recipe("balanced", slots=4, micro_batch=5, seed=3, epoch_clips=100)
+STEPS, BATCH = 5, 20
+"""An epoch's."""
+HEAD, ROW = 16, 40
+"""Bytes of a ledger's head and of a row."""
+
+
+@pytest.fixture
+def plans(tones: Index) -> dict[int, Plan]:
+    return {epoch: Plan(tones.split("train"), [0, 1, 2], RECIPE, epoch) for epoch in range(3)}
+
+
+def consume(run: Path, plans: dict[int, Plan], attempt: int, world: int, start: int, stop: int) -> None:
+    """What `world` ranks write that run the steps start..stop-1."""
+    run.mkdir(exist_ok=True)
+    for rank in range(world):
+        writer = Ledger(run, attempt, rank, start)
+        for step in range(start, stop):
+            epoch, within = divmod(step, STEPS)
+            share = RECIPE.slots // world
+            for slot in plans[epoch].step_slots(within)[rank * share : (rank + 1) * share]:
+                writer.add(epoch, step, slot.slot, slot.draws, slot.clips)
+        writer.close()
+
+
+def check(run: Path, plans: dict[int, Plan], done: int) -> Verdict:
+    return ledger.check(run, {epoch: plans[epoch] for epoch in range(-(-done // STEPS))}, STEPS, done)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("done", [1, 5, 12])
+def test_a_full_ledger_is_the_plan(tmp_path: Path, plans: dict[int, Plan], world: int, done: int) -> None:
+    consume(tmp_path, plans, 0, world, 0, done)
+    assert check(tmp_path, plans, done) == Verdict(done * BATCH, 0, [])
+
+
+def test_naturals_short_last_step_is_whole(tmp_path: Path, tones: Index) -> None:
+    plan = Plan(tones.split("train"), [0, 1, 2], Recipe("natural", 8, 3, seed=0, epoch_clips=26), 0)
+    writer = Ledger(tmp_path, 0, 0, 0)
+    for slot in plan.rank_slots(0, 1):
+        writer.add(0, slot.step, slot.slot, slot.draws, slot.clips)
+    writer.close()
+    assert ledger.check(tmp_path, {0: plan}, plan.steps, plan.steps) == Verdict(26, 0, [])
+
+
+def test_a_resume_voids_what_it_does_again(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=2, start=0, stop=7)
+    consume(tmp_path, plans, 1, world=4, start=4, stop=9)
+    consume(tmp_path, plans, 2, world=1, start=8, stop=12)
+    assert check(tmp_path, plans, 12) == Verdict(12 * BATCH, 4 * BATCH, [])
+
+
+def test_steps_behind_the_last_checkpoint_do_not_count(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=2, start=0, stop=8)
+    assert check(tmp_path, plans, 6) == Verdict(6 * BATCH, 0, [])
+
+
+def only_file(run: Path) -> Path:
+    (path,) = (run / "ledger").iterdir()
+    return path
+
+
+def test_a_last_row_that_a_kill_tore_is_passed_over(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=1, start=0, stop=6)
+    path = only_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-13])
+    assert check(tmp_path, plans, 5) == Verdict(5 * BATCH, 0, [])
+    consume(tmp_path, plans, 1, world=1, start=5, stop=7)
+    assert check(tmp_path, plans, 7) == Verdict(7 * BATCH, BATCH - 1, [])
+
+
+def test_an_attempt_killed_before_its_head_was_written_is_passed_over(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=1, start=0, stop=6)
+    (tmp_path / "ledger" / "0001-00000.i64").write_bytes(b"\0" * 9)
+    assert check(tmp_path, plans, 6).faults == []
+
+
+ROW_AT = HEAD + 33 * ROW
+"""Draw 13 of step 1."""
+
+
+def lose(data: bytearray) -> None:
+    del data[ROW_AT : ROW_AT + ROW]
+
+
+def double(data: bytearray) -> None:
+    data += data[ROW_AT : ROW_AT + ROW]
+
+
+def write_number(column: int, value: int) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        at = ROW_AT + 8 * column
+        data[at : at + 8] = np.int64(value).tobytes()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lose, "epoch 0: 1 draws lost, 0 not of the plan, 0 doubled; first at step 1, slot 2, draw 33, clip "),
+        (double, "epoch 0: 0 draws lost, 0 not of the plan, 1 doubled; first at step 1, slot 2, draw 33, clip "),
+        (
+            write_number(4, 9999),
+            "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1, slot 2, draw 33",
+        ),
+        (write_number(3, 32), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
+        (write_number(2, 3), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
+        (write_number(1, 2), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
+        (write_number(1, 7), "epoch 0: 1 draws lost, 0 not of the plan, 0 doubled; first at step 1"),
+        (write_number(0, 1), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
+    ],
+    ids=["lost", "doubled", "clip", "draw", "slot", "step", "step of another epoch", "epoch"],
+)
+def test_a_wrong_row_is_found_and_located(
+    tmp_path: Path, plans: dict[int, Plan], change: Callable[[bytearray], None], found: str
+) -> None:
+    consume(tmp_path, plans, 0, world=1, start=0, stop=9)
+    data = bytearray(only_file(tmp_path).read_bytes())
+    change(data)
+    only_file(tmp_path).write_bytes(data)
+    assert check(tmp_path, plans, 9).faults[0].startswith(found)
+
+
+def test_a_row_too_many_in_a_later_epochs_steps_is_found(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=1, start=0, stop=9)
+    extra = np.array([0, 7, 0, 0, 0], dtype=np.int64)  # epoch 0, though step 7 is of epoch 1
+    with only_file(tmp_path).open("ab") as file:
+        extra.tofile(file)
+    assert "1 not of the plan" in "".join(check(tmp_path, plans, 9).faults)
+
+
+def test_epochs_that_were_not_reached_are_found(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=1, start=0, stop=4)
+    data = bytearray(only_file(tmp_path).read_bytes())
+    write_number(0, 2)(data)
+    only_file(tmp_path).write_bytes(data)
+    assert "rows of epochs that the run has not reached" in check(tmp_path, plans, 4).faults
+
+
+def test_a_rank_that_wrote_nothing_is_found(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    consume(tmp_path, plans, 0, world=4, start=0, stop=5)
+    (tmp_path / "ledger" / "0000-00002.i64").unlink()
+    assert f"{5 * 5} draws lost" in check(tmp_path, plans, 5).faults[0]
+
+
+def test_no_ledger_at_all_is_all_lost(tmp_path: Path, plans: dict[int, Plan]) -> None:
+    (tmp_path / "ledger").mkdir()
+    assert check(tmp_path, plans, 5).faults[0].startswith(f"epoch 0: {5 * BATCH} draws lost")
+
+
+@pytest.mark.parametrize("column", [2, 3, 4], ids=["slot", "draw", "clip"])
+def test_a_step_that_read_otherwise_the_first_time_is_found(
+    tmp_path: Path, plans: dict[int, Plan], column: int
+) -> None:
+    consume(tmp_path, plans, 0, world=1, start=0, stop=5)
+    data = bytearray(only_file(tmp_path).read_bytes())
+    write_number(column, 9999)(data)
+    only_file(tmp_path).write_bytes(data)
+    consume(tmp_path, plans, 1, world=1, start=1, stop=5)
+    verdict = check(tmp_path, plans, 5)
+    assert (verdict.live, verdict.void) == (5 * BATCH, 4 * BATCH)
+    assert verdict.faults == ["1 draws read another clip when done again, first at step 1"]
