@@ -1,0 +1,291 @@
+"""The HTML page of kws.report: gathered facts in, one string out. Every text from a file is escaped here."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run: when it began (unix seconds), how long it ran and which steps it covered."""
+
+    number: int
+    began: float | None
+    seconds: float
+    world_size: int | None
+    first: int
+    last: int
+    end: str | None  # None: it wrote no end line, so it was killed or is running still
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one page shows. results and confusions (PNG bytes) run side by side; {} or None: not there yet."""
+
+    name: str
+    config: str
+    run: Row
+    status: Row
+    epochs: Sequence[Row]
+    attempts: Sequence[Attempt]
+    results: Sequence[Row]
+    curves: bytes | None
+    confusions: Sequence[bytes]
+
+
+def render(facts: Facts) -> str:
+    """The whole page; it has no script, and its policy line forbids the browser to fetch anything."""
+    title = escape(facts.name)
+    evaluated = "".join(map(_split_section, facts.results, facts.confusions))
+    body = [
+        f"<header><h1>{title}</h1>{_headline(facts)}</header>",
+        _section("Training", _picture(facts.curves, "Curves of loss, accuracy, learning rate and throughput")),
+        evaluated or _section("Evaluation", "<p>Not evaluated yet.</p>"),
+        _section("History", _history(facts.attempts)),
+        _section("Ranks", _ranks(facts.run.get("ranks"))),
+        _section("Software, hardware, corpus", _surroundings(facts.run)),
+        _section("Configuration", f'<div class="scroll"><pre>{escape(facts.config)}</pre></div>'),
+    ]
+    made = f"<footer>Written {_clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
+    return f"{_HEAD}<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + made + _TAIL
+
+
+# --- parts -------------------------------------------------------------------------------------------------
+
+
+def _headline(facts: Facts) -> str:
+    cells = (
+        f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in tiles(facts)
+    )
+    return f"<dl>{''.join(cells)}</dl>"
+
+
+def tiles(facts: Facts) -> list[tuple[str, str, str]]:
+    """The run in a few figures: what, how much, and a remark (or "")."""
+    last_end = next((attempt.end for attempt in reversed(facts.attempts) if attempt.end), None)
+    # The latest attempt, not the furthest: after a resume the run stands where that one is.
+    steps = facts.attempts[-1].last if facts.attempts else facts.status.get("step")
+    best = max((row["valid_accuracy"] for row in facts.epochs if row.get("valid_accuracy") is not None), default=None)
+    return [
+        *(_accuracy_tile(result) for result in facts.results if result["split"] == "test"),
+        ("best valid accuracy", number(best, ".2%"), ""),
+        ("network", str(facts.run.get("network") or (facts.results or [{}])[0].get("network") or "-"), ""),
+        ("parameters", number(facts.run.get("parameters"), ","), ""),
+        ("epochs", number(len(facts.epochs), ","), ""),
+        ("steps", number(steps, ","), ""),
+        ("wall time", _duration(sum(attempt.seconds for attempt in facts.attempts)), _times(len(facts.attempts))),
+        ("state", str(facts.status.get("state") or last_end or "unknown"), ""),
+    ]
+
+
+def _accuracy_tile(result: Row) -> tuple[str, str, str]:
+    low, high = (result.get("interval95") or (None, None))[:2]
+    note = f"95 % interval {number(low, '.2%')} to {number(high, '.2%')}, n = {number(result.get('n'), ',')}"
+    return "test accuracy", number(result.get("accuracy"), ".2%"), note.replace(" %", "\u00a0%")
+
+
+def _times(starts: int) -> str:
+    return f"over {starts} starts" if starts > 1 else ""
+
+
+def _split_section(result: Row, picture: bytes) -> str:
+    facts = [
+        f"accuracy {number(result.get('accuracy'), '.2%')}",
+        f"mean recall of the classes {number(result.get('macro_accuracy'), '.2%')}",
+        f"top 5 {number(result.get('top5'), '.2%')}",
+        f"loss {number(result.get('loss'), '.4f')}",
+        f"{number(result.get('n'), ',')} clips",
+        "checkpoint {}, epoch {}, step {}".format(*(result.get(key, "-") for key in ("checkpoint", "epoch", "step"))),
+    ]
+    split = str(result["split"])
+    classes = _table(CLASS_COLUMNS, class_cells(result), "lrrrrl")
+    parts = [
+        f"<p>{escape('; '.join(fact for fact in facts if not fact.endswith(' -')))}.</p>",
+        _picture(picture, f"Confusion matrix of {split}", least=200 + 24 * len(result["classes"])),
+        f'<div class="beside"><div><h3>Classes</h3>{classes}</div>',
+        f"<div><h3>Most confused pairs</h3>{_pairs(result)}</div></div>",
+    ]
+    return _section(f"Evaluation: {split}", "".join(parts))
+
+
+def _pairs(result: Row, most: int = 10) -> str:
+    counts, words = result["confusion"], result["classes"]
+    pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n]
+    pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
+    if not pairs:
+        return "<p>No clip was taken for another word.</p>"
+    rows = [(words[i], words[j], f"{n:,}", number(n / sum(counts[i]), ".1%")) for n, i, j in pairs[:most]]
+    return _table(("true word", "predicted", "clips", "share of the true word"), rows, "llrr")
+
+
+def _history(attempts: Sequence[Attempt]) -> str:
+    if not attempts:
+        return "<p>No start is recorded yet.</p>"
+    names = ("attempt", "began", "ranks", "from step", "to step", "time", "end")
+    rows = [
+        (
+            a.number,
+            _clock(a.began),
+            number(a.world_size, "d"),
+            f"{a.first:,}",
+            f"{a.last:,}",
+            _duration(a.seconds),
+            _end(a),
+        )
+        for a in attempts
+    ]
+    return _table(names, rows, "rlrrrrl")
+
+
+def _end(attempt: Attempt) -> str:
+    return attempt.end or "no end line: killed, or still running"
+
+
+def _ranks(ranks: object) -> str:
+    rows = [rank for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
+    if not rows:
+        return "<p>Not recorded.</p>"
+    names = list(dict.fromkeys(["rank", "host", "device", "slots", *(key for row in rows for key in row)]))
+    return _table(names, [[row.get(name, "-") for name in names] for row in rows], "r" + "l" * (len(names) - 1))
+
+
+def _surroundings(run: Row) -> str:
+    shown = {"network", "parameters", "ranks"}  # these have their own place on the page
+    rows = [
+        (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))
+        for key, whole in run.items()
+        if key not in shown
+        for name, value in (whole.items() if isinstance(whole, dict) else [(None, whole)])
+        if value is not None
+    ]
+    return _table(("what", "value"), rows, "ll") if rows else "<p>Not recorded.</p>"
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# --- pieces ------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _picture(png: bytes | None, text: str, least: int = 620) -> str:
+    """A picture on its own white card, so that it reads in the dark; `least` is its smallest width in px."""
+    if png is None:
+        return "<p>Nothing is recorded yet.</p>"
+    data = base64.b64encode(png).decode("ascii")
+    width = int.from_bytes(png[16:20], "big") * 5 // 8  # drawn at 140 dots an inch: this is text at reading size
+    size = f"width:{width}px;min-width:{min(least, width)}px"
+    image = f'<img alt="{escape(text)}" style="{size}" src="data:image/png;base64,{data}">'
+    return f'<div class="scroll card">{image}</div>'
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[object]], align: str) -> str:
+    """align has an "l" (text) or an "r" (number) for each column."""
+
+    def line(tag: str, cells: Iterable[object]) -> str:
+        pairs = zip(cells, align, strict=True)
+        return "<tr>" + "".join(f'<{tag} class="{side}">{escape(str(cell))}</{tag}>' for cell, side in pairs) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="scroll"><table><thead>{line("th", names)}</thead><tbody>{body}</tbody></table></div>'
+
+
+CLASS_COLUMNS = ("word", "clips", "precision", "recall", "F1", "most confused with")
+
+
+def class_cells(result: Row) -> list[list[str]]:
+    """The rows of the per-class table of a metrics.summary, one text for each of CLASS_COLUMNS."""
+
+    def cells(row: Row) -> list[str]:
+        shares = [number(row.get(name), ".1%") for name in ("precision", "recall", "f1")]
+        return [
+            str(row.get("word")),
+            number(row.get("support"), ","),
+            *shares,
+            str(row.get("most_confused_with") or "-"),
+        ]
+
+    return [cells(row) for row in result.get("per_class", [])]
+
+
+def number(value: object, form: str) -> str:
+    """A number in that format spec, "-" where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    return format(round(value) if form.endswith("d") else value, form).replace("%", " %")
+
+
+def _clock(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return "-"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+# --- template ----------------------------------------------------------------------------------------------
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+"""
+
+_TAIL = "\n</body>\n</html>\n"
+
+_STYLE = """
+:root { --page: #f5f6f8; --card: #ffffff; --ink: #1d2329; --soft: #5c6670; --line: #dfe3e8; --mark: #0b5c94; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14171b; --card: #1e2329; --ink: #e4e8ec; --soft: #9ba6b1; --line: #343b44; --mark: #74b9ec; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1120px; padding: 1.25rem 1rem 3rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { margin: 0 0 1rem; font-size: 1.7rem; overflow-wrap: anywhere; }
+h2 { margin: 0 0 .75rem; font-size: 1.2rem; }
+h3 { margin: 1.5rem 0 .5rem; font-size: 1rem; }
+p { margin: 0 0 .75rem; color: var(--soft); overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 0; }
+@media (min-width: 900px) { dl { grid-template-columns: repeat(4, 1fr); } }
+dl > div, section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+dl > div { padding: .7rem .9rem; }
+dt { color: var(--soft); font-size: .82rem; }
+dd { margin: 0; font-size: 1.1rem; font-weight: 600; overflow-wrap: anywhere; }
+dl > div:first-child dd { color: var(--mark); }
+small { display: block; color: var(--soft); font-size: .75rem; font-weight: 400; }
+section { margin-top: 1rem; padding: 1.1rem 1.2rem; }
+.scroll { overflow-x: auto; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.beside > div { min-width: 0; }
+.card { background: #ffffff; border: 1px solid var(--line); border-radius: 8px; padding: .25rem; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
+th, td { padding: .3rem .9rem .3rem 0; white-space: nowrap; }
+td { border-bottom: 1px solid var(--line); }
+.l { text-align: left; }
+.r { text-align: right; }
+pre { margin: 0; font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+footer { margin-top: 1rem; color: var(--soft); font-size: .82rem; }
+"""
