@@ -1,0 +1,431 @@
+"""The `kws` command: parse, load, call one function, turn what happened into an exit code.
+
+0 done; 2 something the user can mend, one line; 1 a failure, also when inputs were skipped; 75 stopped and saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kws import __version__
+from kws.errors import RankError, UsageError, mendable
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be anything
+    try:
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+    except UsageError as error:
+        if _speaks(error):
+            print(f"kws: {error}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:  # before OSError, which it is
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED if arguments.command is _train else OK  # `kws inspect ... | head` is no failure
+    except OSError as error:
+        line = mendable(error)
+        if line is None:
+            raise
+        print(f"kws: {line}", file=sys.stderr)
+        return USAGE
+    except RuntimeError as error:
+        if not _peer_is_gone(error):
+            raise
+        print(f"kws: another process of this run is gone ({error}); see what it said", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _peer_is_gone(error: RuntimeError) -> bool:
+    """Whether gloo or NCCL met a closed connection: its reason is with the other process."""
+    return any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer"))
+
+
+def _speaks(error: UsageError) -> bool:
+    """All ranks meet the same mistake, and rank 0 says it; what one rank met alone, that rank says."""
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    return rank == "0" or isinstance(error, RankError)
+
+
+# --- the commands ---------------------------------------------------------------------------------------------
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    from kws.corpus import synth
+
+    words = tuple(arguments.words.split(",")) if arguments.words else synth.DEFAULT_WORDS
+    with _progress("speaking") as show:
+        summary = synth.synthesize(
+            arguments.dir,
+            words,
+            arguments.voices,
+            arguments.takes,
+            arguments.seed,
+            lambda done, total: show(done, total),
+        )
+    facts = dataclasses.asdict(summary)
+    if arguments.json:
+        print(json.dumps(facts))
+    else:
+        print(f"{arguments.dir}: {summary.clips} clips of {summary.words} words by {summary.voices} voices, "
+              f"{summary.seconds / 60:.0f} min of speech; next: kws pack {arguments.dir} SHARDS")  # fmt: skip
+    return OK
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from kws.corpus import recipe as recipes
+    from kws.data import pack
+
+    *sources, out = arguments.paths
+    if not sources:
+        raise UsageError("pack: wanted sources and a folder for the shards: kws pack SRC... DIR")
+    recipe = recipes.load(arguments.recipe) if arguments.recipe else None
+    if recipe:
+        recipes.check_archives(recipe, sources)
+    with _progress("packing") as show:
+        index, report = pack.pack(
+            sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what)
+        )
+    facts = {name: len(split) for name, split in index.splits.items()}
+    faults = report.skipped + (recipes.differences(recipe, index.words, facts) if recipe else [])
+    if arguments.json:
+        print(json.dumps({"clips": facts, "content_id": index.content_id, "faults": faults, "notes": report.notes}))
+        return FAILED if faults else OK
+    for note in report.notes:
+        print(f"note: {note}")
+    for line in faults:
+        print(f"fault: {line}", file=sys.stderr)
+    counts = ", ".join(f"{count} {name}" for name, count in facts.items())
+    print(f"{out}: {counts}; corpus {index.content_id}; next: kws inspect {out}")
+    return FAILED if faults else OK
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from kws.data import contents, foreign
+
+    words = foreign.read_words(arguments.words) if arguments.words else None
+    with _progress("indexing") as show:
+        index, report = foreign.index_shards(
+            arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show
+        )
+    facts = {name: len(split) for name, split in index.splits.items()}
+    if arguments.json:
+        print(json.dumps({"clips": facts, "content_id": index.content_id, "words": list(index.words),
+                          "faults": report.skipped, "notes": report.notes}))  # fmt: skip
+        return FAILED if report.skipped else OK
+    for note in report.notes + contents.shuffle_lines(index):
+        print(f"note: {note}")
+    for line in report.skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    counts = ", ".join(f"{count} {name}" for name, count in facts.items())
+    print(
+        f"{index.root}: {counts}; {len(index.words)} words; corpus {index.content_id}; next: kws inspect {index.root}"
+    )
+    return FAILED if report.skipped else OK
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from kws.data import contents, index
+
+    corpus = index.load(arguments.dir)
+    if arguments.json:
+        print(json.dumps(contents.facts(corpus)))
+    else:
+        _console().print(contents.words_table(corpus), contents.splits_table(corpus))
+        print("\n".join(contents.shuffle_lines(corpus)))
+    return OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if (arguments.dir / "config.toml").is_file():
+        return _verify_run(arguments.dir, arguments.json)
+    from kws.data import foreign, index, scan
+
+    corpus = index.load(arguments.dir)
+    total = sum(map(len, corpus.splits.values()))
+    with _progress("verifying") as show:
+        clips, faults = scan.verify(corpus, foreign.shards_of(corpus), lambda done: show(done, total))
+    for fault in faults:
+        print(f"kws: {fault}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({"clips": clips} | ({"faults": faults} if faults else {})))
+    elif faults:
+        print(f"{arguments.dir}: {len(faults)} damaged shards; {clips} of {total} clips are in sound ones")
+    else:
+        print(f"{arguments.dir}: {clips} clips are as indexed")
+    return USAGE if faults else OK
+
+
+def _verify_run(run: Path, as_json: bool) -> int:
+    from kws import audit
+
+    verdict = audit.verify_run(run)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(verdict)))
+        return FAILED if verdict.faults else OK
+    for fault in verdict.faults:
+        print(fault, file=sys.stderr)
+    outcome = "NOT the plan" if verdict.faults else "exactly the plan"
+    print(f"{run}: {verdict.live} draws counted, {verdict.void} done again; {outcome}")
+    return FAILED if verdict.faults else OK
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from kws import config as settings_file
+
+    config = settings_file.load(arguments.config, arguments.set)
+    run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
+    from kws import runfolder, runtime, train
+
+    threads = config.train.threads or runfolder.recorded_threads(run)
+    with runtime.start(dataclasses.replace(config.train, threads=threads)) as here:
+        trainer = here.together(lambda: train.Trainer(config, run, here))
+        if arguments.check:
+            if here.is_main:
+                print(json.dumps(trainer.describe(), indent=None if arguments.json else 1))
+            return OK
+        code = trainer.run()
+        here.barrier()
+        del trainer
+    return code
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from kws import evaluate, runfolder, runtime
+
+    settings = runfolder.read_config(arguments.run).train
+    settings = dataclasses.replace(settings, processes=0, threads=runfolder.recorded_threads(arguments.run))
+    if settings.device == "cuda":  # what a GPU trained may be evaluated without one
+        settings = dataclasses.replace(settings, device="auto")
+    with runtime.start(settings) as here:
+        summary = evaluate.evaluate_run(arguments.run, arguments.split, arguments.checkpoint, arguments.shards, here)
+        here.barrier()
+        if not here.is_main:
+            return OK
+    from kws import report
+
+    picture = arguments.run / "eval" / f"{arguments.split}.png"
+    report.draw_confusion(summary, picture)
+    if arguments.json:
+        print(json.dumps(summary))
+        return OK
+    low, high = summary["interval95"]
+    _console().print(report.class_table(summary))
+    print(f"{arguments.run}: {arguments.split} accuracy {summary['accuracy']:.2%} (95 %: {low:.2%} to {high:.2%}), "
+          f"n = {summary['n']}, checkpoint {summary['checkpoint']}; picture: {picture}")  # fmt: skip
+    return OK
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from kws import predict
+
+    paths = predict.find_audio(arguments.paths)
+    recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
+    skipped: list[str] = []
+    predictions = recognizer.files(paths, skipped)
+    if arguments.json:
+        for item in predictions:
+            words = [{"word": word, "probability": round(p, 6)} for word, p in item.words[: arguments.top]]
+            print(json.dumps({"path": str(item.path), "words": words, "truth": item.truth, "note": item.note}))
+    else:
+        _print_predictions(predictions)
+    for line in skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    return FAILED if skipped else OK
+
+
+def _print_predictions(predictions: Iterator[Any]) -> None:
+    right = known = 0
+    for item in predictions:
+        word, probability = item.words[0]
+        mark = "" if item.truth is None else "  right" if item.truth == word else f"  wrong, is {item.truth}"
+        print(f"{item.path}  {word}  {probability:.1%}{mark}" + (f"  ({item.note})" if item.note else ""))
+        known, right = known + (item.truth is not None), right + (item.truth == word)
+    if known > 1:
+        print(f"{right} of {known} files in folders of known words: {right / known:.2%}")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from kws import report
+
+    page, figures = report.write_report(arguments.run)
+    if arguments.json:
+        print(json.dumps({"report": str(page)}))
+        return OK
+    _console().print(figures)
+    print(f"{page}: open it in a browser")
+    return OK
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from kws import models
+
+    rows = models.rows()
+    if arguments.json:
+        print(json.dumps(rows))
+        return OK
+    from rich.table import Table
+
+    table = Table("network", "family", "parameters", title="for 35 classes, input 1 x 40 x 101")
+    table.columns[2].justify = "right"
+    for row in rows:
+        table.add_row(str(row["name"]), str(row["family"]), f"{row['parameters']:,}")
+    _console().print(table)
+    for family, paper in {str(row["family"]): str(row["paper"]) for row in rows}.items():
+        print(f"{family}: {paper}")
+    return OK
+
+
+# --- the command line -----------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kws",
+        description="Train keyword-spotting networks, on one laptop core or on many GPU nodes, from the same shards.",
+        epilog="exit codes: 0 done, 2 something for you to mend (one line says what), 1 failed, 75 stopped and saved",
+    )
+    parser.add_argument("--version", action="version", version=f"kws {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    synth = _command(
+        commands, "synth", _synth, "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96"
+    )
+    synth.add_argument("dir", type=Path, help="new folder, in the layout of Speech Commands")
+    synth.add_argument("--words", help="comma-separated; default: sixteen words of Speech Commands")
+    synth.add_argument("--voices", type=int, default=96, help="different voices, each in one split (default 96)")
+    synth.add_argument("--takes", type=int, default=2, help="clips of each word by each voice (default 2)")
+    synth.add_argument("--seed", type=int, default=0)
+
+    pack = _command(
+        commands, "pack", _pack, "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine"
+    )
+    pack.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="SRC... DIR",
+        help="folders or tar archives of WORD/FILE; last the folder for the shards",
+    )
+    pack.add_argument(
+        "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
+    )
+
+    pack.add_argument(
+        "--recipe", type=Path, help="what the corpus must hold, see shards/; other words or counts: exit code 1"
+    )
+
+    index = _command(commands, "index", _index, "make the index for shards that someone else packed",
+                     "kws index https://host/kws --shards 'train/{000000..000012}.tar' --out data/theirs")  # fmt: skip
+    index.add_argument("src", metavar="SRC", help="folder of tar shards, http(s)://, s3:// or pipe:COMMAND with {}")
+    index.add_argument("--out", type=Path, metavar="DIR", help="folder for the index (default: beside the shards)")
+    index.add_argument(
+        "--shards", nargs="+", metavar="NAMES", help="below SRC, with {a..b}, or a file that lists them (default: all)"
+    )
+    index.add_argument(
+        "--split", choices=("train", "valid", "test", "noise"),
+        help="of all clips (default: by folder and file names, else by the speakers' hash)",
+    )  # fmt: skip
+    index.add_argument("--words", metavar="FILE|A,B", help="the words, in the order of the numbers that stand for them")
+
+    inspect = _command(commands, "inspect", _inspect, "show what a packed corpus holds", "kws inspect data/mine")
+    inspect.add_argument("dir", type=Path, help="packed corpus")
+
+    verify = _command(
+        commands, "verify", _verify, "check a packed corpus, or what a run consumed", "kws verify data/mine"
+    )
+    verify.add_argument(
+        "dir", type=Path, help="packed corpus: every member against the index; run folder: its ledger against the plan"
+    )
+
+    train = _command(commands, "train", _train, "train; the same command again resumes",
+                     "kws train configs/quick.toml --set data.shards=data/mine")  # fmt: skip
+    train.add_argument("config", type=Path, help="TOML file, see configs/")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be repeated"
+    )
+    train.add_argument("--run", type=Path, help="run folder (default $KWS_RUNS/CONFIG, KWS_RUNS being runs/)")
+    train.add_argument("--check", action="store_true", help="say what would run and train nothing")
+
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "accuracy, per-class table, confusion matrix", "kws evaluate runs/quick"
+    )
+    _run_arguments(evaluate)
+    evaluate.add_argument("--split", default="test", help="test (default), valid or train")
+    evaluate.add_argument("--shards", type=Path, help="where the corpus lies now, if it moved")
+
+    predict = _command(
+        commands,
+        "predict",
+        _predict,
+        "word and probability of audio files",
+        "kws predict runs/quick my_voice/ hello.wav",
+    )
+    _run_arguments(predict)
+    predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files or folders of them")
+    predict.add_argument("--top", type=int, default=3, help="words a file in --json (default 3)")
+
+    report = _command(commands, "report", _report, "one self-contained HTML page of a run", "kws report runs/quick")
+    report.add_argument("run", type=Path, help="run folder")
+
+    _command(commands, "models", _models, "the networks there are", "kws models")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], does: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=does, description=does, epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=function)
+    parser.add_argument("--json", action="store_true", help="for programs: JSON, one object a line")
+    return parser
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument(
+        "--checkpoint", default="best_accuracy", help="best_accuracy (default), best_loss, last or a step-... folder"
+    )
+
+
+# --- what a person sees ---------------------------------------------------------------------------------------
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # `main` knows what it means; rich would leave with 1
+
+    return Plain()
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)

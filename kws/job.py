@@ -1,0 +1,63 @@
+"""What a run learns from: its corpus, classes and plan, as the settings say. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.config import Config
+from kws.corpus import tasks
+from kws.data import index as index_file
+from kws.data.plan import Plan, Recipe
+from kws.errors import UsageError
+
+
+class Job:
+    """Settings applied to a corpus. `samples` a clip; `steps_per_epoch`, `total_steps` of the run.
+
+    Raises UsageError where there is no such corpus, or it has nothing to train or to validate on.
+    """
+
+    def __init__(self, config: Config) -> None:
+        if not config.data.shards:
+            raise UsageError("data.shards: not set; use --set data.shards=DIR, a folder made by kws pack")
+        self.config = config
+        self.index = index_file.load(Path(config.data.shards))
+        self.task = tasks.resolve(config.data.task, self.index.words)
+        if len(self.task.classes) < 2:
+            raise UsageError(
+                f"{self.index.root}: one class, {self.task.classes[0]}; wanted two words or more to tell apart"
+            )
+        self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
+        self.steps_per_epoch = self.plan(0).steps
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        self._check_valid()
+
+    def plan(self, epoch: int) -> Plan:
+        """Which clips the slots of that epoch read."""
+        return Plan(self.index.split("train"), self.task.class_of, Recipe.of(self.config), epoch)
+
+    def facts(self) -> dict[str, Any]:
+        """For `--check` and run.json."""
+        slots = self.config.train.slots
+        return {
+            "corpus": self.config.data.shards,
+            "corpus_id": self.index.content_id,
+            "classes": self.task.classes,
+            "clips": {name: len(split) for name, split in self.index.splits.items()},
+            "steps_per_epoch": self.steps_per_epoch,
+            "steps": self.total_steps,
+            "slots": slots,
+            "world_sizes": [n for n in range(1, slots + 1) if slots % n == 0],
+        }
+
+    def _check_valid(self) -> None:
+        """A corpus whose first evaluation would fail is refused before an epoch is spent."""
+        counts = self.index.split("valid").cells.sum(axis=0)
+        if not counts[np.asarray(self.task.class_of) >= 0].sum():
+            raise UsageError(
+                f"{self.index.root}: split valid has no clip of the task's words; pack some, to validate on"
+            )

@@ -1,0 +1,154 @@
+"""The rules of a run folder: when a run starts, goes on, or is refused; who runs; how it ended.
+
+RUN/config.toml  run.json  status.json  metrics.jsonl  checkpoints/  eval/  tensorboard/  ledger/  stop
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from kws import config as settings_file
+from kws.config import Config
+from kws.errors import UsageError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all, also where several ranks write the same file at once."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_config(run: Path) -> Config:
+    """The settings of a run folder. Raises UsageError where there is none."""
+    path = run / "config.toml"
+    if not path.is_file():
+        raise UsageError(f"{run}: not a run folder (no config.toml); wanted the --run of a kws train")
+    return settings_file.load(path)
+
+
+def lock(run: Path) -> IO[str]:
+    """Takes the folder for this process, until it ends or closes the file; makes the folder where it is new.
+
+    A kernel lock (flock): it dies with its process, however that goes. Raises UsageError naming who holds it.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another kws train"
+        file.close()
+        raise UsageError(f"{run}: in use by {holder}; wait for it to end, or use --run ANOTHER_FOLDER") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now().isoformat(' ', 'seconds')}\n")
+    file.flush()
+    return file
+
+
+def check(run: Path, config: Config, facts: dict[str, Any]) -> None:
+    """Whether a run that has a checkpoint was made with the same settings, corpus and threads.
+
+    Without one there is nothing to go on from, and any settings may start. Raises UsageError with every difference
+    and what to type.
+    """
+    changed: list[str] = []
+    if (run / "config.toml").exists() and any((run / "checkpoints").glob("step-*")):
+        changed = settings_file.differences(read_config(run), config)
+        changed += _other_facts(run / "run.json", facts)
+    if changed:
+        listed = "; ".join(changed)
+        raise UsageError(
+            f"{run}: made with other settings ({listed}); use those, or --run ANOTHER_FOLDER for a new run"
+        )
+
+
+def record(run: Path, config: Config, facts: dict[str, Any]) -> None:
+    """Writes the settings to config.toml and `facts` to run.json; makes the folder where it is new."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        partial = run / ".config.toml.partial"
+        partial.write_text(settings_file.to_toml(config), encoding="utf-8")
+        partial.replace(run / "config.toml")
+        write_json(run / "run.json", facts)
+    except OSError as error:
+        raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
+
+
+def recorded_threads(run: Path) -> int:
+    """torch threads a process that the run began with, on which the last bits hang; 0 where nothing is recorded."""
+    try:
+        return int(json.loads((run / "run.json").read_text(encoding="utf-8"))["threads"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
+    """What must not change beside the settings: the corpus, and the threads, on which the last bits hang."""
+    if not path.exists():
+        return []
+    try:
+        old = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: damaged ({error}); put it back, or --run ANOTHER_FOLDER for a new run") from error
+    mend = {"corpus_id": "", "threads": f" (--set train.threads={old.get('threads')})"}
+    return [
+        f"{key}: {old.get(key)} there, {facts[key]} now{how}" for key, how in mend.items() if old.get(key) != facts[key]
+    ]
+
+
+def begin_attempt(run: Path, step: int) -> int:
+    """The number of this start, from 1. What an earlier start left that no longer counts is removed.
+
+    That is a stop asked of it; and where this one begins at step 0, the ledger, perhaps of other settings.
+    """
+    path = run / "metrics.jsonl"
+    if step == 0:
+        shutil.rmtree(run / "ledger", ignore_errors=True)
+    (run / "stop").unlink(missing_ok=True)
+    return 1 + (path.read_text(errors="replace").count('"event": "start"') if path.exists() else 0)
+
+
+def left_out(run: Path) -> list[int]:
+    """The training clips that `data.on_bad=skip` left out as damaged."""
+    try:
+        return [int(clip) for clip in json.loads((run / "left_out.json").read_text(encoding="utf-8"))["train"]]
+    except FileNotFoundError:
+        return []
+
+
+def add_left_out(run: Path, clips: Iterable[int]) -> int:
+    """Adds to them, whatever start of the run met them; returns how many are new."""
+    known = left_out(run)
+    every = sorted({*known, *clips})
+    if len(every) > len(known):
+        write_json(run / "left_out.json", {"train": every})
+    return len(every) - len(known)
+
+
+def write_failure(run: Path, step: int, code: int, rank: int) -> None:
+    """status.json of a failed run. The first rank to fail is heard: what the others meet then comes of it."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a status that cannot be read says nothing
+        if json.loads((run / "status.json").read_text(encoding="utf-8"))["state"] == "failed":
+            return
+    with contextlib.suppress(OSError):  # such as a full disk: the error itself must be seen
+        write_status(run, "failed", step, code, rank=rank)
+
+
+def write_status(run: Path, state: str, step: int, code: int | None = None, **more: Any) -> None:
+    """status.json: running, preempted, finished or failed; by it scripts decide, since launchers hide exit codes."""
+    write_json(run / "status.json", {"state": state, "code": code, "step": step, **more})

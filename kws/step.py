@@ -1,0 +1,163 @@
+"""One update by all ranks: this rank's slots one after the other, one all-reduce, the optimizer.
+
+batch -> augment -> features -> network (DDP) -> loss / clips of the step -> backward, slot by slot
+running statistics and sums -> one all-reduce -> update
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kws.audio.augment import Augment
+from kws.audio.features import to_float
+from kws.data.ledger import Ledger
+from kws.data.store import Caching
+from kws.data.stream import Batch, training_noise
+from kws.errors import UsageError
+from kws.job import Job
+from kws.optim import lr_at, set_lr
+from kws.runtime import Runtime, wrap
+from kws.slots import RunningStatistics, seed_slot
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A step over all ranks: loss in nats and correct clips, summed; clips (fewer than planned where damaged ones were
+    left out); this rank's seconds without data; the flags."""
+
+    loss: float
+    correct: float
+    clips: int
+    waited: float
+    flags: tuple[bool, ...]
+
+
+class Stepper:
+    """Network, front end and optimizer on this rank's device, ready to step."""
+
+    def __init__(
+        self, job: Job, network: nn.Module, features: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime
+    ) -> None:
+        self._job, self._settings, self._runtime = job, job.config.train, runtime
+        self._network, self._features, self._optimizer = network, features, optimizer
+        self._augment = self._build_augment()
+        self._statistics = RunningStatistics(network)
+        self._model = wrap(runtime, network)
+        self._model.train()
+        if runtime.world_size > 1:
+            self._settle_buckets()
+
+    def step(
+        self, batches: Iterator[Batch], clips: int, epoch: int, step: int, flags: Sequence[bool], ledger: Ledger | None
+    ) -> Outcome:
+        """Update `step` (of the whole run), planned to have `clips` clips in all. A flag that one rank raises is heard
+        by all.
+
+        Raises UsageError where the loss is not finite: before the update, so the weights are still those before it.
+        """
+        share, waited = self._settings.slots // self._runtime.world_size, 0.0
+        self._statistics.begin_step()
+        sums = torch.zeros(3, dtype=torch.float64, device=self._runtime.device)  # loss, correct, clips
+        for number in range(share):
+            before = time.perf_counter()
+            with self._runtime.alone():
+                batch = next(batches)
+            waited += time.perf_counter() - before
+            if ledger:
+                ledger.add(epoch, step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
+            last = number == share - 1
+            with self._reduces(last):
+                sums += self._slot(batch, clips, epoch, step, must_run=last)
+        loss, correct, found, *heard = self._reduce(sums, flags)
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"step {step}: the loss is {loss}; the checkpoint before it is kept: "
+                "use a lower --set train.lr=... in a new --run"
+            )
+        if found:
+            self._update(step, clips / found)
+        return Outcome(loss, correct, int(found), waited, tuple(flag > 0 for flag in heard))
+
+    def _reduce(self, sums: Tensor, flags: Sequence[bool]) -> list[float]:
+        """Adds over the ranks, in one vector: running statistics, sums, flags. Returns sums and flags."""
+        own = torch.tensor([float(flag) for flag in flags], dtype=torch.float64, device=sums.device)
+        totals = self._runtime.sum(torch.cat([self._statistics.totals(), sums, own]))
+        tail = len(sums) + len(own)
+        values: list[float] = totals[-tail:].tolist()
+        self._statistics.end_step(totals[:-tail], int(values[2]))
+        return values
+
+    def _reduces(self, last: bool) -> AbstractContextManager[Any]:
+        """DDP reduces in the backward pass of a rank's last slot only."""
+        return nullcontext() if last else self._runtime.accelerator.no_sync(self._model)
+
+    def _slot(self, batch: Batch, step_clips: int, epoch: int, step: int, must_run: bool) -> Tensor:
+        """Forward and backward of one slot; returns its summed loss, correct clips and clips, (3,) float64.
+
+        A slot without clips runs nothing, unless DDP waits for its backward pass: then silence that weighs zero.
+        """
+        device, clips = self._runtime.device, len(batch.clips)
+        if clips == 0:
+            if must_run:
+                self._silent_backward()
+            return torch.zeros(3, dtype=torch.float64, device=device)
+        seed_slot(self._settings.seed, step, batch.slot)
+        self._statistics.begin_slot(clips)
+        logits = self._model(self._inputs(batch, epoch)).float()
+        labels = batch.labels.to(device, non_blocking=True)
+        smoothing = self._settings.label_smoothing
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        # DDP takes the mean over the ranks; the step's loss is the mean over its clips.
+        torch.autograd.backward(loss * (self._runtime.world_size / step_clips))
+        self._statistics.end_slot(clips)
+        counts = torch.tensor([clips], dtype=torch.float64, device=device)
+        return torch.cat([torch.stack([loss.detach(), (logits.argmax(dim=1) == labels).sum()]).double(), counts])
+
+    def _inputs(self, batch: Batch, epoch: int) -> Tensor:
+        """int16 (B, T) -> what the network sees, (B, 1, F, N)."""
+        wave = to_float(batch.wave.to(self._runtime.device, non_blocking=True))
+        if self._augment is None:
+            plain: Tensor = self._features(wave)
+            return plain
+        draws = batch.draws.numpy()
+        return self._augment.mask(self._features(self._augment.wave(wave, draws, epoch)), draws, epoch)
+
+    def _update(self, step: int, scale: float) -> None:
+        """The optimizer's step; `scale` makes the mean over the planned clips the mean over those there were."""
+        if scale != 1.0:
+            torch._foreach_mul_([p.grad for p in self._network.parameters() if p.grad is not None], scale)
+        if self._settings.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_grad_norm)
+        set_lr(self._optimizer, lr_at(step, self._job.steps_per_epoch, self._settings))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=False)
+
+    def _build_augment(self) -> Augment | None:
+        config = self._job.config
+        if not config.frontend.augment:
+            return None
+        noises = training_noise(self._job.index, Caching.of(config.data))
+        return Augment(config.frontend, self._settings.seed, noises, self._job.samples, self._runtime.device)
+
+    def _silent_backward(self) -> None:
+        """A backward pass whose gradients are zero."""
+        self._statistics.begin_slot(clips=1)
+        silence = torch.zeros(1, self._job.samples, dtype=torch.int16, device=self._runtime.device)
+        torch.autograd.backward(self._model(self._features(silence)).sum() * 0.0)
+
+    def _settle_buckets(self) -> None:
+        """Two throw-away backward passes. DDP builds its buckets anew after its first, and gloo's order of addition
+        hangs on the place in the bucket: without this a resumed run would add in another order than a whole one."""
+        self._statistics.begin_step()
+        for _ in range(2):
+            self._silent_backward()
+        self._statistics.begin_slot(clips=2)
+        self._optimizer.zero_grad(set_to_none=False)

@@ -1,0 +1,348 @@
+"""A run from its start to its end: epochs of steps, saved, evaluated, resumed.
+
+each step: kws/step.py; each epoch: save, evaluate, save what came of it; on a signal: save, leave with 75
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kws import log, models, runfolder
+from kws.audio.features import Features
+from kws.checkpoint import Checkpoint, Checkpoints
+from kws.config import Config
+from kws.data.ledger import Ledger
+from kws.data.plan import Plan, slots_of
+from kws.data.store import Caching, require_room
+from kws.data.stream import Batch, Reader, stream
+from kws.errors import UsageError, mendable
+from kws.evaluate import evaluate_split
+from kws.job import Job
+from kws.optim import build_optimizer, lr_at
+from kws.runtime import Runtime, StopRequest, environment
+from kws.step import Stepper
+
+FINISHED, PREEMPTED = 0, 75
+
+
+@dataclasses.dataclass
+class TrainState:
+    """Where the run is. `step` counts updates over the whole run; `evaluated`: the epoch that ended there was."""
+
+    step: int = 0
+    evaluated: bool = True
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint, which holds more than this."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, state[field.name])
+
+
+@dataclasses.dataclass
+class Meter:
+    """Sums over some steps: loss in nats, correct clips, clips, seconds waited for data."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    clips: int = 0
+    waited: float = 0.0
+    since: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def add(self, loss: float, correct: float, clips: int, waited: float) -> None:
+        """One step."""
+        self.loss, self.correct = self.loss + loss, self.correct + correct
+        self.clips, self.waited = self.clips + clips, self.waited + waited
+
+    def figures(self, prefix: str = "") -> dict[str, float]:
+        """Means and rates for a line of metrics; {} where no step was added."""
+        seconds = time.perf_counter() - self.since
+        if not self.clips:
+            return {}
+        return {
+            f"{prefix}loss": self.loss / self.clips,
+            f"{prefix}accuracy": self.correct / self.clips,
+            "clips_per_s": self.clips / seconds,
+            "data_wait": self.waited / seconds,
+            "seconds": seconds,
+        }
+
+
+class Trainer:
+    """Everything a run needs, made once; `run` carries it out."""
+
+    def __init__(self, config: Config, folder: Path, runtime: Runtime) -> None:
+        self.config, self.folder, self.runtime = config, folder, runtime
+        slots_of(runtime.rank, runtime.world_size, config.train.slots)  # refuses a world size that does not fit
+        self.job = Job(config)
+        self.features = Features(config.frontend.features).to(runtime.device)
+        self.network = self._build_network()
+        self.optimizer = build_optimizer(self.network, config.train)
+        self.console = log.console(runtime.is_main)
+        self.say = self.console.print
+        self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
+        self.state = TrainState()
+        self.meter, self.epoch_meter = Meter(), Meter()
+
+    def _build_network(self) -> torch.nn.Module:
+        torch.manual_seed(self.config.train.seed)  # the same first weights on every rank
+        shape, classes = self.features.shape(self.job.samples), len(self.job.task.classes)
+        try:
+            return models.build(self.config.model.name, classes, shape).to(self.runtime.device)
+        except UsageError as error:
+            raise UsageError(f"model.name: {error}") from error
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step, from 0."""
+        return self.state.step // self.job.steps_per_epoch
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are trained, and the last epoch evaluated."""
+        return self.state.step == self.job.total_steps and self.state.evaluated
+
+    def describe(self) -> dict[str, Any]:
+        """What would run: for `--check` and run.json."""
+        return {
+            "network": self.config.model.name,
+            "parameters": models.count_parameters(self.network),
+            "input": self.features.shape(self.job.samples),
+            **self.job.facts(),
+        }
+
+    # --- start, story, end ------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Starts, resumes, or finds the run finished. Returns FINISHED or PREEMPTED; what ends it early is raised."""
+        facts = self.describe() | environment(self.runtime) | {"ranks": self.runtime.table(self.config.train.slots)}
+        self.stop = StopRequest()
+        self.runtime.on_main(self._lock)
+        self.runtime.on_main(lambda: runfolder.check(self.folder, self.config, facts))
+        self.runtime.together(self._load_newest)
+        if self.done:
+            self._status("finished", FINISHED)  # a kill may have come between the last checkpoint and this
+            self.say(f"{self.folder}: finished already, at step {self.state.step}; next: kws evaluate {self.folder}")
+            return FINISHED
+        self.runtime.on_main(lambda: runfolder.record(self.folder, self.config, facts))
+        self._show_ranks(facts["ranks"])
+        attempt = self.runtime.on_main(lambda: runfolder.begin_attempt(self.folder, self.state.step))
+        try:
+            code = self._train(attempt)
+        except BaseException as error:
+            code = 1 if mendable(error) is None else 2
+            runfolder.write_failure(self.folder, self.state.step, code, self.runtime.rank)
+            raise
+        self._status("finished" if code == FINISHED else "preempted", code)
+        return code
+
+    def _train(self, attempt: int) -> int:
+        self._status("running")
+        config, ranks = self.config, self.runtime
+        self.ledger = Ledger(self.folder, attempt, ranks.rank, self.state.step) if config.data.ledger else None
+        self.reader = self._build_reader()
+        with log.RunLog(self.folder, ranks.is_main, self.job.total_steps, self.console) as self.log:
+            self.log.event("start", self.state.step, attempt=attempt, epoch=self.epoch, world_size=ranks.world_size)
+            self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks)
+            self.saved_at = time.monotonic()
+            finished = self._all_epochs()
+            self.log.event("end", self.state.step, state="finished" if finished else "preempted")
+        if finished:
+            best = f"best valid accuracy {self.state.best_accuracy:.2%}"
+            split = "" if len(self.job.index.splits.get("test", ())) else " --split valid"
+            self.say(f"{self.folder}: {best}; next: kws evaluate {self.folder}{split}")
+        else:
+            self.say(f"stopped and saved at step {self.state.step}; the same command goes on from there")
+        return FINISHED if finished else PREEMPTED
+
+    def _build_reader(self) -> Reader:
+        """One for the whole run: it remembers which clips it has checked. Refuses a cache that is too small."""
+        job, data, caching = self.job, self.config.data, Caching.of(self.config.data)
+        reader = Reader(job.index, "train", job.task.class_of, job.samples, data.verify, data.on_bad, caching)
+        if reader.cached:
+            mine = self.runtime.node_ranks()
+            needed = job.plan(self.epoch).bytes_at_once(mine, self.runtime.world_size)
+            self.runtime.together(lambda: require_room(job.index.root, job.index.source, caching, needed))
+        return reader
+
+    def _all_epochs(self) -> bool:
+        """Trains to the end; False where it was stopped and saved before."""
+        stopped = False
+        while not stopped:
+            if not self.state.evaluated:
+                self._finish_epoch()
+            if self.done:
+                return True
+            stopped = self._run_epoch()
+        return False
+
+    def _run_epoch(self) -> bool:
+        """Steps to the epoch's end and saves; True where a stop was asked for, and saved too."""
+        epoch = self.epoch
+        plan, first = self.job.plan(epoch), self.state.step - epoch * self.job.steps_per_epoch
+        batches = self._stream(plan, first)
+        self.meter, self.epoch_meter = Meter(), Meter()
+        for step in range(first, plan.steps):
+            stop, save = self._step(batches, plan.step_clips(step), epoch)
+            self.state.step += 1
+            self.state.evaluated = step + 1 < plan.steps
+            self._log_step(epoch)
+            if stop or save or not self.state.evaluated:
+                self._save()
+            if stop:
+                return True
+        return False
+
+    def _step(self, batches: Iterator[Batch], clips: int, epoch: int) -> tuple[bool, bool]:
+        """One update; whether any rank was asked to stop, and whether rank 0 finds it time to save."""
+        main = self.runtime.is_main
+        flags = (bool(self.stop) or (main and (self.folder / "stop").exists()), main and self._time_to_save())
+        outcome = self.stepper.step(batches, clips, epoch, self.state.step, flags, self.ledger)
+        for meter in (self.meter, self.epoch_meter):
+            meter.add(outcome.loss, outcome.correct, outcome.clips, outcome.waited)
+        stop, save = outcome.flags
+        return stop, save
+
+    def _stream(self, plan: Plan, first: int) -> Iterator[Batch]:
+        runtime = self.runtime
+        slots = functools.partial(plan.rank_slots, runtime.rank, runtime.world_size, first)
+        ahead = functools.partial(plan.shards_ahead, runtime.rank, runtime.world_size, first)
+        return stream(slots, self.reader, self.config.data.workers, runtime.device.type == "cuda", ahead)
+
+    def _finish_epoch(self) -> None:
+        """Evaluates the epoch that was just trained, and saves what came of it."""
+        done, train, job = self.epoch, self.config.train, self.job
+        figures: dict[str, Any] = self.epoch_meter.figures("train_")
+        better: list[str] = []
+        if done % train.eval_epochs == 0 or done == train.epochs:
+            data = self.config.data
+            result = evaluate_split(
+                self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
+                Caching.of(data),
+            )  # fmt: skip
+            figures |= {"valid_loss": result.loss, "valid_accuracy": result.accuracy}
+            better = self._note_best(result.accuracy, result.loss)
+        self.state.evaluated = True
+        lr = lr_at(self.state.step - 1, self.job.steps_per_epoch, train)
+        # Before the save, after which a resumed run would not write it: written twice the later counts.
+        self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **figures)
+        self._save("-evaluated", better)
+        self._say_epoch(done, figures)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _load_newest(self) -> None:
+        """Goes on from the newest whole checkpoint where there is one: the same on every rank."""
+        name = self.runtime.on_main(self._newest_name)
+        if name is None:
+            return
+        checkpoint: Checkpoint = self.checkpoints.named(name)
+        self.network.load_state_dict(checkpoint.model())
+        self.optimizer.load_state_dict(checkpoint.optimizer())
+        self.state.load_state_dict(checkpoint.state)
+        self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.job.total_steps}")
+
+    def _lock(self) -> None:
+        self.locked = runfolder.lock(self.folder)  # until this process ends
+
+    def _newest_name(self) -> str | None:
+        """The newest whole checkpoint's. A kill may have come before the pointers to it were moved: so they are now."""
+        newest = self.checkpoints.newest()
+        if newest is None:
+            return None
+        for pointer in ("last", *newest.state.get("best", ())):
+            self.checkpoints.point(pointer, newest.path)
+        return newest.name
+
+    def _save(self, suffix: str = "", better: list[str] | None = None) -> None:
+        """A checkpoint of the state as it is. Every rank waits until its pointers are moved."""
+        if self.config.data.on_bad == "skip":
+            self._note_left_out()
+        if self.ledger:
+            self.ledger.flush()
+        self.runtime.barrier()  # every rank's ledger is on the disk before the checkpoint counts
+        self.runtime.on_main(lambda: self._write_checkpoint(suffix, better or []))
+        self.saved_at = time.monotonic()
+
+    def _write_checkpoint(self, suffix: str, better: list[str]) -> None:
+        self.log.flush()
+        name = f"step-{self.state.step:08d}"
+        corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
+        state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better}
+        if suffix:
+            path = self.checkpoints.save_again(name, state, name + suffix)
+        else:
+            path = self.checkpoints.save(self.network.state_dict(), self.optimizer.state_dict(), state, name)
+        for pointer in better:
+            self.checkpoints.point(pointer, path)
+        self.checkpoints.prune()
+
+    def _time_to_save(self) -> bool:
+        return time.monotonic() - self.saved_at >= 60.0 * self.config.train.save_minutes
+
+    def _note_left_out(self) -> None:
+        """Which damaged clips were left out, by all ranks and in all starts, to RUN/left_out.json."""
+        found = {clip for part in self.runtime.gather(self.reader.skipped.tolist()) for clip in part}
+        new = self.runtime.on_main(lambda: runfolder.add_left_out(self.folder, found))
+        if new:
+            self.say(f"{new} more damaged clips were left out, see {self.folder}/left_out.json")
+
+    def _note_best(self, accuracy: float, loss: float) -> list[str]:
+        """Brings the bests up to date; returns the pointers that move."""
+        state = self.state
+        better = [
+            name
+            for name, won in (("best_accuracy", accuracy > state.best_accuracy), ("best_loss", loss < state.best_loss))
+            if won
+        ]
+        state.best_accuracy, state.best_loss = max(accuracy, state.best_accuracy), min(loss, state.best_loss)
+        return better
+
+    # --- what a person sees -----------------------------------------------------------------------------------
+
+    def _status(self, state: str, code: int | None = None) -> None:
+        step, signal = self.state.step, self.stop.signal
+        self.runtime.on_main(lambda: runfolder.write_status(self.folder, state, step, code, rank=0, signal=signal))
+
+    def _show_ranks(self, ranks: list[dict[str, Any]]) -> None:
+        train = self.config.train
+        size, left = models.count_parameters(self.network), self.job.total_steps - self.state.step
+        self.say(f"{self.config.model.name}, {size:,} parameters, {len(self.job.task.classes)} classes")
+        self.say(f"{left} steps to go, each of {train.global_batch} clips in {train.slots} slots")
+        if self.config.frontend.augment and not len(self.job.index.splits.get("noise", ())):
+            self.say(f"note: {self.job.index.root} has no noise recordings: trained without noise")
+        self.say(f"{len(ranks)} process{'es' if len(ranks) > 1 else ''}, {self.runtime.threads} torch threads each")
+        for row in ranks:
+            self.say("  rank {rank}  {host}  {device}  slots {slots}".format(**row))
+
+    def _log_step(self, epoch: int) -> None:
+        step = self.state.step
+        if step % self.config.train.log_steps and step % self.job.steps_per_epoch:
+            return
+        figures = self.meter.figures()
+        self.log.event(
+            "step", step, epoch=epoch, lr=lr_at(step - 1, self.job.steps_per_epoch, self.config.train), **figures
+        )
+        text = "epoch {}/{}  loss {loss:.3f}  {clips_per_s:.0f} clips/s"
+        self.log.advance(step, text.format(epoch + 1, self.config.train.epochs, **figures))
+        self.meter = Meter()
+
+    def _say_epoch(self, done: int, figures: dict[str, Any]) -> None:
+        parts = {
+            "train_loss": "loss {:.3f}", "train_accuracy": "accuracy {:.1%}", "valid_loss": "| valid loss {:.3f}",
+            "valid_accuracy": "accuracy {:.2%}", "clips_per_s": "| {:.0f} clips/s", "seconds": "{:.0f} s",
+        }  # fmt: skip
+        shown = "  ".join(text.format(figures[name]) for name, text in parts.items() if name in figures)
+        self.say(f"epoch {done}/{self.config.train.epochs}  {shown}")

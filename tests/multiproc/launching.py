@@ -1,0 +1,69 @@
+"""Real launchers and real kills: what the tests with several processes share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent.parent
+SETTINGS = """
+[model]
+name = "tc_resnet8"
+[frontend]
+features = "mel32"
+[data]
+workers = 1
+ledger = true
+[train]
+epochs = 3
+global_batch = 32
+micro_batch = 4
+device = "cpu"
+threads = 1
+warmup_epochs = 0.5
+log_steps = 1
+"""
+ALONE = [sys.executable, "-m", "kws"]
+
+
+def torchrun(ranks: int) -> list[str]:
+    # "--": torchrun takes any --run for an abbreviation of its own --run-path.
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return [*words, "-m", "--", "kws"]
+
+
+def accelerate() -> list[str]:
+    config = ROOT / "launch" / "cpu2.yaml"
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "kws"]
+
+
+def start(launcher: list[str], config: Path, run: Path, *settings: str) -> subprocess.Popen[str]:
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    command = [*launcher, "train", str(config), "--run", str(run), *overrides]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output; no process of it is left behind, whatever happens."""
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        kill(process)
+    return process.returncode, output
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to launcher, ranks and loader workers, all at once; torchrun's ranks are in sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(process.pid)
+        family = [*top.children(recursive=True), top]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=30)

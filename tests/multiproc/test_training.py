@@ -1,0 +1,157 @@
+"""Real processes, real launchers, real kills: what a run computes hangs on its slots and on nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kws.audit import verify_run
+from kws.checkpoint import Checkpoints
+from tests.multiproc.launching import ALONE, accelerate, finish, kill, start, torchrun
+
+pytestmark = pytest.mark.multiproc
+Run = Callable[..., Path]
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(Checkpoints(run).named("last").path / "model.safetensors")
+
+
+def _assert_equal(a: Path, b: Path) -> None:
+    one, two = _weights(a), _weights(b)
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def _losses(run: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["event"] == "step"]
+
+
+def _consumed(run: Path) -> list[set[int]]:
+    """The draws of each rank in the first epoch."""
+    paths = sorted((run / "ledger").glob("0001-*.i64"))
+    rows = [np.fromfile(path, dtype=np.int64)[2:].reshape(-1, 5) for path in paths]
+    return [set(part[part[:, 0] == 0][:, 3].tolist()) for part in rows]
+
+
+def test_one_two_and_four_processes_train_the_same(train: Run) -> None:
+    epochs = "train.epochs=2"
+    whole = train(ALONE, "one", epochs, "data.workers=0")
+    pair = train(accelerate(), "two", epochs, "train.processes=2")
+    four = train(torchrun(4), "four", epochs, "data.workers=0")
+    for run, ranks in ((whole, 1), (pair, 2), (four, 4)):
+        draws = _consumed(run)
+        assert len(draws) == ranks
+        assert sum(map(len, draws)) == len(set.union(*draws)), "two ranks consumed the same draw"
+        verdict = verify_run(run)
+        assert verdict.faults == []
+        assert (verdict.live, verdict.void) == (2 * 5 * 32, 0)
+        assert json.loads((run / "status.json").read_text())["state"] == "finished"
+        assert len(json.loads((run / "run.json").read_text())["ranks"]) == ranks
+    for other in (pair, four):
+        # Equal but for the order in which numbers are added: weights, and batch norm's running statistics.
+        np.testing.assert_allclose(_losses(whole), _losses(other), rtol=1e-3)
+        for name, value in _weights(whole).items():
+            scale = value.abs().max().item() + 1e-3
+            assert (value - _weights(other)[name]).abs().max().item() < 1e-2 * scale, name
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
+    ranks: int, train: Run, config: Path, tmp_path: Path
+) -> None:
+    settings = ("train.global_batch=24", "train.epochs=3", "train.save_minutes=0")  # 6 slots; saves every step
+    whole = train(torchrun(ranks), "whole", *settings)
+    broken = tmp_path / "broken"
+    for at in (3, 11):
+        process = start(torchrun(ranks), config, broken, *settings)
+        _wait(lambda at=at: _steps_done(broken) >= at, process)
+        kill(process)
+        process.communicate()
+    train(torchrun(ranks), "broken", *settings)
+    _assert_equal(whole, broken)
+    verdict = verify_run(broken)
+    assert verdict.faults == []
+    assert verdict.live == verify_run(whole).live
+    starts = [line for line in (broken / "metrics.jsonl").read_text().splitlines() if '"start"' in line]
+    assert len(starts) == 3
+    assert all(json.loads(line)["step"] > 0 for line in starts[1:])
+
+
+def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
+    train: Run, config: Path, tmp_path: Path
+) -> None:
+    settings = ("train.global_batch=24", "train.micro_batch=2", "train.epochs=4", "train.save_minutes=0")  # 12 slots
+    run = tmp_path / "elastic"
+    for ranks, at in ((4, 4), (2, 13)):
+        process = start(torchrun(ranks), config, run, *settings)
+        _wait(lambda at=at: _steps_done(run) >= at, process)
+        kill(process)
+        process.communicate()
+    train(torchrun(3), "elastic", *settings)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    starts = [row for row in rows if row["event"] == "start"]
+    assert [row["world_size"] for row in starts] == [4, 2, 3]
+    assert 0 < starts[1]["step"] < starts[2]["step"]
+    verdict = verify_run(run)
+    assert verdict.faults == []
+    assert verdict.live == 4 * 24 * json.loads((run / "run.json").read_text())["steps_per_epoch"]
+
+
+def test_a_signal_saves_and_the_rest_is_as_if_nothing_happened(train: Run, config: Path, tmp_path: Path) -> None:
+    settings = ("train.epochs=8", "train.seed=5")
+    whole = train(ALONE, "whole", *settings)
+    stopped = tmp_path / "stopped"
+    process = start(ALONE, config, stopped, *settings)
+    _wait(lambda: _steps_done(stopped) >= 7, process)
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 75, output
+    status = json.loads((stopped / "status.json").read_text())
+    assert (status["state"], status["signal"]) == ("preempted", signal.SIGTERM)
+    assert 0 < status["step"] < 40
+    train(ALONE, "stopped", *settings)
+    _assert_equal(whole, stopped)
+
+
+def test_natural_sampling_with_slots_that_have_no_clip(train: Run) -> None:
+    # 119 training clips or so in batches of 32: the last step leaves some of 8 slots with one clip less or none.
+    runs = [
+        train(torchrun(n), f"n{n}", "data.sampling=natural", "data.epoch_clips=67", "train.epochs=2") for n in (2, 4)
+    ]
+    for run in runs:
+        assert verify_run(run).faults == []
+        assert verify_run(run).live == 2 * 67
+    np.testing.assert_allclose(_losses(runs[0]), _losses(runs[1]), rtol=2e-3)
+
+
+def test_processes_that_do_not_divide_the_slots_are_refused(config: Path, tmp_path: Path) -> None:
+    code, output = finish(start(torchrun(3), config, tmp_path / "run"))
+    assert code != 0
+    lines = [line for line in output.splitlines() if line.startswith("kws:")]
+    assert lines == [line for line in lines if "1, 2, 4, 8 processes, not 3" in line]
+    assert len(lines) == 1, output
+    assert not (tmp_path / "run").exists()
+
+
+def _steps_done(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count('"event": "step"') if path.exists() else 0
+
+
+def _wait(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

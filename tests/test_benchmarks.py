@@ -1,0 +1,36 @@
+"""The benchmarks run, and end with one JSON object that has the design's keys. What they measure is not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kws.data import index
+from tests.conftest import ROOT
+
+KEYS = {
+    "stream.py": {"clips_per_s", "ratio_webdataset", "ratio_files_librosa", "ratio_memcpy"},
+    "plan_scale.py": {"seconds", "peak_gb", "resume_ratio"},
+    "remote.py": {"ratio_curl_http", "ratio_curl_s3"},
+}
+
+
+def last_line(script: str, *arguments: object) -> dict[str, float]:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--quick", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=Path("/"))
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return facts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False], ids=["own clips", "--data"])
+@pytest.mark.parametrize("script", KEYS)
+def test_a_benchmark_ends_with_its_numbers(script: str, own: bool, tones: index.Index) -> None:
+    facts = last_line(script, *([] if own else ["--data", tones.root]))
+    assert facts.keys() >= KEYS[script]
+    assert all(facts[key] > 0 for key in KEYS[script])

@@ -1,0 +1,144 @@
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kws import runfolder
+from kws.config import Config, DataConfig, TrainConfig
+from kws.errors import UsageError
+
+FACTS = {"corpus_id": "abc", "threads": 2, "world_size": 1}
+
+
+def claimed(run: Path, config: Config | None = None, **facts: object) -> None:
+    """As a start does it."""
+    runfolder.check(run, config or Config(), {**FACTS, **facts})
+    runfolder.record(run, config or Config(), {**FACTS, **facts})
+
+
+def begun(run: Path, config: Config | None = None, **facts: object) -> None:
+    """A run that has saved: from then on its settings hold."""
+    claimed(run, config, **facts)
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
+
+
+def refusal(run: Path, config: Config | None = None, **facts: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        claimed(run, config, **facts)
+    return str(caught.value)
+
+
+def test_a_new_folder_holds_the_resolved_settings_and_facts(tmp_path: Path) -> None:
+    run = tmp_path / "deep" / "run"
+    config = Config(data=DataConfig(shards="/mnt/😀"), train=TrainConfig(lr=0.25))
+    claimed(run, config)
+    assert runfolder.read_config(run) == config
+    assert json.loads((run / "run.json").read_text()) == FACTS
+    assert sorted(path.name for path in run.iterdir()) == ["config.toml", "run.json"]
+
+
+def test_the_same_again_is_taken_and_what_may_change_is_written_down(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    moved = Config(data=DataConfig(shards="elsewhere", workers=3), train=TrainConfig(processes=2))
+    claimed(tmp_path, moved, world_size=2)
+    assert runfolder.read_config(tmp_path) == moved
+    assert json.loads((tmp_path / "run.json").read_text())["world_size"] == 2
+
+
+def test_a_run_that_never_saved_may_start_with_other_settings(tmp_path: Path) -> None:
+    claimed(tmp_path, Config(train=TrainConfig(lr=100.0)))
+    claimed(tmp_path, Config(train=TrainConfig(lr=0.1)))
+    assert runfolder.read_config(tmp_path).train.lr == 0.1
+
+
+def test_other_settings_and_corpus_are_refused_with_every_difference_and_what_to_type(tmp_path: Path) -> None:
+    begun(tmp_path)
+    message = refusal(tmp_path, Config(train=TrainConfig(seed=1, lr=0.5)), corpus_id="xyz")
+    for part in (str(tmp_path), "train.seed: 0 there, 1 now", "train.lr", "corpus_id: abc there, xyz now", "--run"):
+        assert part in message
+    assert runfolder.read_config(tmp_path) == Config()
+
+
+def test_other_threads_are_refused_and_what_is_to_be_typed_then_works(tmp_path: Path) -> None:
+    """As when a run of two processes with automatic threads goes on as one."""
+    begun(tmp_path, threads=1)
+    assert "threads: 1 there, 2 now (--set train.threads=1)" in refusal(tmp_path, threads=2)
+    claimed(tmp_path, Config(train=TrainConfig(threads=1)), threads=1)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"corpus_id": ', "null"])
+def test_a_damaged_run_json_is_a_usage_error(tmp_path: Path, text: str) -> None:
+    begun(tmp_path)
+    (tmp_path / "run.json").write_text(text)
+    assert refusal(tmp_path).startswith(f"{tmp_path}/run.json: damaged")
+
+
+def test_a_run_json_that_lacks_a_fact_is_refused_not_a_traceback(tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    assert "corpus_id: None there, abc now" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "says"), [("[train\n", "not TOML"), ("[train]\nepoch = 1\n", "unknown key")])
+def test_a_damaged_config_is_a_usage_error(tmp_path: Path, text: str, says: str) -> None:
+    begun(tmp_path)
+    (tmp_path / "config.toml").write_text(text)
+    assert says in refusal(tmp_path)
+
+
+def test_a_file_where_the_folder_should_be_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    assert "cannot be written" in refusal(tmp_path / "run")
+
+
+def test_no_run_folder_says_what_was_wanted(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not a run folder \(no config\.toml\)"):
+        runfolder.read_config(tmp_path)
+
+
+def test_attempts_count_the_starts_and_forget_an_old_stop(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    (tmp_path / "ledger").mkdir()
+    assert runfolder.begin_attempt(tmp_path, step=0) == 1
+    assert not (tmp_path / "ledger").exists(), "draws of a start that nothing is left of"
+    assert not (tmp_path / "stop").exists()
+    rows = [{"event": "start", "step": 0}, {"event": "step", "step": 1}, {"event": "start", "step": 1}]
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(map(json.dumps, rows)).encode() + b'\n{"event": "st\xff')
+    (tmp_path / "ledger").mkdir()
+    assert runfolder.begin_attempt(tmp_path, step=1) == 3
+    assert (tmp_path / "ledger").exists()
+
+
+def test_the_status_is_what_scripts_read(tmp_path: Path) -> None:
+    runfolder.write_status(tmp_path, "running", 3)
+    runfolder.write_status(tmp_path, "preempted", 7, 75, signal=15, rank=0)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status == {"state": "preempted", "code": 75, "step": 7, "signal": 15, "rank": 0}
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_the_first_failure_of_a_run_stays(tmp_path: Path) -> None:
+    runfolder.write_status(tmp_path, "running", 3)
+    runfolder.write_failure(tmp_path, 5, 2, rank=1)
+    runfolder.write_failure(tmp_path, 5, 1, rank=0)  # whose connection to rank 1 broke
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status == {"state": "failed", "code": 2, "step": 5, "rank": 1}
+    runfolder.write_failure(tmp_path / "gone", 5, 1, rank=0)  # hides no error by one of its own
+
+
+def test_what_cannot_be_said_in_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    runfolder.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runfolder.write_json(path, {"a": dataclasses.Field})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_one_job_a_folder(tmp_path: Path) -> None:
+    held = runfolder.lock(tmp_path / "run")
+    with pytest.raises(UsageError, match=rf"in use by process {os.getpid()} on .* since .*--run ANOTHER_FOLDER"):
+        runfolder.lock(tmp_path / "run")
+    held.close()
+    runfolder.lock(tmp_path / "run").close()
