@@ -304,7 +304,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kws {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _corpus_commands(commands)
+    _index_command(commands)
+    _run_commands(commands)
+    return parser
 
+
+def _corpus_commands(commands: Any) -> None:
+    """Make, pack, look at and check a corpus."""
     synth = _command(
         commands, "synth", _synth, "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96"
     )
@@ -327,11 +334,23 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument(
         "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
     )
-
     pack.add_argument(
         "--recipe", type=Path, help="what the corpus must hold, see shards/; other words or counts: exit code 1"
     )
 
+    inspect = _command(commands, "inspect", _inspect, "show what a packed corpus holds", "kws inspect data/mine")
+    inspect.add_argument("dir", type=Path, help="packed corpus")
+
+    verify = _command(
+        commands, "verify", _verify, "check a packed corpus, or what a run consumed", "kws verify data/mine"
+    )
+    verify.add_argument(
+        "dir", type=Path, help="packed corpus: every member against the index; run folder: its ledger against the plan"
+    )
+
+
+def _index_command(commands: Any) -> None:
+    """Shards that others packed."""
     index = _command(commands, "index", _index, "make the index for shards that someone else packed",
                      "kws index https://host/kws --shards 'train/{000000..000012}.tar' --out data/theirs")  # fmt: skip
     index.add_argument("src", metavar="SRC", help="folder of tar shards, http(s)://, s3:// or pipe:COMMAND with {}")
@@ -345,16 +364,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     index.add_argument("--words", metavar="FILE|A,B", help="the words, in the order of the numbers that stand for them")
 
-    inspect = _command(commands, "inspect", _inspect, "show what a packed corpus holds", "kws inspect data/mine")
-    inspect.add_argument("dir", type=Path, help="packed corpus")
 
-    verify = _command(
-        commands, "verify", _verify, "check a packed corpus, or what a run consumed", "kws verify data/mine"
-    )
-    verify.add_argument(
-        "dir", type=Path, help="packed corpus: every member against the index; run folder: its ledger against the plan"
-    )
-
+def _run_commands(commands: Any) -> None:
+    """Train, evaluate and use a network."""
     train = _command(commands, "train", _train, "train; the same command again resumes",
                      "kws train configs/quick.toml --set data.shards=data/mine")  # fmt: skip
     train.add_argument("config", type=Path, help="TOML file, see configs/")
@@ -386,7 +398,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, help="run folder")
 
     _command(commands, "models", _models, "the networks there are", "kws models")
-    return parser
 
 
 def _command(
