@@ -45,6 +45,8 @@ class DataConfig:
     """Draws among which a lane is shuffled."""
     workers: int = 1
     """Loader processes a rank; 0 reads in the training process."""
+    silence: float = 0.0
+    """One more class, `silence`, made of the corpus's noise: so many clips for each of the others, in every split."""
     clip_seconds: float = 1.0
     """Clips are padded with zeros or cut to their beginning; kws predict takes the loudest stretch of a longer one."""
     verify: Literal["first", "always", "never"] = "first"
@@ -60,6 +62,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self.epoch_clips >= 0, "epoch_clips: wanted 0 or more")
+        _check(0.0 <= self.silence <= 1.0, "silence: wanted 0 to 1")
         _check(self.window >= 1, "window: wanted 1 or more draws")
         _check(self.workers >= 0, "workers: wanted 0 or more")
         _check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")
@@ -68,39 +71,97 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrontEndConfig:
-    """From waveform to the network's input."""
+    """From waveform to the network's input. A step of the training chain happens to a draw with its probability,
+    in the order in which they stand here; evaluation and prediction go through none of them."""
 
     __pydantic_config__ = _STRICT
 
-    features: Literal["mel32", "mel40", "logmel40", "logmel40_30ms"] = "logmel40"
-    """mel32, mel40: 128 ms window, 32 ms hop. logmel40: 40 bands, 25 ms (or 30 ms) window, 10 ms hop."""
-    augment: bool = True
-    """Vary the training clips as below; evaluation and prediction never do."""
+    features: Literal["mel32", "mel40", "logmel40", "logmel40_30ms", "mfcc40"] = "logmel40"
+    """mel32, mel40: 128 ms window, 32 ms hop. logmel40: 40 bands, 25 ms (or 30 ms) window, 10 ms hop; mfcc40: their
+    cosine transform, 30 ms window."""
+    normalise: Literal["none", "corpus"] = "none"
+    """corpus: each band to mean 0 and deviation 1 over the train split."""
+    augment: Literal["none", "seed", "modern"] = "modern"
+    """Preset for all steps below (see PRESETS); what is set beside it counts before it."""
+    amplitude_probability: float = 0.0
+    amplitude: tuple[float, float] = (0.7, 1.1)
+    """Samples times a number in this range."""
+    volume_probability: float = 1.0
+    volume_db: float = 6.0
+    """Louder or softer by up to this."""
+    speed_probability: float = 1.0
+    speed: float = 0.1
+    """Play longer or shorter (pitch with it) by up to this fraction."""
+    speed_about: Literal["start", "middle"] = "middle"
+    """The place of the clip that stays where it is."""
+    shift_probability: float = 1.0
     shift_ms: float = 100.0
     """Move the clip by up to this either way, zeros shifted in."""
-    speed: float = 0.1
-    """Play faster or slower (pitch with it) by up to this fraction."""
-    gain_db: float = 6.0
-    """Louder or softer by up to this."""
+    reverb_probability: float = 0.2
+    reverb_seconds: tuple[float, float] = (0.1, 0.4)
+    """A synthetic room whose sound falls by 60 dB in a time of this range."""
     noise_probability: float = 0.7
-    """How often background noise is mixed in; without a noise split never."""
     noise_snr_db: tuple[float, float] = (0.0, 25.0)
-    """Range of the ratio of clip to noise."""
+    """Background noise at a ratio of clip to noise in this range; without a noise split never."""
+    stretch_probability: float = 0.0
+    stretch: float = 0.2
+    """Phase vocoder: faster or slower, pitch kept, by up to this fraction."""
+    frame_shift_probability: float = 0.0
+    frame_shift: int = 8
+    """Move the spectrogram by up to so many frames either way, zeros shifted in."""
+    mix_probability: float = 0.0
+    mix: float = 0.45
+    """Noise that went through the chain itself, as up to this share of the spectrogram; without a noise split never."""
     time_masks: int = 2
     time_mask_frames: int = 20
     """SpecAugment: this many masks of up to this many frames."""
     band_masks: int = 2
     band_mask_bands: int = 6
     """SpecAugment: this many masks of up to this many bands."""
+    mixup_probability: float = 0.0
+    mixup_alpha: float = 2.0
+    """Two clips of a slot and their labels in one, at a weight from Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
+        for name in STEPS:
+            key = f"{name}_probability"
+            _check(0.0 <= getattr(self, key) <= 1.0, f"{key}: wanted 0 to 1")
         _check(0.0 <= self.speed <= 0.5, "speed: wanted 0 to 0.5")
-        _check(0.0 <= self.noise_probability <= 1.0, "noise_probability: wanted 0 to 1")
+        _check(0.0 <= self.stretch <= 0.5, "stretch: wanted 0 to 0.5")
+        _check(0.0 <= self.mix <= 1.0, "mix: wanted 0 to 1")
         _check(self.noise_snr_db[0] <= self.noise_snr_db[1], "noise_snr_db: wanted [low, high]")
-        low = min(
-            self.shift_ms, self.gain_db, self.time_masks, self.time_mask_frames, self.band_masks, self.band_mask_bands
+        _check(0.0 <= self.amplitude[0] <= self.amplitude[1], "amplitude: wanted [low, high], 0 or more")
+        _check(
+            0.0 < self.reverb_seconds[0] <= self.reverb_seconds[1] <= 5.0, "reverb_seconds: wanted [low, high] in 5 s"
         )
-        _check(low >= 0, "ranges and masks: wanted 0 or more")
+        _check(self.mixup_alpha > 0.0, "mixup_alpha: wanted more than 0")
+        _check(
+            min(self.shift_ms, self.volume_db, self.frame_shift) >= 0,
+            "shift_ms, volume_db, frame_shift: wanted 0 or more",
+        )
+        masks = min(self.time_masks, self.time_mask_frames, self.band_masks, self.band_mask_bands)
+        _check(masks >= 0, "time_masks, time_mask_frames, band_masks, band_mask_bands: wanted 0 or more")
+
+    @property
+    def varies(self) -> bool:
+        """Whether any step changes training clips."""
+        masks = self.time_masks * self.time_mask_frames + self.band_masks * self.band_mask_bands
+        return masks > 0 or any(getattr(self, f"{name}_probability") > 0.0 for name in STEPS if name != "mixup")
+
+
+STEPS = ("amplitude", "volume", "speed", "shift", "reverb", "noise", "stretch", "frame_shift", "mix", "mixup")
+"""What has a probability in FrontEndConfig."""
+_STILL: dict[str, Any] = {f"{name}_probability": 0.0 for name in STEPS} | {"time_masks": 0, "band_masks": 0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": _STILL,
+    # The chain of a 2018 competition entry that image CNNs on mel spectrograms were trained with: every step half of
+    # the time.
+    "seed": _STILL
+    | {f"{name}_probability": 0.5 for name in ("amplitude", "speed", "stretch", "frame_shift", "mix")}
+    | {"speed": 0.2, "speed_about": "start"},
+    "modern": {},
+}
+"""Values of `frontend.augment`: what each sets, where the settings themselves do not."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,11 +280,26 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse(tree: Mapping[str, Any], where: str) -> Config:
     """A tree of plain values -> Config. `where` heads the error message."""
+    tree = _with_preset(tree)
     try:
         # Through JSON, because strict validation takes TOML's arrays as tuples only from there.
         return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         raise UsageError("\n".join(f"{where}: {_mistake(item)}" for item in error.errors())) from None
+
+
+def preset(name: str, **changes: Any) -> FrontEndConfig:
+    """The front end of that preset, with changes."""
+    return FrontEndConfig(augment=name, **(PRESETS[name] | changes))  # type: ignore[arg-type]
+
+
+def _with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree with the values of its preset laid beneath; as it is where that is no preset, which is said later."""
+    given = tree.get("frontend", {})
+    chosen = given.get("augment") if isinstance(given, dict) else None
+    if not isinstance(chosen, str) or chosen not in PRESETS:
+        return tree
+    return {**tree, "frontend": PRESETS[chosen] | given}
 
 
 def _override(tree: dict[str, Any], text: str) -> None:

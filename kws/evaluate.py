@@ -17,9 +17,12 @@ import torch
 from torch import nn
 
 from kws import metrics
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Task
 from kws.data import index as index_file
+from kws.data import silence
 from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.store import USUAL, Caching
@@ -121,7 +124,7 @@ def evaluate_run(run: Path, split: str, checkpoint: str, shards: Path | None, ru
     """
     trained = runtime.together(lambda: Trained.from_run(run, checkpoint, runtime.device))
     config, state = trained.config, trained.checkpoint.state
-    index = runtime.together(lambda: index_file.load(shards or Path(config.data.shards)))
+    index = runtime.together(lambda: _corpus(config, shards))
     if index.content_id != state["corpus_id"]:
         raise UsageError(
             f"{index.root}: corpus {index.content_id}, {run} was trained on {state['corpus_id']}; "
@@ -141,6 +144,12 @@ def evaluate_run(run: Path, split: str, checkpoint: str, shards: Path | None, ru
     summary = summarise(result, split, trained.classes, facts)
     runtime.on_main(lambda: write(run / "eval", split, result, summary))
     return summary
+
+
+def _corpus(config: Config, shards: Path | None) -> Index:
+    """The run's corpus as it was trained on."""
+    index = index_file.load(shards or Path(config.data.shards))
+    return silence.add(index, config.data.silence, round(config.data.clip_seconds * SAMPLE_RATE_HZ))
 
 
 def summarise(result: Result, split: str, classes: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:

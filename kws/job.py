@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.config import Config
 from kws.corpus import tasks
 from kws.data import index as index_file
+from kws.data import silence
 from kws.data.plan import Plan, Recipe
 from kws.errors import UsageError
 
@@ -25,13 +27,13 @@ class Job:
         if not config.data.shards:
             raise UsageError("data.shards: not set; use --set data.shards=DIR, a folder made by kws pack")
         self.config = config
-        self.index = index_file.load(Path(config.data.shards))
+        self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
+        self.index = silence.add(index_file.load(Path(config.data.shards)), config.data.silence, self.samples)
         self.task = tasks.resolve(config.data.task, self.index.words)
         if len(self.task.classes) < 2:
             raise UsageError(
                 f"{self.index.root}: one class, {self.task.classes[0]}; wanted two words or more to tell apart"
             )
-        self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
         self.steps_per_epoch = self.plan(0).steps
         self.total_steps = config.train.epochs * self.steps_per_epoch
         self._check_valid()
@@ -39,6 +41,16 @@ class Job:
     def plan(self, epoch: int) -> Plan:
         """Which clips the slots of that epoch read."""
         return Plan(self.index.split("train"), self.task.class_of, Recipe.of(self.config), epoch)
+
+    @property
+    def read_samples(self) -> int:
+        """Samples a clip that training reads: more than `samples` where the corpus has them and speed may need them."""
+        chain = self.config.frontend
+        if chain.speed_probability == 0.0:
+            return self.samples
+        needed = math.ceil(self.samples / (1.0 - chain.speed)) + 1
+        longest = int(self.index.split("train").columns["samples"].max())
+        return max(self.samples, min(needed, longest))
 
     def facts(self) -> dict[str, Any]:
         """For `--check` and run.json."""

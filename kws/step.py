@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from kws.audio.augment import Augment
-from kws.audio.features import to_float
+from kws.audio.features import Features
 from kws.data.ledger import Ledger
 from kws.data.store import Caching
-from kws.data.stream import Batch, training_noise
+from kws.data.stream import Batch, noise_of
 from kws.errors import UsageError
 from kws.job import Job
+from kws.mixup import Mixup
 from kws.optim import lr_at, set_lr
 from kws.runtime import Runtime, wrap
 from kws.slots import RunningStatistics, seed_slot
@@ -44,7 +45,7 @@ class Stepper:
     """Network, front end and optimizer on this rank's device, ready to step."""
 
     def __init__(
-        self, job: Job, network: nn.Module, features: nn.Module, optimizer: torch.optim.Optimizer, runtime: Runtime
+        self, job: Job, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer, runtime: Runtime
     ) -> None:
         self._job, self._settings, self._runtime = job, job.config.train, runtime
         self._network, self._features, self._optimizer = network, features, optimizer
@@ -111,24 +112,35 @@ class Stepper:
             return torch.zeros(3, dtype=torch.float64, device=device)
         seed_slot(self._settings.seed, step, batch.slot)
         self._statistics.begin_slot(clips)
-        logits = self._model(self._inputs(batch, epoch)).float()
+        mixup, inputs = self._mixup(step, batch), self._inputs(batch, epoch)
+        logits = self._model(mixup.features(inputs) if mixup else inputs).float()
         labels = batch.labels.to(device, non_blocking=True)
         smoothing = self._settings.label_smoothing
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        if mixup:
+            loss, correct = mixup.loss(logits, labels, smoothing), mixup.correct(logits, labels)
+        else:
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+            correct = (logits.argmax(dim=1) == labels).sum()
         # DDP takes the mean over the ranks; the step's loss is the mean over its clips.
         torch.autograd.backward(loss * (self._runtime.world_size / step_clips))
         self._statistics.end_slot(clips)
         counts = torch.tensor([clips], dtype=torch.float64, device=device)
-        return torch.cat([torch.stack([loss.detach(), (logits.argmax(dim=1) == labels).sum()]).double(), counts])
+        return torch.cat([torch.stack([loss.detach(), correct]).double(), counts])
+
+    def _mixup(self, step: int, batch: Batch) -> Mixup | None:
+        chain, clips = self._job.config.frontend, len(batch.clips)
+        if chain.mixup_probability == 0.0:
+            return None
+        return Mixup(chain, self._settings.seed, step, batch.slot, clips, self._runtime.device)
 
     def _inputs(self, batch: Batch, epoch: int) -> Tensor:
         """int16 (B, T) -> what the network sees, (B, 1, F, N)."""
-        wave = to_float(batch.wave.to(self._runtime.device, non_blocking=True))
-        if self._augment is None:
+        wave = batch.wave.to(self._runtime.device, non_blocking=True)
+        with torch.no_grad():
+            if self._augment:
+                return self._augment(wave, batch.lengths.numpy(), batch.draws.numpy(), epoch)
             plain: Tensor = self._features(wave)
             return plain
-        draws = batch.draws.numpy()
-        return self._augment.mask(self._features(self._augment.wave(wave, draws, epoch)), draws, epoch)
 
     def _update(self, step: int, scale: float) -> None:
         """The optimizer's step; `scale` makes the mean over the planned clips the mean over those there were."""
@@ -142,10 +154,10 @@ class Stepper:
 
     def _build_augment(self) -> Augment | None:
         config = self._job.config
-        if not config.frontend.augment:
+        if not config.frontend.varies:
             return None
-        noises = training_noise(self._job.index, Caching.of(config.data))
-        return Augment(config.frontend, self._settings.seed, noises, self._job.samples, self._runtime.device)
+        noises, device = noise_of(self._job.index, "train", Caching.of(config.data)), self._runtime.device
+        return Augment(config.frontend, self._features, self._settings.seed, noises, self._job.samples, device)
 
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from kws import log, models, runfolder
-from kws.audio.features import Features
+from kws.audio import statistics
+from kws.audio.features import Features, Normal
 from kws.checkpoint import Checkpoint, Checkpoints
 from kws.config import Config
 from kws.data.ledger import Ledger
@@ -87,7 +88,8 @@ class Trainer:
         self.config, self.folder, self.runtime = config, folder, runtime
         slots_of(runtime.rank, runtime.world_size, config.train.slots)  # refuses a world size that does not fit
         self.job = Job(config)
-        self.features = Features(config.frontend.features).to(runtime.device)
+        self.normal = self._measure_normal()
+        self.features = Features(config.frontend.features, self.normal).to(runtime.device)
         self.network = self._build_network()
         self.optimizer = build_optimizer(self.network, config.train)
         self.console = log.console(runtime.is_main)
@@ -95,6 +97,15 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
         self.state = TrainState()
         self.meter, self.epoch_meter = Meter(), Meter()
+
+    def _measure_normal(self) -> Normal | None:
+        """What the features are normalised by: measured by one rank, so that it is the same on all."""
+        config = self.config
+        if config.frontend.normalise == "none":
+            return None
+        return self.runtime.on_main(
+            lambda: statistics.of(self.job.index, config.frontend.features, self.job.samples, Caching.of(config.data))
+        )
 
     def _build_network(self) -> torch.nn.Module:
         torch.manual_seed(self.config.train.seed)  # the same first weights on every rank
@@ -170,7 +181,7 @@ class Trainer:
     def _build_reader(self) -> Reader:
         """One for the whole run: it remembers which clips it has checked. Refuses a cache that is too small."""
         job, data, caching = self.job, self.config.data, Caching.of(self.config.data)
-        reader = Reader(job.index, "train", job.task.class_of, job.samples, data.verify, data.on_bad, caching)
+        reader = Reader(job.index, "train", job.task.class_of, job.read_samples, data.verify, data.on_bad, caching)
         if reader.cached:
             mine = self.runtime.node_ranks()
             needed = job.plan(self.epoch).bytes_at_once(mine, self.runtime.world_size)
@@ -251,6 +262,8 @@ class Trainer:
         checkpoint: Checkpoint = self.checkpoints.named(name)
         self.network.load_state_dict(checkpoint.model())
         self.optimizer.load_state_dict(checkpoint.optimizer())
+        self.normal = checkpoint.state.get("normal")
+        self.features = Features(self.config.frontend.features, self.normal).to(self.runtime.device)
         self.state.load_state_dict(checkpoint.state)
         self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.job.total_steps}")
 
@@ -280,7 +293,7 @@ class Trainer:
         self.log.flush()
         name = f"step-{self.state.step:08d}"
         corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
-        state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better}
+        state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
         if suffix:
             path = self.checkpoints.save_again(name, state, name + suffix)
         else:
@@ -321,7 +334,8 @@ class Trainer:
         size, left = models.count_parameters(self.network), self.job.total_steps - self.state.step
         self.say(f"{self.config.model.name}, {size:,} parameters, {len(self.job.task.classes)} classes")
         self.say(f"{left} steps to go, each of {train.global_batch} clips in {train.slots} slots")
-        if self.config.frontend.augment and not len(self.job.index.splits.get("noise", ())):
+        chain = self.config.frontend
+        if (chain.noise_probability or chain.mix_probability) and not len(self.job.index.splits.get("noise", ())):
             self.say(f"note: {self.job.index.root} has no noise recordings: trained without noise")
         self.say(f"{len(ranks)} process{'es' if len(ranks) > 1 else ''}, {self.runtime.threads} torch threads each")
         for row in ranks:

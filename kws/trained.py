@@ -21,7 +21,7 @@ class Trained:
         self.config, self.checkpoint, self.device = config, checkpoint, device
         self.classes: tuple[str, ...] = tuple(checkpoint.state["classes"])
         self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
-        self.features = Features(config.frontend.features).to(device)
+        self.features = Features(config.frontend.features, checkpoint.state.get("normal")).to(device)
         shape = self.features.shape(self.samples)
         self.network: nn.Module = models.build(config.model.name, len(self.classes), shape).to(device)
         self.network.load_state_dict(checkpoint.model())

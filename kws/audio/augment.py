@@ -1,94 +1,157 @@
-"""Variation of the training clips, in batches, where the network runs.
+"""Waveform to varied features: what training clips go through, in batches, where the network runs.
 
-    float (B, T) -> shift and speed -> gain -> background noise -> [features] -> SpecAugment masks
+    (B, T) -> amplitude, volume, speed, shift -> room -> noise at a ratio -> spectrum -> stretch, frame shift
+           -> noise that went the same way, in the spectrum -> mel, decibels or log -> masks -> (B, 1, F, N)
 
-What happens to a clip hangs on (seed, epoch, draw number, name of the step) and nothing else: not on the rank, the
-batch it is in, or what ran before. By draw and not by clip, so the repeats of a rare word differ.
+What happens to a clip is drawn in kws/audio/chance.py, from (seed, epoch, draw number, name of the step). On a CPU a
+few clips at a time are taken through, as many as stay in its cache; a step that none of them has drawn costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kws import keyed
-from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
+from kws.audio import frames, ta
+from kws.audio.chance import Chance, Course, Ints, Noise
+from kws.audio.codec import Pcm
+from kws.audio.features import Features
+from kws.audio.noise import NoiseBank, rooms
 from kws.config import FrontEndConfig
+
+_CPU_CLIPS = 16
+"""Clips that a CPU takes through the chain at once."""
 
 
 class Augment:
-    """The steps with their ranges from `settings`; `noises` are int16 recordings, held on the device once."""
+    """The chain with its steps from `settings`; `noises` are int16 recordings, held on the device once."""
 
     def __init__(
-        self, settings: FrontEndConfig, seed: int, noises: Sequence[Pcm], samples: int, device: torch.device
-    ) -> None:
-        self._settings, self._seed, self._samples, self._device = settings, seed, samples, device
-        usable = [noise for noise in noises if len(noise) >= samples]
-        self._bank = torch.from_numpy(np.concatenate(usable)).to(device) if usable else None
-        # Windows that lie inside one recording: how many start in each, and where each recording starts.
-        self._windows = np.cumsum([len(noise) - samples + 1 for noise in usable])
-        self._starts = np.cumsum([0] + [len(noise) for noise in usable])
+        self, settings: FrontEndConfig, features: Features, seed: int, noises: Sequence[Pcm], samples: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._settings, self._features, self._samples, self._device = settings, features, samples, device
+        self._chance = Chance(settings, seed, samples)
+        self._bank = NoiseBank(noises, samples, device)
+        reverb = settings.reverb_probability > 0.0
+        self._rooms = rooms(settings.reverb_seconds, seed, device) if reverb else torch.zeros(0, 1)
 
-    def wave(self, wave: Tensor, draws: npt.NDArray[np.int64], epoch: int) -> Tensor:
-        """Float samples (B, T) and their draw numbers (B,) -> varied samples (B, T)."""
-        settings = self._settings
-        shift, speed, gain = self._between(draws, epoch, "wave", 3).T
-        wave = _resample(wave, shift * settings.shift_ms * SAMPLE_RATE_HZ / 1000, 1.0 + speed * settings.speed)
-        wave = wave * _column(10.0 ** (gain * settings.gain_db / 20.0), wave)
-        return wave if self._bank is None else self._add_noise(wave, draws, epoch, self._bank)
+    def __call__(self, wave: Tensor, lengths: npt.NDArray[np.int64], draws: Ints, epoch: int) -> Tensor:
+        """int16 or float samples (B, T), how many of each row are the clip's, and draw numbers, (B,) each -> features
+        (B, 1, F, N). T may be more than a clip's samples: speed may need them."""
+        course, mix = self._chance.course(draws, epoch), self._mix(draws, epoch)
+        course_of_noise = self._chance.course(draws, epoch, "noise.")
+        limit = _CPU_CLIPS if self._device.type == "cpu" else max(1, len(draws))
+        found = []
+        for first in range(0, len(draws), limit):
+            rows = np.arange(first, min(first + limit, len(draws)))
+            part = wave[first : first + limit]
+            clips = self.wave(part, lengths[rows], draws[rows], epoch, course.take(rows))
+            power = self._power(clips, course.take(rows), mix.take(rows), course_of_noise.take(rows))
+            found.append(self._features.scaled(self._features.mel_of_power(power)))
+        return self.mask(torch.cat(found), draws, epoch)
 
-    def mask(self, features: Tensor, draws: npt.NDArray[np.int64], epoch: int) -> Tensor:
+    # --- the wave ---------------------------------------------------------------------------------------------
+
+    def wave(
+        self, wave: Tensor, lengths: npt.NDArray[np.int64], draws: Ints, epoch: int, course: Course | None = None
+    ) -> Tensor:
+        """The steps on the wave alone: int16 or float (B, T) -> float (B, samples)."""
+        course = course or self._chance.course(draws, epoch)
+        wave = played(wave, lengths, course, self._samples)
+        where = self._chance.rooms(draws, epoch, len(self._rooms))
+        wave = _changed(wave, where >= 0, lambda clips, rows: self._in_rooms(clips, where[rows]))
+        noise = self._chance.noise(draws, epoch)
+        heard = noise.chosen & (self._bank.windows > 0)
+        return _changed(wave, heard, lambda clips, rows: self._with_noise(clips, noise.place[rows], noise.level[rows]))
+
+    def _in_rooms(self, clips: Tensor, where: Ints) -> Tensor:
+        """Convolved with the rooms' responses, as loud as before."""
+        responses = self._rooms[torch.from_numpy(where).to(self._device)]
+        heard: Tensor = ta.functional.fftconvolve(clips, responses)[:, : self._samples]
+        return heard * (_rms(clips) / _rms(heard))
+
+    def _with_noise(self, clips: Tensor, place: npt.NDArray[np.float64], snr_db: npt.NDArray[np.float64]) -> Tensor:
+        # Not torchaudio's add_noise: a silent window of noise would make it divide by zero.
+        noise = self._bank.window((place * self._bank.windows).astype(np.int64))
+        return clips + noise * (_rms(clips) / _rms(noise) * _column(10.0 ** (-snr_db / 20.0), clips))
+
+    # --- the spectrum -----------------------------------------------------------------------------------------
+
+    def _mix(self, draws: Ints, epoch: int) -> Noise:
+        mix = self._chance.mix(draws, epoch)
+        return mix if self._bank.rows else Noise(np.zeros(len(draws), dtype=bool), mix.place, mix.level)
+
+    def _power(self, clips: Tensor, course: Course, mix: Noise, course_of_noise: Course) -> Tensor:
+        """Waves (B, samples) -> power of the frames (B, N, K), stretched, shifted and mixed with rows of the bank that
+        went the same way."""
+        mixed = np.flatnonzero(mix.chosen)
+        partner, way = np.full(len(clips), -1), course_of_noise.take(mixed)
+        partner[mixed] = len(clips) + np.arange(len(mixed))
+        if len(mixed):
+            noise = self._bank.row((mix.place[mixed] * self._bank.rows).astype(np.int64))
+            clips = torch.cat([clips, played(noise, np.full(len(mixed), self._samples), way, self._samples)])
+        spectra = self._features.spectrum(clips)
+        return frames.moved_power(spectra, Course.joined(course, way), partner, mix.level)
+
+    # --- the features -----------------------------------------------------------------------------------------
+
+    def mask(self, features: Tensor, draws: Ints, epoch: int) -> Tensor:
         """Features (B, 1, F, N) -> the same with masked frames and bands at the clip's mean.
 
         Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
         """
         settings = self._settings
-        filler = features.mean(dim=(2, 3), keepdim=True)
+        filler = features.mean(dim=(2, 3), keepdim=True) if settings.time_masks or settings.band_masks else features
         for name, dim, count, most in (
             ("frames", 3, settings.time_masks, settings.time_mask_frames),
             ("bands", 2, settings.band_masks, settings.band_mask_bands),
         ):
             if count and most:
-                hidden = self._spans(draws, epoch, name, count, most, features.shape[dim])
+                hidden = self._chance.hidden(draws, epoch, name, count, most, features.shape[dim])
+                place = torch.from_numpy(hidden).to(features.device)
                 features = torch.where(
-                    hidden[:, None, None, :] if dim == 3 else hidden[:, None, :, None], filler, features
+                    place[:, None, None, :] if dim == 3 else place[:, None, :, None], filler, features
                 )
         return features
 
-    def _between(self, draws: npt.NDArray[np.int64], epoch: int, name: str, count: int) -> npt.NDArray[np.float64]:
-        """Numbers in [-1, 1), (B, count)."""
-        return keyed.uniforms(draws, count, "augment", self._seed, epoch, name) * 2.0 - 1.0
 
-    def _spans(self, draws: npt.NDArray[np.int64], epoch: int, name: str, count: int, most: int, size: int) -> Tensor:
-        """Which of `size` places `count` spans of 0..most places cover, (B, size) bool."""
-        drawn = keyed.uniforms(draws, 2 * count, "augment", self._seed, epoch, name)
-        width = np.floor(drawn[:, :count] * (min(most, size) + 1))
-        start = np.floor(drawn[:, count:] * (size - width + 1))
-        place = np.arange(size)
-        inside = (place >= start[..., None]) & (place < (start + width)[..., None])
-        return torch.from_numpy(inside.any(axis=1)).to(self._device)
+def played(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
+    """int16 or float (B, T), of which the first `lengths` of each row are the clip -> float (B, samples): from `start`
+    on by `step`, by linear interpolation as numpy's `interp` (its last sample holds for one step), silence outside."""
+    scale = 1.0 / 32768.0 if wave.dtype == torch.int16 else 1.0
+    if wave.device.type == "cpu":
+        from kws.audio import kernels  # numba takes half a second to import: for those who need it
 
-    def _add_noise(self, wave: Tensor, draws: npt.NDArray[np.int64], epoch: int, bank: Tensor) -> Tensor:
-        """Mixes a window of the bank in, at a random ratio of the clip's power to the noise's, in some of the draws."""
-        settings = self._settings
-        chosen, place, level = keyed.uniforms(draws, 3, "augment", self._seed, epoch, "noise").T
-        rows = np.flatnonzero(chosen < settings.noise_probability)
-        if len(rows) == 0:
-            return wave
-        window = (place[rows] * self._windows[-1]).astype(np.int64)
-        which = np.searchsorted(self._windows, window, side="right")
-        start = self._starts[which] + window - np.concatenate([[0], self._windows])[which]
-        span = torch.arange(self._samples, device=self._device)
-        noise = bank[torch.from_numpy(start).to(self._device)[:, None] + span].float() / 32768.0
-        low, high = settings.noise_snr_db
-        at = torch.from_numpy(rows).to(self._device)
-        clip = wave[at]
-        scale = _rms(clip) / _rms(noise) * _column(10.0 ** (-(low + (high - low) * level[rows]) / 20.0), wave)
-        return wave.index_copy(0, at, clip + noise * scale)
+        out = torch.empty(len(wave), samples)
+        kernels.play(wave.numpy(), lengths, course.gain * scale, course.start, course.step, out.numpy())
+        return out
+    device = wave.device
+    start, step, length = (
+        torch.from_numpy(values).to(device)[:, None] for values in (course.start, course.step, lengths)
+    )
+    # Places in float64: float32 is off by a thousandth of a sample at the end of a clip.
+    place = torch.arange(samples, device=device, dtype=torch.float64) * step + start
+    low = place.long().clamp_(0, wave.shape[1] - 1)
+    high = torch.minimum(low + 1, (length - 1).clamp_min(0))
+    before, behind = wave.gather(1, low).float(), wave.gather(1, high).float()
+    inside = (place >= 0) & (place < length)
+    return torch.lerp(before, behind, (place - low).float()) * inside * _column(course.gain * scale, before)
+
+
+def _changed(wave: Tensor, chosen: npt.NDArray[np.bool_], change: Callable[[Tensor, Ints], Tensor]) -> Tensor:
+    """(B, T) with `change(clips, rows)` in place of the chosen rows."""
+    rows = np.flatnonzero(chosen)
+    if len(rows) == 0:
+        return wave
+    if len(rows) == len(chosen):
+        return change(wave, rows)
+    at = torch.from_numpy(rows).to(wave.device)
+    return wave.index_copy(0, at, change(wave[at], rows))
 
 
 def _column(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
@@ -98,18 +161,3 @@ def _column(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
 def _rms(wave: Tensor) -> Tensor:
     """(B, T) -> (B, 1), never 0."""
     return wave.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-5)
-
-
-def _resample(wave: Tensor, shift: npt.NDArray[np.float64], rate: npt.NDArray[np.float64]) -> Tensor:
-    """Plays (B, T) at `rate` about the clip's middle, moved by `shift` samples; linear interpolation, zeros outside."""
-    samples = wave.shape[1]
-    middle = (samples - 1) / 2
-    steps = torch.arange(samples, device=wave.device, dtype=torch.float32)
-    source = (steps - middle - _column(shift, wave)) * _column(rate, wave) + middle
-    # One zero before and two behind, so that every place outside reads silence.
-    padded = torch.nn.functional.pad(wave, (1, 2))
-    source = source.clamp(-1.0, float(samples)) + 1.0
-    left = source.floor()
-    index = left.long()
-    low = padded.gather(1, index)
-    return low + (source - left) * (padded.gather(1, index + 1) - low)

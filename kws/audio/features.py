@@ -1,13 +1,16 @@
 """Waveform to the network's input, in batches, where the network runs.
 
-    int16 or float (B, T) -> float in [-1, 1) -> power spectrogram -> mel -> decibels or log -> (B, 1, F, N)
+    int16 or float (B, T) -> float in [-1, 1) -> frames, window, FFT -> (B, N, K) -> mel (B, N, F) -> decibels, log
+    or cosine transform -> normalisation -> (B, 1, F, N)
 
-One definition serves training, evaluation and prediction.
+One definition serves training, evaluation and prediction. Inside, frames come before bins: a frame is a row in
+memory, so what moves or mixes frames (kws/audio/frames.py) moves rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +30,8 @@ class Spec:
     bands: int
     low_hz: float
     scale: str
-    """`db`: decibels below the clip's own maximum, at most 80. `log`: natural log, the clip's mean taken off."""
+    """`db`: decibels below the clip's own maximum, at most 80. `log`: natural log, the clip's mean taken off.
+    `mfcc`: cosine transform of decibels, as many coefficients as bands."""
 
 
 SPECS = {
@@ -35,33 +39,58 @@ SPECS = {
     "mel40": Spec(2048, 2048, 512, 40, 0.0, "db"),
     "logmel40": Spec(512, 400, 160, 40, 20.0, "log"),
     "logmel40_30ms": Spec(512, 480, 160, 40, 20.0, "log"),
+    "mfcc40": Spec(512, 480, 160, 40, 20.0, "mfcc"),
 }
 # Added to the power before the log: about the power of 16-bit rounding noise in a band, so that digital silence
 # and a quiet room look alike.
 _LOG_FLOOR = 1e-6
 # Standard deviation of log-mel features of Speech Commands after the mean is taken off, rounded.
 _LOG_SPREAD = 3.0
+CPU_CLIPS = 4
+"""Clips that a CPU transforms at once: their frames stay in its cache. Measured on an EPYC with 1 MB of L2 a core, in
+turns with librosa: 177 us a clip, and 210 by sixteens."""
+Normal = tuple[list[float], list[float]]
+"""Mean and deviation of each band, (F,) each."""
 
 
 class Features(nn.Module):
     """Mel features by name: (B, T) int16 or float samples at 16 kHz -> (B, 1, F, N) float32.
 
-    `mel32` and `mel40` equal librosa's `melspectrogram(n_fft=2048, hop_length=512)` in `power_to_db(ref=np.max)`.
-    N is 1 + T / hop. Raises UsageError for a name that is none of SPECS.
+    `mel32` and `mel40` equal librosa's `melspectrogram(n_fft=2048, hop_length=512)` in `power_to_db(ref=np.max)`,
+    `mfcc40` its `mfcc(n_mfcc=40, n_mels=40, n_fft=512, win_length=480, hop_length=160, fmin=20)`. N is 1 + T / hop.
+    `normal`: what to normalise by. Raises UsageError for a name that is none
+    of SPECS.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, normal: Normal | None = None) -> None:
         super().__init__()
         if name not in SPECS:
             raise UsageError(f"frontend.features: no {name!r}; there are {', '.join(SPECS)}")
-        self.spec = spec = SPECS[name]
-        bank = ta.functional.melscale_fbanks(
-            spec.n_fft // 2 + 1, spec.low_hz, SAMPLE_RATE_HZ / 2, spec.bands, SAMPLE_RATE_HZ, "slaney", "slaney"
-        )
+        self.name, self.spec = name, SPECS[name]
+        spec = self.spec
+        # torch.stft's way with a window shorter than the transform: zeros on both sides.
+        left = (spec.n_fft - spec.window) // 2
+        window = nn.functional.pad(torch.hann_window(spec.window), (left, spec.n_fft - spec.window - left))
         self.window: Tensor
-        self.bank: Tensor
-        self.register_buffer("window", torch.hann_window(spec.window), persistent=False)
-        self.register_buffer("bank", bank.T.contiguous(), persistent=False)  # (F, n_fft / 2 + 1)
+        self.cosines: Tensor
+        self.normal: Tensor
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("cosines", ta.functional.create_dct(spec.bands, spec.bands, "ortho"), persistent=False)
+        self.register_buffer("normal", _normal(normal, spec.bands), persistent=False)
+        self._normalises = normal is not None
+        self._add_banks(_mel_bank(spec))
+
+    def _add_banks(self, bank: Tensor) -> None:
+        """The filters of the lower and of the upper bands apart, each over its own bins: half the work."""
+        self._edges: list[tuple[int, int]] = []
+        half = -(-bank.shape[1] // 16) * 8
+        for part, columns in enumerate(torch.split(bank, half, dim=1)):
+            used = columns.sum(dim=1).nonzero()
+            low, high = int(used[0]), int(used[-1]) + 1
+            self._edges.append((low, high))
+            self.register_buffer(f"bank{part}", columns[low:high].contiguous(), persistent=False)
+            # For spectra as they lie in memory, real and imaginary parts in turn.
+            self.register_buffer(f"twice{part}", columns[low:high].repeat_interleave(2, dim=0), persistent=False)
 
     def shape(self, samples: int) -> tuple[int, int, int]:
         """The shape of one clip's features, (1, F, N)."""
@@ -69,18 +98,62 @@ class Features(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """(B, T) -> (B, 1, F, N)."""
-        mel = torch.matmul(self.bank, self.power(to_float(wave)))
-        scaled = _decibels(mel) if self.spec.scale == "db" else _log(mel)
-        return scaled.unsqueeze(1)
+        mel = [self.mel_of_spectrum(self._transformed(to_float(part))) for part in self._parts(wave)]
+        return self.scaled(torch.cat(mel))
 
-    def power(self, wave: Tensor) -> Tensor:
-        """Float samples (B, T) -> power spectrogram (B, n_fft / 2 + 1, N)."""
+    def spectrum(self, wave: Tensor) -> Tensor:
+        """Float samples (B, T) -> complex (B, N, n_fft / 2 + 1): centred frames, zeros outside the clip."""
+        return torch.cat([self._transformed(part) for part in self._parts(wave)])
+
+    def _parts(self, wave: Tensor) -> Sequence[Tensor]:
+        return torch.split(wave, CPU_CLIPS) if wave.device.type == "cpu" else (wave,)
+
+    def _transformed(self, wave: Tensor) -> Tensor:
         spec = self.spec
-        stft = torch.stft(
-            wave, spec.n_fft, spec.hop, spec.window, self.window, center=True, pad_mode="constant", return_complex=True
-        )
-        # Not abs() ** 2: its square root cost as much as the transform itself (110 against 60 us a clip).
-        return torch.addcmul(stft.real.square(), stft.imag, stft.imag)
+        padded = nn.functional.pad(wave, (spec.n_fft // 2, spec.n_fft // 2))
+        found: Tensor = torch.fft.rfft(padded.unfold(1, spec.n_fft, spec.hop) * self.window)
+        return found
+
+    def mel_of_spectrum(self, spectrum: Tensor) -> Tensor:
+        """Complex (B, N, K) -> mel power (B, N, F)."""
+        # Squares of the parts as they lie, summed by the filters: no pass that picks real and imaginary parts apart.
+        return self._filtered(torch.view_as_real(spectrum).flatten(-2).square(), "twice", 2)
+
+    def mel_of_power(self, power: Tensor) -> Tensor:
+        """Power (B, N, K) -> mel power (B, N, F)."""
+        return self._filtered(power, "bank", 1)
+
+    def _filtered(self, power: Tensor, kind: str, per_bin: int) -> Tensor:
+        parts = [
+            torch.matmul(power[..., low * per_bin : high * per_bin], self.get_buffer(f"{kind}{part}"))
+            for part, (low, high) in enumerate(self._edges)
+        ]
+        return torch.cat(parts, dim=-1)
+
+    def scaled(self, mel: Tensor) -> Tensor:
+        """Mel power (B, N, F) -> what the network sees, (B, 1, F, N)."""
+        scales = {"db": _decibels, "log": _log, "mfcc": self._cepstrum}
+        found: Tensor = scales[self.spec.scale](mel)
+        if self._normalises:
+            found = (found - self.normal[0]) / self.normal[1]
+        return found.transpose(1, 2).unsqueeze(1).contiguous()
+
+    def _cepstrum(self, mel: Tensor) -> Tensor:
+        level = 10.0 * torch.log10(mel.clamp_min(1e-10))
+        kept = level.maximum(level.amax(dim=(1, 2), keepdim=True) - 80.0)
+        return torch.matmul(kept, self.cosines)
+
+
+def _mel_bank(spec: Spec) -> Tensor:
+    """Slaney's filters, each of unit area, (K, F)."""
+    bank: Tensor = ta.functional.melscale_fbanks(
+        spec.n_fft // 2 + 1, spec.low_hz, SAMPLE_RATE_HZ / 2, spec.bands, SAMPLE_RATE_HZ, "slaney", "slaney"
+    )
+    return bank
+
+
+def _normal(normal: Normal | None, bands: int) -> Tensor:
+    return torch.tensor(normal if normal else ((0.0,) * bands, (1.0,) * bands), dtype=torch.float32)
 
 
 def to_float(wave: Tensor) -> Tensor:
@@ -89,7 +162,7 @@ def to_float(wave: Tensor) -> Tensor:
 
 
 def _decibels(power: Tensor, floor_db: float = 80.0, least: float = 1e-10) -> Tensor:
-    """(B, F, N) power -> dB against each clip's own maximum, cut at `floor_db` below it."""
+    """(B, N, F) power -> dB against each clip's own maximum, cut at `floor_db` below it."""
     top = power.amax(dim=(1, 2), keepdim=True).clamp_min(least)
     return (10.0 * torch.log10(power.clamp_min(least) / top)).clamp_min(-floor_db)
 

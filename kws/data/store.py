@@ -225,7 +225,8 @@ class Ahead:
             self._fetch(stretch, maps)
 
     def _fetch(self, stretch: Stretch, maps: list[mmap.mmap]) -> None:
-        todo = collections.deque(stretch.shards)
+        # A shard without bytes is none on the disk (kws/data/silence.py).
+        todo = collections.deque(number for number in stretch.shards if self._shards[number].bytes)
         while todo and not self._stop.is_set() and self._step < stretch.end:
             if self._paused:
                 self._stop.wait(0.02)

@@ -26,14 +26,12 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from kws.audio import codec
+from kws.data import silence
 from kws.data.fetch import DamagedError
-from kws.data.index import Index, Shard
+from kws.data.index import Index, Shard, Split
 from kws.data.plan import Slot, Stretch
 from kws.data.store import USUAL, Ahead, Caching, Store
 from kws.errors import UsageError
-
-NOISE_TRAIN_FRACTION = 0.8
-"""Training hears the first part of every noise recording; the rest is for evaluation, so nothing leaks."""
 
 Numbers = npt.NDArray[np.int64]
 
@@ -69,6 +67,7 @@ class Reader:
         self._columns = {name: np.asarray(column) for name, column in self._split.columns.items()}
         # Memory that forked loader workers share, so that what one epoch's workers checked counts in the next. A map
         # without a file: the kernel fills in pages as clips are checked, so 100 million clips cost nothing up front.
+        self._silence = _silence_of(index, self._split, caching)
         self._checked, self._bad = (_shared_flags(len(self._split)) for _ in range(2))
 
     @property
@@ -151,6 +150,8 @@ class Reader:
     def _shard_of(self, clips: Numbers) -> tuple[Shard, memoryview]:
         """The shard that these clips (all of one) lie in, and its bytes."""
         shard = self._split.shards[self._columns["shard"][clips[0]]]
+        if silence.is_silence(shard):
+            return shard, self._silence
         return shard, memoryview(self._store.shard(shard))
 
     def _member(self, clip: int, data: memoryview) -> memoryview:
@@ -167,6 +168,8 @@ class Reader:
     def name(self, clip: int) -> str:
         """What the clip is called in its tar: the key, read from the header in front of its audio."""
         columns = self._split.columns
+        if silence.is_silence(self._split.shards[columns["shard"][clip]]):
+            return f"{silence.NAME}-{clip}"
         view = self._store.shard(self._split.shards[columns["shard"][clip]])
         end = int(columns["offset"][clip])
         # Names that are long or not ASCII stand in a block of their own before the header, marked x.
@@ -181,7 +184,7 @@ class Reader:
 
     def _check(self, clips: Numbers, shard: Shard, data: memoryview) -> None:
         """Compares the crc32 of these clips (all of one shard) with the index, of those that it is due for."""
-        if self._verify == "never":
+        if self._verify == "never" or silence.is_silence(shard):
             return
         due = clips if self._verify == "always" else clips[~self._checked[clips]]
         for clip in due.tolist():
@@ -265,12 +268,20 @@ def _bind_to_parent(_: int) -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def training_noise(index: Index, caching: Caching = USUAL) -> list[codec.Pcm]:
-    """The part of every noise recording that training may hear; [] where the corpus has none."""
+def noise_of(index: Index, split: str, caching: Caching = USUAL) -> list[codec.Pcm]:
+    """The part of every noise recording that a split may hear; [] where the corpus has none."""
     if not len(index.splits.get("noise", ())):
         return []
     reader = Reader(index, "noise", [0] * len(index.words), 0, caching=caching)
     recordings = [reader.read(clip) for clip in range(len(index.split("noise")))]
-    heard = [recording[: int(len(recording) * NOISE_TRAIN_FRACTION)] for recording in recordings]
+    heard = [recording[silence.part_of(len(recording), split)] for recording in recordings]
     # A view would pin its shard in the cache for the whole run.
     return [recording.copy() for recording in heard] if reader.cached else heard
+
+
+def _silence_of(index: Index, split: Split, caching: Caching) -> memoryview:
+    """What the rows of `kws.data.silence` lie in: the split's noise end to end behind the length of a WAV header."""
+    if not any(map(silence.is_silence, split.shards)):
+        return memoryview(b"")
+    joined = np.concatenate(noise_of(index, split.name, caching)).astype("<i2", copy=False)
+    return memoryview(bytes(codec.WAV_HEADER_BYTES) + joined.tobytes())

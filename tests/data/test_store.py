@@ -28,7 +28,7 @@ from kws.data.fetch import DamagedError, Patience, Source
 from kws.data.index import Index, Shard
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.store import Caching, Store, require_room
-from kws.data.stream import Batch, Reader, stream, training_noise
+from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.errors import UsageError
 from tests.conftest import require
 from tests.data.web import Web, serve
@@ -402,8 +402,8 @@ def test_batches_from_http_are_those_from_disk(tones: Index, web: Web, caching: 
         assert len(found) == len(wanted)
         assert all(same(*pair) for pair in zip(found, wanted, strict=True))
     assert web.served == {shard.name: 1 for shard in shards_of(tones)}
-    (noise,) = training_noise(remote, caching)
-    assert np.array_equal(noise, training_noise(tones)[0])
+    (noise,) = noise_of(remote, "train", caching)
+    assert np.array_equal(noise, noise_of(tones, "train")[0])
 
 
 def test_batches_are_right_in_a_cache_with_room_for_one_shard_only(tones: Index, web: Web, caching: Caching) -> None:

@@ -16,7 +16,7 @@ from kws.data import foreign, index, pack
 from kws.data.index import Index
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.store import Store
-from kws.data.stream import Batch, Reader, stream, training_noise
+from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.errors import UsageError
 from tests.conftest import tone, write_corpus
 
@@ -213,13 +213,13 @@ def test_a_store_keeps_few_maps_open_and_reads_all_the_same(tones: Index, monkey
 
 def test_training_hears_the_first_four_fifths_of_the_noise(tones: Index) -> None:
     whole = codec.decode((tones.root.parent / "wav" / "_background_noise_" / "hiss.wav").read_bytes())
-    (heard,) = training_noise(tones)
+    (heard,) = noise_of(tones, "train")
     assert np.array_equal(heard, whole[: len(whole) * 8 // 10])
 
 
 def test_a_corpus_without_noise_has_none_to_hear(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 12}, speakers=12, samples=400, noise_seconds=0)
-    assert training_noise(pack.pack([source], tmp_path / "out")[0]) == []
+    assert noise_of(pack.pack([source], tmp_path / "out")[0], "train") == []
 
 
 def test_streaming_leaves_the_global_random_numbers_alone(tones: Index) -> None:

@@ -1,0 +1,114 @@
+"""The seed's training chain as its author wrote such things: one clip at a time, plain librosa and numpy.
+
+What kws/audio computes in batches is held against this, step by step, for given parameters; and
+benchmarks/frontend.py holds its speed against this one's. `shared/SEED.md` has the steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import librosa
+import numpy as np
+import numpy.typing as npt
+
+N_FFT, HOP, RATE_HZ = 2048, 512, 16_000
+Floats = npt.NDArray[np.floating]
+
+
+@dataclasses.dataclass
+class Steps:
+    """What a clip goes through; a step that is None is left out."""
+
+    amplitude: float | None = None
+    speed: float | None = None
+    stretch: float | None = None
+    shift: int | None = None
+
+
+def amplitude(samples: Floats, factor: float) -> Floats:
+    """1."""
+    return samples * np.float32(factor)
+
+
+def speed(samples: Floats, by: float) -> Floats:
+    """2. Linear interpolation at step 1 / (1 + by)."""
+    places = np.arange(0, len(samples), 1.0 / (1.0 + by))
+    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+
+
+def fixed(samples: Floats, length: int = RATE_HZ) -> Floats:
+    """3."""
+    return samples[:length] if len(samples) >= length else np.pad(samples, (0, length - len(samples)))
+
+
+def stft(samples: Floats) -> npt.NDArray[np.complex64]:
+    """4. (1025, 32)."""
+    return librosa.stft(samples, n_fft=N_FFT, hop_length=HOP)
+
+
+def stretch(spectrum: npt.NDArray[np.complex64], by: float) -> npt.NDArray[np.complex64]:
+    """5. Phase vocoder at rate 1 + by."""
+    return librosa.phase_vocoder(spectrum, rate=1.0 + by, hop_length=HOP)
+
+
+def shift(spectrum: npt.NDArray[np.complex64], frames: int) -> npt.NDArray[np.complex64]:
+    """6. Later by `frames`, zeros shifted in."""
+    moved = np.zeros_like(spectrum)
+    if frames >= 0:
+        moved[:, frames:] = spectrum[:, : spectrum.shape[1] - frames]
+    else:
+        moved[:, :frames] = spectrum[:, -frames:]
+    return moved
+
+
+def fixed_frames(spectrum: npt.NDArray[np.complex64], count: int) -> npt.NDArray[np.complex64]:
+    """7."""
+    return spectrum[:, :count] if spectrum.shape[1] >= count else librosa.util.fix_length(spectrum, size=count, axis=1)
+
+
+def mel(spectrum: npt.NDArray[np.complex64], bands: int) -> Floats:
+    """9. Decibels below the maximum, (bands, 32)."""
+    bank = librosa.filters.mel(sr=RATE_HZ, n_fft=N_FFT, n_mels=bands)
+    return librosa.power_to_db(bank @ (np.abs(spectrum) ** 2), ref=np.max)
+
+
+def to_frames(samples: Floats, steps: Steps, length: int = RATE_HZ) -> npt.NDArray[np.complex64]:
+    """1 to 7: float samples (T,) -> (1025, 32)."""
+    if steps.amplitude is not None:
+        samples = amplitude(samples, steps.amplitude)
+    if steps.speed is not None:
+        samples = speed(samples, steps.speed)
+    spectrum = stft(fixed(samples, length))
+    count = spectrum.shape[1]
+    if steps.stretch is not None:
+        spectrum = stretch(spectrum, steps.stretch)
+    if steps.shift is not None:
+        spectrum = shift(spectrum, steps.shift)
+    return fixed_frames(spectrum, count)
+
+
+def training_features(
+    samples: Floats, steps: Steps, noise: Floats | None, noise_steps: Steps, share: float, bands: int = 32
+) -> Floats:
+    """The whole chain: (bands, 32)."""
+    spectrum = to_frames(samples, steps)
+    if noise is not None:
+        spectrum = (1.0 - share) * spectrum + share * to_frames(noise, noise_steps)
+    return mel(spectrum, bands)
+
+
+def evaluation_features(samples: Floats, bands: int = 32) -> Floats:
+    """Valid and test: (bands, 32)."""
+    power = librosa.feature.melspectrogram(y=fixed(samples), sr=RATE_HZ, n_fft=N_FFT, hop_length=HOP, n_mels=bands)
+    return librosa.power_to_db(power, ref=np.max)
+
+
+def random_steps(rng: np.random.Generator) -> Steps:
+    """Each with probability a half, as the seed draws them."""
+    return Steps(
+        rng.uniform(0.7, 1.1) if rng.random() < 0.5 else None,
+        rng.uniform(-0.2, 0.2) if rng.random() < 0.5 else None,
+        rng.uniform(-0.2, 0.2) if rng.random() < 0.5 else None,
+        int(rng.integers(-8, 9)) if rng.random() < 0.5 else None,
+    )
