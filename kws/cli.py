@@ -90,6 +90,7 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
+    from kws.audio.codec import SAMPLE_RATE_HZ
     from kws.corpus import recipe as recipes
     from kws.data import pack
 
@@ -103,6 +104,11 @@ def _pack(arguments: argparse.Namespace) -> int:
         index, report = pack.pack(
             sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what)
         )
+    if len(index.splits.get("train", ())):
+        from kws.audio import statistics
+
+        with _progress("measuring features") as show:
+            statistics.write(index, SAMPLE_RATE_HZ, show)
     facts = {name: len(split) for name, split in index.splits.items()}
     faults = report.skipped + (recipes.differences(recipe, index.words, facts) if recipe else [])
     if arguments.json:
@@ -144,12 +150,31 @@ def _index(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from kws.data import contents, index
 
+    if arguments.clip:
+        return _inspect_clip(arguments)
     corpus = index.load(arguments.dir)
     if arguments.json:
         print(json.dumps(contents.facts(corpus)))
     else:
         _console().print(contents.words_table(corpus), contents.splits_table(corpus))
         print("\n".join(contents.shuffle_lines(corpus)))
+    return OK
+
+
+def _inspect_clip(arguments: argparse.Namespace) -> int:
+    from kws import config as settings_file
+    from kws import look
+
+    changes = arguments.set
+    config = settings_file.load(arguments.config, changes) if arguments.config else settings_file.of_overrides(changes)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(arguments.dir)))
+    out = arguments.out or Path(f"{arguments.clip.replace('/', '_')}.png")
+    look.draw_clip(config, arguments.clip, arguments.draws, out)
+    print(
+        json.dumps({"picture": str(out)})
+        if arguments.json
+        else f"{out}: the clip, and {arguments.draws} ways to vary it"
+    )
     return OK
 
 
@@ -338,8 +363,25 @@ def _corpus_commands(commands: Any) -> None:
         "--recipe", type=Path, help="what the corpus must hold, see shards/; other words or counts: exit code 1"
     )
 
-    inspect = _command(commands, "inspect", _inspect, "show what a packed corpus holds", "kws inspect data/mine")
+    inspect = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "show what a packed corpus holds",
+        "kws inspect data/mine --clip train/0 --out clip.png",
+    )
     inspect.add_argument("dir", type=Path, help="packed corpus")
+    inspect.add_argument(
+        "--clip",
+        metavar="NAME",
+        help="draw this clip, as the network sees it and as training varies it; or SPLIT/NUMBER",
+    )
+    inspect.add_argument("--out", type=Path, metavar="PNG", help="with --clip: the picture (default NAME.png)")
+    inspect.add_argument("--draws", type=int, default=4, help="with --clip: so many variants (default 4)")
+    inspect.add_argument("--config", type=Path, help="with --clip: whose front end (default: the defaults)")
+    inspect.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="with --clip: such as --set frontend.augment=seed"
+    )
 
     verify = _command(
         commands, "verify", _verify, "check a packed corpus, or what a run consumed", "kws verify data/mine"

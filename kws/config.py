@@ -278,6 +278,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse(tree, str(path))
 
 
+def of_overrides(overrides: Sequence[str]) -> Config:
+    """The defaults with `a.b=c` overrides laid over them. Raises UsageError with every mistake in them."""
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        _override(tree, text)
+    return parse(tree, "--set")
+
+
 def parse(tree: Mapping[str, Any], where: str) -> Config:
     """A tree of plain values -> Config. `where` heads the error message."""
     tree = _with_preset(tree)

@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 KEYS = {
     "stream.py": {"clips_per_s", "ratio_webdataset", "ratio_files_librosa", "ratio_memcpy"},
     "plan_scale.py": {"seconds", "peak_gb", "resume_ratio"},
+    "frontend.py": {"ratio_train", "ratio_eval"},
     "remote.py": {"ratio_curl_http", "ratio_curl_s3"},
 }
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kws.audio import frames, ta
+from kws.audio import frames
 from kws.audio.chance import Chance, Course, Ints, Noise
 from kws.audio.codec import Pcm
 from kws.audio.features import Features
@@ -35,16 +35,16 @@ class Augment:
         device: torch.device,
     ) -> None:  # fmt: skip
         self._settings, self._features, self._samples, self._device = settings, features, samples, device
-        self._chance = Chance(settings, seed, samples)
-        self._bank = NoiseBank(noises, samples, device)
+        self.chance = Chance(settings, seed, samples)
+        self.bank = NoiseBank(noises, samples, device)
         reverb = settings.reverb_probability > 0.0
-        self._rooms = rooms(settings.reverb_seconds, seed, device) if reverb else torch.zeros(0, 1)
+        self._rooms = self._room_spectra(rooms(settings.reverb_seconds, seed, device)) if reverb else torch.zeros(0, 1)
 
     def __call__(self, wave: Tensor, lengths: npt.NDArray[np.int64], draws: Ints, epoch: int) -> Tensor:
         """int16 or float samples (B, T), how many of each row are the clip's, and draw numbers, (B,) each -> features
         (B, 1, F, N). T may be more than a clip's samples: speed may need them."""
-        course, mix = self._chance.course(draws, epoch), self._mix(draws, epoch)
-        course_of_noise = self._chance.course(draws, epoch, "noise.")
+        course, mix = self.chance.course(draws, epoch), self._mix(draws, epoch)
+        course_of_noise = self.chance.course(draws, epoch, "noise.")
         limit = _CPU_CLIPS if self._device.type == "cpu" else max(1, len(draws))
         found = []
         for first in range(0, len(draws), limit):
@@ -61,30 +61,38 @@ class Augment:
         self, wave: Tensor, lengths: npt.NDArray[np.int64], draws: Ints, epoch: int, course: Course | None = None
     ) -> Tensor:
         """The steps on the wave alone: int16 or float (B, T) -> float (B, samples)."""
-        course = course or self._chance.course(draws, epoch)
+        course = course or self.chance.course(draws, epoch)
         wave = played(wave, lengths, course, self._samples)
-        where = self._chance.rooms(draws, epoch, len(self._rooms))
+        where = self.chance.rooms(draws, epoch, len(self._rooms))
         wave = _changed(wave, where >= 0, lambda clips, rows: self._in_rooms(clips, where[rows]))
-        noise = self._chance.noise(draws, epoch)
-        heard = noise.chosen & (self._bank.windows > 0)
+        noise = self.chance.noise(draws, epoch)
+        heard = noise.chosen & (self.bank.windows > 0)
         return _changed(wave, heard, lambda clips, rows: self._with_noise(clips, noise.place[rows], noise.level[rows]))
+
+    def _room_spectra(self, responses: Tensor) -> Tensor:
+        """(rooms, R) -> transforms as long as clip and room together, a power of two: torchaudio's fftconvolve takes
+        the sum itself, which may be a prime, and the rooms anew each time."""
+        spectra: Tensor = torch.fft.rfft(responses, n=1 << (self._samples + responses.shape[1] - 2).bit_length())
+        return spectra
 
     def _in_rooms(self, clips: Tensor, where: Ints) -> Tensor:
         """Convolved with the rooms' responses, as loud as before."""
-        responses = self._rooms[torch.from_numpy(where).to(self._device)]
-        heard: Tensor = ta.functional.fftconvolve(clips, responses)[:, : self._samples]
+        responses = self._rooms.index_select(0, torch.from_numpy(where).to(self._device))
+        length = 2 * (responses.shape[1] - 1)
+        whole: Tensor = torch.fft.irfft(torch.fft.rfft(clips, n=length) * responses, n=length)
+        heard = whole[:, : self._samples]
         return heard * (_rms(clips) / _rms(heard))
 
     def _with_noise(self, clips: Tensor, place: npt.NDArray[np.float64], snr_db: npt.NDArray[np.float64]) -> Tensor:
         # Not torchaudio's add_noise: a silent window of noise would make it divide by zero.
-        noise = self._bank.window((place * self._bank.windows).astype(np.int64))
+        noise = self.bank.window((place * self.bank.windows).astype(np.int64))
         return clips + noise * (_rms(clips) / _rms(noise) * _column(10.0 ** (-snr_db / 20.0), clips))
 
     # --- the spectrum -----------------------------------------------------------------------------------------
 
     def _mix(self, draws: Ints, epoch: int) -> Noise:
-        mix = self._chance.mix(draws, epoch)
-        return mix if self._bank.rows else Noise(np.zeros(len(draws), dtype=bool), mix.place, mix.level)
+        mix = self.chance.mix(draws, epoch)
+        return mix if self.bank.rows else Noise(np.zeros(len(draws), dtype=bool), mix.place, mix.level)
 
     def _power(self, clips: Tensor, course: Course, mix: Noise, course_of_noise: Course) -> Tensor:
         """Waves (B, samples) -> power of the frames (B, N, K), stretched, shifted and mixed with rows of the bank that
@@ -93,7 +101,7 @@ class Augment:
         partner, way = np.full(len(clips), -1), course_of_noise.take(mixed)
         partner[mixed] = len(clips) + np.arange(len(mixed))
         if len(mixed):
-            noise = self._bank.row((mix.place[mixed] * self._bank.rows).astype(np.int64))
+            noise = self.bank.row((mix.place[mixed] * self.bank.rows).astype(np.int64))
             clips = torch.cat([clips, played(noise, np.full(len(mixed), self._samples), way, self._samples)])
         spectra = self._features.spectrum(clips)
         return frames.moved_power(spectra, Course.joined(course, way), partner, mix.level)
@@ -112,7 +120,7 @@ class Augment:
             ("bands", 2, settings.band_masks, settings.band_mask_bands),
         ):
             if count and most:
-                hidden = self._chance.hidden(draws, epoch, name, count, most, features.shape[dim])
+                hidden = self.chance.hidden(draws, epoch, name, count, most, features.shape[dim])
                 place = torch.from_numpy(hidden).to(features.device)
                 features = torch.where(
                     place[:, None, None, :] if dim == 3 else place[:, None, :, None], filler, features

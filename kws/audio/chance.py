@@ -84,9 +84,12 @@ class Chance:
             start = (self._samples - 1) / 2 * (1.0 - step)
         if not mixed:  # what is done to noise are the steps of the seed's chain alone
             gain = gain * 10.0 ** (self._swing(draws, epoch, "volume", settings.volume_db) / 20.0)
-            moved = np.rint(self._swing(draws, epoch, "shift", settings.shift_ms) * SAMPLE_RATE_HZ / 1000.0)
-            start = start - moved * step
+            start = start - np.rint(self.moved_ms(draws, epoch) * SAMPLE_RATE_HZ / 1000.0) * step
         return Course(gain, start, step, rate, self._frame_shift(draws, epoch, of))
+
+    def moved_ms(self, draws: Ints, epoch: int) -> Floats:
+        """How much later a clip's wave comes, (B,); to whole samples."""
+        return self._swing(draws, epoch, "shift", self._settings.shift_ms)
 
     def noise(self, draws: Ints, epoch: int) -> Noise:
         """Noise on the wave: its level is the ratio of clip to noise in dB."""

@@ -28,13 +28,13 @@ class Steps:
 
 def amplitude(samples: Floats, factor: float) -> Floats:
     """1."""
-    return samples * np.float32(factor)
+    return samples * samples.dtype.type(factor)
 
 
 def speed(samples: Floats, by: float) -> Floats:
     """2. Linear interpolation at step 1 / (1 + by)."""
     places = np.arange(0, len(samples), 1.0 / (1.0 + by))
-    return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
+    return np.interp(places, np.arange(len(samples)), samples).astype(samples.dtype)
 
 
 def fixed(samples: Floats, length: int = RATE_HZ) -> Floats:

@@ -1,0 +1,268 @@
+"""The front end against librosa: the seed's training chain and its evaluation features, on one core; the modern chain.
+
+    python benchmarks/frontend.py [--quick] [--data DIR]
+
+In one process with one thread, on the same clips and with the same drawn parameters:
+
+- librosa   tests/audio/librosa_chain.py: one clip at a time, plain librosa and numpy
+- ours      kws.audio, batches of 64 as `kws train` and `kws evaluate` call it
+- rfft      the bare transform of the same frames, one a clip: the limit
+
+Rounds take turns, and the middle one of each counts. Before anything is timed the results are compared. Then each
+step's share, measured by itself. Bars: 5 x librosa for the training chain and for evaluation features. Where there is a
+GPU: clips/s there, and the chain's share of a WRN-28-10 training step (bar 5 %).
+
+Without --data the clips are noise, in which no step finds a short cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import librosa
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the reference is one of the tests'
+
+from kws import models, runtime
+from kws.audio import frames
+from kws.audio.augment import Augment, played
+from kws.audio.chance import Chance, Course
+from kws.audio.codec import Pcm
+from kws.audio.features import Features, to_float
+from kws.audio.noise import NoiseBank
+from kws.config import preset
+from kws.data import index
+from kws.data.stream import Reader, noise_of
+from tests.audio import librosa_chain
+from tests.audio.librosa_chain import Steps
+
+BATCH, SAMPLES, SEED = 64, 16000, 0
+CPU = torch.device("cpu")
+Clips = tuple[torch.Tensor, np.ndarray[Any, Any], list[Pcm]]
+"""int16 (B, 16000), how many samples of each row are the clip's, and noise recordings."""
+
+
+# --- the clips ------------------------------------------------------------------------------------------------
+
+
+def clips_of(folder: Path | None, count: int) -> Clips:
+    """Clips spread over a corpus's train split, or noise."""
+    rng = np.random.default_rng(0)
+    if folder is None:
+        wave = (rng.standard_normal((count, SAMPLES)) * 3000).astype(np.int16)
+        return (
+            torch.from_numpy(wave),
+            np.full(count, SAMPLES),
+            [(rng.standard_normal(60 * SAMPLES) * 900).astype(np.int16)],
+        )
+    corpus = index.load(folder)
+    reader = Reader(corpus, "train", [0] * len(corpus.words), SAMPLES)
+    wave, lengths = np.zeros((count, SAMPLES), np.int16), np.zeros(count, np.int64)
+    for row, clip in enumerate(np.linspace(0, len(corpus.split("train")) - 1, count).astype(int)):
+        pcm = reader.read(int(clip))[:SAMPLES]
+        wave[row, : len(pcm)], lengths[row] = pcm, len(pcm)
+    return torch.from_numpy(wave), lengths, noise_of(corpus, "train")
+
+
+# --- librosa with the parameters that ours draws --------------------------------------------------------------
+
+
+def steps_of(course: Course, row: int) -> Steps:
+    """A draw's parameters as the reference takes them."""
+    gain, step, rate, shift = course.gain[row], course.step[row], course.rate[row], course.shift[row]
+    return Steps(
+        None if gain == 1.0 else gain, None if step == 1.0 else 1.0 / step - 1.0, None if rate == 1.0 else rate - 1.0,
+        None if shift == 0 else int(shift),
+    )  # fmt: skip
+
+
+def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[int], np.ndarray[Any, Any]]:
+    """draw -> (32, 32) by the reference. In float32 its phase vocoder adds up angles to an error of 0.003 dB."""
+    wave, lengths, noises = clips
+    settings, count = preset("seed", features="mel32"), len(wave)
+    chance, bank = Chance(settings, SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
+    draws = np.arange(count)
+    course, noise_course, mix = chance.course(draws, 0), chance.course(draws, 0, "noise."), chance.mix(draws, 0)
+    rows = bank.row((mix.place * bank.rows).astype(np.int64)).numpy()
+    floats = [wave[row, : lengths[row]].numpy().astype(precision) / 32768 for row in range(count)]
+
+    def features(row: int) -> np.ndarray[Any, Any]:
+        noise = rows[row] if mix.chosen[row] else None
+        own, other = steps_of(course, row), steps_of(noise_course, row)
+        return librosa_chain.training_features(floats[row], own, noise, other, mix.level[row])
+
+    return features
+
+
+# --- measuring ------------------------------------------------------------------------------------------------
+
+
+def rounds_of(ways: dict[str, tuple[Callable[[int], Any], int]], rounds: int) -> dict[str, float]:
+    """Microseconds a clip of each way (function of the round's number, clips of a call): the middle round."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):  # the first warms up
+        for name, (way, clips) in ways.items():
+            start = time.perf_counter()
+            way(number)
+            found[name].append((time.perf_counter() - start) / clips * 1e6)
+    return {name: median(values[1:]) for name, values in found.items()}
+
+
+def compare(clips: Clips, rounds: int, each: int) -> tuple[dict[str, float], float]:
+    """Microseconds a clip of every way; and the greatest difference in dB between ours and librosa's."""
+    wave, lengths, noises = clips
+    count, draws, features = len(wave), np.arange(len(wave)), Features("mel32")
+    seed = Augment(preset("seed", features="mel32"), features, SEED, noises, SAMPLES, CPU)
+    modern_features = Features("logmel40")
+    modern = Augment(preset("modern"), modern_features, SEED, noises, SAMPLES, CPU)
+    reference, exact = librosa_training(clips), librosa_training(clips, np.float64)
+    ours = seed(wave, lengths, draws, 0)[:, 0].numpy()
+    difference = max(float(np.abs(exact(row) - ours[row]).max()) for row in range(0, count, 4))
+    floats, bare = to_float(wave).numpy(), torch.from_numpy(frames_of(wave))
+
+    def by_batches(way: Callable[[slice], Any]) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            for at in range(0, count, BATCH):
+                way(slice(at, at + BATCH))
+
+        return run
+
+    return rounds_of({
+        "librosa, seed chain": (lambda n: [reference((n * each + k) % count) for k in range(each)], each),
+        "ours, seed chain": (by_batches(lambda at: seed(wave[at], lengths[at], draws[at], 0)), count),
+        "librosa, evaluation": (
+            lambda n: [librosa_chain.evaluation_features(floats[(n * each + k) % count]) for k in range(each)], each,
+        ),
+        "ours, evaluation": (by_batches(lambda at: features(wave[at])), count),
+        "ours, modern chain": (by_batches(lambda at: modern(wave[at], lengths[at], draws[at], 0)), count),
+        "ours, logmel40": (by_batches(lambda at: modern_features(wave[at])), count),
+        "rfft": (lambda _: torch.fft.rfft(bare), len(bare)),
+    }, rounds), difference  # fmt: skip
+
+
+def frames_of(wave: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The windowed frames of one batch, (64, 32, 2048)."""
+    padded = np.pad(to_float(wave[:BATCH]).numpy(), ((0, 0), (1024, 1024)))
+    cut = librosa.util.frame(padded, frame_length=2048, hop_length=512, axis=1)
+    return np.ascontiguousarray(cut * np.hanning(2049)[:-1].astype(np.float32))
+
+
+def shares(clips: Clips, rounds: int) -> dict[str, float]:
+    """Microseconds a clip of each step of the seed's chain, by itself, on the draws as they come."""
+    wave, lengths, noises = (part[:BATCH] for part in clips)
+    features, draws = Features("mel32"), np.arange(BATCH)
+    chance, bank = Chance(preset("seed", features="mel32"), SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
+    course, noise_course, mix = chance.course(draws, 0), chance.course(draws, 0, "noise."), chance.mix(draws, 0)
+    mixed = np.flatnonzero(mix.chosen)
+    numbers, own = (mix.place[mixed] * bank.rows).astype(np.int64), noise_course.take(mixed)
+    partner = np.full(BATCH, -1)
+    partner[mixed] = BATCH + np.arange(len(mixed))
+
+    def play(_: int = 0) -> torch.Tensor:
+        noise = played(bank.row(numbers), np.full(len(mixed), SAMPLES), own, SAMPLES)
+        return torch.cat([played(wave, lengths, course, SAMPLES), noise])
+
+    waves = play()
+    spectra, both = features.spectrum(waves), Course.joined(course, own)
+    power = frames.moved_power(spectra, both, partner, mix.level)
+    mel = features.mel_of_power(power)
+    return rounds_of({
+        "parameters": (lambda n: (chance.course(draws, n), chance.course(draws, n, "noise."), chance.mix(draws, n)),
+                       BATCH),
+        "1-3 amplitude, speed, fixed length": (play, BATCH),
+        "4 window and transform": (lambda _: features.spectrum(waves), BATCH),
+        "5-8 stretch, shift, noise, power": (lambda _: frames.moved_power(spectra, both, partner, mix.level), BATCH),
+        "9 mel": (lambda _: features.mel_of_power(power), BATCH),
+        "9 decibels": (lambda _: features.scaled(mel), BATCH),
+    }, rounds * 4)  # fmt: skip
+
+
+def on_gpu(clips: Clips) -> dict[str, float]:
+    """Clips/s of the seed's chain on the GPU, and its share of a training step of WRN-28-10."""
+    device, batch = torch.device("cuda"), 256
+    wave = clips[0].repeat(-(-batch // len(clips[0])), 1)[:batch].to(device)
+    lengths, draws = np.full(batch, SAMPLES), np.arange(batch)
+    features = Features("mel32").to(device)
+    chain = Augment(preset("seed", features="mel32"), features, SEED, clips[2], SAMPLES, device)
+    network = models.build("wrn_28_10", 35, features.shape(SAMPLES)).to(device)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def step() -> None:
+        with torch.no_grad():
+            seen = chain(wave, lengths, draws, 0)
+        torch.nn.functional.cross_entropy(network(seen), labels).backward()
+
+    def seconds(way: Callable[[], Any]) -> float:
+        for _ in range(3):
+            way()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(10):
+            way()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / 10
+
+    alone, whole = seconds(lambda: chain(wave, lengths, draws, 0)), seconds(step)
+    return {"gpu_clips_per_s": batch / alone, "gpu_share_of_wrn_28_10": alone / whole}
+
+
+def show(found: dict[str, float], steps: dict[str, float], difference: float) -> None:
+    """The tables for people."""
+    table = Table("way", "us a clip", "clips/s", "librosa is", title="one core, middle round")
+    parts = Table("step of the seed's chain", "us a clip", "share", title="each by itself")
+    for column in (*table.columns[1:], *parts.columns[1:]):
+        column.justify = "right"
+    for name, value in found.items():
+        base = found.get(name.replace("ours", "librosa"))
+        table.add_row(name, f"{value:,.0f}", f"{1e6 / value:,.0f}", f"{base / value:.1f} x" if base else "")
+    for name, value in steps.items():
+        parts.add_row(name, f"{value:,.1f}", f"{value / sum(steps.values()):.0%}")
+    table.caption = (
+        f"greatest difference from librosa {difference:.4f} dB; bars 5 x; "
+        f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
+    console = Console(width=100)
+    console.print(table)
+    console.print(parts)
+
+
+def main() -> None:
+    """Prints the tables, and last one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a packed corpus; default: clips of noise")
+    parser.add_argument("--quick", action="store_true", help="fewer clips, fewer rounds: under a minute")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runtime.keep_freed_memory()
+    count, rounds, each = (128, 5, 16) if arguments.quick else (512, 15, 48)
+    clips = clips_of(arguments.data, count)
+    with torch.inference_mode():
+        found, difference = compare(clips, rounds, each)
+        steps = shares(clips, rounds)
+    show(found, steps, difference)
+    facts = {
+        "ratio_train": found["librosa, seed chain"] / found["ours, seed chain"],
+        "ratio_eval": found["librosa, evaluation"] / found["ours, evaluation"],
+        "ratio_rfft_train": found["rfft"] / found["ours, seed chain"],
+        "ratio_rfft_eval": found["rfft"] / found["ours, evaluation"],
+        "difference_db": difference,
+        "us_a_clip": found,
+        "us_a_step": steps,
+    }
+    print(json.dumps(facts | (on_gpu(clips) if torch.cuda.is_available() else {})))
+
+
+if __name__ == "__main__":
+    main()
