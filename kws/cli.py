@@ -300,20 +300,19 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from kws import models
+    from kws import catalogue
 
-    rows = models.rows()
+    names = catalogue.matching(arguments.names)
+    with _progress("counting") as show:
+        rows = []
+        for name in names:
+            rows.append(catalogue.row(name))
+            show(len(rows), len(names))
     if arguments.json:
         print(json.dumps(rows))
         return OK
-    from rich.table import Table
-
-    table = Table("network", "family", "parameters", title="for 35 classes, input 1 x 40 x 101")
-    table.columns[2].justify = "right"
-    for row in rows:
-        table.add_row(str(row["name"]), str(row["family"]), f"{row['parameters']:,}")
-    _console().print(table)
-    for family, paper in {str(row["family"]): str(row["paper"]) for row in rows}.items():
+    _console().print(catalogue.table(rows))
+    for family, paper in {row["family"]: row["paper"] for row in rows}.items():
         print(f"{family}: {paper}")
     return OK
 
@@ -439,7 +438,8 @@ def _run_commands(commands: Any) -> None:
     report = _command(commands, "report", _report, "one self-contained HTML page of a run", "kws report runs/quick")
     report.add_argument("run", type=Path, help="run folder")
 
-    _command(commands, "models", _models, "the networks there are", "kws models")
+    models = _command(commands, "models", _models, "the networks there are", "kws models 'wrn*' resnet32")
+    models.add_argument("names", nargs="*", metavar="NAME", help="only these; * stands for anything")
 
 
 def _command(

@@ -88,8 +88,7 @@ class Trainer:
         self.config, self.folder, self.runtime = config, folder, runtime
         slots_of(runtime.rank, runtime.world_size, config.train.slots)  # refuses a world size that does not fit
         self.job = Job(config)
-        self.normal = self._measure_normal()
-        self.features = Features(config.frontend.features, self.normal).to(runtime.device)
+        self._use_normal(None)  # until it is known: a checkpoint may have it
         self.network = self._build_network()
         self.optimizer = build_optimizer(self.network, config.train)
         self.console = log.console(runtime.is_main)
@@ -97,6 +96,10 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
         self.state = TrainState()
         self.meter, self.epoch_meter = Meter(), Meter()
+
+    def _use_normal(self, normal: Normal | None) -> None:
+        self.normal = normal
+        self.features = Features(self.config.frontend.features, normal).to(self.runtime.device)
 
     def _measure_normal(self) -> Normal | None:
         """What the features are normalised by: measured by one rank, so that it is the same on all."""
@@ -110,10 +113,14 @@ class Trainer:
     def _build_network(self) -> torch.nn.Module:
         torch.manual_seed(self.config.train.seed)  # the same first weights on every rank
         shape, classes = self.features.shape(self.job.samples), len(self.job.task.classes)
+        name, recomputes = self.config.model.name, self.config.train.gradient_checkpointing
         try:
-            return models.build(self.config.model.name, classes, shape).to(self.runtime.device)
+            network = models.build(name, classes, shape).to(self.runtime.device)
         except UsageError as error:
             raise UsageError(f"model.name: {error}") from error
+        if not models.set_gradient_checkpointing(network, recomputes) and recomputes:
+            raise UsageError(f"train.gradient_checkpointing: {name} keeps what it needs; leave the setting out")
+        return network
 
     @property
     def epoch(self) -> int:
@@ -258,12 +265,12 @@ class Trainer:
         """Goes on from the newest whole checkpoint where there is one: the same on every rank."""
         name = self.runtime.on_main(self._newest_name)
         if name is None:
+            self._use_normal(self._measure_normal())
             return
         checkpoint: Checkpoint = self.checkpoints.named(name)
         self.network.load_state_dict(checkpoint.model())
         self.optimizer.load_state_dict(checkpoint.optimizer())
-        self.normal = checkpoint.state.get("normal")
-        self.features = Features(self.config.frontend.features, self.normal).to(self.runtime.device)
+        self._use_normal(checkpoint.state.get("normal"))
         self.state.load_state_dict(checkpoint.state)
         self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.job.total_steps}")
 

@@ -1,25 +1,51 @@
+"""Every config that is shipped loads, builds its network at its front end's shape, and takes a step."""
+
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from kws import config as settings_file
 from kws import models
+from kws.audio.augment import Augment
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import Features
+from kws.optim import build_optimizer, lr_at, set_lr
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+# Those whose step takes seconds on one core.
+LARGE = ("wrn_28_10", "wrn_52_10", "wrn_28_10_dropout", "densenet_bc_190_40", "densenet_bc_250_24", "resnext29_8x64",
+         "dpn92", "resnet101_small", "resnet152_small", "resnet50_small", "resnet34_small")  # fmt: skip
+CPU = torch.device("cpu")
 
 
 def test_there_are_configs() -> None:
-    assert CONFIGS
+    assert len(CONFIGS) >= len(models.MODELS) + 2
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_it_loads_and_its_network_builds_at_its_front_ends_shape(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=pytest.mark.slow if p.stem in LARGE else (), id=p.stem) for p in CONFIGS]
+)
+def test_it_loads_builds_and_takes_a_step(path: Path) -> None:
     config = settings_file.load(path)
-    features = Features(config.frontend.features)
-    shape = features.shape(round(config.data.clip_seconds * SAMPLE_RATE_HZ))
-    assert models.count_parameters(models.build(config.model.name, 35, shape)) > 0
+    samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
+    normal = ([-40.0] * 40, [20.0] * 40) if config.frontend.normalise == "corpus" else None
+    features = Features(config.frontend.features, normal)
+    rng = np.random.default_rng(0)
+    noise, wave = ((rng.standard_normal(size) * 2000).astype(np.int16) for size in ((3 * samples,), (2, samples)))
+    chain = Augment(config.frontend, features, 0, [noise], samples, CPU)
+    torch.manual_seed(0)
+    network = models.build(config.model.name, 35, features.shape(samples)).train()
+    optimizer = build_optimizer(network, config.train)
+    before = [p.detach().clone() for p in network.parameters()]
+    inputs = chain(torch.from_numpy(wave), np.full(2, samples), np.arange(2), 0)
+    torch.nn.functional.cross_entropy(network(inputs), torch.tensor([3, 7])).backward()
+    set_lr(optimizer, lr_at(20, 10, config.train))
+    optimizer.step()
+    assert all(p.isfinite().all() for p in network.parameters())
+    moved = [not torch.equal(p, was) for p, was in zip(network.parameters(), before, strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -28,3 +54,4 @@ def test_its_head_says_command_hardware_time_and_score(path: Path) -> None:
     first_words = {line.split()[0] for line in comments if line}
     assert {"command", "hardware", "score"} <= first_words
     assert first_words & {"time", "hours"}
+    assert path.name in " ".join(comments) or path.stem == "demo"

@@ -1,5 +1,7 @@
 """The networks by name. Every one maps (B, 1, F, N) float features to (B, classes) logits.
 
+Those that say so (`Entry.any_planes`) take (B, planes, F, N).
+
 `MODELS` is the whole registry, written out: a new family is one file and its lines here.
 """
 
@@ -11,19 +13,36 @@ from functools import partial
 from torch import nn
 
 from kws.errors import UsageError
-from kws.models import matchboxnet, resnet_cifar, tc_resnet
+from kws.models import (
+    bcresnet,
+    densenet,
+    dpn,
+    ds_cnn,
+    kwt,
+    layers,
+    matchboxnet,
+    res_kws,
+    resnet,
+    resnet_cifar,
+    tc_resnet,
+    vgg,
+    wrn,
+)
+from kws.models.recompute import Recomputable
 
-InShape = tuple[int, int, int]  # (1, F, N): one plane of F bands by N frames
+InShape = tuple[int, int, int]  # (planes, F, N): planes, mostly one, of F bands by N frames
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network: `builder(num_classes, in_shape)` and the smallest (F, N) its strides leave something of."""
+    """One network: `builder(num_classes, in_shape)`, the smallest (F, N) its strides leave something of, and whether
+    it takes any number of planes or one."""
 
     family: str
     builder: Callable[[int, InShape], nn.Module]
     paper: str
     smallest: tuple[int, int]
+    any_planes: bool = False
 
 
 def _matchboxnet(blocks: int, repeat: int, channels: int) -> Entry:
@@ -41,6 +60,57 @@ def _tc_resnet(per_stage: int, width: float = 1.0) -> Entry:
     return Entry("tc_resnet", builder, tc_resnet.PAPER, tc_resnet.SMALLEST)
 
 
+def _vgg(configuration: str, batch_norm: bool = False, lrn: bool = False) -> Entry:
+    builder = partial(vgg.build, configuration=configuration, batch_norm=batch_norm, lrn=lrn)
+    return Entry("vgg", builder, vgg.PAPER, vgg.SMALLEST, any_planes=True)
+
+
+def _imagenet_resnet(*blocks: int, cardinality: int = 1, small_stem: bool = False) -> Entry:
+    builder = partial(resnet.build, blocks=blocks, cardinality=cardinality, small_stem=small_stem)
+    return Entry("resnet", builder, resnet.PAPER, layers.smallest(len(blocks), small_stem), any_planes=True)
+
+
+def _resnext(*blocks: int, cardinality: int, width: int, small_stem: bool = False) -> Entry:
+    builder = partial(resnet.build, blocks=blocks, cardinality=cardinality, width=width, small_stem=small_stem)
+    return Entry("resnext", builder, resnet.PAPER_RESNEXT, layers.smallest(len(blocks), small_stem), any_planes=True)
+
+
+def _wrn(depth: int, width: int, kernels: tuple[int, ...] = (3, 3), dropout: float = 0.0) -> Entry:
+    builder = partial(wrn.build, depth=depth, width=width, kernels=kernels, dropout=dropout)
+    return Entry("wrn", builder, wrn.PAPER, wrn.SMALLEST, any_planes=True)
+
+
+def _dpn(blocks: tuple[int, ...], increments: tuple[int, ...], inner: int) -> Entry:
+    builder = partial(dpn.build, blocks=blocks, increments=increments, inner=inner)
+    return Entry("dpn", builder, dpn.PAPER, layers.smallest(len(blocks), small=True), any_planes=True)
+
+
+def _densenet(blocks: tuple[int, ...], growth: int, small_stem: bool = False) -> Entry:
+    builder = partial(densenet.build, layers=blocks, growth=growth, small_stem=small_stem)
+    return Entry("densenet", builder, densenet.PAPER, layers.smallest(len(blocks), small_stem), any_planes=True)
+
+
+def _densenet_bc(depth: int, growth: int) -> Entry:
+    return _densenet(((depth - 4) // 6,) * 3, growth, small_stem=True)
+
+
+def _bcresnet(tau: float) -> Entry:
+    return Entry("bcresnet", partial(bcresnet.build, tau=tau), bcresnet.PAPER, bcresnet.SMALLEST)
+
+
+def _ds_cnn(size: str) -> Entry:
+    return Entry("ds_cnn", partial(ds_cnn.build, size=size), ds_cnn.PAPER, ds_cnn.SIZES[size].smallest)
+
+
+def _res(depth: int, channels: int = res_kws.WIDE) -> Entry:
+    builder = partial(res_kws.build, depth=depth, channels=channels)
+    return Entry("res_kws", builder, res_kws.PAPER, res_kws.PATCH[depth])
+
+
+def _kwt(heads: int) -> Entry:
+    return Entry("kwt", partial(kwt.build, heads=heads), kwt.PAPER, kwt.SMALLEST)
+
+
 MODELS: dict[str, Entry] = {
     "matchboxnet_3x1x64": _matchboxnet(3, 1, 64),
     "matchboxnet_3x2x64": _matchboxnet(3, 2, 64),
@@ -54,11 +124,66 @@ MODELS: dict[str, Entry] = {
     "tc_resnet8_1.5": _tc_resnet(1, 1.5),
     "tc_resnet14": _tc_resnet(2),
     "tc_resnet14_1.5": _tc_resnet(2, 1.5),
+    "bcresnet_1": _bcresnet(1),
+    "bcresnet_1.5": _bcresnet(1.5),
+    "bcresnet_2": _bcresnet(2),
+    "bcresnet_3": _bcresnet(3),
+    "bcresnet_6": _bcresnet(6),
+    "bcresnet_8": _bcresnet(8),
+    "ds_cnn_s": _ds_cnn("s"),
+    "ds_cnn_m": _ds_cnn("m"),
+    "ds_cnn_l": _ds_cnn("l"),
+    "res8": _res(8),
+    "res8_narrow": _res(8, res_kws.NARROW),
+    "res15": _res(15),
+    "res15_narrow": _res(15, res_kws.NARROW),
+    "res26": _res(26),
+    "res26_narrow": _res(26, res_kws.NARROW),
+    "kwt_1": _kwt(1),
+    "kwt_2": _kwt(2),
+    "kwt_3": _kwt(3),
+    "vgg_a": _vgg("A"),
+    "vgg_a_lrn": _vgg("A", lrn=True),
+    "vgg_b": _vgg("B"),
+    "vgg_c": _vgg("C"),
+    "vgg_d": _vgg("D"),
+    "vgg_e": _vgg("E"),
+    "vgg19_bn": _vgg("E", batch_norm=True),
+    "resnet18": _imagenet_resnet(2, 2, 2, 2, cardinality=0),
+    "resnet34": _imagenet_resnet(3, 4, 6, 3, cardinality=0),
+    "resnet50": _imagenet_resnet(3, 4, 6, 3),
+    "resnet101": _imagenet_resnet(3, 4, 23, 3),
+    "resnet152": _imagenet_resnet(3, 8, 36, 3),
+    "resnet18_small": _imagenet_resnet(2, 2, 2, 2, cardinality=0, small_stem=True),
+    "resnet34_small": _imagenet_resnet(3, 4, 6, 3, cardinality=0, small_stem=True),
+    "resnet50_small": _imagenet_resnet(3, 4, 6, 3, small_stem=True),
+    "resnet101_small": _imagenet_resnet(3, 4, 23, 3, small_stem=True),
+    "resnet152_small": _imagenet_resnet(3, 8, 36, 3, small_stem=True),
+    "resnext29_8x64": _resnext(3, 3, 3, cardinality=8, width=64, small_stem=True),
+    "resnext50_32x4d": _resnext(3, 4, 6, 3, cardinality=32, width=4),
+    "resnext101_32x4d": _resnext(3, 4, 23, 3, cardinality=32, width=4),
+    "wrn_28_10": _wrn(28, 10),
+    "wrn_28_10_dropout": _wrn(28, 10, dropout=0.3),
+    "wrn_52_10": _wrn(52, 10),
+    "wrn_40_2_b131": _wrn(40, 2, (1, 3, 1)),
+    "wrn_40_2_b31": _wrn(40, 2, (3, 1)),
+    "wrn_40_2_b13": _wrn(40, 2, (1, 3)),
+    "wrn_40_2_b311": _wrn(40, 2, (3, 1, 1)),
+    "wrn_28_2_b33": _wrn(28, 2, (3, 3)),
+    "wrn_22_2_b313": _wrn(22, 2, (3, 1, 3)),
+    "dpn92": _dpn((3, 4, 20, 3), (16, 32, 24, 128), inner=96),
+    "densenet_bc_100_12": _densenet_bc(100, 12),
+    "densenet_bc_190_40": _densenet_bc(190, 40),
+    "densenet_bc_250_24": _densenet_bc(250, 24),
+    "densenet_121": _densenet((6, 12, 24, 16), 32),
+    "densenet_169": _densenet((6, 12, 32, 32), 32),
+    "densenet_201": _densenet((6, 12, 48, 32), 32),
+    "densenet_264": _densenet((6, 12, 64, 48), 32),
 }
 
 
 def build(name: str, num_classes: int = 35, in_shape: InShape = (1, 40, 101)) -> nn.Module:
-    """The network `name` for features of shape `in_shape` = (1, F, N), with fresh weights from torch's generator."""
+    """The network `name` for features of shape `in_shape` = (planes, F, N), fresh weights from torch's generator."""
     entry = _entry(name)
     if num_classes < 1:
         raise UsageError(f"model {name}: num_classes is {num_classes}, wanted at least 1")
@@ -71,6 +196,15 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def set_gradient_checkpointing(model: nn.Module, on: bool) -> bool:
+    """Has the parts of `model` that can do so recompute their activations in the backward pass, for memory and against
+    time, or keep them (the default); False where it has no such part. Results are the same bits either way."""
+    parts = [module for module in model.modules() if isinstance(module, Recomputable)]
+    for part in parts:
+        part.gradient_checkpointing = on
+    return bool(parts)
+
+
 def _entry(name: str) -> Entry:
     if name in MODELS:
         return MODELS[name]
@@ -81,21 +215,10 @@ def _entry(name: str) -> Entry:
 def _check_shape(name: str, entry: Entry, in_shape: InShape) -> None:
     planes, bands, frames = in_shape
     least_bands, least_frames = entry.smallest
-    if planes != 1 or bands < least_bands or frames < least_frames:
+    too_many = planes > 1 and not entry.any_planes
+    if planes < 1 or too_many or bands < least_bands or frames < least_frames:
+        count = "one plane or more" if entry.any_planes else "one plane"
         raise UsageError(
             f"model {name}: features have shape {tuple(in_shape)}; the smallest it takes is "
-            f"(1, {least_bands}, {least_frames}): one plane, {least_bands} bands, {least_frames} frames"
+            f"(1, {least_bands}, {least_frames}): {count}, {least_bands} bands, {least_frames} frames"
         )
-
-
-def rows(num_classes: int = 35, in_shape: InShape = (1, 40, 101)) -> list[dict[str, str | int]]:
-    """One row a network: name, family, parameters (counted from the module) and paper."""
-    return [
-        {
-            "name": name,
-            "family": entry.family,
-            "parameters": count_parameters(build(name, num_classes, in_shape)),
-            "paper": entry.paper,
-        }
-        for name, entry in MODELS.items()
-    ]

@@ -1,0 +1,30 @@
+"""The convolution of one plane a filter, for networks that run in channels last: `ds_cnn` and `res_kws`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PlaneConv(nn.Module):
+    """Convolution without bias whose every filter sees one plane: (B, 1, H, W) -> (B, C, H', W'), or each channel its
+    own (depthwise), (B, C, H, W) -> (B, C, H', W').
+
+    The weight is (C, height, width). As (C, 1, height, width) its gradient comes in channels last with another stride
+    on the axis of length 1, and DistributedDataParallel copies it and warns.
+    """
+
+    def __init__(self, channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), pad: int = 0) -> None:
+        super().__init__()
+        bound = (kernel[0] * kernel[1]) ** -0.5  # as nn.Conv2d starts
+        self.weight = nn.Parameter(torch.empty(channels, *kernel).uniform_(-bound, bound))
+        self.stride, self.pad = stride, pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.unsqueeze(1), None, self.stride, self.pad, 1, x.shape[1])
+
+    def own_multiply_adds(self, x: Tensor) -> int:
+        """For `kws.models.cost`."""
+        _, height, width = self.weight.shape
+        rows = (x.shape[2] + 2 * self.pad - height) // self.stride[0] + 1
+        columns = (x.shape[3] + 2 * self.pad - width) // self.stride[1] + 1
+        return len(x) * self.weight.numel() * rows * columns

@@ -1,0 +1,99 @@
+"""ResNet: He et al., CVPR 2016, arXiv 1512.03385, table 1; ResNeXt: Xie et al., CVPR 2017, arXiv 1611.05431.
+
+A ResNeXt is the ResNet whose bottleneck's 3x3 convolution works in `cardinality` groups, so both are one builder.
+
+    stem    7x7 of stride 2 and 3x3 max pool; `small_stem`: one 3x3 of stride 1, F and N kept, better at 32 x 32
+    stages  widths 64, 128, 256, 512 (times 4 out of a bottleneck), all but the first with stride 2
+    head    global mean, linear
+
+Trainable parameters at 1 plane and 35 classes, of any F x N, and at the paper's 3 planes and 1,000 classes:
+
+                        blocks        1 plane, 35    small stem    3 planes, 1,000
+    resnet18            2, 2, 2, 2     11,188,195    11,185,635         11,689,512
+    resnet34            3, 4, 6, 3     21,296,355    21,293,795         21,797,672
+    resnet50            3, 4, 6, 3     23,573,475    23,570,915         25,557,032
+    resnet101           3, 4, 23, 3    42,565,603    42,563,043         44,549,160
+    resnet152           3, 8, 36, 3    58,209,251    58,206,691         60,192,808
+    resnext50_32x4d     3, 4, 6, 3     23,045,347                       25,028,904
+    resnext101_32x4d    3, 4, 23, 3    42,194,147                       44,177,704
+    resnext29_8x64      3, 3, 3                      34,451,171         34,426,698    3 planes, 10 classes
+
+resnet18 and 34 have two 3x3 convolutions a block, the others bottlenecks, with the stride in the 3x3 convolution; the
+paper has it in the 1x1 before, which looks at a quarter of the positions only.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kws.models.layers import bottleneck, conv, init_he, projection, stem
+
+PAPER = "He et al., Deep Residual Learning, CVPR 2016, arXiv 1512.03385, table 1"
+PAPER_RESNEXT = "Xie et al., ResNeXt, CVPR 2017, arXiv 1611.05431"
+STEM = 64
+EXPANSION = 4  # a bottleneck's output to the width of its stage
+
+
+class Residual(nn.Module):
+    """Body plus shortcut, projected where the shape changes: (B, Cin, H, W) -> (B, Cout, H / stride, W / stride)."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, body: nn.Module) -> None:
+        super().__init__()
+        self.body, changes = body, stride > 1 or c_in != c_out
+        self.shortcut = projection(c_in, c_out, stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """(B, planes, F, N) features to (B, classes) logits.
+
+    `blocks` a stage; `cardinality` groups of `width` channels in the first stage's 3x3 convolutions, doubled in each
+    later one; cardinality 0 stands for blocks of two 3x3 convolutions.
+    """
+
+    def __init__(
+        self, planes: int, classes: int, blocks: Sequence[int], cardinality: int, width: int, small_stem: bool
+    ) -> None:
+        super().__init__()
+        self.stem = stem(planes, STEM, small_stem)
+        self.stages, c_in = nn.Sequential(), STEM
+        for i, count in enumerate(blocks):
+            c_out = STEM * 2**i * (EXPANSION if cardinality else 1)
+            self.stages.append(_stage(c_in, c_out, 2 if i else 1, count, cardinality, width * 2**i))
+            c_in = c_out
+        self.linear = nn.Linear(c_in, classes)
+        self.apply(init_he)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.stages(self.stem(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def build(
+    num_classes: int,
+    in_shape: tuple[int, int, int],
+    *,
+    blocks: Sequence[int],
+    cardinality: int = 1,
+    width: int = 64,
+    small_stem: bool = False,
+) -> ResNet:
+    """The network of `blocks`; cardinality 0: ResNet-18 and -34, 1: ResNet-50 and deeper, above: ResNeXt."""
+    return ResNet(in_shape[0], num_classes, blocks, cardinality, width, small_stem)
+
+
+def _stage(c_in: int, c_out: int, stride: int, count: int, cardinality: int, width: int) -> nn.Sequential:
+    def block(c_in: int, stride: int) -> Residual:
+        if cardinality == 0:
+            return Residual(c_in, c_out, stride, _basic(c_in, c_out, stride))
+        body = bottleneck(c_in, cardinality * width, c_out, stride, cardinality)
+        return Residual(c_in, c_out, stride, body)
+
+    return nn.Sequential(block(c_in, stride), *(block(c_out, 1) for _ in range(count - 1)))
+
+
+def _basic(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+    first = [conv(c_in, c_out, 3, stride), nn.BatchNorm2d(c_out), nn.ReLU()]
+    return nn.Sequential(*first, conv(c_out, c_out), nn.BatchNorm2d(c_out))

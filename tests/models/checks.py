@@ -1,0 +1,25 @@
+"""What every network must pass, for the tests of the families."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def assert_trains(model: nn.Module, shape: tuple[int, int, int], classes: int, clips: int = 2) -> None:
+    """Logits (clips, classes) for features of `shape`, and a gradient, finite and not zero, for every parameter."""
+    logits = model.train()(torch.randn(clips, *shape))
+    assert logits.shape == (clips, classes)
+    F.cross_entropy(logits, torch.arange(clips) % classes).backward()
+    for key, p in model.named_parameters():
+        assert p.grad is not None, key
+        assert p.grad.isfinite().all(), key
+        assert p.grad.abs().sum() > 0, key
+
+
+def output_channels(stage: nn.Sequential, x: torch.Tensor) -> list[int]:
+    """Channels after each module of `stage`, one after the other."""
+    found = []
+    for module in stage:
+        x = module(x)
+        found.append(x.shape[1])
+    return found

@@ -1,0 +1,89 @@
+"""What the training harness may do to a network of any family: layouts, compiling, DDP, synchronised norms."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.models.test_registry import FAMILIES, SHAPE, small
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
+LABELS = torch.arange(4) % 3
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def _alone(tmp_path: Path) -> Iterator[None]:
+    """A group of one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    return model
+
+
+def gradients(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    F.cross_entropy(model(x), LABELS).backward()
+    return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_channels_last_computes_the_same(family: str) -> None:
+    # In float64: in float32 norms of small batches make rounding errors of some thousandths out of a millionth.
+    plain, x = without_dropout(small(family, 3)).double(), torch.randn(4, *SHAPE).double()
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    wanted, found = gradients(plain, x), gradients(other, x.to(memory_format=torch.channels_last))
+    assert wanted.keys() == found.keys()
+    norm = torch.sqrt(sum(value.square().sum() for value in wanted.values()))
+    for key, value in wanted.items():
+        assert (found[key] - value).norm() < 1e-9 * norm, key
+
+
+@pytest.mark.usefixtures("_alone")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ddp_waits_for_no_parameter(family: str) -> None:
+    """Without find_unused_parameters, a parameter without a gradient stops the next forward pass."""
+    model = DistributedDataParallel(small(family, 3), broadcast_buffers=False)
+    for _ in range(3):
+        F.cross_entropy(model(torch.randn(4, *SHAPE)), LABELS).backward()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_norms_can_be_synchronised(family: str) -> None:
+    model, x = small(family, 3).eval(), torch.randn(2, *SHAPE)
+    norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()) == norms
+    torch.testing.assert_close(converted(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_it_computes_the_same(family: str) -> None:
+    torch.compiler.reset()
+    plain, x = without_dropout(small(family, 3)), torch.randn(4, *SHAPE)
+    other = copy.deepcopy(plain)
+    wanted = gradients(plain, x)
+    other.compile()
+    found = gradients(other, x)
+    norm = torch.sqrt(sum(value.square().sum() for value in wanted.values()))
+    for key, value in wanted.items():
+        assert (found[key] - value).norm() < 1e-2 * norm, key
