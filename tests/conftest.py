@@ -63,6 +63,20 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
 
 
 @pytest.fixture(scope="session")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
+    """A packed corpus of quarter seconds, and noise in which no sample is there twice: enough of it for tenths of a
+    second in every split, but for the last recording, which only training can use."""
+    folder = tmp_path_factory.mktemp("noisy")
+    source = write_corpus(folder / "wav", {"low": 70, "mid": 50, "high": 40}, 40, samples=4000, noise_seconds=0)
+    numbers = np.random.default_rng(0).permutation(59_000) - 29_500
+    (source / "_background_noise_").mkdir()
+    for number, part in enumerate(np.split(numbers.astype(np.int16), [30_000, 50_000])):
+        (source / "_background_noise_" / f"{number}.wav").write_bytes(codec.wav_bytes(part))
+    corpus, _ = pack.pack([source], folder / "shards", shard_bytes=200_000)
+    return corpus
+
+
+@pytest.fixture(scope="session")
 def real_mini(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     """864 real clips of Speech Commands, packed."""
     archive = REAL / "speech_commands_mini.tar.gz"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kws import config as settings_file
-from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig
+from kws.config import PRESETS, STEPS, Config, DataConfig, FrontEndConfig, TrainConfig, preset
 from kws.errors import UsageError
 
 
@@ -86,6 +86,18 @@ def test_a_wrong_type_says_where_and_what_was_found(section: str, key: str, valu
         ("frontend", "speed", 0.6),
         ("frontend", "noise_probability", 1.5),
         ("frontend", "noise_snr_db", [5.0, 1.0]),
+        ("frontend", "stretch", 0.51),
+        ("frontend", "mix", 1.1),
+        ("frontend", "amplitude", [1.0, 0.5]),
+        ("frontend", "amplitude", [-0.1, 0.5]),
+        ("frontend", "reverb_seconds", [0.001, 0.5]),
+        ("frontend", "mixup_alpha", 0.0),
+        ("frontend", "mixup_probability", -0.1),
+        ("frontend", "shift_ms", -1.0),
+        ("frontend", "frame_shift", -1),
+        ("frontend", "band_masks", -1),
+        ("data", "silence", 1.5),
+        ("data", "silence", -0.1),
         ("train", "epochs", 0),
         ("train", "micro_batch", 1),
         ("train", "lr", 0.0),
@@ -213,11 +225,70 @@ def _another(value: object) -> object:
         return 2 * value if value else 1
     if isinstance(value, float):
         return value / 2 if value else 0.5
-    return (0.0, 1.0) if isinstance(value, tuple) else f"{value}x"
+    return (value[0], value[1] + 1.0) if isinstance(value, tuple) else f"{value}x"
 
 
 def _fitting(name: str) -> dict[str, object]:
     return {"global_batch": 1024} if name == "micro_batch" else {}
+
+
+# --- presets of the front end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_in_a_file_and_by_set_is_the_same(tmp_path: Path, name: str) -> None:
+    by_file = parsed({"frontend": {"augment": name}})
+    assert by_file.frontend == preset(name)
+    assert overridden(tmp_path, f"frontend.augment={name}") == by_file
+    assert settings_file.of_overrides([f"frontend.augment={name}"]) == by_file
+
+
+def test_what_a_preset_leaves_alone_is_the_default_and_modern_is_the_default() -> None:
+    assert preset("modern") == FrontEndConfig()
+    assert preset("none").shift_ms == FrontEndConfig().shift_ms
+    assert preset("none").features == FrontEndConfig().features
+
+
+@pytest.mark.parametrize("order", [["frontend.augment=seed", "frontend.speed=0.1"], ["frontend.speed=0.1"], []])
+def test_what_is_set_beside_a_preset_counts_before_it_in_any_order(tmp_path: Path, order: list[str]) -> None:
+    file = '[frontend]\nspeed = 0.1\naugment = "seed"\nmix_probability = 0.0\n'
+    for overrides in (order, order[::-1]):
+        found = overridden(tmp_path, *overrides, file=file).frontend
+        assert found == preset("seed", speed=0.1, mix_probability=0.0)
+        assert found.stretch_probability == 0.5
+
+
+def test_a_preset_by_set_goes_before_that_of_the_file_and_keeps_what_stands_beside_it(tmp_path: Path) -> None:
+    file = '[frontend]\naugment = "seed"\nstretch = 0.1\nfeatures = "mel32"\n'
+    found = overridden(tmp_path, "frontend.augment=none", file=file).frontend
+    assert found == preset("none", stretch=0.1, features="mel32")
+    assert not found.varies
+
+
+def test_an_unknown_preset_is_named_with_those_there_are() -> None:
+    message = refusal({"frontend": {"augment": "modren"}})
+    assert message.startswith("here.toml: frontend.augment: ")
+    assert "'modren'" in message
+    assert all(repr(name) in message for name in PRESETS)
+    assert refusal({"frontend": {"augment": 3}}).startswith("here.toml: frontend.augment: ")
+    assert refusal({"frontend": {"augment": True, "speed": "x"}}).count("\n") == 1  # both mistakes
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("changes", [{}, {"speed": 0.05, "noise_snr_db": (-3.5, 9.0), "mixup_probability": 1.0}])
+def test_the_dumped_settings_of_a_preset_load_to_the_same(name: str, changes: dict[str, object]) -> None:
+    config = Config(frontend=preset(name, **changes))
+    assert parsed(tomllib.loads(settings_file.to_toml(config))) == config
+
+
+def test_only_a_chain_with_a_step_that_changes_clips_varies() -> None:
+    assert [name for name in PRESETS if preset(name).varies] == ["seed", "modern"]
+    assert not preset("none", mixup_probability=1.0).varies  # whole slots, not clips
+    for step in STEPS:
+        assert preset("none", **{f"{step}_probability": 0.1}).varies == (step != "mixup")
+    assert preset("none", time_masks=1).varies
+    assert preset("none", band_masks=1).varies
+    assert not preset("none", time_masks=1, time_mask_frames=0).varies
 
 
 def test_settings_are_frozen_and_keyword_only() -> None:

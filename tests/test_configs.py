@@ -10,7 +10,7 @@ from kws import config as settings_file
 from kws import models
 from kws.audio.augment import Augment
 from kws.audio.codec import SAMPLE_RATE_HZ
-from kws.audio.features import Features
+from kws.audio.features import SPECS, Features
 from kws.optim import build_optimizer, lr_at, set_lr
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
@@ -30,7 +30,8 @@ def test_there_are_configs() -> None:
 def test_it_loads_builds_and_takes_a_step(path: Path) -> None:
     config = settings_file.load(path)
     samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
-    normal = ([-40.0] * 40, [20.0] * 40) if config.frontend.normalise == "corpus" else None
+    bands = SPECS[config.frontend.features].bands
+    normal = ([-40.0] * bands, [20.0] * bands) if config.frontend.normalise == "corpus" else None
     features = Features(config.frontend.features, normal)
     rng = np.random.default_rng(0)
     noise, wave = ((rng.standard_normal(size) * 2000).astype(np.int16) for size in ((3 * samples,), (2, samples)))

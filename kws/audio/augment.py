@@ -131,13 +131,21 @@ class Augment:
 def played(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
     """int16 or float (B, T), of which the first `lengths` of each row are the clip -> float (B, samples): from `start`
     on by `step`, by linear interpolation as numpy's `interp` (its last sample holds for one step), silence outside."""
-    scale = 1.0 / 32768.0 if wave.dtype == torch.int16 else 1.0
-    if wave.device.type == "cpu":
-        from kws.audio import kernels  # numba takes half a second to import: for those who need it
+    way = compiled_play if wave.device.type == "cpu" else batched_play
+    return way(wave, lengths, course, samples)
 
-        out = torch.empty(len(wave), samples)
-        kernels.play(wave.numpy(), lengths, course.gain * scale, course.start, course.step, out.numpy())
-        return out
+
+def compiled_play(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
+    """played by kws.audio.kernels, for CPUs."""
+    from kws.audio import kernels  # numba takes half a second to import: for those who need it
+
+    out = torch.empty(len(wave), samples)
+    kernels.play(wave.numpy(), lengths, course.gain * _scale(wave), course.start, course.step, out.numpy())
+    return out
+
+
+def batched_play(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
+    """played by operations on whole batches, for GPUs."""
     device = wave.device
     start, step, length = (
         torch.from_numpy(values).to(device)[:, None] for values in (course.start, course.step, lengths)
@@ -148,7 +156,11 @@ def played(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
     high = torch.minimum(low + 1, (length - 1).clamp_min(0))
     before, behind = wave.gather(1, low).float(), wave.gather(1, high).float()
     inside = (place >= 0) & (place < length)
-    return torch.lerp(before, behind, (place - low).float()) * inside * _column(course.gain * scale, before)
+    return torch.lerp(before, behind, (place - low).float()) * inside * _column(course.gain * _scale(wave), before)
+
+
+def _scale(wave: Tensor) -> float:
+    return 1.0 / 32768.0 if wave.dtype == torch.int16 else 1.0
 
 
 def _changed(wave: Tensor, chosen: npt.NDArray[np.bool_], change: Callable[[Tensor, Ints], Tensor]) -> Tensor:

@@ -52,6 +52,7 @@ class Path:
         """Of (B,) courses through N frames."""
         rate, output = course.rate[:, None], np.arange(frames)
         steps = np.ceil(frames / rate).astype(np.int64)  # output frames that there are, as of np.arange(0, N, rate)
+        steps -= ((steps - 1) * rate).astype(np.int64) >= frames  # where the quotient was rounded up to more
         order = output - course.shift[:, None]
         inside = (order >= 0) & (order < steps) & (output < steps)
         order = np.where(inside, order, 0)
@@ -90,8 +91,12 @@ def moved_power(spectra: Tensor, course: Course, partner: Ints, share: Floats) -
     spectra: complex (R, N, K), each row with its `rate` and `shift` in `course` (R,). Of the first B = len(partner)
     rows, row b is mixed with row `partner[b]` as (1 - share) b + share partner; -1: as it is.
     """
-    if spectra.device.type == "cpu":
-        return _moved_power_compiled(spectra, course, partner, share)
+    way = compiled_power if spectra.device.type == "cpu" else batched_power
+    return way(spectra, course, partner, share)
+
+
+def batched_power(spectra: Tensor, course: Course, partner: Ints, share: Floats) -> Tensor:
+    """moved_power by operations on whole batches, for GPUs."""
     still = ~course.stretches & (course.shift != 0)
     moved = _changed(spectra, still, lambda part, rows: shifted(part, course.shift[rows]))
     path = Path.of(course, spectra.shape[1])
@@ -103,7 +108,8 @@ def moved_power(spectra: Tensor, course: Course, partner: Ints, share: Floats) -
     return power(torch.view_as_complex(mixed))
 
 
-def _moved_power_compiled(spectra: Tensor, course: Course, partner: Ints, share: Floats) -> Tensor:
+def compiled_power(spectra: Tensor, course: Course, partner: Ints, share: Floats) -> Tensor:
+    """moved_power by kws.audio.kernels, for CPUs."""
     from kws.audio import kernels  # numba takes half a second to import: for those who need it
 
     found = spectra.real.new_empty(len(partner), *spectra.shape[1:])

@@ -56,11 +56,11 @@ def play(wave: npt.NDArray[Any], lengths: Ints, gain: Floats, start: Floats, ste
 
 
 @_compiled
-def _sizes(spectrum: Samples, out: Samples) -> None:
-    """Magnitudes of (N, 2 K), (N, K)."""
+def _sizes(spectrum: Samples, added: np.float32, out: Samples) -> None:
+    """Magnitudes of (N, 2 K), (N, K), with something added to the real parts."""
     for frame in range(out.shape[0]):
         for k in range(out.shape[1]):
-            real, imag = spectrum[frame, 2 * k], spectrum[frame, 2 * k + 1]
+            real, imag = spectrum[frame, 2 * k] + added, spectrum[frame, 2 * k + 1]
             out[frame, k] = np.sqrt(real * real + imag * imag)
 
 
@@ -80,25 +80,32 @@ def _turn(spectrum: Samples, expected: int, found: int, cos: Samples, sin: Sampl
 
 @_compiled
 def _place(spectrum: Samples, sizes: Samples, low: int, part: float, turn: Samples, out: Samples) -> None:
-    """One output frame (2 K,), `part` of the way from frame `low` to the next: magnitude between the two, phase of the
-    first, turned by (cos, sin) = `turn` (2, K)."""
+    """One output frame (2 K,), `part` of the way from frame `low` to the next: magnitude between the two (`sizes`, with
+    NOTHING added), phase of the first, turned by (cos, sin) = `turn` (2, K)."""
     behind, before = np.float32(part), _ONE - np.float32(part)
     last = low + 1 == spectrum.shape[0]  # after it comes silence
     for k in range(sizes.shape[1]):
         size = before * sizes[low, k]
         if not last:
             size += behind * sizes[low + 1, k]
-        scale = size / (sizes[low, k] + NOTHING)
+        scale = size / sizes[low, k]
         real, imag = (spectrum[low, 2 * k] + NOTHING) * scale, spectrum[low, 2 * k + 1] * scale
         out[2 * k] = real * turn[0, k] - imag * turn[1, k]
         out[2 * k + 1] = real * turn[1, k] + imag * turn[0, k]
 
 
 @_compiled
+def _steps(frames: int, rate: float) -> int:
+    """Frames that come out at that rate, as of numpy's `arange(0, frames, rate)`."""
+    steps = int(np.ceil(frames / rate))
+    return steps - (int((steps - 1) * rate) >= frames)  # where the quotient was rounded up to more
+
+
+@_compiled
 def _move(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
     """Frames (N, 2 K) stretched, then shifted, with their phases (method: kws/audio/frames.py)."""
     frames = spectrum.shape[0]
-    steps = int(np.ceil(frames / rate))
+    steps = _steps(frames, rate)
     out[:] = _ZERO
     if rate == 1.0:
         for frame in range(max(0, -shift), min(frames, frames - shift)):
@@ -108,7 +115,7 @@ def _move(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
         np.empty((frames, spectrum.shape[1] // 2), np.float32),
         np.empty((2, spectrum.shape[1] // 2), np.float32),
     )
-    _sizes(spectrum, sizes)
+    _sizes(spectrum, NOTHING, sizes)
     turn[0], turn[1] = _ONE, _ZERO
     expected = 0
     for step in range(steps):
@@ -124,7 +131,7 @@ def _move(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
 def _move_power(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
     """Power (N, K) of the frames (N, 2 K) stretched, then shifted: magnitudes are all it takes."""
     frames, bins = out.shape
-    steps = int(np.ceil(frames / rate))
+    steps = _steps(frames, rate)
     out[:] = _ZERO
     if rate == 1.0:
         for frame in range(max(0, -shift), min(frames, frames - shift)):
@@ -133,7 +140,7 @@ def _move_power(spectrum: Samples, rate: float, shift: int, out: Samples) -> Non
                 out[frame + shift, k] = real * real + imag * imag
         return
     sizes = np.empty((frames, bins), np.float32)
-    _sizes(spectrum, sizes)
+    _sizes(spectrum, _ZERO, sizes)
     for step in range(max(0, -shift), min(steps, frames - shift, steps - shift)):
         low = int(step * rate)
         behind = np.float32(step * rate - low)

@@ -28,16 +28,19 @@ def measure(
     index: Index, names: tuple[str, ...], samples: int, caching: Caching = USUAL,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Normal]:  # fmt: skip
-    """Of features by name, from up to 2,048 clips of the train split out of up to eight of its shards."""
+    """Of features by name, from up to 2,048 clips of the train split out of up to eight of its shards.
+
+    Damaged clips are left out: whether they end the run is for its training to say.
+    """
     clips = _spread(index)
-    reader = Reader(index, "train", [0] * len(index.words), samples, caching=caching)
+    reader = Reader(index, "train", [0] * len(index.words), samples, on_bad="skip", caching=caching)
     kinds = {name: Features(name) for name in names}
     sums = {name: torch.zeros(2, kind.spec.bands, dtype=torch.float64) for name, kind in kinds.items()}
     frames = dict.fromkeys(names, 0)
     for first in range(0, len(clips), _BATCH):
         rows = clips[first : first + _BATCH]
         wave = reader.batch(Slot(0, 0, rows, rows)).wave
-        for name, kind in kinds.items():
+        for name, kind in kinds.items() if len(wave) else ():
             found = kind(wave).double()[:, 0]
             sums[name] += torch.stack([found.sum(dim=(0, 2)), found.square().sum(dim=(0, 2))])
             frames[name] += found.shape[0] * found.shape[2]
@@ -46,7 +49,7 @@ def measure(
 
 
 def _normal(sums: torch.Tensor, count: int) -> Normal:
-    mean, square = sums / count
+    mean, square = sums / max(1, count)
     deviation = (square - mean.square()).clamp_min(0.0).sqrt().clamp_min(1e-3)  # digital silence has none
     return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in deviation.tolist()]
 
@@ -65,7 +68,8 @@ def _spread(index: Index) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def write(index: Index, samples: int, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Measures all features there are and keeps them beside the index."""
-    found = {"clip_samples": samples, "features": measure(index, tuple(SPECS), samples, progress=progress)}
+    measured = measure(index, tuple(SPECS), samples, progress=progress)
+    found = {"corpus": index.content_id, "clip_samples": samples, "features": measured}
     path = _path(index.root)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(found), encoding="utf-8")
@@ -77,7 +81,8 @@ def of(index: Index, name: str, samples: int, caching: Caching = USUAL) -> Norma
     try:
         kept = json.loads(_path(index.root).read_text(encoding="utf-8"))
         mean, deviation = kept["features"][name]
-        if kept["clip_samples"] == samples and len(mean) == len(deviation) == SPECS[name].bands:
+        same = (kept["corpus"], kept["clip_samples"]) == (index.content_id, samples)
+        if same and len(mean) == len(deviation) == SPECS[name].bands:
             return mean, deviation
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or from another version: it is only a copy of what the clips say

@@ -62,6 +62,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.columns["shard"])
 
+    def rows(self, number: int) -> npt.NDArray[np.int64]:
+        """Ids of the clips that a plan draws together with the shard of that number: those that lie in it."""
+        shard = self.shards[number]
+        return np.arange(shard.start, shard.start + shard.clips)
+
 
 @dataclasses.dataclass(frozen=True)
 class Index:

@@ -190,9 +190,8 @@ class Plan:
 
     def _draw_shard(self, number: int) -> Ids:
         """A shard's draws in their random order: clip ids, (draws of the shard,)."""
-        shard = self._split.shards[number]
-        rows = np.arange(shard.start, shard.start + shard.clips)
-        kinds = self._class_of[self._split.columns["word"][shard.start : shard.start + shard.clips].astype(np.int64)]
+        rows = self._split.rows(number)
+        kinds = self._class_of[self._split.columns["word"][rows].astype(np.int64)]
         groups = [rows[kinds == kind] for kind in range(self._cells.shape[1])]
         if self._recipe.mode == "natural":
             groups = [rows[kinds >= 0]]

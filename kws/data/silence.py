@@ -3,7 +3,8 @@
     noise recordings, a part of each for every split  ->  windows of a clip's length  ->  rows of one more shard
 
 The shard is none on disk: `kws.data.stream.Reader` reads its rows from the noise itself, as it reads any other clip.
-Training, validation and test hear parts of the recordings that do not touch.
+A plan draws them a few with each real shard, as if they had been packed there: a shard's draws lie together in the
+epoch, and all of silence would. Training, validation and test hear parts of the recordings that do not touch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,20 @@ PARTS = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0)}
 """Which part of every noise recording a split hears, so that no second of noise is in two splits."""
 
 
+@dataclasses.dataclass(frozen=True)
+class WithSilence(Split):
+    """A split whose last shard is silence, drawn with the others: with shard s its rows shares[s] to shares[s + 1]."""
+
+    shares: npt.NDArray[np.int64]
+
+    def rows(self, number: int) -> npt.NDArray[np.int64]:
+        """The shard's own clips and its share of silence."""
+        if number == len(self.shards) - 1:
+            return np.zeros(0, np.int64)
+        made = self.shards[-1].start + np.arange(self.shares[number], self.shares[number + 1])
+        return np.concatenate([super().rows(number), made])
+
+
 def part_of(samples: int, split: str) -> slice:
     """The samples of a noise recording of that length that a split hears."""
     low, high = PARTS[split]
@@ -31,7 +46,7 @@ def part_of(samples: int, split: str) -> slice:
 
 def is_silence(shard: Shard) -> bool:
     """Whether this is the shard that is none on disk."""
-    return shard.name == NAME
+    return shard.name == NAME and not shard.bytes
 
 
 def add(index: Index, fraction: float, samples: int) -> Index:
@@ -53,7 +68,7 @@ def add(index: Index, fraction: float, samples: int) -> Index:
     return dataclasses.replace(index, words=(*index.words, NAME), splits=splits)
 
 
-def _with_silence(index: Index, split: Split, fraction: float, samples: int) -> Split:
+def _with_silence(index: Index, split: Split, fraction: float, samples: int) -> WithSilence:
     count = max(1, round(fraction * len(split)))
     starts = _windows(index, split.name, samples, count)
     fresh = {
@@ -65,9 +80,11 @@ def _with_silence(index: Index, split: Split, fraction: float, samples: int) -> 
         for name, column in split.columns.items()
     }
     shard = Shard(NAME, 0, count, len(split), "")
+    ends = np.cumsum([0] + [other.clips for other in split.shards])
+    shares = ends * count // len(split)
     cells = np.pad(_with_word(split).cells, ((0, 1), (0, 0)))
-    cells[-1, -1] = count
-    return Split(split.name, (*split.shards, shard), columns, cells)
+    cells[:-1, -1] = np.diff(shares)
+    return WithSilence(split.name, (*split.shards, shard), columns, cells, shares)
 
 
 def _with_word(split: Split) -> Split:

@@ -151,7 +151,7 @@ class Reader:
         """The shard that these clips (all of one) lie in, and its bytes."""
         shard = self._split.shards[self._columns["shard"][clips[0]]]
         if silence.is_silence(shard):
-            return shard, self._silence
+            return shard, memoryview(self._silence)
         return shard, memoryview(self._store.shard(shard))
 
     def _member(self, clip: int, data: memoryview) -> memoryview:
@@ -279,9 +279,9 @@ def noise_of(index: Index, split: str, caching: Caching = USUAL) -> list[codec.P
     return [recording.copy() for recording in heard] if reader.cached else heard
 
 
-def _silence_of(index: Index, split: Split, caching: Caching) -> memoryview:
+def _silence_of(index: Index, split: Split, caching: Caching) -> bytes:
     """What the rows of `kws.data.silence` lie in: the split's noise end to end behind the length of a WAV header."""
     if not any(map(silence.is_silence, split.shards)):
-        return memoryview(b"")
+        return b""
     joined = np.concatenate(noise_of(index, split.name, caching)).astype("<i2", copy=False)
-    return memoryview(bytes(codec.WAV_HEADER_BYTES) + joined.tobytes())
+    return bytes(codec.WAV_HEADER_BYTES) + joined.tobytes()

@@ -12,6 +12,8 @@ import librosa
 import numpy as np
 import numpy.typing as npt
 
+from kws.audio.chance import Course
+
 N_FFT, HOP, RATE_HZ = 2048, 512, 16_000
 Floats = npt.NDArray[np.floating]
 
@@ -24,6 +26,17 @@ class Steps:
     speed: float | None = None
     stretch: float | None = None
     shift: int | None = None
+
+
+def steps_of(course: Course, row: int) -> Steps:
+    """A draw's parameters as the functions below take them."""
+    gain, step, rate, shift = course.gain[row], course.step[row], course.rate[row], course.shift[row]
+    return Steps(
+        None if gain == 1.0 else float(gain),
+        None if step == 1.0 else float(1.0 / step - 1.0),
+        None if rate == 1.0 else float(rate - 1.0),
+        None if shift == 0 else int(shift),
+    )
 
 
 def amplitude(samples: Floats, factor: float) -> Floats:

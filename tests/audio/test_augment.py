@@ -1,212 +1,373 @@
+"""The whole chain against librosa's, every step of it, and that it hangs on the draw alone."""
+
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
+from kws.audio import augment as module
+from kws.audio import frames
 from kws.audio.augment import Augment
-from kws.config import FrontEndConfig
+from kws.audio.chance import Chance
+from kws.audio.features import SPECS, Features
+from kws.audio.noise import NoiseBank, rooms
+from kws.config import PRESETS, FrontEndConfig, preset
+from tests.audio import librosa_chain as reference
+from tests.audio.sounds import SAMPLES, Sounds, batch, made
 
-SAMPLES = 4000
 CPU = torch.device("cpu")
-STILL = FrontEndConfig(shift_ms=0.0, speed=0.0, gain_db=0.0, noise_probability=0.0)
-HISS = (np.random.default_rng(1).standard_normal(3 * SAMPLES) * 2000).astype(np.int16)
-HUM = (np.sin(np.arange(SAMPLES + 7) / 9) * 9000).astype(np.int16)
+SHORT = 4000
+"""Samples of the clips where their length does not matter."""
+STILL = preset("none")
+HISS = (np.random.default_rng(1).standard_normal(3 * SHORT) * 2000).astype(np.int16)
+HUM = (np.sin(np.arange(SHORT + 7) / 9) * 9000).astype(np.int16)
+Noises = tuple[np.ndarray, ...]
 
 
-def augment(settings: FrontEndConfig, seed: int = 0, noises: tuple[np.ndarray, ...] = ()) -> Augment:
-    return Augment(settings, seed, noises, SAMPLES, CPU)
+def chain(
+    settings: FrontEndConfig, seed: int = 0, noises: Noises = (), samples: int = SHORT, features: str = "mel32"
+) -> Augment:
+    return Augment(settings, Features(features), seed, noises, samples, CPU)
+
+
+def only(**changes: Any) -> FrontEndConfig:
+    """No step but those."""
+    return dataclasses.replace(STILL, **changes)
 
 
 def clips(count: int) -> torch.Tensor:
-    """Noise-like float (count, SAMPLES) at a level of its own each."""
+    """Noise-like float (count, SHORT) at a level of its own each."""
     numbers = np.random.default_rng(5)
-    wave = numbers.standard_normal((count, SAMPLES)) * numbers.uniform(0.01, 0.2, (count, 1))
+    wave = numbers.standard_normal((count, SHORT)) * numbers.uniform(0.01, 0.2, (count, 1))
     return torch.from_numpy(wave.astype(np.float32))
 
 
-def varied(wave: torch.Tensor, draws: np.ndarray, epoch: int = 0, seed: int = 0) -> torch.Tensor:
-    """Through all the steps, the clips being their own features (40 bands of 100 frames) for the masks."""
-    steps = augment(FrontEndConfig(), seed, (HISS, HUM))
-    return steps.mask(steps.wave(wave, draws, epoch).view(-1, 1, 40, 100), draws, epoch)
+def heard(steps: Augment, wave: torch.Tensor, draws: np.ndarray | None = None, epoch: int = 0) -> torch.Tensor:
+    """The steps on the wave alone."""
+    return steps.wave(wave, np.full(len(wave), wave.shape[1]), np.arange(len(wave)) if draws is None else draws, epoch)
 
 
-def test_the_same_draws_give_the_same_whatever_the_batch_and_order() -> None:
-    wave, draws = clips(12), np.arange(100, 112)
-    whole = varied(wave, draws)
-    order = np.random.default_rng(0).permutation(12)
-    torch.testing.assert_close(varied(wave[order], draws[order]), whole[order], atol=1e-6, rtol=1e-6)
-    parts = [varied(wave[at : at + size], draws[at : at + size]) for at, size in ((0, 1), (1, 4), (5, 7))]
-    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=1e-6)
-    assert torch.equal(varied(wave, draws), whole)
+@pytest.fixture(params=["compiled", "batched"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As on a CPU, and as on a GPU: the same functions, though they run here."""
+    if request.param == "batched":
+        monkeypatch.setattr(module, "played", module.batched_play)
+        monkeypatch.setattr(frames, "moved_power", frames.batched_power)
+    return str(request.param)
+
+
+# --- the seed's chain against librosa -------------------------------------------------------------------------
+
+SEED, EPOCH, DRAWS = 3, 2, np.arange(7000, 7200)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the reference makes of some draws: (B, 32, 32), and of a few of them with 40 bands."""
+
+    sounds: Sounds
+    mel32: np.ndarray
+    mel40: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def wanted(sounds: Sounds) -> Wanted:
+    """By librosa, one clip at a time, in float64: in float32 its vocoder is off by 3e-3 dB itself."""
+    chance, rows = Chance(preset("seed"), SEED, SAMPLES), sounds.noise_rows()
+    own, other, mix = chance.course(DRAWS, EPOCH), chance.course(DRAWS, EPOCH, "noise."), chance.mix(DRAWS, EPOCH)
+
+    def features(row: int, bands: int) -> np.ndarray:
+        noise = rows[int(mix.place[row] * len(rows))] if mix.chosen[row] else None
+        ways = reference.steps_of(own, row), noise, reference.steps_of(other, row)
+        return reference.training_features(sounds.clip(row) / 32768, *ways, mix.level[row], bands)
+
+    many = 5 * len(sounds.clips)  # 200 of real ones
+    return Wanted(
+        sounds, *(np.stack([features(row, bands) for row in range(n)]) for n, bands in ((many, 32), (30, 40)))
+    )
+
+
+@pytest.mark.parametrize("name", ["mel32", "mel40"])
+def test_the_whole_chain_equals_librosas_for_any_draw(wanted: Wanted, way: str, name: str) -> None:
+    theirs = getattr(wanted, name)
+    wave, lengths = batch([wanted.sounds.clip(row) for row in range(len(theirs))])
+    steps = chain(preset("seed"), SEED, tuple(wanted.sounds.noises), SAMPLES, name)
+    ours = steps(wave, lengths, DRAWS[: len(theirs)], EPOCH)[:, 0].numpy()
+    apart = np.abs(ours - theirs).max(axis=(1, 2))  # dB
+    # One draw in some hundreds is further off: its vocoder turns bins 60 dB below the strongest by phases that a
+    # transform in float32 leaves uncertain. (Of librosa in float32 every sixth draw is, by up to 4e-3 dB.)
+    assert (apart > 1e-3).mean() <= 0.015
+    assert apart.max() < 4e-3
+
+
+def test_with_all_steps_at_zero_it_gives_the_evaluation_features(sounds: Sounds, way: str) -> None:
+    wave, lengths = batch(sounds.clips)
+    found = chain(STILL, samples=SAMPLES)(wave, lengths, np.arange(len(wave)), 0)
+    evaluated = Features("mel32")(wave[:, :SAMPLES])
+    torch.testing.assert_close(found, evaluated, rtol=0, atol=1e-4)
+
+
+# --- a draw and nothing else ----------------------------------------------------------------------------------
+
+MUCH = preset(
+    "modern", **{f"{step}_probability": 0.5 for step in ("amplitude", "stretch", "frame_shift", "mix", "reverb")}
+)
+"""Every step at once."""
+CHAINS = pytest.mark.parametrize(
+    ("settings", "features"),
+    [(preset("seed"), "mel32"), (preset("modern"), "logmel40"), (MUCH, "mfcc40")],
+    ids=["seed", "modern", "all"],
+)
+
+
+def assert_close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Within 1e-5 of what the features span (80 dB, or 7 units of log-mel): in another batch a matrix product adds up
+    in another order. Measured: 2e-6 of the span."""
+    span = (wanted.max() - wanted.min()).item()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * span)
+
+
+@CHAINS
+def test_the_same_draws_give_the_same_in_any_batch_and_order(way: str, settings: FrontEndConfig, features: str) -> None:
+    sounds, draws = made(), np.arange(100, 140)
+    steps = chain(settings, 1, tuple(sounds.noises), SAMPLES, features)
+    wave, lengths = batch([sounds.clip(row) for row in range(40)])
+    whole = steps(wave, lengths, draws, 5)
+    assert torch.equal(steps(wave, lengths, draws, 5), whole)
+    order = np.random.default_rng(0).permutation(40)
+    assert_close(steps(wave[order], lengths[order], draws[order], 5), whole[order])
+    for size in (1, 3, 8, 20):  # slots of other micro-batches
+        parts = [steps(*(part[at : at + size] for part in (wave, lengths, draws)), 5) for at in range(0, 40, size)]
+        assert_close(torch.cat(parts), whole)
+
+
+@CHAINS
+def test_another_draw_epoch_or_seed_gives_another_result(settings: FrontEndConfig, features: str) -> None:
+    sounds = made()
+    wave, lengths = batch([sounds.clips[0]] * 12)
+
+    def result(seed: int, epoch: int, first: int) -> torch.Tensor:
+        steps = chain(settings, seed, tuple(sounds.noises), SAMPLES, features)
+        return steps(wave, lengths, np.arange(first, first + 12), epoch)
+
+    one = result(0, 0, 0)
+    assert len(torch.unique(one.flatten(1), dim=0)) >= 10  # a draw of the seed's may have no step at all
+    for other in (result(1, 0, 0), result(0, 1, 0), result(0, 0, 12)):
+        assert (one == other).flatten(1).all(dim=1).sum() <= 1
 
 
 def test_the_global_generators_neither_matter_nor_move() -> None:
-    wave, draws = clips(2), np.arange(2)
+    steps, wave = chain(MUCH, 0, (HISS, HUM)), clips(5)
+    lengths, draws = np.full(5, SHORT), np.arange(5)
     torch.manual_seed(1)
-    one, state = varied(wave, draws), torch.get_rng_state()
-    varied(wave, draws)
+    np.random.seed(1)
+    state, place = torch.get_rng_state(), np.random.get_state()[2]
+    one = steps(wave, lengths, draws, 0)
     assert torch.equal(torch.get_rng_state(), state)
+    assert np.random.get_state()[2] == place
     torch.manual_seed(2)
-    assert torch.equal(varied(wave, draws), one)
+    np.random.seed(2)
+    assert torch.equal(chain(MUCH, 0, (HISS, HUM))(wave, lengths, draws, 0), one)
 
 
-def test_another_draw_epoch_or_seed_gives_another_result() -> None:
-    wave = clips(1).expand(2, SAMPLES)
-    one = varied(wave, np.array([3, 4]))
-    assert not torch.equal(one[0], one[1])
-    assert not torch.equal(varied(wave, np.array([3, 4]), epoch=1)[0], one[0])
-    assert not torch.equal(varied(wave, np.array([3, 4]), seed=1)[0], one[0])
+def test_a_clip_is_left_as_it_was() -> None:
+    wave = clips(6)
+    before = wave.clone()
+    chain(MUCH, 0, (HISS,))(wave, np.full(6, SHORT), np.arange(6), 0)
+    assert torch.equal(wave, before)
 
 
-@pytest.mark.parametrize(
-    "only",
-    [{"shift_ms": 100.0}, {"speed": 0.1}, {"gain_db": 6.0}, {"noise_probability": 1.0, "noise_snr_db": (0.0, 0.0)}],
-    ids=lambda only: next(iter(only)),
-)
-def test_every_step_by_itself_hangs_on_draw_epoch_and_seed(only: dict[str, object]) -> None:
-    settings, wave = dataclasses.replace(STILL, **only), clips(1)
-
-    def result(seed: int, epoch: int, draw: int) -> torch.Tensor:
-        return augment(settings, seed, (HISS,)).wave(wave, np.array([draw]), epoch)
-
-    assert not any(torch.equal(result(0, 0, 0), result(*other)) for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+@pytest.mark.parametrize("features", SPECS)
+@pytest.mark.parametrize("name", [*PRESETS, "all"])
+@pytest.mark.parametrize("noise", [HISS, np.zeros_like(HISS)], ids=["hiss", "silent noise"])
+def test_digital_silence_goes_through_without_nan(way: str, name: str, features: str, noise: np.ndarray) -> None:
+    settings = MUCH if name == "all" else preset(name)
+    steps = chain(settings, 0, (noise,), SHORT, features)
+    wave = torch.zeros(12, SHORT + 999, dtype=torch.int16)
+    for lengths in (np.full(12, SHORT + 999), np.full(12, 0), np.arange(12)):
+        assert steps(wave, lengths, np.arange(12), 0).isfinite().all()
 
 
-def test_the_masks_hang_on_draw_epoch_and_seed() -> None:
-    features = clips(3).view(3, 1, 40, 100)
-
-    def result(seed: int, epoch: int, draw: int) -> torch.Tensor:
-        return augment(FrontEndConfig(), seed).mask(features, np.arange(draw, draw + 3), epoch)
-
-    assert not any(torch.equal(result(0, 0, 0), result(*other)) for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+# --- on the wave: amplitude, volume, speed, shift -------------------------------------------------------------
 
 
 def test_all_at_zero_is_the_clip_itself() -> None:
-    wave = clips(3)
-    assert torch.equal(augment(STILL, noises=(HISS,)).wave(wave, np.arange(3), 0), wave)
+    assert torch.equal(heard(chain(STILL, noises=(HISS,)), clips(3)), clips(3))
 
 
-# --- shift, speed, gain ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "low", "high"),
+    [
+        (only(volume_probability=1.0, volume_db=6.0), -6.0, 6.0),
+        (only(amplitude_probability=1.0), 20 * np.log10(0.7), 20 * np.log10(1.1)),
+    ],
+    ids=["volume", "amplitude"],
+)
+def test_volume_and_amplitude_are_one_factor_a_clip_within_limits(
+    settings: FrontEndConfig, low: float, high: float
+) -> None:
+    ratio = heard(chain(settings), clips(60)) / clips(60)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-5, rtol=1e-5)
+    decibels = 20 * ratio.mean(dim=1).log10()
+    assert low - 1e-4 <= decibels.min() < low + 0.1 * (high - low)
+    assert high - 0.1 * (high - low) < decibels.max() <= high + 1e-4
 
 
-def test_a_shift_moves_the_clip_and_lets_zeros_in() -> None:
-    settings = dataclasses.replace(STILL, shift_ms=100.0)
-    ramp = torch.arange(1, SAMPLES + 1, dtype=torch.float32).expand(50, SAMPLES)
-    moved = augment(settings).wave(ramp, np.arange(50), 0)
+def test_a_shift_moves_the_clip_by_whole_samples_and_lets_silence_in() -> None:
+    wave = clips(60)
+    moved = heard(chain(only(shift_probability=1.0, shift_ms=100.0)), wave)
     shifts = []
-    for row in moved.numpy().astype(np.float64):
-        shift = float(np.median((np.arange(SAMPLES) + 1 - row)[row > 0]))
-        source = np.arange(SAMPLES) - shift
-        inside = np.flatnonzero((source >= 0) & (source <= SAMPLES - 1))
-        assert not row[(source < -1) | (source > SAMPLES)].any()
-        np.testing.assert_allclose(row[inside], inside + 1 - shift, atol=2e-2)
+    for row, clip in zip(moved, wave, strict=True):
+        shift = int(scipy.signal.correlate(row, clip).argmax()) - (SHORT - 1)
+        wanted = torch.zeros(SHORT)
+        wanted[max(0, shift) : SHORT + min(0, shift)] = clip[max(0, -shift) : SHORT - max(0, shift)]
+        assert torch.equal(row, wanted)
         shifts.append(shift)
-    assert max(map(abs, shifts)) <= 1600
-    assert min(shifts) < -1000
-    assert max(shifts) > 1000
+    assert -1600 <= min(shifts) < -1300
+    assert 1300 < max(shifts) <= 1600
 
 
 def test_a_shift_past_the_end_leaves_silence() -> None:
-    settings = dataclasses.replace(STILL, shift_ms=1e6)
-    assert not augment(settings).wave(torch.ones(1, SAMPLES), np.array([7]), 0).any()
+    assert not heard(chain(only(shift_probability=1.0, shift_ms=1e6)), torch.ones(1, SHORT), np.array([7])).any()
 
 
-def test_speed_is_linear_interpolation_about_the_middle() -> None:
-    settings = dataclasses.replace(STILL, speed=0.2)
-    wave, rates = clips(20), []
-    played = augment(settings).wave(wave, np.arange(20), 0).numpy()
-    place, middle = np.arange(SAMPLES), (SAMPLES - 1) / 2
-    # The rate is read off a ramp that goes through the same draws.
-    ramp = augment(settings).wave(torch.arange(SAMPLES).float().expand(20, SAMPLES), np.arange(20), 0).numpy()
-    for row in range(20):
-        rate = (ramp[row, 2400].astype(np.float64) - ramp[row, 1600]) / 800
-        source = (place - middle) * rate + middle
-        wanted = np.interp(source, place, wave[row].numpy(), left=0.0, right=0.0)
-        inside = (source >= 0) & (source <= SAMPLES - 1)
-        assert np.abs(played[row] - wanted)[inside].max() < 5e-3
-        assert not played[row][(source < -1) | (source > SAMPLES)].any()
-        rates.append(rate)
-    assert 0.8 <= min(rates) < 0.9
-    assert 1.1 < max(rates) <= 1.2
+@pytest.mark.parametrize("about", ["start", "middle"])
+def test_speed_is_linear_interpolation_about_the_start_or_the_middle(about: str) -> None:
+    settings = only(speed_probability=1.0, speed=0.2, speed_about=about)
+    wave, place = clips(20), np.arange(SHORT)
+    steps = chain(settings)
+    fixed = (SHORT - 1) / 2 if about == "middle" else 0.0
+    by = 1.0 / steps.chance.course(np.arange(20), 0).step - 1.0
+    assert by.min() < -0.1
+    assert by.max() > 0.1
+    for row, clip, longer in zip(heard(steps, wave), wave, by, strict=True):
+        source = (place - fixed) / (1.0 + longer) + fixed
+        inside = (source >= 0) & (source < SHORT)
+        wanted = np.interp(source, place, clip.numpy()) * inside
+        np.testing.assert_allclose(row.numpy(), wanted, rtol=0, atol=1e-6)
 
 
-def test_gain_is_one_factor_a_clip_within_its_limits() -> None:
-    settings = dataclasses.replace(STILL, gain_db=6.0)
-    wave = clips(40)
-    ratio = augment(settings).wave(wave, np.arange(40), 0) / wave
-    decibels = 20 * ratio.mean(dim=1).log10()
-    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), atol=1e-5, rtol=1e-5)
-    assert -6.0 <= decibels.min() < -4
-    assert 4 < decibels.max() <= 6.0
+def test_speed_hears_on_where_the_clip_goes_on() -> None:
+    wave = torch.arange(1.0, 1.3 * SHORT)[None]
+    steps = chain(only(speed_probability=1.0, speed=0.2, speed_about="start"))
+    draw = int(steps.chance.course(np.arange(50), 0).step.argmax())
+    step = steps.chance.course(np.array([draw]), 0).step[0]
+    row = steps.wave(wave, np.array([wave.shape[1]]), np.array([draw]), 0)[0].numpy()
+    assert step > 1.15
+    np.testing.assert_allclose(row, 1 + np.arange(SHORT) * step, rtol=1e-6)
 
 
-# --- noise ----------------------------------------------------------------------------------------------------
+# --- noise on the wave ----------------------------------------------------------------------------------------
+
+
+def noisy(probability: float = 1.0, snr_db: tuple[float, float] = (0.0, 0.0)) -> FrontEndConfig:
+    return only(noise_probability=probability, noise_snr_db=snr_db)
 
 
 @pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
 def test_noise_has_the_ratio_asked_for(snr: float) -> None:
-    settings = dataclasses.replace(STILL, noise_probability=1.0, noise_snr_db=(snr, snr))
     wave = clips(16)
-    added = augment(settings, noises=(HISS, HUM)).wave(wave, np.arange(16), 0) - wave
+    added = heard(chain(noisy(snr_db=(snr, snr)), noises=(HISS, HUM)), wave) - wave
     ratio = 10 * (wave.square().mean(dim=1) / added.square().mean(dim=1)).log10()
     torch.testing.assert_close(ratio, torch.full((16,), snr), atol=0.05, rtol=0)
 
 
 def test_noise_is_a_window_of_one_recording() -> None:
-    settings = dataclasses.replace(STILL, noise_probability=1.0, noise_snr_db=(0.0, 0.0))
-    wave = clips(30)
-    added = (augment(settings, noises=(HISS, HUM)).wave(wave, np.arange(30), 0) - wave).numpy()
-    windows = [np.lib.stride_tricks.sliding_window_view(noise.astype(np.float32), SAMPLES) for noise in (HISS, HUM)]
+    wave = clips(12)
+    added = (heard(chain(noisy(), noises=(HISS, HUM)), wave) - wave).numpy()
+    windows = [np.lib.stride_tricks.sliding_window_view(noise.astype(np.float32), SHORT) for noise in (HISS, HUM)]
+    sizes = [np.linalg.norm(each, axis=1) for each in windows]
     starts = set()
     for row in added:
-        likeness = [np.abs(each @ row) / np.linalg.norm(each, axis=1) / np.linalg.norm(row) for each in windows]
+        likeness = [np.abs(each @ row) / size / np.linalg.norm(row) for each, size in zip(windows, sizes, strict=True)]
         assert max(each.max() for each in likeness) > 0.9999
         starts.add(int(likeness[0].argmax()))
-    assert len(starts) > 15
+    assert len(starts) > 8
 
 
 def test_noise_comes_as_often_as_asked() -> None:
-    settings = dataclasses.replace(STILL, noise_probability=0.3)
-    wave = clips(1).expand(2000, SAMPLES)[:, :SAMPLES]
-    noisy = augment(settings, noises=(HISS,)).wave(wave, np.arange(2000), 0).ne(wave).any(dim=1)
-    assert abs(noisy.float().mean() - 0.3) < 0.04
+    wave = clips(1).expand(500, SHORT).contiguous()
+    changed = heard(chain(noisy(0.3), noises=(HISS,)), wave).ne(wave).any(dim=1)
+    np.testing.assert_array_equal(changed, chain(noisy(0.3)).chance.noise(np.arange(500), 0).chosen)
 
 
-@pytest.mark.parametrize("noises", [(), (HISS[: SAMPLES - 1],)])
-def test_without_a_long_enough_noise_there_is_none(noises: tuple[np.ndarray, ...]) -> None:
-    settings, wave = dataclasses.replace(STILL, noise_probability=1.0), clips(2)
-    assert torch.equal(augment(settings, noises=noises).wave(wave, np.arange(2), 0), wave)
+@pytest.mark.parametrize("noises", [(), (HISS[: SHORT - 1],)], ids=["none", "too short"])
+@pytest.mark.parametrize("step", ["noise", "mix"])
+def test_without_a_long_enough_noise_there_is_none(way: str, noises: Noises, step: str) -> None:
+    steps, wave = chain(only(**{f"{step}_probability": 1.0}), noises=noises), clips(4)
+    plain = chain(STILL)(wave, np.full(4, SHORT), np.arange(4), 0)
+    assert torch.equal(steps(wave, np.full(4, SHORT), np.arange(4), 0), plain)
 
 
 def test_a_noise_as_long_as_a_clip_is_one_window() -> None:
-    settings, wave = dataclasses.replace(STILL, noise_probability=1.0), clips(8)
-    assert augment(settings, noises=(HISS[:SAMPLES],)).wave(wave, np.arange(8), 0).isfinite().all()
+    assert heard(chain(noisy(), noises=(HISS[:SHORT],)), clips(8)).isfinite().all()
 
 
 @pytest.mark.parametrize("noise", [HISS, np.zeros_like(HISS)])
-def test_silence_stays_finite_and_near_silent(noise: np.ndarray) -> None:
-    settings = FrontEndConfig(noise_probability=1.0)
-    found = augment(settings, noises=(noise,)).wave(torch.zeros(4, SAMPLES), np.arange(4), 0)
+def test_silence_stays_nearly_silent_in_noise_and_in_a_room(noise: np.ndarray) -> None:
+    found = heard(chain(preset("modern", noise_probability=1.0, reverb_probability=1.0), noises=(noise,)), clips(4) * 0)
     assert found.isfinite().all()
     assert found.abs().max() < 1e-3
+
+
+# --- rooms ----------------------------------------------------------------------------------------------------
+
+
+def test_a_room_is_a_convolution_as_loud_as_before() -> None:
+    settings, wave = only(reverb_probability=0.6), clips(20)
+    found, where = heard(chain(settings, seed=4), wave), Chance(settings, 4, SHORT).rooms(np.arange(20), 0, 64)
+    assert 5 < (where >= 0).sum() < 19
+    responses = rooms(settings.reverb_seconds, 4, CPU).numpy()
+    for row, clip, room in zip(found, wave, where, strict=True):
+        wanted = clip.numpy()
+        if room >= 0:
+            wanted = scipy.signal.fftconvolve(wanted.astype(np.float64), responses[room])[:SHORT]
+            wanted *= np.sqrt((clip.numpy() ** 2).mean() / (wanted**2).mean())
+        np.testing.assert_allclose(row.numpy(), wanted, rtol=0, atol=1e-5)
+        assert row.square().mean() == pytest.approx(clip.square().mean().item(), rel=1e-4)
+
+
+def test_a_rooms_sound_does_not_come_round_to_the_clips_beginning() -> None:
+    settings, wave = only(reverb_probability=1.0, reverb_seconds=(0.4, 0.4)), torch.zeros(3, SHORT)
+    wave[:, -50:] = 0.5
+    assert heard(chain(settings), wave)[:, :-60].abs().max() < 1e-6
+
+
+# --- noise in the spectrogram ---------------------------------------------------------------------------------
+
+
+def test_the_mix_takes_rows_of_the_bank_by_place_and_share(way: str) -> None:
+    settings = only(mix_probability=1.0)
+    steps, wave = chain(settings, noises=(HISS, HUM)), clips(12)
+    mix = steps.chance.mix(np.arange(12), 0)
+    bank = NoiseBank((HISS, HUM), SHORT, CPU)
+    noise = bank.row((mix.place * bank.rows).astype(np.int64))
+    share = torch.from_numpy(mix.level).float()[:, None]
+    wanted = Features("mel32")((1 - share) * wave + share * noise)  # untouched spectra add up as waves do
+    found = steps(wave, np.full(12, SHORT), np.arange(12), 0)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
 
 
 # --- masks ----------------------------------------------------------------------------------------------------
 
 
-def masked(settings: FrontEndConfig, count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features without a value that is their mean, and which places were masked, both (count, 40, 101)."""
+def masked(settings: FrontEndConfig, count: int = 60) -> torch.Tensor:
+    """Which places of features without a value that is their mean were masked, (count, 40, 101)."""
     features = torch.from_numpy(np.random.default_rng(2).standard_normal((count, 1, 40, 101)).astype(np.float32))
-    found = augment(settings).mask(features, np.arange(count), 0)
+    found = chain(settings).mask(features, np.arange(count), 0)
     hidden = found != features
     filler = features.mean(dim=(2, 3), keepdim=True).expand_as(features)
     assert torch.equal(found[hidden], filler[hidden])
-    return features[:, 0], hidden[:, 0]
+    return hidden[:, 0]
 
 
 def test_one_frame_mask_is_one_stretch_over_all_bands_within_its_limit() -> None:
-    _, hidden = masked(dataclasses.replace(STILL, time_masks=1, time_mask_frames=20, band_masks=0))
+    hidden = masked(only(time_masks=1, time_mask_frames=20))
     assert torch.equal(hidden, hidden[:, :1].expand_as(hidden))
     widths = []
     for row in hidden[:, 0].numpy():
@@ -218,17 +379,35 @@ def test_one_frame_mask_is_one_stretch_over_all_bands_within_its_limit() -> None
 
 
 def test_band_masks_reach_over_all_frames_within_their_limits() -> None:
-    _, hidden = masked(dataclasses.replace(STILL, time_masks=0, band_masks=2, band_mask_bands=6))
+    hidden = masked(only(band_masks=2, band_mask_bands=6))
     assert torch.equal(hidden, hidden[:, :, :1].expand_as(hidden))
     assert 6 < hidden[:, :, 0].sum(dim=1).max() <= 12
 
 
+def test_frame_and_band_masks_are_drawn_apart() -> None:
+    hidden = masked(only(time_masks=1, time_mask_frames=40, band_masks=1, band_mask_bands=40))
+    bands, columns = hidden.all(dim=2).sum(dim=1).double(), hidden.all(dim=1).sum(dim=1).double()
+    assert torch.corrcoef(torch.stack([bands, columns]))[0, 1].abs() < 0.3
+
+
 def test_a_mask_wider_than_the_features_is_cut_to_them() -> None:
-    _, hidden = masked(dataclasses.replace(STILL, time_masks=1, time_mask_frames=10_000, band_masks=0))
-    assert hidden[:, 0].sum(dim=1).max() <= 101
+    assert masked(only(time_masks=1, time_mask_frames=10_000))[:, 0].sum(dim=1).max() <= 101
 
 
-@pytest.mark.parametrize("zero", [{"time_masks": 0, "band_masks": 0}, {"time_mask_frames": 0, "band_mask_bands": 0}])
+@pytest.mark.parametrize(
+    "zero", [{}, {"time_masks": 2, "time_mask_frames": 0}, {"band_masks": 2, "band_mask_bands": 0}]
+)
 def test_no_masks_leave_the_features_as_they_are(zero: dict[str, int]) -> None:
-    _, hidden = masked(dataclasses.replace(STILL, **zero), 4)
-    assert not hidden.any()
+    assert not masked(only(**zero), 4).any()
+
+
+def test_a_chain_of_masks_alone_masks_what_evaluation_sees() -> None:
+    settings = only(time_masks=2, time_mask_frames=5, band_masks=1, band_mask_bands=3)
+    wave, steps = clips(9), chain(settings)
+    found = steps(wave, np.full(9, SHORT), np.arange(9), 0)
+    plain = Features("mel32")(wave)
+    kept = (found - plain).abs() < 1e-4
+    assert kept.float().mean() > 0.4
+    assert not kept.all()
+    fillers = plain.mean(dim=(2, 3), keepdim=True).expand_as(plain)
+    torch.testing.assert_close(found[~kept], fillers[~kept], rtol=0, atol=1e-3)

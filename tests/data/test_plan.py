@@ -242,8 +242,8 @@ class Watched:
     def __init__(self, values: index.Column) -> None:
         self.values, self.read = values, set[int]()
 
-    def __getitem__(self, rows: slice) -> index.Column:
-        self.read.update(range(rows.start, rows.stop))
+    def __getitem__(self, rows: index.Column) -> index.Column:
+        self.read.update(rows.tolist())
         return cast(index.Column, self.values[rows])
 
 

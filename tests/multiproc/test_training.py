@@ -124,6 +124,30 @@ def test_a_signal_saves_and_the_rest_is_as_if_nothing_happened(train: Run, confi
     _assert_equal(whole, stopped)
 
 
+def test_all_that_the_front_end_draws_resumes_with_the_same_bits_and_hangs_on_no_number_of_processes(
+    train: Run, config: Path, tmp_path: Path
+) -> None:
+    settings = (
+        "frontend.augment=seed", "frontend.mixup_probability=0.5", "frontend.normalise=corpus", "frontend.time_masks=1",
+        "data.silence=0.2", "data.clip_seconds=0.35", "train.epochs=2", "train.save_minutes=0", "data.workers=0",
+    )  # fmt: skip
+    whole, pair = train(ALONE, "whole", *settings), train(torchrun(2), "pair", *settings)
+    broken = tmp_path / "broken"
+    process = start(ALONE, config, broken, *settings)
+    _wait(lambda: _steps_done(broken) >= 4, process)
+    kill(process)
+    process.communicate()
+    train(ALONE, "broken", *settings)
+    _assert_equal(whole, broken)
+    for run in (whole, pair, broken):
+        assert verify_run(run).faults == []
+        state = Checkpoints(run).named("last").state
+        assert "silence" in state["classes"]
+        assert len(state["normal"][0]) == 32
+    assert _losses(pair)[0] == pytest.approx(_losses(whole)[0], rel=1e-12), "before any update: the same numbers"
+    np.testing.assert_allclose(_losses(whole), _losses(pair), rtol=2e-3)
+
+
 def test_natural_sampling_with_slots_that_have_no_clip(train: Run) -> None:
     # 119 training clips or so in batches of 32: the last step leaves some of 8 slots with one clip less or none.
     runs = [

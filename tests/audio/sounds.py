@@ -1,0 +1,66 @@
+"""Clips to hold the front end against its references with: made ones, and some as batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from kws.audio.chance import Course, Ints
+from kws.audio.codec import Pcm
+from tests.conftest import tone
+
+SAMPLES = 16000
+HEADROOM = 20001
+"""What kws.job.Job.read_samples gives clips of one second where speed reaches 0.2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sounds:
+    """Clips of various lengths, and recordings of noise."""
+
+    clips: list[Pcm]
+    noises: list[Pcm]
+
+    def clip(self, number: int) -> Pcm:
+        """One of them, round and round."""
+        return self.clips[number % len(self.clips)]
+
+    def noise_rows(self) -> np.ndarray:
+        """The seed's noise: all laid end to end, cut into rows of a second, the rest dropped; float."""
+        joined = np.concatenate(self.noises)
+        return joined[: len(joined) // SAMPLES * SAMPLES].reshape(-1, SAMPLES) / 32768.0
+
+
+def made() -> Sounds:
+    """Tones, hiss, a sweep, clicks, quiet and loud; of 0.3, 1 and 1.4 s."""
+    numbers, time = np.random.default_rng(3), np.arange(SAMPLES) / SAMPLES
+    sweep = (9000 * np.sin(2 * np.pi * (100 + 3000 * time) * time) + numbers.normal(0, 30, SAMPLES)).astype(np.int16)
+    clicks = (300 * numbers.standard_normal(SAMPLES)).astype(np.int16)
+    clicks[2000::3000] = 20000
+    quiet = numbers.integers(-3, 4, SAMPLES).astype(np.int16)
+    loud = np.clip(numbers.standard_normal(SAMPLES) * 20000, -32768, 32767).astype(np.int16)
+    swelling = (tone(700) * np.sin(np.pi * time)).astype(np.int16)
+    tones = [tone(hz, seed=hz) for hz in (150, 440, 2500)]
+    noises = [(numbers.standard_normal(SAMPLES * 5 // 2) * level).astype(np.int16) for level in (300, 3000)]
+    clips = [*tones, sweep, tone(300, 4800), tone(600, 22400), clicks, quiet, loud, swelling]
+    return Sounds(clips, noises)
+
+
+def batch(clips: Sequence[Pcm], samples: int = HEADROOM) -> tuple[torch.Tensor, Ints]:
+    """int16 (B, samples) with zeros behind, and how many of each row are the clip's: what Reader makes of them."""
+    wave, lengths = np.zeros((len(clips), samples), np.int16), np.zeros(len(clips), np.int64)
+    for row, clip in enumerate(clips):
+        kept = clip[:samples]
+        wave[row, : len(kept)], lengths[row] = kept, len(kept)
+    return torch.from_numpy(wave), lengths
+
+
+def course(
+    count: int, gain: float = 1.0, start: float = 0.0, step: float = 1.0, rate: float = 1.0, shift: int = 0
+) -> Course:
+    """The same for every one of `count` clips."""
+    floats = [np.full(count, value, dtype=np.float64) for value in (gain, start, step, rate)]
+    return Course(*floats, np.full(count, shift, dtype=np.int64))

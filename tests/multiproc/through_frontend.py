@@ -1,0 +1,70 @@
+"""Run on W ranks by test_frontend.py: an epoch's slots through reader, chain and mixup, as training takes them.
+
+through_frontend.py OUT CONFIG...    of every config each rank writes OUT/CONFIG-RANK.npz: the draws, what was
+                                     drawn for each and what came of it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from kws import config as settings_file
+from kws import runtime
+from kws.audio.augment import Augment
+from kws.audio.chance import Chance
+from kws.audio.features import Features
+from kws.config import Config
+from kws.data.stream import Batch, Reader, noise_of, stream
+from kws.job import Job
+from kws.mixup import Mixup
+
+EPOCH = 1
+
+
+def drawn(chance: Chance, draws: np.ndarray) -> np.ndarray:
+    """Every parameter of every step, (B, parameters) float64."""
+    parts = [chance.course(draws, EPOCH), chance.course(draws, EPOCH, "noise.")]
+    parts += [chance.noise(draws, EPOCH), chance.mix(draws, EPOCH)]
+    columns = [getattr(part, field.name) for part in parts for field in dataclasses.fields(part)]
+    hidden = chance.hidden(draws, EPOCH, "frames", 2, 20, 101).T
+    return np.stack([*columns, chance.rooms(draws, EPOCH, 64), *hidden], axis=1).astype(np.float64)
+
+
+def through(config: Config, ranks: runtime.Runtime) -> dict[str, np.ndarray]:
+    """This rank's draws, clips, parameters, features and features mixed up."""
+    job, seed = Job(config), config.train.seed
+    features = Features(config.frontend.features)
+    chain = Augment(config.frontend, features, seed, noise_of(job.index, "train"), job.samples, ranks.device)
+    reader = Reader(job.index, "train", job.task.class_of, job.read_samples)
+    slots = functools.partial(job.plan(EPOCH).rank_slots, ranks.rank, ranks.world_size)
+    found: dict[str, list[np.ndarray]] = {"draws": [], "clips": [], "drawn": [], "features": [], "mixed": []}
+
+    def add(batch: Batch) -> None:
+        draws = batch.draws.numpy()
+        made = chain(batch.wave, batch.lengths.numpy(), draws, EPOCH)
+        mixup = Mixup(config.frontend, seed, batch.step, batch.slot, len(draws), ranks.device)
+        values = (draws, batch.clips.numpy(), drawn(chain.chance, draws), made.numpy(), mixup.features(made).numpy())
+        for name, value in zip(found, values, strict=True):
+            found[name].append(value)
+
+    for batch in stream(slots, reader):
+        if len(batch.draws):
+            add(batch)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def main() -> None:
+    out, *configs = map(Path, sys.argv[1:])
+    with runtime.start(settings_file.load(configs[0]).train) as ranks:
+        for path in configs:
+            np.savez(out / f"{path.stem}-{ranks.rank}.npz", **through(settings_file.load(path), ranks))
+        assert len(ranks.gather(ranks.rank)) == ranks.world_size
+
+
+if __name__ == "__main__":
+    main()
