@@ -96,7 +96,7 @@ class FrontEndConfig:
     """The place of the clip that stays where it is."""
     shift_probability: float = 1.0
     shift_ms: float = 100.0
-    """Move the clip by up to this either way, zeros shifted in."""
+    """Move the clip by up to this either way; silence comes in, or what a clip of over clip_seconds has there."""
     reverb_probability: float = 0.2
     reverb_seconds: tuple[float, float] = (0.1, 0.4)
     """A synthetic room whose sound falls by 60 dB in a time of this range."""
@@ -113,8 +113,8 @@ class FrontEndConfig:
     mix: float = 0.45
     """Noise that went through the chain itself, as up to this share of the spectrogram; without a noise split never."""
     time_masks: int = 2
-    time_mask_frames: int = 20
-    """SpecAugment: this many masks of up to this many frames."""
+    time_mask_ms: float = 200.0
+    """SpecAugment: this many masks of up to this long, whatever the features' hop."""
     band_masks: int = 2
     band_mask_bands: int = 6
     """SpecAugment: this many masks of up to this many bands."""
@@ -140,13 +140,13 @@ class FrontEndConfig:
             min(self.shift_ms, self.volume_db, self.frame_shift) >= 0,
             "shift_ms, volume_db, frame_shift: wanted 0 or more",
         )
-        masks = min(self.time_masks, self.time_mask_frames, self.band_masks, self.band_mask_bands)
-        _check(masks >= 0, "time_masks, time_mask_frames, band_masks, band_mask_bands: wanted 0 or more")
+        masks = min(self.time_masks, self.time_mask_ms, self.band_masks, self.band_mask_bands)
+        _check(masks >= 0, "time_masks, time_mask_ms, band_masks, band_mask_bands: wanted 0 or more")
 
     @property
     def varies(self) -> bool:
         """Whether any step changes training clips."""
-        masks = self.time_masks * self.time_mask_frames + self.band_masks * self.band_mask_bands
+        masks = self.time_masks * self.time_mask_ms + self.band_masks * self.band_mask_bands
         return masks > 0 or any(getattr(self, f"{name}_probability") > 0.0 for name in STEPS if name != "mixup")
 
 
@@ -277,17 +277,32 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
-    for text in overrides:
-        _override(tree, text)
+    _apply(tree, overrides)
     return parse(tree, str(path))
 
 
 def of_overrides(overrides: Sequence[str]) -> Config:
     """The defaults with `a.b=c` overrides laid over them. Raises UsageError with every mistake in them."""
     tree: dict[str, Any] = {}
+    _apply(tree, overrides)
+    return parse(tree, "--set")
+
+
+def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Lays `a.b=c` over the tree. Another preset takes with it what the tree has from its own: a run's config.toml
+    lists every step, and would otherwise keep them all."""
+    before = tree.get("frontend", {})
+    own = before.get("augment") if isinstance(before, dict) else None
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        _override(changes, text)
+    wanted = changes.get("frontend", {}).get("augment", own)
+    if isinstance(own, str) and own in PRESETS and wanted != own:
+        of_preset = json.loads(json.dumps(dataclasses.asdict(FrontEndConfig()) | PRESETS[own]))
+        kept = ("features", "normalise")
+        tree["frontend"] = {k: v for k, v in before.items() if k in kept or v != of_preset.get(k)}
     for text in overrides:
         _override(tree, text)
-    return parse(tree, "--set")
 
 
 def parse(tree: Mapping[str, Any], where: str) -> Config:

@@ -288,7 +288,7 @@ def test_only_a_chain_with_a_step_that_changes_clips_varies() -> None:
         assert preset("none", **{f"{step}_probability": 0.1}).varies == (step != "mixup")
     assert preset("none", time_masks=1).varies
     assert preset("none", band_masks=1).varies
-    assert not preset("none", time_masks=1, time_mask_frames=0).varies
+    assert not preset("none", time_masks=1, time_mask_ms=0.0).varies
 
 
 def test_settings_are_frozen_and_keyword_only() -> None:
@@ -301,3 +301,19 @@ def test_settings_are_frozen_and_keyword_only() -> None:
 def test_importing_it_does_not_import_torch() -> None:
     code = "import sys, kws.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_another_preset_takes_with_it_what_a_dumped_config_lists_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        settings_file.to_toml(
+            settings_file.parse({"frontend": {"augment": "seed", "features": "mel40", "speed": 0.3}}, "here")
+        )
+    )
+    assert settings_file.load(path).frontend == preset("seed", features="mel40", speed=0.3)
+    assert settings_file.load(path, ["frontend.augment=none"]).frontend == preset("none", features="mel40", speed=0.3)
+    assert settings_file.load(path, ["frontend.augment=modern"]).frontend == preset(
+        "modern", features="mel40", speed=0.3
+    )
+    still = settings_file.load(path, ["frontend.augment=seed", "frontend.mix=0.1"]).frontend
+    assert still == preset("seed", features="mel40", speed=0.3, mix=0.1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kws.audio import frames
 from kws.audio.chance import Chance, Course, Ints, Noise
-from kws.audio.codec import Pcm
+from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.audio.features import Features
 from kws.audio.noise import NoiseBank, rooms
 from kws.config import FrontEndConfig
@@ -116,7 +116,12 @@ class Augment:
         settings = self._settings
         filler = features.mean(dim=(2, 3), keepdim=True) if settings.time_masks or settings.band_masks else features
         for name, dim, count, most in (
-            ("frames", 3, settings.time_masks, settings.time_mask_frames),
+            (
+                "frames",
+                3,
+                settings.time_masks,
+                round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop),
+            ),
             ("bands", 2, settings.band_masks, settings.band_mask_bands),
         ):
             if count and most:

@@ -41,8 +41,7 @@ SPECS = {
     "logmel40_30ms": Spec(512, 480, 160, 40, 20.0, "log"),
     "mfcc40": Spec(512, 480, 160, 40, 20.0, "mfcc"),
 }
-# Added to the power before the log: about the power of 16-bit rounding noise in a band, so that digital silence
-# and a quiet room look alike.
+# Added to the power before the log: digital silence, rounding noise and the quietest rooms look alike.
 _LOG_FLOOR = 1e-6
 # Standard deviation of log-mel features of Speech Commands after the mean is taken off, rounded.
 _LOG_SPREAD = 3.0

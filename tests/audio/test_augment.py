@@ -367,7 +367,7 @@ def masked(settings: FrontEndConfig, count: int = 60) -> torch.Tensor:
 
 
 def test_one_frame_mask_is_one_stretch_over_all_bands_within_its_limit() -> None:
-    hidden = masked(only(time_masks=1, time_mask_frames=20))
+    hidden = masked(only(time_masks=1, time_mask_ms=640.0))  # 20 frames of mel32
     assert torch.equal(hidden, hidden[:, :1].expand_as(hidden))
     widths = []
     for row in hidden[:, 0].numpy():
@@ -378,6 +378,15 @@ def test_one_frame_mask_is_one_stretch_over_all_bands_within_its_limit() -> None
     assert 17 <= max(widths) <= 20
 
 
+@pytest.mark.parametrize(("features", "frames"), [("mel32", 6), ("logmel40", 20)])
+def test_a_frame_mask_is_as_long_in_time_whatever_the_hop(features: str, frames: int) -> None:
+    settings = only(features=features, time_masks=1, time_mask_ms=200.0)
+    steps = Augment(settings, Features(features), 0, [], 16000, CPU)
+    picture = torch.from_numpy(np.random.default_rng(2).standard_normal((200, 1, 32, 32)).astype(np.float32))
+    hidden = (steps.mask(picture, np.arange(200), 0) != picture)[:, 0, 0].sum(dim=1)
+    assert hidden.max() == frames
+
+
 def test_band_masks_reach_over_all_frames_within_their_limits() -> None:
     hidden = masked(only(band_masks=2, band_mask_bands=6))
     assert torch.equal(hidden, hidden[:, :, :1].expand_as(hidden))
@@ -385,24 +394,22 @@ def test_band_masks_reach_over_all_frames_within_their_limits() -> None:
 
 
 def test_frame_and_band_masks_are_drawn_apart() -> None:
-    hidden = masked(only(time_masks=1, time_mask_frames=40, band_masks=1, band_mask_bands=40))
+    hidden = masked(only(time_masks=1, time_mask_ms=400.0, band_masks=1, band_mask_bands=40))
     bands, columns = hidden.all(dim=2).sum(dim=1).double(), hidden.all(dim=1).sum(dim=1).double()
     assert torch.corrcoef(torch.stack([bands, columns]))[0, 1].abs() < 0.3
 
 
 def test_a_mask_wider_than_the_features_is_cut_to_them() -> None:
-    assert masked(only(time_masks=1, time_mask_frames=10_000))[:, 0].sum(dim=1).max() <= 101
+    assert masked(only(time_masks=1, time_mask_ms=1e5))[:, 0].sum(dim=1).max() <= 101
 
 
-@pytest.mark.parametrize(
-    "zero", [{}, {"time_masks": 2, "time_mask_frames": 0}, {"band_masks": 2, "band_mask_bands": 0}]
-)
+@pytest.mark.parametrize("zero", [{}, {"time_masks": 2, "time_mask_ms": 0.0}, {"band_masks": 2, "band_mask_bands": 0}])
 def test_no_masks_leave_the_features_as_they_are(zero: dict[str, int]) -> None:
     assert not masked(only(**zero), 4).any()
 
 
 def test_a_chain_of_masks_alone_masks_what_evaluation_sees() -> None:
-    settings = only(time_masks=2, time_mask_frames=5, band_masks=1, band_mask_bands=3)
+    settings = only(time_masks=2, time_mask_ms=50.0, band_masks=1, band_mask_bands=3)
     wave, steps = clips(9), chain(settings)
     found = steps(wave, np.full(9, SHORT), np.arange(9), 0)
     plain = Features("mel32")(wave)
