@@ -204,13 +204,14 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them, in networks that can: less memory, the
     same bits, about a third slower."""
-    reduction: Literal["fast"] = "fast"
-    """How the slots' gradients are summed: DDP's all-reduce after a process's last slot."""
+    reduction: Literal["fast", "exact"] = "fast"
+    """How the slots' gradients are summed. fast: DDP's all-reduce after a process's last slot. exact: a fixed tree over
+    the slots, the same bits on 1, 2, 4, ... processes; the slots must be a power of two."""
     processes: int = 0
     """How many must come up; 0: whatever is there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
-    """torch threads a process; 0: as the run began with, at first the machine's cores / its processes."""
+    """torch threads a process; 0: as the run began with, at first the machine's cores / its processes (exact: 1)."""
     eval_epochs: int = 1
     """Evaluate on the valid split every so many epochs, and after the last."""
     save_minutes: float = 10.0
@@ -237,6 +238,11 @@ class TrainConfig:
             f"processes: {self.slots} slots (global_batch {self.global_batch} / micro_batch {self.micro_batch}) run on "
             f"{', '.join(str(n) for n in range(1, self.slots + 1) if self.slots % n == 0)} processes, "
             f"not {self.processes}; start one of those, or use another --set train.micro_batch=...",
+        )
+        _check(
+            self.reduction == "fast" or self.slots & (self.slots - 1) == 0,
+            f"reduction: exact wants a power of two of slots, not {self.slots} "
+            f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
         _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 

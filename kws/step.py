@@ -10,12 +10,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kws import reduction
 from kws.audio.augment import Augment
 from kws.audio.features import Features
 from kws.data.ledger import Ledger
@@ -25,8 +24,10 @@ from kws.errors import UsageError
 from kws.job import Job
 from kws.mixup import Mixup
 from kws.optim import lr_at, set_lr
-from kws.runtime import Runtime, wrap
+from kws.runtime import Runtime
 from kws.slots import RunningStatistics, seed_slot
+
+_SUMS = 3  # loss, correct, clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Stepper:
         self._network, self._features, self._optimizer = network, features, optimizer
         self._augment = self._build_augment()
         self._statistics = RunningStatistics(network)
-        self._model = wrap(runtime, network)
+        self._reduction = reduction.of(self._settings.reduction, runtime, network)
+        self._model = self._reduction.model
         self._model.train()
-        if runtime.world_size > 1:
+        if self._reduction.waits:
             self._settle_buckets()
 
     def step(
@@ -66,7 +68,7 @@ class Stepper:
         """
         share, waited = self._settings.slots // self._runtime.world_size, 0.0
         self._statistics.begin_step()
-        sums = torch.zeros(3, dtype=torch.float64, device=self._runtime.device)  # loss, correct, clips
+        self._reduction.begin()
         for number in range(share):
             before = time.perf_counter()
             with self._runtime.alone():
@@ -75,9 +77,10 @@ class Stepper:
             if ledger:
                 ledger.add(epoch, step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
             last = number == share - 1
-            with self._reduces(last):
-                sums += self._slot(batch, clips, epoch, step, must_run=last)
-        loss, correct, found, *heard = self._reduce(sums, flags)
+            with self._reduction.slot(last):
+                figures = self._slot(batch, clips, epoch, step, must_run=last and self._reduction.waits)
+            self._reduction.add(figures)
+        (loss, correct, found), heard = self._finish(flags)
         if not math.isfinite(loss):
             raise UsageError(
                 f"step {step}: the loss is {loss}; the checkpoint before it is kept: "
@@ -85,23 +88,19 @@ class Stepper:
             )
         if found:
             self._update(step, clips / found)
-        return Outcome(loss, correct, int(found), waited, tuple(flag > 0 for flag in heard))
+        return Outcome(loss, correct, int(found), waited, heard)
 
-    def _reduce(self, sums: Tensor, flags: Sequence[bool]) -> list[float]:
-        """Adds over the ranks, in one vector: running statistics, sums, flags. Returns sums and flags."""
-        own = torch.tensor([float(flag) for flag in flags], dtype=torch.float64, device=sums.device)
-        totals = self._runtime.sum(torch.cat([self._statistics.totals(), sums, own]))
-        tail = len(sums) + len(own)
-        values: list[float] = totals[-tail:].tolist()
-        self._statistics.end_step(totals[:-tail], int(values[2]))
-        return values
-
-    def _reduces(self, last: bool) -> AbstractContextManager[Any]:
-        """DDP reduces in the backward pass of a rank's last slot only."""
-        return nullcontext() if last else self._runtime.accelerator.no_sync(self._model)
+    def _finish(self, flags: Sequence[bool]) -> tuple[list[float], tuple[bool, ...]]:
+        """Adds over slots and ranks: running statistics, sums, flags. Returns loss, correct, clips; and the flags."""
+        own = torch.tensor([float(flag) for flag in flags], dtype=torch.float64, device=self._runtime.device)
+        totals, heard = self._reduction.finish(own)
+        sums: list[float] = totals[-_SUMS:].tolist()
+        self._statistics.end_step(totals[:-_SUMS], int(sums[2]))
+        return sums, tuple(flag > 0 for flag in heard.tolist())
 
     def _slot(self, batch: Batch, step_clips: int, epoch: int, step: int, must_run: bool) -> Tensor:
-        """Forward and backward of one slot; returns its summed loss, correct clips and clips, (3,) float64.
+        """Forward and backward of one slot; returns what it left in running statistics, then its summed loss, correct
+        clips and clips, (X + 3,) float64.
 
         A slot without clips runs nothing, unless DDP waits for its backward pass: then silence that weighs zero.
         """
@@ -109,7 +108,7 @@ class Stepper:
         if clips == 0:
             if must_run:
                 self._silent_backward()
-            return torch.zeros(3, dtype=torch.float64, device=device)
+            return torch.cat([self._statistics.end_slot(0), torch.zeros(_SUMS, dtype=torch.float64, device=device)])
         seed_slot(self._settings.seed, step, batch.slot)
         self._statistics.begin_slot(clips)
         mixup, inputs = self._mixup(step, batch), self._inputs(batch, epoch)
@@ -121,11 +120,10 @@ class Stepper:
         else:
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
             correct = (logits.argmax(dim=1) == labels).sum()
-        # DDP takes the mean over the ranks; the step's loss is the mean over its clips.
-        torch.autograd.backward(loss * (self._runtime.world_size / step_clips))
-        self._statistics.end_slot(clips)
+        # The step's loss is the mean over its clips.
+        torch.autograd.backward(loss * (self._reduction.loss_scale / step_clips))
         counts = torch.tensor([clips], dtype=torch.float64, device=device)
-        return torch.cat([torch.stack([loss.detach(), correct]).double(), counts])
+        return torch.cat([self._statistics.end_slot(clips), torch.stack([loss.detach(), correct]).double(), counts])
 
     def _mixup(self, step: int, batch: Batch) -> Mixup | None:
         chain, clips = self._job.config.frontend, len(batch.clips)
