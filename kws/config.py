@@ -238,6 +238,8 @@ class TrainConfig:
     """Evaluate on the valid split every so many epochs, and after the last."""
     save_minutes: float = 10.0
     """Also save between epochs this often."""
+    allow_change: str = ""
+    """Settings, comma-separated, that a resumed run may have otherwise than it began with, of those in CHANGEABLE."""
     keep: int = 3
     """Newest checkpoints kept; those that a pointer names are kept beside them."""
     log_steps: int = 10
@@ -296,8 +298,19 @@ class Config:
 FREE_TO_CHANGE = frozenset(
     {"data.shards", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
-    | {"train.gradient_checkpointing", "train.threads", "train.save_minutes", "train.keep", "train.log_steps"}
+    | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
+    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps"}
 )
+
+
+# What may change where train.allow_change names it: how the optimisation goes on, not what it has been.
+CHANGEABLE = frozenset(
+    f"train.{name}"
+    for name in (
+        "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
+        "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last",
+    )
+)  # fmt: skip
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -415,10 +428,21 @@ def _toml_value(value: Any) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """One line for each setting that differs and may not differ at a resume."""
+    """One line for each setting that differs and may not differ at a resume.
+
+    Raises UsageError where train.allow_change names what may not change, or is no setting.
+    """
+    allowed = {name.strip() for name in new.train.allow_change.split(",") if name.strip()}
+    allowed = {name if "." in name else f"train.{name}" for name in allowed}
+    for name in sorted(allowed - CHANGEABLE):
+        raise UsageError(
+            f"train.allow_change: {name} cannot change in a run; wanted of "
+            f"{', '.join(sorted(key.removeprefix('train.') for key in CHANGEABLE))}"
+        )
     was, now = flatten(old), flatten(new)
     return [
         f"{key}: {was[key]!r} there, {now[key]!r} now"
+        + (f" (train.allow_change={key.removeprefix('train.')} allows it)" if key in CHANGEABLE else "")
         for key in was
-        if was[key] != now[key] and key not in FREE_TO_CHANGE
+        if was[key] != now[key] and key not in FREE_TO_CHANGE | allowed
     ]

@@ -133,8 +133,8 @@ class Trainer:
         slots, ranks = self.config.train.slots, self.runtime
         if ranks.device.type != "cuda" or ranks.world_size != slots:
             raise UsageError(
-                f"train.sync_batchnorm: wants one GPU process for each of the {slots} slots, found {ranks.world_size} on "
-                f"{ranks.device.type}; start {slots}, or leave the setting out"
+                f"train.sync_batchnorm: wants a GPU process for each of the {slots} slots, found {ranks.world_size} "
+                f"on {ranks.device.type}; start {slots}, or leave the setting out"
             )
         found: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return found

@@ -41,8 +41,8 @@ class Trained:
 
 
 def matching(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Of the weights of a run folder (its best) or a .safetensors file those that fit `wanted` by name and shape; and the
-    names that found none. Raises UsageError where there are none, or none fits."""
+    """Of the weights of a run folder (its best) or a .safetensors file those that fit `wanted` by name and shape, and
+    the names that found none. Raises UsageError where there are none, or none fits."""
     if path.is_dir():
         checkpoint = Checkpoints(path).named("best_accuracy")
         found = checkpoint.ema() or checkpoint.model()
