@@ -47,7 +47,7 @@ def _half_cosine(done: float) -> float:
 
 def _rise(step: int, total: int) -> float:
     """0 to 1 over the first 30 % of the run, 1 to 2 over the rest."""
-    top = max(1.0, 0.3 * total)
+    top = max(1.0, 0.3 * total - 1.0)
     return step / top if step < top else 1.0 + (step - top) / max(1.0, total - 1 - top)
 
 
