@@ -136,7 +136,7 @@ class Trainer:
                 f"train.sync_batchnorm: wants a GPU process for each of the {slots} slots, found {ranks.world_size} "
                 f"on {ranks.device.type}; start {slots}, or leave the setting out"
             )
-        found: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        found: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return found
 
     @property
