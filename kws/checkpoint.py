@@ -1,6 +1,7 @@
 """Checkpoints: a folder each, written under a partial name, fsynced, renamed; then a pointer is moved.
 
     RUN/checkpoints/step-00000384/            model.safetensors  optimizer.pt  state.json  manifest.json
+                                              and ema.safetensors, where the run averages its weights
     RUN/checkpoints/step-00000384-evaluated/  the same weights (hard links), with the epoch's evaluation in state.json
     RUN/checkpoints/{last,best_accuracy,best_loss}    one line: the folder's name
 
@@ -44,6 +45,11 @@ class Checkpoint:
         """Weights and buffers by name."""
         return safetensors.torch.load_file(self.path / "model.safetensors")
 
+    def ema(self) -> dict[str, torch.Tensor] | None:
+        """Averaged weights with the buffers, where the run has them."""
+        path = self.path / "ema.safetensors"
+        return safetensors.torch.load_file(path) if path.is_file() else None
+
     def optimizer(self) -> dict[str, Any]:
         """The optimizer's state dict."""
         state: dict[str, Any] = torch.load(self.path / "optimizer.pt", weights_only=True, map_location="cpu")
@@ -57,14 +63,15 @@ class Checkpoints:
         self._root, self._keep, self._say = run / "checkpoints", keep, say
 
     def save(
-        self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any], name: str
-    ) -> Path:
+        self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any], name: str,
+        ema: Mapping[str, torch.Tensor] | None = None,
+    ) -> Path:  # fmt: skip
         """Writes a new checkpoint and points `last` at it. Raises UsageError where the disk refuses."""
 
         def write(folder: Path) -> None:
-            # Copies, because tensors that share memory (tied weights) are refused by safetensors.
-            weights = {key: value.detach().cpu().contiguous().clone() for key, value in model.items()}
-            safetensors.torch.save_file(weights, folder / "model.safetensors")
+            _save_tensors(model, folder / "model.safetensors")
+            if ema is not None:
+                _save_tensors(ema, folder / "ema.safetensors")
             torch.save(optimizer, folder / "optimizer.pt")
 
         return self._publish(name, write, state)
@@ -73,8 +80,9 @@ class Checkpoints:
         """The weights of checkpoint `source` with another state."""
 
         def link(folder: Path) -> None:
-            for file in _FILES[:2]:
-                _link_or_copy(self._root / source / file, folder / file)
+            for file in (self._root / source).iterdir():
+                if file.name not in ("state.json", _MANIFEST):
+                    _link_or_copy(file, folder / file.name)
 
         return self._publish(name, link, state)
 
@@ -144,6 +152,12 @@ class Checkpoints:
                 f"{final}: checkpoint cannot be written ({error}); make room, then run the same again"
             ) from error
         return final
+
+
+def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    # Copies, because tensors that share memory (tied weights) are refused by safetensors.
+    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    safetensors.torch.save_file(own, path)
 
 
 def _fault(path: Path) -> str | None:

@@ -187,34 +187,59 @@ class TrainConfig:
     micro_batch: int = 64
     """Clips a slot. global_batch / micro_batch slots; the number of processes must divide them."""
     seed: int = 0
+    init: str = ""
+    """Start from the weights of a RUN folder or a .safetensors file; what has another shape there, such as the head of
+    other classes, starts fresh. A resumed run does not look at it."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """sgd has Nesterov momentum."""
     lr: float = 3e-3
     """Highest learning rate."""
     momentum: float = 0.9
+    nesterov: bool = True
     """For sgd."""
     weight_decay: float = 1e-3
-    """Not applied to norms and biases."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    decay_all: bool = False
+    """Weight decay on norms and biases too."""
+    schedule: Literal["cosine", "constant", "step", "onecycle", "plateau"] = "cosine"
+    """Of the learning rate, after warm-up. cosine: half a wave to 0. step: times `factor` every `step_epochs`.
+    onecycle: no warm-up, up from lr / 25 over 30 % of the run, then down to nothing. plateau: times `factor` where the
+    validation loss was no lower for `patience` evaluations."""
     warmup_epochs: float = 1.0
     """Linear rise of the learning rate from 0."""
+    step_epochs: int = 50
+    factor: float = 0.1
+    patience: int = 5
     label_smoothing: float = 0.0
     clip_grad_norm: float = 0.0
     """Largest norm of the gradient; 0: no limit."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them, in networks that can: less memory, the
     same bits, about a third slower."""
-    reduction: Literal["fast"] = "fast"
-    """How the slots' gradients are summed: DDP's all-reduce after a process's last slot."""
+    ema: float = 0.0
+    """Decay a step of a moving average of the weights, such as 0.999, evaluated beside them and preferred; 0: none."""
+    stop_after: int = 0
+    """End the run where so many evaluations brought no better accuracy; 0: never."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network's forward pass in training (autocast); features, loss, weights and evaluation stay in float32."""
+    compile: bool = False
+    """torch.compile: wants a C++ compiler, and minutes at the start."""
+    channels_last: bool = False
+    """Memory layout of pictures; faster for convolutions on GPUs."""
+    sync_batchnorm: bool = False
+    """Batch-norm statistics over all slots of a step together: GPUs only, and only with a process a slot."""
+    reduction: Literal["fast", "exact"] = "fast"
+    """How the slots' gradients are summed. fast: DDP's all-reduce after a process's last slot. exact: a fixed tree over
+    the slots, the same bits on 1, 2, 4, ... processes; the slots must be a power of two."""
     processes: int = 0
     """How many must come up; 0: whatever is there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
-    """torch threads a process; 0: as the run began with, at first the machine's cores / its processes."""
+    """torch threads a process; 0: as the run began with, at first the machine's cores / its processes (exact: 1)."""
     eval_epochs: int = 1
     """Evaluate on the valid split every so many epochs, and after the last."""
     save_minutes: float = 10.0
     """Also save between epochs this often."""
+    allow_change: str = ""
+    """Settings, comma-separated, that a resumed run may have otherwise than it began with, of those in CHANGEABLE."""
     keep: int = 3
     """Newest checkpoints kept; those that a pointer names are kept beside them."""
     log_steps: int = 10
@@ -229,6 +254,11 @@ class TrainConfig:
             f"global_batch: wanted a multiple of micro_batch ({self.micro_batch})",
         )
         _check(0.0 < self.lr <= 1000.0, "lr: wanted more than 0 and at most 1000")
+        _check(0.0 <= self.ema < 1.0, "ema: wanted 0 to below 1, such as 0.999")
+        _check(0.0 < self.factor < 1.0, "factor: wanted more than 0 and less than 1")
+        _check(min(self.step_epochs, self.patience) >= 1, "step_epochs, patience: wanted 1 or more")
+        _check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
+        _check(not (self.sync_batchnorm and self.device == "cpu"), "sync_batchnorm: GPUs only; use it with device cuda")
         _check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
         _check(min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm) >= 0.0, "rates: wanted 0 or more")
         _check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")
@@ -237,6 +267,11 @@ class TrainConfig:
             f"processes: {self.slots} slots (global_batch {self.global_batch} / micro_batch {self.micro_batch}) run on "
             f"{', '.join(str(n) for n in range(1, self.slots + 1) if self.slots % n == 0)} processes, "
             f"not {self.processes}; start one of those, or use another --set train.micro_batch=...",
+        )
+        _check(
+            self.reduction == "fast" or self.slots & (self.slots - 1) == 0,
+            f"reduction: exact wants a power of two of slots, not {self.slots} "
+            f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
         _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 
@@ -263,8 +298,19 @@ class Config:
 FREE_TO_CHANGE = frozenset(
     {"data.shards", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
-    | {"train.gradient_checkpointing", "train.threads", "train.save_minutes", "train.keep", "train.log_steps"}
+    | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
+    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps"}
 )
+
+
+# What may change where train.allow_change names it: how the optimisation goes on, not what it has been.
+CHANGEABLE = frozenset(
+    f"train.{name}"
+    for name in (
+        "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
+        "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last",
+    )
+)  # fmt: skip
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -397,10 +443,21 @@ def _toml_value(value: Any) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """One line for each setting that differs and may not differ at a resume."""
+    """One line for each setting that differs and may not differ at a resume.
+
+    Raises UsageError where train.allow_change names what may not change, or is no setting.
+    """
+    allowed = {name.strip() for name in new.train.allow_change.split(",") if name.strip()}
+    allowed = {name if "." in name else f"train.{name}" for name in allowed}
+    for name in sorted(allowed - CHANGEABLE):
+        raise UsageError(
+            f"train.allow_change: {name} cannot change in a run; wanted of "
+            f"{', '.join(sorted(key.removeprefix('train.') for key in CHANGEABLE))}"
+        )
     was, now = flatten(old), flatten(new)
     return [
         f"{key}: {was[key]!r} there, {now[key]!r} now"
+        + (f" (train.allow_change={key.removeprefix('train.')} allows it)" if key in CHANGEABLE else "")
         for key in was
-        if was[key] != now[key] and key not in FREE_TO_CHANGE
+        if was[key] != now[key] and key not in FREE_TO_CHANGE | allowed
     ]

@@ -138,6 +138,7 @@ def evaluate_run(run: Path, split: str, checkpoint: str, shards: Path | None, ru
     facts = {
         "network": config.model.name,
         "checkpoint": trained.checkpoint.path.name,
+        "weights": trained.weights,
         "step": state["step"],
         "epoch": state["epoch"],
     }

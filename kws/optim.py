@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -11,26 +12,69 @@ from kws.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; no weight decay on norms and biases (everything of one dimension)."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    """SGD with momentum, or AdamW. Weight decay spares norms and biases (everything of one dimension) unless asked."""
+    decayed = [p for p in model.parameters() if p.requires_grad and (p.ndim > 1 or settings.decay_all)]
+    others = [p for p in model.parameters() if p.requires_grad and not (p.ndim > 1 or settings.decay_all)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
         momentum = settings.momentum
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
+        nesterov = settings.nesterov and momentum > 0
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, lr=settings.lr)
 
 
-def lr_at(step: int, steps_per_epoch: int, settings: TrainConfig) -> float:
-    """Learning rate of update `step`: a linear rise over warmup_epochs, then constant or half a cosine to 0."""
+def lr_at(step: int, steps_per_epoch: int, settings: TrainConfig, scale: float = 1.0) -> float:
+    """Learning rate of update `step`: a linear rise over warmup_epochs, then as the schedule says. `scale`: what the
+    plateau schedule has come down to."""
+    total = settings.epochs * steps_per_epoch
+    if settings.schedule == "onecycle":
+        return settings.lr * _one_cycle(step, total)
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.lr
-    done = (step - warmup) / max(1, settings.epochs * steps_per_epoch - warmup)
-    return settings.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        return scale * settings.lr * (step + 1) / warmup
+    if settings.schedule == "step":
+        return settings.lr * settings.factor ** (step // (settings.step_epochs * steps_per_epoch))
+    if settings.schedule == "cosine":
+        return settings.lr * _half_cosine((step - warmup) / max(1, total - warmup))
+    return settings.lr * scale
+
+
+def _half_cosine(done: float) -> float:
+    """From 1 to 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, done))))
+
+
+def _rise(step: int, total: int) -> float:
+    """0 to 1 over the first 30 % of the run, 1 to 2 over the rest."""
+    top = max(1.0, 0.3 * total - 1.0)
+    return step / top if step < top else 1.0 + (step - top) / max(1.0, total - 1 - top)
+
+
+def _one_cycle(step: int, total: int) -> float:
+    """As a share of the highest. Source: Smith and Topin, "Super-convergence", arXiv 1708.07120; with cosines."""
+    place, first, last = _rise(step, total), 1.0 / 25.0, 1e-4 / 25.0
+    if place <= 1.0:
+        return first + (1.0 - first) * (1.0 - _half_cosine(place))
+    return last + (1.0 - last) * _half_cosine(place - 1.0)
+
+
+@dataclasses.dataclass
+class Plateau:
+    """What the plateau schedule remembers: the lowest validation loss, evaluations since, and its factor so far."""
+
+    lowest: float = math.inf
+    since: int = 0
+    scale: float = 1.0
+
+    def note(self, loss: float, settings: TrainConfig) -> None:
+        """After an evaluation. Lower counts by a ten-thousandth part or more, as with torch's ReduceLROnPlateau."""
+        if loss < self.lowest * (1.0 - 1e-4):
+            self.lowest, self.since = loss, 0
+            return
+        self.since += 1
+        if self.since > settings.patience:
+            self.scale, self.since = self.scale * settings.factor, 0
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -67,7 +67,9 @@ def check(run: Path, config: Config, facts: dict[str, Any]) -> None:
     and what to type.
     """
     changed: list[str] = []
-    if (run / "config.toml").exists() and any((run / "checkpoints").glob("step-*")):
+    if any((run / "checkpoints").glob("step-*")):
+        if not (run / "config.toml").exists():
+            raise UsageError(f"{run}: has checkpoints, and no config.toml that tells whose; use --run ANOTHER_FOLDER")
         changed = settings_file.differences(read_config(run), config)
         changed += _other_facts(run / "run.json", facts)
     if changed:

@@ -163,7 +163,7 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     if settings.device == "cuda" and cpu:
         raise UsageError("train.device: cuda, but torch sees no GPU here; use --set train.device=cpu")
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = settings.threads or max(1, _cores() // local_size)
+    threads = settings.threads or (1 if settings.reduction == "exact" else max(1, _cores() // local_size))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     accelerator = Accelerator(

@@ -25,7 +25,6 @@ class RunningStatistics:
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self._live: list[Tensor] = []
         self._start: list[Tensor] = []
-        self._sum: list[Tensor] = []
         self._counted: list[Tensor] = []
 
     def begin_step(self) -> None:
@@ -33,7 +32,6 @@ class RunningStatistics:
         # Looked up anew: moving a model between devices (accelerate does, "cpu" to "cpu:0") replaces its buffers.
         self._live = [t for m in self._norms for t in (m.running_mean, m.running_var) if t is not None]
         self._start = [t.clone() for t in self._live]
-        self._sum = [torch.zeros_like(t, dtype=torch.float64) for t in self._live]
         self._counted = [t.clone() for t in self._counters()]
 
     def begin_slot(self, clips: int) -> None:
@@ -43,15 +41,14 @@ class RunningStatistics:
         for norm in self._norms:
             norm.train(clips > 1)
 
-    def end_slot(self, clips: int) -> None:
-        """Adds what the slot left, weighted by its clips."""
-        for total, value in zip(self._sum, self._live, strict=True):
-            total.add_(value.double(), alpha=clips)
+    def end_slot(self, clips: int) -> Tensor:
+        """What the slot left, weighted by its clips: one flat float64 vector, to be summed over the step's slots.
 
-    def totals(self) -> Tensor:
-        """What this rank's slots left, one flat float64 vector, to be added over the ranks."""
+        Of a slot without clips, zeros: nothing need have run.
+        """
         device = self._live[0].device if self._live else None
-        return torch.cat([torch.zeros(0, dtype=torch.float64, device=device), *(t.flatten() for t in self._sum)])
+        parts = [value.detach().flatten().double() * clips for value in self._live]
+        return torch.cat([torch.zeros(0, dtype=torch.float64, device=device), *parts])
 
     def end_step(self, totals: Tensor, clips: int) -> None:
         """Sets the average over all clips of the step; one step is one batch for `num_batches_tracked`.

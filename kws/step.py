@@ -10,23 +10,26 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from kws import reduction
 from kws.audio.augment import Augment
 from kws.audio.features import Features
 from kws.data.ledger import Ledger
 from kws.data.store import Caching
 from kws.data.stream import Batch, noise_of
+from kws.ema import Ema
 from kws.errors import UsageError
 from kws.job import Job
 from kws.mixup import Mixup
 from kws.optim import lr_at, set_lr
-from kws.runtime import Runtime, wrap
+from kws.runtime import Runtime
 from kws.slots import RunningStatistics, seed_slot
+
+_SUMS = 3  # loss, correct, clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,24 +52,34 @@ class Stepper:
     ) -> None:
         self._job, self._settings, self._runtime = job, job.config.train, runtime
         self._network, self._features, self._optimizer = network, features, optimizer
+        self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=self._settings.precision == "fp16")
         self._augment = self._build_augment()
+        if self._settings.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = Ema(network, self._settings.ema) if self._settings.ema else None
+        if self._settings.compile:
+            network.compile()
         self._statistics = RunningStatistics(network)
-        self._model = wrap(runtime, network)
+        self._reduction = reduction.of(self._settings.reduction, runtime, network)
+        self._model = self._reduction.model
         self._model.train()
-        if runtime.world_size > 1:
+        if self._reduction.waits:
             self._settle_buckets()
 
     def step(
-        self, batches: Iterator[Batch], clips: int, epoch: int, step: int, flags: Sequence[bool], ledger: Ledger | None
-    ) -> Outcome:
+        self, batches: Iterator[Batch], clips: int, epoch: int, step: int, flags: Sequence[bool],
+        ledger: Ledger | None, scale: float = 1.0,
+    ) -> Outcome:  # fmt: skip
         """Update `step` (of the whole run), planned to have `clips` clips in all. A flag that one rank raises is heard
         by all.
 
-        Raises UsageError where the loss is not finite: before the update, so the weights are still those before it.
+        `scale`: what the plateau schedule has come down to. Raises UsageError where the loss is not finite: before the
+        update, so the weights are still those before it.
         """
         share, waited = self._settings.slots // self._runtime.world_size, 0.0
+        self._losses: list[tuple[Batch, Tensor]] = []
         self._statistics.begin_step()
-        sums = torch.zeros(3, dtype=torch.float64, device=self._runtime.device)  # loss, correct, clips
+        self._reduction.begin()
         for number in range(share):
             before = time.perf_counter()
             with self._runtime.alone():
@@ -75,33 +88,36 @@ class Stepper:
             if ledger:
                 ledger.add(epoch, step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
             last = number == share - 1
-            with self._reduces(last):
-                sums += self._slot(batch, clips, epoch, step, must_run=last)
-        loss, correct, found, *heard = self._reduce(sums, flags)
+            with self._reduction.slot(last):
+                figures = self._slot(batch, clips, epoch, step, must_run=last and self._reduction.waits)
+            self._reduction.add(figures)
+        (loss, correct, found), heard = self._finish(flags)
         if not math.isfinite(loss):
-            raise UsageError(
-                f"step {step}: the loss is {loss}; the checkpoint before it is kept: "
-                "use a lower --set train.lr=... in a new --run"
-            )
+            self._refuse(loss, step)
         if found:
-            self._update(step, clips / found)
-        return Outcome(loss, correct, int(found), waited, tuple(flag > 0 for flag in heard))
+            self._update(step, clips / found, scale)
+        return Outcome(loss, correct, int(found), waited, heard)
 
-    def _reduce(self, sums: Tensor, flags: Sequence[bool]) -> list[float]:
-        """Adds over the ranks, in one vector: running statistics, sums, flags. Returns sums and flags."""
-        own = torch.tensor([float(flag) for flag in flags], dtype=torch.float64, device=sums.device)
-        totals = self._runtime.sum(torch.cat([self._statistics.totals(), sums, own]))
-        tail = len(sums) + len(own)
-        values: list[float] = totals[-tail:].tolist()
-        self._statistics.end_step(totals[:-tail], int(values[2]))
-        return values
+    def _refuse(self, loss: float, step: int) -> NoReturn:
+        bad = [batch for batch, own in self._losses if not math.isfinite(own.item())]
+        mine = [f"slot {batch.slot}, draws {int(batch.draws[0])} to {int(batch.draws[-1])}" for batch in bad]
+        where = ", ".join(text for part in self._runtime.gather(mine) for text in part)
+        raise UsageError(
+            f"step {step}: the loss is {loss} ({where}); the checkpoint before it is kept: "
+            "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
+        )
 
-    def _reduces(self, last: bool) -> AbstractContextManager[Any]:
-        """DDP reduces in the backward pass of a rank's last slot only."""
-        return nullcontext() if last else self._runtime.accelerator.no_sync(self._model)
+    def _finish(self, flags: Sequence[bool]) -> tuple[list[float], tuple[bool, ...]]:
+        """Adds over slots and ranks: running statistics, sums, flags. Returns loss, correct, clips; and the flags."""
+        own = torch.tensor([float(flag) for flag in flags], dtype=torch.float64, device=self._runtime.device)
+        totals, heard = self._reduction.finish(own)
+        sums: list[float] = totals[-_SUMS:].tolist()
+        self._statistics.end_step(totals[:-_SUMS], int(sums[2]))
+        return sums, tuple(flag > 0 for flag in heard.tolist())
 
     def _slot(self, batch: Batch, step_clips: int, epoch: int, step: int, must_run: bool) -> Tensor:
-        """Forward and backward of one slot; returns its summed loss, correct clips and clips, (3,) float64.
+        """Forward and backward of one slot; returns what it left in running statistics, then its summed loss, correct
+        clips and clips, (X + 3,) float64.
 
         A slot without clips runs nothing, unless DDP waits for its backward pass: then silence that weighs zero.
         """
@@ -109,11 +125,11 @@ class Stepper:
         if clips == 0:
             if must_run:
                 self._silent_backward()
-            return torch.zeros(3, dtype=torch.float64, device=device)
+            return torch.cat([self._statistics.end_slot(0), torch.zeros(_SUMS, dtype=torch.float64, device=device)])
         seed_slot(self._settings.seed, step, batch.slot)
         self._statistics.begin_slot(clips)
         mixup, inputs = self._mixup(step, batch), self._inputs(batch, epoch)
-        logits = self._model(mixup.features(inputs) if mixup else inputs).float()
+        logits = self._forward(mixup.features(inputs) if mixup else inputs)
         labels = batch.labels.to(device, non_blocking=True)
         smoothing = self._settings.label_smoothing
         if mixup:
@@ -121,11 +137,11 @@ class Stepper:
         else:
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
             correct = (logits.argmax(dim=1) == labels).sum()
-        # DDP takes the mean over the ranks; the step's loss is the mean over its clips.
-        torch.autograd.backward(loss * (self._runtime.world_size / step_clips))
-        self._statistics.end_slot(clips)
+        self._losses.append((batch, loss.detach()))
+        # The step's loss is the mean over its clips.
+        torch.autograd.backward(self._scaler.scale(loss * (self._reduction.loss_scale / step_clips)))
         counts = torch.tensor([clips], dtype=torch.float64, device=device)
-        return torch.cat([torch.stack([loss.detach(), correct]).double(), counts])
+        return torch.cat([self._statistics.end_slot(clips), torch.stack([loss.detach(), correct]).double(), counts])
 
     def _mixup(self, step: int, batch: Batch) -> Mixup | None:
         chain, clips = self._job.config.frontend, len(batch.clips)
@@ -142,15 +158,40 @@ class Stepper:
             plain: Tensor = self._features(wave)
             return plain
 
-    def _update(self, step: int, scale: float) -> None:
-        """The optimizer's step; `scale` makes the mean over the planned clips the mean over those there were."""
-        if scale != 1.0:
-            torch._foreach_mul_([p.grad for p in self._network.parameters() if p.grad is not None], scale)
-        if self._settings.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_grad_norm)
-        set_lr(self._optimizer, lr_at(step, self._job.steps_per_epoch, self._settings))
-        self._optimizer.step()
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """Features -> logits, float32."""
+        if self._settings.channels_last:
+            inputs = inputs.to(memory_format=torch.channels_last)
+        kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self._settings.precision]
+        with torch.autocast(self._runtime.device.type, kind, enabled=kind is not None):
+            logits: Tensor = self._model(inputs)
+        return logits.float()
+
+    def _update(self, step: int, share: float, scale: float) -> None:
+        """The optimizer's step; `share` makes the mean over the planned clips the mean over those there were."""
+        settings = self._settings
+        self._scaler.unscale_(self._optimizer)
+        if share != 1.0:
+            torch._foreach_mul_([p.grad for p in self._network.parameters() if p.grad is not None], share)
+        if settings.clip_grad_norm:
+            nn.utils.clip_grad_norm_(self._network.parameters(), settings.clip_grad_norm)
+        set_lr(self._optimizer, lr_at(step, self._job.steps_per_epoch, settings, scale))
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._optimizer.zero_grad(set_to_none=False)
+        if self.ema:
+            self.ema.update(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer and gradient scaler, for a checkpoint."""
+        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], ema: dict[str, Tensor] | None) -> None:
+        """From a checkpoint."""
+        if self.ema and ema:
+            self.ema.load_state_dict(ema)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
 
     def _build_augment(self) -> Augment | None:
         config = self._job.config

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kws import log, models, runfolder
+from kws import log, models, runfolder, trained
 from kws.audio import statistics
 from kws.audio.features import Features, Normal
 from kws.checkpoint import Checkpoint, Checkpoints
@@ -24,9 +24,9 @@ from kws.data.plan import Plan, slots_of
 from kws.data.store import Caching, require_room
 from kws.data.stream import Batch, Reader, stream
 from kws.errors import UsageError, mendable
-from kws.evaluate import evaluate_split
+from kws.evaluate import Result, evaluate_split
 from kws.job import Job
-from kws.optim import build_optimizer, lr_at
+from kws.optim import Plateau, build_optimizer, lr_at
 from kws.runtime import Runtime, StopRequest, environment
 from kws.step import Stepper
 
@@ -41,6 +41,11 @@ class TrainState:
     evaluated: bool = True
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
+    since_best: int = 0
+    """Evaluations since the accuracy was best."""
+    ended: bool = False
+    """Whether train.stop_after ended the run before its last epoch."""
+    plateau: Plateau = dataclasses.field(default_factory=Plateau)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -50,6 +55,7 @@ class TrainState:
         """From a checkpoint, which holds more than this."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, state[field.name])
+        self.plateau = Plateau(**state["plateau"])
 
 
 @dataclasses.dataclass
@@ -120,7 +126,18 @@ class Trainer:
             raise UsageError(f"model.name: {error}") from error
         if not models.set_gradient_checkpointing(network, recomputes) and recomputes:
             raise UsageError(f"train.gradient_checkpointing: {name} keeps what it needs; leave the setting out")
-        return network
+        return self._synchronised(network) if self.config.train.sync_batchnorm else network
+
+    def _synchronised(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Its batch norms over all slots of a step: those that run at the same moment must be all there are."""
+        slots, ranks = self.config.train.slots, self.runtime
+        if ranks.device.type != "cuda" or ranks.world_size != slots:
+            raise UsageError(
+                f"train.sync_batchnorm: wants a GPU process for each of the {slots} slots, found {ranks.world_size} "
+                f"on {ranks.device.type}; start {slots}, or leave the setting out"
+            )
+        found: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return found
 
     @property
     def epoch(self) -> int:
@@ -130,7 +147,7 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether all steps are trained, and the last epoch evaluated."""
-        return self.state.step == self.job.total_steps and self.state.evaluated
+        return (self.state.ended or self.state.step == self.job.total_steps) and self.state.evaluated
 
     def describe(self) -> dict[str, Any]:
         """What would run: for `--check` and run.json."""
@@ -174,6 +191,8 @@ class Trainer:
         with log.RunLog(self.folder, ranks.is_main, self.job.total_steps, self.console) as self.log:
             self.log.event("start", self.state.step, attempt=attempt, epoch=self.epoch, world_size=ranks.world_size)
             self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks)
+            if self.resumed_from:
+                self.stepper.load_state_dict(self.resumed_from.optimizer(), self.resumed_from.ema())
             self.saved_at = time.monotonic()
             finished = self._all_epochs()
             self.log.event("end", self.state.step, state="finished" if finished else "preempted")
@@ -227,7 +246,8 @@ class Trainer:
         """One update; whether any rank was asked to stop, and whether rank 0 finds it time to save."""
         main = self.runtime.is_main
         flags = (bool(self.stop) or (main and (self.folder / "stop").exists()), main and self._time_to_save())
-        outcome = self.stepper.step(batches, clips, epoch, self.state.step, flags, self.ledger)
+        scale = self.state.plateau.scale
+        outcome = self.stepper.step(batches, clips, epoch, self.state.step, flags, self.ledger, scale)
         for meter in (self.meter, self.epoch_meter):
             meter.add(outcome.loss, outcome.correct, outcome.clips, outcome.waited)
         stop, save = outcome.flags
@@ -241,38 +261,64 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         """Evaluates the epoch that was just trained, and saves what came of it."""
-        done, train, job = self.epoch, self.config.train, self.job
+        done, train = self.epoch, self.config.train
         figures: dict[str, Any] = self.epoch_meter.figures("train_")
         better: list[str] = []
         if done % train.eval_epochs == 0 or done == train.epochs:
-            data = self.config.data
-            result = evaluate_split(
-                self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
-                Caching.of(data),
-            )  # fmt: skip
+            result = self._evaluate()
             figures |= {"valid_loss": result.loss, "valid_accuracy": result.accuracy}
+            if self.stepper.ema:
+                with self.stepper.ema.in_place():
+                    result = self._evaluate()
+                figures |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
             better = self._note_best(result.accuracy, result.loss)
         self.state.evaluated = True
-        lr = lr_at(self.state.step - 1, self.job.steps_per_epoch, train)
+        lr = self._lr()
         # Before the save, after which a resumed run would not write it: written twice the later counts.
         self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **figures)
         self._save("-evaluated", better)
         self._say_epoch(done, figures)
+
+    def _evaluate(self) -> Result:
+        """The network as it is, on the valid split."""
+        job, data = self.job, self.config.data
+        return evaluate_split(
+            self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
+            Caching.of(data),
+        )  # fmt: skip
+
+    def _lr(self) -> float:
+        """Of the update before."""
+        return lr_at(self.state.step - 1, self.job.steps_per_epoch, self.config.train, self.state.plateau.scale)
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     def _load_newest(self) -> None:
         """Goes on from the newest whole checkpoint where there is one: the same on every rank."""
         name = self.runtime.on_main(self._newest_name)
+        self.resumed_from: Checkpoint | None = None
         if name is None:
             self._use_normal(self._measure_normal())
+            self._load_init()
             return
         checkpoint: Checkpoint = self.checkpoints.named(name)
         self.network.load_state_dict(checkpoint.model())
-        self.optimizer.load_state_dict(checkpoint.optimizer())
+        self.resumed_from = checkpoint
         self._use_normal(checkpoint.state.get("normal"))
         self.state.load_state_dict(checkpoint.state)
         self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.job.total_steps}")
+
+    def _load_init(self) -> None:
+        """A new run's first weights from elsewhere, where train.init says so."""
+        if not self.config.train.init:
+            return
+        fresh = self.network.state_dict()
+        kept, left = trained.matching(Path(self.config.train.init), fresh)
+        self.network.load_state_dict(fresh | kept)
+        self.say(
+            f"{self.config.train.init}: {len(kept)} of {len(fresh)} tensors"
+            + (f"; fresh: {', '.join(left)}" if left else "")
+        )
 
     def _lock(self) -> None:
         self.locked = runfolder.lock(self.folder)  # until this process ends
@@ -304,7 +350,8 @@ class Trainer:
         if suffix:
             path = self.checkpoints.save_again(name, state, name + suffix)
         else:
-            path = self.checkpoints.save(self.network.state_dict(), self.optimizer.state_dict(), state, name)
+            ema = self.stepper.ema.state_dict() if self.stepper.ema else None
+            path = self.checkpoints.save(self.network.state_dict(), self.stepper.state_dict(), state, name, ema)
         for pointer in better:
             self.checkpoints.point(pointer, path)
         self.checkpoints.prune()
@@ -321,13 +368,17 @@ class Trainer:
 
     def _note_best(self, accuracy: float, loss: float) -> list[str]:
         """Brings the bests up to date; returns the pointers that move."""
-        state = self.state
+        state, train = self.state, self.config.train
         better = [
             name
             for name, won in (("best_accuracy", accuracy > state.best_accuracy), ("best_loss", loss < state.best_loss))
             if won
         ]
         state.best_accuracy, state.best_loss = max(accuracy, state.best_accuracy), min(loss, state.best_loss)
+        state.since_best = 0 if "best_accuracy" in better else state.since_best + 1
+        state.ended = 0 < train.stop_after <= state.since_best
+        if train.schedule == "plateau":
+            state.plateau.note(loss, train)
         return better
 
     # --- what a person sees -----------------------------------------------------------------------------------
@@ -353,9 +404,7 @@ class Trainer:
         if step % self.config.train.log_steps and step % self.job.steps_per_epoch:
             return
         figures = self.meter.figures()
-        self.log.event(
-            "step", step, epoch=epoch, lr=lr_at(step - 1, self.job.steps_per_epoch, self.config.train), **figures
-        )
+        self.log.event("step", step, epoch=epoch, lr=self._lr(), **figures)
         text = "epoch {}/{}  loss {loss:.3f}  {clips_per_s:.0f} clips/s"
         self.log.advance(step, text.format(epoch + 1, self.config.train.epochs, **figures))
         self.meter = Meter()
@@ -363,7 +412,8 @@ class Trainer:
     def _say_epoch(self, done: int, figures: dict[str, Any]) -> None:
         parts = {
             "train_loss": "loss {:.3f}", "train_accuracy": "accuracy {:.1%}", "valid_loss": "| valid loss {:.3f}",
-            "valid_accuracy": "accuracy {:.2%}", "clips_per_s": "| {:.0f} clips/s", "seconds": "{:.0f} s",
+            "valid_accuracy": "accuracy {:.2%}", "ema_valid_accuracy": "averaged {:.2%}",
+            "clips_per_s": "| {:.0f} clips/s", "seconds": "{:.0f} s",
         }  # fmt: skip
         shown = "  ".join(text.format(figures[name]) for name, text in parts.items() if name in figures)
         self.say(f"epoch {done}/{self.config.train.epochs}  {shown}")

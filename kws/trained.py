@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kws import models, runfolder
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import Features
 from kws.checkpoint import Checkpoint, Checkpoints
 from kws.config import Config
+from kws.errors import UsageError
 
 
 class Trained:
@@ -24,10 +28,32 @@ class Trained:
         self.features = Features(config.frontend.features, checkpoint.state.get("normal")).to(device)
         shape = self.features.shape(self.samples)
         self.network: nn.Module = models.build(config.model.name, len(self.classes), shape).to(device)
-        self.network.load_state_dict(checkpoint.model())
+        averaged = checkpoint.ema()
+        self.weights = "model" if averaged is None else "ema"
+        """Which of the checkpoint's weights these are: averaged ones, where there are any, are preferred."""
+        self.network.load_state_dict(checkpoint.model() if averaged is None else averaged)
         self.network.eval()
 
     @classmethod
     def from_run(cls, run: Path, checkpoint: str, device: torch.device) -> Trained:
         """Raises UsageError where `run` is no run folder or has no such whole checkpoint."""
         return cls(runfolder.read_config(run), Checkpoints(run).named(checkpoint), device)
+
+
+def matching(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Of the weights of a run folder (its best) or a .safetensors file those that fit `wanted` by name and shape, and
+    the names that found none. Raises UsageError where there are none, or none fits."""
+    if path.is_dir():
+        checkpoint = Checkpoints(path).named("best_accuracy")
+        found = checkpoint.ema() or checkpoint.model()
+    else:
+        try:
+            found = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UsageError(
+                f"train.init: {path} cannot be read ({error}); wanted a run folder or a .safetensors file"
+            ) from error
+    kept = {name: value for name, value in found.items() if name in wanted and value.shape == wanted[name].shape}
+    if not kept:
+        raise UsageError(f"train.init: nothing in {path} fits; wanted weights of the same model.name")
+    return kept, [name for name in wanted if name not in kept]

@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 KEYS = {
     "stream.py": {"clips_per_s", "ratio_webdataset", "ratio_files_librosa", "ratio_memcpy"},
     "plan_scale.py": {"seconds", "peak_gb", "resume_ratio"},
+    "overhead.py": {"overhead", "checkpoint_stall_steps"},
+    "torture.py": {"kills"},
     "frontend.py": {"ratio_train", "ratio_eval"},
     "remote.py": {"ratio_curl_http", "ratio_curl_s3"},
 }
@@ -34,4 +36,4 @@ def last_line(script: str, *arguments: object) -> dict[str, float]:
 def test_a_benchmark_ends_with_its_numbers(script: str, own: bool, tones: index.Index) -> None:
     facts = last_line(script, *([] if own else ["--data", tones.root]))
     assert facts.keys() >= KEYS[script]
-    assert all(facts[key] > 0 for key in KEYS[script])
+    assert all(facts[key] > 0 for key in KEYS[script] - {"overhead"})

@@ -1,12 +1,13 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from kws.config import TrainConfig
-from kws.optim import build_optimizer, lr_at, set_lr
+from kws.optim import Plateau, build_optimizer, lr_at, set_lr
 
 STEPS = 10
 COSINE = TrainConfig(lr=0.1, epochs=5, warmup_epochs=1.0, schedule="cosine")
@@ -80,3 +81,42 @@ def test_the_optimizer_is_the_one_asked_for_and_every_group_gets_the_rate() -> N
     assert [group["lr"] for group in adamw.param_groups] == [0.3, 0.3]
     set_lr(adamw, 0.2)
     assert [group["lr"] for group in adamw.param_groups] == [0.2, 0.2]
+
+
+def test_all_decay_where_that_is_asked_for() -> None:
+    (group,) = build_optimizer(small(), TrainConfig(weight_decay=0.1, decay_all=True)).param_groups
+    assert group["weight_decay"] == 0.1
+    assert len(group["params"]) == 6
+
+
+def test_steps_fall_by_the_factor() -> None:
+    settings = dataclasses.replace(COSINE, schedule="step", step_epochs=2, factor=0.5, warmup_epochs=0.0, epochs=6)
+    rates = [lr_at(epoch * STEPS, STEPS, settings) for epoch in range(6)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    assert lr_at(2 * STEPS - 1, STEPS, settings) == pytest.approx(0.1)
+
+
+def test_one_cycle_is_torchs() -> None:
+    settings = dataclasses.replace(COSINE, schedule="onecycle", epochs=5)
+    optimizer = torch.optim.SGD(small().parameters(), lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=50, cycle_momentum=False)
+    wanted = []
+    for _ in range(50):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cycle.step()
+    ours = [lr_at(step, STEPS, settings) for step in range(50)]
+    assert max(ours) == pytest.approx(0.1, rel=0.01)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-9)
+
+
+def test_plateau_is_torchs() -> None:
+    settings = dataclasses.replace(COSINE, schedule="plateau", patience=2, factor=0.1, warmup_epochs=0.0)
+    optimizer = torch.optim.SGD(small().parameters(), lr=0.1)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.1)
+    ours = Plateau()
+    for loss in (2.0, 1.5, 1.6, 1.5, 1.7, 1.8, 1.4, 1.39999, 1.5, 1.5, 1.5, 1.5, 1.5, 0.9, 0.8):
+        theirs.step(loss)
+        ours.note(loss, settings)
+        assert lr_at(7, STEPS, settings, ours.scale) == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert ours.scale < 0.05

@@ -142,3 +142,28 @@ def test_one_job_a_folder(tmp_path: Path) -> None:
         runfolder.lock(tmp_path / "run")
     held.close()
     runfolder.lock(tmp_path / "run").close()
+
+
+def test_checkpoints_without_settings_are_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"has checkpoints, and no config\.toml that tells whose; use --run"):
+        runfolder.check(tmp_path, Config(), {"corpus_id": "a", "threads": 1})
+
+
+def test_what_allow_change_names_may_change_and_nothing_else(tmp_path: Path) -> None:
+    facts = {"corpus_id": "a", "threads": 1}
+    runfolder.record(tmp_path, Config(), facts)
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    more = dataclasses.replace(Config().train, epochs=99, lr=0.5)
+    with pytest.raises(UsageError, match=r"train\.epochs: 30 there, 99 now \(train\.allow_change=epochs allows it\)"):
+        runfolder.check(tmp_path, dataclasses.replace(Config(), train=more), facts)
+    for names in ("epochs,lr", "train.epochs, lr"):
+        train = dataclasses.replace(more, allow_change=names)
+        runfolder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)
+    with pytest.raises(UsageError, match=r"train\.lr: 0\.003 there, 0\.5 now"):
+        train = dataclasses.replace(more, allow_change="epochs")
+        runfolder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)
+    for never in ("seed", "micro_batch", "model.name", "nonsense"):
+        with pytest.raises(UsageError, match=r"train\.allow_change: .* cannot change in a run; wanted of"):
+            train = dataclasses.replace(more, allow_change=never)
+            runfolder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)

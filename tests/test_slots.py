@@ -26,14 +26,15 @@ def run_step(model: nn.Module, batches: list[Tensor], seed: int = 0) -> None:
     """Forward and backward of every slot, as the loop does it; the loss is the mean over all clips."""
     statistics, total = RunningStatistics(model), sum(map(len, batches))
     statistics.begin_step()
+    left = [statistics.end_slot(0)]
     for number, batch in enumerate(batches):
         if len(batch) == 0:
             continue
         seed_slot(seed, 0, number)
         statistics.begin_slot(len(batch))
         (model(batch).square().sum() / total).backward()
-        statistics.end_slot(len(batch))
-    statistics.end_step(statistics.totals(), total)
+        left.append(statistics.end_slot(len(batch)))
+    statistics.end_step(torch.stack(left).sum(dim=0), total)
 
 
 def left_by_one(model: nn.Module, batch: Tensor) -> nn.Module:
@@ -73,13 +74,14 @@ def test_slots_of_two_ranks_add_up_to_those_of_one() -> None:
     whole, ranks, batches = network(), [network(), network()], slots(4, 6, 2, 3)
     run_step(whole, batches)
     statistics = [RunningStatistics(model) for model in ranks]
+    left = []
     for rank, (model, mine) in enumerate(zip(ranks, statistics, strict=True)):
         mine.begin_step()
         for batch in batches[2 * rank : 2 * rank + 2]:
             mine.begin_slot(len(batch))
             model(batch)
-            mine.end_slot(len(batch))
-    totals = statistics[0].totals() + statistics[1].totals()
+            left.append(mine.end_slot(len(batch)))
+    totals = torch.stack(left).sum(dim=0)
     for model, mine in zip(ranks, statistics, strict=True):
         mine.end_step(totals.clone(), sum(map(len, batches)))
         for key, value in whole.state_dict().items():
@@ -94,8 +96,7 @@ def test_a_slot_of_one_clip_uses_the_running_statistics_and_leaves_them() -> Non
     statistics.begin_step()
     statistics.begin_slot(1)
     torch.testing.assert_close(model(clip), before.eval()(clip))
-    statistics.end_slot(1)
-    statistics.end_step(statistics.totals(), 1)
+    statistics.end_step(statistics.end_slot(1), 1)
     for key, value in before.state_dict().items():
         if "running" in key:
             assert torch.equal(model.state_dict()[key], value)
@@ -139,7 +140,7 @@ def test_dropout_hangs_on_seed_step_and_slot_and_on_nothing_before() -> None:
 def test_a_network_without_batch_norm_has_no_statistics() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     run_step(model, slots(3, 2))
-    assert RunningStatistics(model).totals().numel() == 0
+    assert RunningStatistics(model).end_slot(3).numel() == 0
     assert model[1].weight.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 

@@ -1,0 +1,204 @@
+"""What the harness costs over a bare PyTorch loop, what a checkpoint costs, and what a second process brings.
+
+    python benchmarks/overhead.py [--quick] [--data DIR] [--model NAME]
+
+- overhead   steps of the harness (plan, stream, slots, running statistics, flags) and of a bare loop (the same network,
+             the same clips ready in memory, the same front end, cross entropy, backward, optimizer) take turns in one
+             process with one thread; the middle of each counts. Bar: 3 %. With `exact` beside it.
+- stall      seconds that a save keeps training waiting, in steps. Bar: 1.
+- processes  clips/s of `kws train` on two processes against one, one thread each.
+
+Without --data the clips are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kws import models, runtime
+from kws.audio import codec
+from kws.audio.augment import Augment
+from kws.audio.features import Features
+from kws.checkpoint import Checkpoints
+from kws.config import Config, DataConfig, ModelConfig, TrainConfig
+from kws.data import pack
+from kws.data.stream import Batch, Reader, noise_of, stream
+from kws.job import Job
+from kws.optim import build_optimizer
+from kws.runtime import Runtime
+from kws.step import Stepper
+
+SLOTS, MICRO = 4, 32
+
+
+def settings(shards: Path, model: str, reduction: str) -> Config:
+    """A step of 128 clips in four slots."""
+    train = TrainConfig(
+        global_batch=SLOTS * MICRO, micro_batch=MICRO, device="cpu", threads=1, reduction=reduction, epochs=1000
+    )
+    return Config(data=DataConfig(shards=str(shards), workers=0), model=ModelConfig(name=model), train=train)
+
+
+def clips(folder: Path, count: int) -> Path:
+    """Packed seconds of noise, ten words."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "wav" / f"word{number % 10}" / f"{number % 60:08x}_nohash_{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(codec.wav_bytes((rng.standard_normal(16000) * 2000).astype(np.int16)))
+    return pack.pack([folder / "wav"], folder / "shards")[0].root
+
+
+class Harness:
+    """The steps that `kws train` takes."""
+
+    def __init__(self, config: Config, here: Runtime) -> None:
+        self.job, self.features = Job(config), Features(config.frontend.features)
+        torch.manual_seed(0)
+        shape = self.features.shape(self.job.samples)
+        self.network = models.build(config.model.name, len(self.job.task.classes), shape)
+        self.optimizer = build_optimizer(self.network, config.train)
+        self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, here)
+        self.batches, self.number = self._batches(), 0
+
+    def _batches(self) -> Iterator[Batch]:
+        job, data = self.job, self.job.config.data
+        reader = Reader(job.index, "train", job.task.class_of, job.read_samples, data.verify)
+        for epoch in itertools.count():
+            plan = job.plan(epoch)
+            yield from stream(lambda plan=plan: plan.rank_slots(0, 1), reader, 0)
+
+    def step(self) -> None:
+        """One update."""
+        self.stepper.step(self.batches, SLOTS * MICRO, 0, self.number, (False, False), None)
+        self.number += 1
+
+
+class Bare:
+    """The loop that one would write."""
+
+    def __init__(self, config: Config) -> None:
+        job, self.features = Job(config), Features(config.frontend.features)
+        torch.manual_seed(0)
+        shape = self.features.shape(job.samples)
+        self.network = models.build(config.model.name, len(job.task.classes), shape).train()
+        self.optimizer = build_optimizer(self.network, config.train)
+        noises = noise_of(job.index, "train")
+        self.chain = Augment(config.frontend, self.features, 0, noises, job.samples, torch.device("cpu"))
+        reader = Reader(job.index, "train", job.task.class_of, job.read_samples, "never")
+        self.ready = itertools.cycle([reader.batch(slot) for slot in itertools.islice(job.plan(0).rank_slots(0, 1), 8)])
+
+    def step(self) -> None:
+        """One update."""
+        self.optimizer.zero_grad(set_to_none=False)
+        for batch in itertools.islice(self.ready, SLOTS):
+            with torch.no_grad():
+                inputs = self.chain(batch.wave, batch.lengths.numpy(), batch.draws.numpy(), 0)
+            loss = torch.nn.functional.cross_entropy(self.network(inputs), batch.labels, reduction="sum")
+            (loss / (SLOTS * MICRO)).backward()
+        self.optimizer.step()
+
+
+def seconds_a_step(config: Config, here: Runtime, rounds: int) -> dict[str, float]:
+    """Of the bare loop and of both reductions, taking turns."""
+    exact = dataclasses.replace(config, train=dataclasses.replace(config.train, reduction="exact"))
+    ways = {"bare": Bare(config), "fast": Harness(config, here), "exact": Harness(exact, here)}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):  # the first two warm up
+        for name in sorted(ways, key=lambda name: (number + len(name)) % 3):
+            start = time.perf_counter()
+            ways[name].step()
+            found[name].append(time.perf_counter() - start)
+    return {name: median(values[2:]) for name, values in found.items()}
+
+
+def seconds_a_save(config: Config, here: Runtime, folder: Path, rounds: int) -> float:
+    """That a step waits for a checkpoint."""
+    harness, checkpoints = Harness(config, here), Checkpoints(folder)
+    harness.step()
+    found = []
+    for number in range(rounds):
+        start = time.perf_counter()
+        checkpoints.save(harness.network.state_dict(), harness.stepper.state_dict(), {}, f"step-{number:08d}")
+        found.append(time.perf_counter() - start)
+    return median(found)
+
+
+def clips_per_s(shards: Path, model: str, ranks: int, folder: Path, epochs: int) -> float:
+    """Of `kws train` on so many processes, its last epoch."""
+    run = folder / f"run{ranks}"
+    changes = {
+        "data.shards": f'"{shards}"', "data.workers": "0", "model.name": model, "train.epochs": str(epochs),
+        "train.global_batch": str(SLOTS * MICRO), "train.micro_batch": str(MICRO), "train.device": "cpu",
+        "train.threads": "1",
+    }  # fmt: skip
+    config = folder / "config.toml"
+    config.write_text("")
+    words = [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        "-m",
+        "--",
+    ]
+    command = [*launcher, "kws", "train", str(config), "--run", str(run), *words]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return float([row for row in rows if row["event"] == "epoch"][-1]["clips_per_s"])
+
+
+def main() -> None:
+    """Prints a table, and last one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a packed corpus; default: noise")
+    parser.add_argument("--model", default="matchboxnet_3x2x64", help="default matchboxnet_3x2x64")
+    parser.add_argument("--quick", action="store_true", help="fewer steps: under a minute")
+    arguments = parser.parse_args()
+    rounds, count, epochs = (9, 400, 1) if arguments.quick else (41, 3000, 3)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = (arguments.data or clips(folder, count)).resolve()
+        config = settings(shards, arguments.model, "fast")
+        with runtime.start(config.train) as here:
+            steps = seconds_a_step(config, here, rounds)
+            save = seconds_a_save(config, here, folder / "saves", 3 if arguments.quick else 9)
+        one, two = (clips_per_s(shards, arguments.model, ranks, folder, epochs) for ranks in (1, 2))
+    facts = {
+        "overhead": steps["fast"] / steps["bare"] - 1.0,
+        "overhead_exact": steps["exact"] / steps["bare"] - 1.0,
+        "checkpoint_stall_steps": save / steps["fast"],
+        "two_processes": two / one,
+        "ms_a_step": {name: 1000.0 * value for name, value in steps.items()},
+        "clips_per_s": {"1": one, "2": two},
+    }
+    table = Table("", "", title=f"{arguments.model}, steps of {SLOTS} x {MICRO} clips, one thread")
+    table.add_row("a step of the bare loop", f"{1000 * steps['bare']:.1f} ms")
+    table.add_row("a step of the harness, fast", f"{1000 * steps['fast']:.1f} ms ({facts['overhead']:+.1%}; bar 3 %)")
+    table.add_row("a step of the harness, exact", f"{1000 * steps['exact']:.1f} ms ({facts['overhead_exact']:+.1%})")
+    table.add_row("a save", f"{1000 * save:.1f} ms ({facts['checkpoint_stall_steps']:.2f} steps; bar 1)")
+    table.add_row("kws train, one process, two", f"{one:,.0f}, {two:,.0f} clips/s ({two / one:.2f} x)")
+    Console().print(table)
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
