@@ -160,10 +160,10 @@ def test_what_allow_change_names_may_change_and_nothing_else(tmp_path: Path) -> 
     for names in ("epochs,lr", "train.epochs, lr"):
         train = dataclasses.replace(more, allow_change=names)
         runfolder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)
+    some = dataclasses.replace(Config(), train=dataclasses.replace(more, allow_change="epochs"))
     with pytest.raises(UsageError, match=r"train\.lr: 0\.003 there, 0\.5 now"):
-        train = dataclasses.replace(more, allow_change="epochs")
-        runfolder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)
+        runfolder.check(tmp_path, some, facts)
     for never in ("seed", "micro_batch", "model.name", "nonsense"):
+        wrong = dataclasses.replace(Config(), train=dataclasses.replace(more, allow_change=never))
         with pytest.raises(UsageError, match=r"train\.allow_change: .* cannot change in a run; wanted of"):
-            train = dataclasses.replace(more, allow_change=never)
-            runfolder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)
+            runfolder.check(tmp_path, wrong, facts)
