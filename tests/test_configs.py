@@ -14,9 +14,11 @@ from kws.audio.features import SPECS, Features
 from kws.optim import build_optimizer, lr_at, set_lr
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
-# Those whose step takes seconds on one core.
+# Those whose step takes a second or more on one core.
 LARGE = ("wrn_28_10", "wrn_52_10", "wrn_28_10_dropout", "densenet_bc_190_40", "densenet_bc_250_24", "resnext29_8x64",
-         "dpn92", "resnet101_small", "resnet152_small", "resnet50_small", "resnet34_small")  # fmt: skip
+         "dpn92", "resnet101_small", "resnet152_small", "resnet50_small", "resnet34_small", "resnet101", "resnet152",
+         "resnext101_32x4d", "densenet_169", "densenet_201", "densenet_264", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_d",
+         "vgg_e", "kwt_2", "kwt_3", "res15", "res26", "bcresnet_6", "bcresnet_8")  # fmt: skip
 CPU = torch.device("cpu")
 
 

@@ -26,7 +26,7 @@ RECIPES = {
     "dpn92": (1e-3, 20),
     "densenet_bc_190_40": (3e-3, 16),
 }
-QUICK = ("resnet32", "densenet_bc_100_12")
+QUICK = ("resnet32",)
 
 
 @pytest.fixture(scope="module")
