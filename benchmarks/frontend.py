@@ -46,7 +46,7 @@ from kws.config import preset
 from kws.data import index
 from kws.data.stream import Reader, noise_of
 from tests.audio import librosa_chain
-from tests.audio.librosa_chain import Steps
+from tests.audio.librosa_chain import steps_of
 
 BATCH, SAMPLES, SEED = 64, 16000, 0
 CPU = torch.device("cpu")
@@ -77,15 +77,6 @@ def clips_of(folder: Path | None, count: int) -> Clips:
 
 
 # --- librosa with the parameters that ours draws --------------------------------------------------------------
-
-
-def steps_of(course: Course, row: int) -> Steps:
-    """A draw's parameters as the reference takes them."""
-    gain, step, rate, shift = course.gain[row], course.step[row], course.rate[row], course.shift[row]
-    return Steps(
-        None if gain == 1.0 else gain, None if step == 1.0 else 1.0 / step - 1.0, None if rate == 1.0 else rate - 1.0,
-        None if shift == 0 else int(shift),
-    )  # fmt: skip
 
 
 def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[int], np.ndarray[Any, Any]]:

@@ -29,6 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from kws import catalogue, models, runtime
+from kws.errors import UsageError
 from kws.models.cost import multiply_adds
 
 CLASSES = 35
@@ -174,7 +175,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="not used: the clips are random numbers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    names = catalogue.matching(arguments.only or (QUICK if arguments.quick else ()))
+    try:
+        names = catalogue.matching(arguments.only or (QUICK if arguments.quick else ()))
+    except UsageError as error:
+        parser.error(str(error))
     batch = arguments.batch or (256 if torch.cuda.is_available() else 16)
     seconds = arguments.seconds or (0.5 if arguments.quick else 1.0)
     modes = MODES if arguments.compile else MODES[:-1]

@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _STEP_CURVES = ("loss", "accuracy", "lr", "clips_per_s", "data_wait")
-_EPOCH_CURVES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+_EPOCH_CURVES = (
+    *("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"),
+    *("ema_valid_loss", "ema_valid_accuracy"),
+)
 
 
 def console(active: bool) -> Console:

@@ -46,8 +46,6 @@ class Reduction(Protocol):
 class Fast:
     """DDP. The order of addition hangs on the number of processes."""
 
-    waits = True
-
     def __init__(self, runtime: Runtime, network: nn.Module) -> None:
         self._runtime, self.model = runtime, wrap(runtime, network)
         self.loss_scale = float(runtime.world_size)  # DDP takes the mean over the ranks

@@ -1,7 +1,7 @@
-"""One update by all ranks: this rank's slots one after the other, one all-reduce, the optimizer.
+"""One update by all ranks: this rank's slots one after the other, their sum over all ranks, the optimizer.
 
-batch -> augment -> features -> network (DDP) -> loss / clips of the step -> backward, slot by slot
-running statistics and sums -> one all-reduce -> update
+batch -> augment, features -> mixup -> network -> loss / clips of the step -> backward, slot by slot
+gradients, running statistics and sums -> kws/reduction.py -> update -> averaged weights
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Stepper:
         update, so the weights are still those before it.
         """
         share, waited = self._settings.slots // self._runtime.world_size, 0.0
-        self._losses: list[tuple[Batch, Tensor]] = []
+        self._losses: list[tuple[int, Tensor, Tensor]] = []  # slot, draws, loss
         self._statistics.begin_step()
         self._reduction.begin()
         for number in range(share):
@@ -99,8 +99,11 @@ class Stepper:
         return Outcome(loss, correct, int(found), waited, heard)
 
     def _refuse(self, loss: float, step: int) -> NoReturn:
-        bad = [batch for batch, own in self._losses if not math.isfinite(own.item())]
-        mine = [f"slot {batch.slot}, draws {int(batch.draws[0])} to {int(batch.draws[-1])}" for batch in bad]
+        mine = [
+            f"slot {slot}, draws {int(draws[0])} to {int(draws[-1])}"
+            for slot, draws, own in self._losses
+            if not math.isfinite(own.item())
+        ]
         where = ", ".join(text for part in self._runtime.gather(mine) for text in part)
         raise UsageError(
             f"step {step}: the loss is {loss} ({where}); the checkpoint before it is kept: "
@@ -137,7 +140,7 @@ class Stepper:
         else:
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
             correct = (logits.argmax(dim=1) == labels).sum()
-        self._losses.append((batch, loss.detach()))
+        self._losses.append((batch.slot, batch.draws, loss.detach()))
         # The step's loss is the mean over its clips.
         torch.autograd.backward(self._scaler.scale(loss * (self._reduction.loss_scale / step_clips)))
         counts = torch.tensor([clips], dtype=torch.float64, device=device)
@@ -194,11 +197,12 @@ class Stepper:
         self._scaler.load_state_dict(state["scaler"])
 
     def _build_augment(self) -> Augment | None:
-        config = self._job.config
-        if not config.frontend.varies:
+        config, chain = self._job.config, self._job.config.frontend
+        if not chain.varies:
             return None
-        noises, device = noise_of(self._job.index, "train", Caching.of(config.data)), self._runtime.device
-        return Augment(config.frontend, self._features, self._settings.seed, noises, self._job.samples, device)
+        heard = chain.noise_probability > 0.0 or chain.mix_probability > 0.0
+        noises = noise_of(self._job.index, "train", Caching.of(config.data)) if heard else []
+        return Augment(chain, self._features, self._settings.seed, noises, self._job.samples, self._runtime.device)
 
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""

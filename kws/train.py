@@ -262,6 +262,7 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Evaluates the epoch that was just trained, and saves what came of it."""
         done, train = self.epoch, self.config.train
+        lr = self._lr()  # before the evaluation, which may move the plateau schedule
         figures: dict[str, Any] = self.epoch_meter.figures("train_")
         better: list[str] = []
         if done % train.eval_epochs == 0 or done == train.epochs:
@@ -273,7 +274,6 @@ class Trainer:
                 figures |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
             better = self._note_best(result.accuracy, result.loss)
         self.state.evaluated = True
-        lr = self._lr()
         # Before the save, after which a resumed run would not write it: written twice the later counts.
         self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **figures)
         self._save("-evaluated", better)
@@ -350,11 +350,21 @@ class Trainer:
         if suffix:
             path = self.checkpoints.save_again(name, state, name + suffix)
         else:
+            self._refuse_spoilt()
             ema = self.stepper.ema.state_dict() if self.stepper.ema else None
             path = self.checkpoints.save(self.network.state_dict(), self.stepper.state_dict(), state, name, ema)
         for pointer in better:
             self.checkpoints.point(pointer, path)
         self.checkpoints.prune()
+
+    def _refuse_spoilt(self) -> None:
+        """An update may spoil the weights a step before a loss shows it: such weights are never saved."""
+        spoilt = [name for name, value in self.network.state_dict().items() if not value.isfinite().all()]
+        if spoilt:
+            raise UsageError(
+                f"step {self.state.step}: {spoilt[0]} is no finite number any more; the checkpoint before it is kept: "
+                "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
+            )
 
     def _time_to_save(self) -> bool:
         return time.monotonic() - self.saved_at >= 60.0 * self.config.train.save_minutes

@@ -9,17 +9,17 @@ few clips at a time are taken through, as many as stay in its cache; a step that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kws.audio import frames
-from kws.audio.chance import Chance, Course, Ints, Noise
+from kws.audio.chance import Chance, Course, Floats, Ints, Noise
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.audio.features import Features
+from kws.audio.frames import changed, column
 from kws.audio.noise import NoiseBank, rooms
 from kws.config import FrontEndConfig
 
@@ -40,7 +40,7 @@ class Augment:
         reverb = settings.reverb_probability > 0.0
         self._rooms = self._room_spectra(rooms(settings.reverb_seconds, seed, device)) if reverb else torch.zeros(0, 1)
 
-    def __call__(self, wave: Tensor, lengths: npt.NDArray[np.int64], draws: Ints, epoch: int) -> Tensor:
+    def __call__(self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int) -> Tensor:
         """int16 or float samples (B, T), how many of each row are the clip's, and draw numbers, (B,) each -> features
         (B, 1, F, N). T may be more than a clip's samples: speed may need them."""
         course, mix = self.chance.course(draws, epoch), self._mix(draws, epoch)
@@ -57,17 +57,15 @@ class Augment:
 
     # --- the wave ---------------------------------------------------------------------------------------------
 
-    def wave(
-        self, wave: Tensor, lengths: npt.NDArray[np.int64], draws: Ints, epoch: int, course: Course | None = None
-    ) -> Tensor:
+    def wave(self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int, course: Course | None = None) -> Tensor:
         """The steps on the wave alone: int16 or float (B, T) -> float (B, samples)."""
         course = course or self.chance.course(draws, epoch)
         wave = played(wave, lengths, course, self._samples)
         where = self.chance.rooms(draws, epoch, len(self._rooms))
-        wave = _changed(wave, where >= 0, lambda clips, rows: self._in_rooms(clips, where[rows]))
+        wave = changed(wave, where >= 0, lambda clips, rows: self._in_rooms(clips, where[rows]))
         noise = self.chance.noise(draws, epoch)
         heard = noise.chosen & (self.bank.windows > 0)
-        return _changed(wave, heard, lambda clips, rows: self._with_noise(clips, noise.place[rows], noise.level[rows]))
+        return changed(wave, heard, lambda clips, rows: self._with_noise(clips, noise.place[rows], noise.level[rows]))
 
     def _room_spectra(self, responses: Tensor) -> Tensor:
         """(rooms, R) -> transforms as long as clip and room together, a power of two: torchaudio's fftconvolve takes
@@ -83,10 +81,10 @@ class Augment:
         heard = whole[:, : self._samples]
         return heard * (_rms(clips) / _rms(heard))
 
-    def _with_noise(self, clips: Tensor, place: npt.NDArray[np.float64], snr_db: npt.NDArray[np.float64]) -> Tensor:
+    def _with_noise(self, clips: Tensor, place: Floats, snr_db: Floats) -> Tensor:
         # Not torchaudio's add_noise: a silent window of noise would make it divide by zero.
         noise = self.bank.window((place * self.bank.windows).astype(np.int64))
-        return clips + noise * (_rms(clips) / _rms(noise) * _column(10.0 ** (-snr_db / 20.0), clips))
+        return clips + noise * (_rms(clips) / _rms(noise) * column(10.0 ** (-snr_db / 20.0), clips))
 
     # --- the spectrum -----------------------------------------------------------------------------------------
 
@@ -114,14 +112,10 @@ class Augment:
         Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
         """
         settings = self._settings
+        longest = round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop)
         filler = features.mean(dim=(2, 3), keepdim=True) if settings.time_masks or settings.band_masks else features
         for name, dim, count, most in (
-            (
-                "frames",
-                3,
-                settings.time_masks,
-                round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop),
-            ),
+            ("frames", 3, settings.time_masks, longest),
             ("bands", 2, settings.band_masks, settings.band_mask_bands),
         ):
             if count and most:
@@ -161,26 +155,11 @@ def batched_play(wave: Tensor, lengths: Ints, course: Course, samples: int) -> T
     high = torch.minimum(low + 1, (length - 1).clamp_min(0))
     before, behind = wave.gather(1, low).float(), wave.gather(1, high).float()
     inside = (place >= 0) & (place < length)
-    return torch.lerp(before, behind, (place - low).float()) * inside * _column(course.gain * _scale(wave), before)
+    return torch.lerp(before, behind, (place - low).float()) * inside * column(course.gain * _scale(wave), before)
 
 
 def _scale(wave: Tensor) -> float:
     return 1.0 / 32768.0 if wave.dtype == torch.int16 else 1.0
-
-
-def _changed(wave: Tensor, chosen: npt.NDArray[np.bool_], change: Callable[[Tensor, Ints], Tensor]) -> Tensor:
-    """(B, T) with `change(clips, rows)` in place of the chosen rows."""
-    rows = np.flatnonzero(chosen)
-    if len(rows) == 0:
-        return wave
-    if len(rows) == len(chosen):
-        return change(wave, rows)
-    at = torch.from_numpy(rows).to(wave.device)
-    return wave.index_copy(0, at, change(wave[at], rows))
-
-
-def _column(values: npt.NDArray[np.float64], like: Tensor) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(like.device)[:, None]
 
 
 def _rms(wave: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ from kws.config import FrontEndConfig
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+NOTHING = np.float32(1e-9)
+"""What the phase vocoder adds to real parts: an exact zero has a phase then (0) and can be divided by, and its power,
+1e-18, is far under the 1e-10 that decibels begin at."""
 
 
 @dataclasses.dataclass(frozen=True)

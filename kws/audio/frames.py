@@ -22,11 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kws.audio.chance import Course, Flags, Floats, Ints
-
-# Added to a real part: an exact zero has a phase then (0) and can be divided by, and its power, 1e-18, is far under the
-# 1e-10 that decibels begin at.
-_NOTHING = 1e-9
+from kws.audio.chance import NOTHING, Course, Flags, Floats, Ints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +94,11 @@ def moved_power(spectra: Tensor, course: Course, partner: Ints, share: Floats) -
 def batched_power(spectra: Tensor, course: Course, partner: Ints, share: Floats) -> Tensor:
     """moved_power by operations on whole batches, for GPUs."""
     still = ~course.stretches & (course.shift != 0)
-    moved = _changed(spectra, still, lambda part, rows: shifted(part, course.shift[rows]))
+    moved = changed(spectra, still, lambda part, rows: shifted(part, course.shift[rows]))
     path = Path.of(course, spectra.shape[1])
-    moved = _changed(moved, course.stretches, lambda part, rows: stretched(part, path.take(rows)))
+    moved = changed(moved, course.stretches, lambda part, rows: stretched(part, path.take(rows)))
     mates = torch.from_numpy(np.where(partner >= 0, partner, 0)).to(spectra.device)
-    parts = _column(np.where(partner >= 0, share, 0.0), spectra.real)[:, :, None, None]
+    parts = column(np.where(partner >= 0, share, 0.0), spectra.real)[:, :, None, None]
     pairs = torch.view_as_real(moved)
     mixed = torch.lerp(pairs[: len(partner)], pairs.index_select(0, mates), parts)
     return power(torch.view_as_complex(mixed))
@@ -118,13 +114,15 @@ def compiled_power(spectra: Tensor, course: Course, partner: Ints, share: Floats
     return found
 
 
-def _changed(spectra: Tensor, chosen: Flags, change: Callable[[Tensor, Ints], Tensor]) -> Tensor:
-    """With `change(spectra, rows)` in place of the chosen rows."""
+def changed(batch: Tensor, chosen: Flags, change: Callable[[Tensor, Ints], Tensor]) -> Tensor:
+    """(B, ...) with `change(part, rows)` in place of the chosen rows; none is touched where none is chosen."""
     rows = np.flatnonzero(chosen)
     if len(rows) == 0:
-        return spectra
-    at = torch.from_numpy(rows).to(spectra.device)
-    return spectra.index_copy(0, at, change(spectra.index_select(0, at), rows))
+        return batch
+    if len(rows) == len(chosen):
+        return change(batch, rows)
+    at = torch.from_numpy(rows).to(batch.device)
+    return batch.index_copy(0, at, change(batch.index_select(0, at), rows))
 
 
 def power(spectrum: Tensor) -> Tensor:
@@ -138,13 +136,13 @@ def shifted(rows: Tensor, shift: Ints) -> Tensor:
     order = np.arange(rows.shape[1]) - shift[:, None]
     inside = (order >= 0) & (order < rows.shape[1])
     picked = rows.flatten(0, 1).index_select(0, _rows(np.where(inside, order, 0), rows.shape[1], rows))
-    return (picked * _column(inside, rows)).view_as(rows)
+    return (picked * column(inside, rows)).view_as(rows)
 
 
 def stretched(spectrum: Tensor, path: Path) -> Tensor:
     """Complex (B, N, K) -> the frames on their paths, with their phases."""
     shape, count = spectrum.shape, spectrum.shape[1]
-    flat = spectrum.flatten(0, 1) + _NOTHING
+    flat = spectrum.flatten(0, 1) + float(NOTHING)
     size = power(flat).sqrt_()
     low = _rows(path.low, count, flat)
     scale = _between(size.view(shape), path).div_(size.index_select(0, low))
@@ -177,8 +175,8 @@ def _picked(flat: Tensor, frames: Ints, count: int) -> Tensor:
 def _between(size: Tensor, path: Path) -> Tensor:
     """Magnitudes (B, N, K) at the path's places, (B N, K)."""
     flat, count = size.flatten(0, 1), size.shape[1]
-    low = flat.index_select(0, _rows(path.low, count, flat)).mul_(_column(path.weight_low, flat))
-    return low.addcmul_(flat.index_select(0, _rows(path.high, count, flat)), _column(path.weight_high, flat))
+    low = flat.index_select(0, _rows(path.low, count, flat)).mul_(column(path.weight_low, flat))
+    return low.addcmul_(flat.index_select(0, _rows(path.high, count, flat)), column(path.weight_high, flat))
 
 
 def _rows(frames: Ints, count: int, like: Tensor) -> Tensor:
@@ -187,5 +185,6 @@ def _rows(frames: Ints, count: int, like: Tensor) -> Tensor:
     return torch.from_numpy(rows.reshape(-1)).to(like.device)
 
 
-def _column(values: npt.NDArray[np.float64] | Flags, like: Tensor) -> Tensor:
+def column(values: Floats | Flags, like: Tensor) -> Tensor:
+    """Numbers (...) as float32 (X, 1) on the device of `like`."""
     return torch.from_numpy(values.astype(np.float32).reshape(-1, 1)).to(like.device)

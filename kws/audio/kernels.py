@@ -14,13 +14,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from kws.audio.chance import Floats, Ints
+from kws.audio.chance import NOTHING, Floats, Ints
 
 Samples = npt.NDArray[np.float32]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-# Added to a real part: an exact zero has a phase then (0) and can be divided by, and its power, 1e-18, is far under the
-# 1e-10 that decibels begin at.
-NOTHING = np.float32(1e-9)
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
 

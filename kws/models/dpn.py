@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kws.models.layers import bottleneck, init_he, projection, stem
+from kws.models.layers import Staged, bottleneck, init_he, projection, stem
 
 PAPER = "Chen et al., Dual Path Networks, NeurIPS 2017, arXiv 1707.01629"
 STEM = 64
@@ -50,7 +50,7 @@ class Block(nn.Module):
         return F.relu(torch.cat([x[:, :r] + y[:, :r], x[:, r:], y[:, r:]], dim=1))
 
 
-class DPN(nn.Module):
+class DPN(Staged):
     """(B, planes, F, N) features to (B, classes) logits. `inner` is the first stage's, in `groups`."""
 
     def __init__(
@@ -68,9 +68,6 @@ class DPN(nn.Module):
             c_in = residual + (1 + count) * increment
         self.linear = nn.Linear(c_in, classes)
         self.apply(init_he)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.stages(self.stem(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 def build(

@@ -3,7 +3,7 @@
 Every convolution keeps F and N at stride 1 and halves them, rounding up, at stride 2.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -31,6 +31,18 @@ def bottleneck(c_in: int, inner: int, c_out: int, stride: int, groups: int = 1) 
 def projection(c_in: int, c_out: int, stride: int) -> nn.Sequential:
     """The shortcut where the shape changes: 1x1 with `stride` and batch norm."""
     return nn.Sequential(conv(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
+
+
+class Staged(nn.Module):
+    """(B, planes, F, N) through `stem` and `stages` to (B, C, f, n), mean over what is left of F and N, `linear`:
+    (B, classes) logits."""
+
+    stem: nn.Module
+    stages: nn.Module
+    linear: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.stages(self.stem(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 def smallest(stages: int, small: bool) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kws.models.layers import bottleneck, conv, init_he, projection, stem
+from kws.models.layers import Staged, bottleneck, conv, init_he, projection, stem
 
 PAPER = "He et al., Deep Residual Learning, CVPR 2016, arXiv 1512.03385, table 1"
 PAPER_RESNEXT = "Xie et al., ResNeXt, CVPR 2017, arXiv 1611.05431"
@@ -47,7 +47,7 @@ class Residual(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
-class ResNet(nn.Module):
+class ResNet(Staged):
     """(B, planes, F, N) features to (B, classes) logits.
 
     `blocks` a stage; `cardinality` groups of `width` channels in the first stage's 3x3 convolutions, doubled in each
@@ -66,9 +66,6 @@ class ResNet(nn.Module):
             c_in = c_out
         self.linear = nn.Linear(c_in, classes)
         self.apply(init_he)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.stages(self.stem(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 def build(
