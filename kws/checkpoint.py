@@ -155,9 +155,10 @@ class Checkpoints:
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    # Copies, because tensors that share memory (tied weights) are refused by safetensors.
-    own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    safetensors.torch.save_file(own, path)
+    # Copies where tensors share memory (tied weights), which safetensors refuses.
+    own = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    shared = len({value.untyped_storage().data_ptr() for value in own.values()}) < len(own)
+    safetensors.torch.save_file({key: value.clone() for key, value in own.items()} if shared else own, path)
 
 
 def _fault(path: Path) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kws import __version__
-from kws.errors import RankError, UsageError, mendable
+from kws.errors import PeerError, RankError, UsageError, mendable
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -43,19 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"kws: {line}", file=sys.stderr)
         return USAGE
-    except RuntimeError as error:
-        if not _peer_is_gone(error):
-            raise
-        print(f"kws: another process of this run is gone ({error}); see what it said", file=sys.stderr)
+    except PeerError as error:
+        if str(error):
+            print(f"kws: {error}; see what it said, then run the same again", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 130
     return code
-
-
-def _peer_is_gone(error: RuntimeError) -> bool:
-    """Whether gloo or NCCL met a closed connection: its reason is with the other process."""
-    return any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer"))
 
 
 def _speaks(error: UsageError) -> bool:
@@ -227,7 +221,6 @@ def _train(arguments: argparse.Namespace) -> int:
                 print(json.dumps(trainer.describe(), indent=None if arguments.json else 1))
             return OK
         code = trainer.run()
-        here.barrier()
         del trainer
     return code
 

@@ -238,6 +238,9 @@ class TrainConfig:
     """Evaluate on the valid split every so many epochs, and after the last."""
     save_minutes: float = 10.0
     """Also save between epochs this often."""
+    hang_s: float = 600.0
+    """End the run where no process got on for so many seconds, naming where each is; 0: never. Starting, compiling and
+    saving may take longer."""
     allow_change: str = ""
     """Settings, comma-separated, that a resumed run may have otherwise than it began with, of those in CHANGEABLE."""
     keep: int = 3
@@ -273,6 +276,7 @@ class TrainConfig:
             f"reduction: exact wants a power of two of slots, not {self.slots} "
             f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
+        _check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
         _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 
     @property
@@ -299,7 +303,7 @@ FREE_TO_CHANGE = frozenset(
     {"data.shards", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
     | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
-    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps"}
+    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
 )
 
 

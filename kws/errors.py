@@ -17,6 +17,10 @@ class RankError(UsageError):
     """A UsageError that one rank met alone, such as a damaged shard it reads: that rank prints it."""
 
 
+class PeerError(RuntimeError):
+    """Another process of the run is gone, hangs or failed. Empty where another rank says so."""
+
+
 def mendable(error: BaseException) -> str | None:
     """The line for a UsageError, or for an OSError of a full or protected disk; None for what is a failure of kws."""
     if isinstance(error, UsageError):

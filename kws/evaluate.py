@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,30 @@ class Result:
         return np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
 
 
+class Stopped(Exception):  # noqa: N818  # no error
+    """An evaluation that was asked to end before its last batch."""
+
+
 def evaluate_split(
     model: nn.Module, features: nn.Module, index: Index, split: str, task: Task, samples: int, runtime: Runtime,
-    workers: int = 0, caching: Caching = USUAL,
+    workers: int = 0, caching: Caching = USUAL, go_on: Callable[[], bool] = lambda: True,
 ) -> Result:  # fmt: skip
     """The network (in whatever mode it is; put back after) on every clip of the split that the task has.
 
-    Every rank returns the whole result. Raises UsageError where the split has no such clip.
+    `go_on` is asked before each batch. Every rank returns the whole result. Raises UsageError where the split has no
+    such clip; Stopped on every rank where one was not to go on.
     """
     clips = clips_of(index, split, task)
     reader = Reader(index, split, task.class_of, samples, caching=caching)
     mine = functools.partial(_batches, clips, runtime.rank, runtime.world_size)
     was_training = model.training
     model.eval()
-    batches = stream(mine, reader, workers if len(clips) > 32 * BATCH else 0)
+    batches = itertools.takewhile(lambda _: go_on(), stream(mine, reader, workers if len(clips) > 32 * BATCH else 0))
     with torch.inference_mode():
         parts = runtime.together(lambda: [_outcome(model, features, batch, runtime.device) for batch in batches])
     model.train(was_training)
+    if not all(runtime.gather(go_on())):
+        raise Stopped
     gathered = sorted((part for parts in runtime.gather(parts) for part in parts), key=lambda part: part[0])
     result = Result(
         np.concatenate([part[1] for part in gathered]),

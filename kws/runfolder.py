@@ -6,16 +6,12 @@ RUN/config.toml  run.json  status.json  metrics.jsonl  checkpoints/  eval/  tens
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import secrets
 import shutil
-import socket
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kws import config as settings_file
 from kws.config import Config
@@ -35,29 +31,6 @@ def read_config(run: Path) -> Config:
     if not path.is_file():
         raise UsageError(f"{run}: not a run folder (no config.toml); wanted the --run of a kws train")
     return settings_file.load(path)
-
-
-def lock(run: Path) -> IO[str]:
-    """Takes the folder for this process, until it ends or closes the file; makes the folder where it is new.
-
-    A kernel lock (flock): it dies with its process, however that goes. Raises UsageError naming who holds it.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = (run / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another kws train"
-        file.close()
-        raise UsageError(f"{run}: in use by {holder}; wait for it to end, or use --run ANOTHER_FOLDER") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now().isoformat(' ', 'seconds')}\n")
-    file.flush()
-    return file
 
 
 def check(run: Path, config: Config, facts: dict[str, Any]) -> None:
@@ -142,13 +115,13 @@ def add_left_out(run: Path, clips: Iterable[int]) -> int:
     return len(every) - len(known)
 
 
-def write_failure(run: Path, step: int, code: int, rank: int) -> None:
+def write_failure(run: Path, step: int, code: int, rank: int, why: str = "") -> None:
     """status.json of a failed run. The first rank to fail is heard: what the others meet then comes of it."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a status that cannot be read says nothing
         if json.loads((run / "status.json").read_text(encoding="utf-8"))["state"] == "failed":
             return
     with contextlib.suppress(OSError):  # such as a full disk: the error itself must be seen
-        write_status(run, "failed", step, code, rank=rank)
+        write_status(run, "failed", step, code, rank=rank, why=why)
 
 
 def write_status(run: Path, state: str, step: int, code: int | None = None, **more: Any) -> None:

@@ -18,23 +18,27 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[import-untyped]
+from accelerate.utils import (  # type: ignore[import-untyped]
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+)
 
 from kws.config import TrainConfig
 from kws.errors import RankError, UsageError, mendable
 
 T = TypeVar("T")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Turns any number of stop signals into one request, which the loop asks for after each step.
+    """Turns any number of stop signals, here or at another rank, and RUN/stop into one request, which the loop asks for.
 
     Only a second SIGINT, at least 3 s after the first, ends the process at once, with 130: checkpoints are moved into
     place whole, so nothing half-written stays.
@@ -43,21 +47,27 @@ class StopRequest:
     FORCE_AFTER_S = 3.0
 
     def __init__(self) -> None:
+        self.asked = False
         self.signal: int | None = None
         self._first_interrupt = math.inf
         for number in STOP_SIGNALS:
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, _: object) -> None:
-        self.signal = self.signal or number
+        self.request(number)
         if number == signal.SIGINT:
             now = time.monotonic()
             if now - self._first_interrupt >= self.FORCE_AFTER_S:
                 os._exit(130)
             self._first_interrupt = min(now, self._first_interrupt)
 
+    def request(self, number: int | None) -> None:
+        """By a signal, or without one. The first signal is the one that is told."""
+        self.signal = self.signal or number
+        self.asked = True
+
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +179,11 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no",  # the settings decide, not what the launcher was told
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            # No collective operation gives up before kws/watch.py does.
+            InitProcessGroupKwargs(timeout=timedelta(seconds=max(1800.0, settings.hang_s + 120.0))),
+        ],
     )
     torch.set_num_threads(threads)  # Accelerator may have set its own
     try:
@@ -180,6 +194,16 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def address() -> str:
+    """Where the other processes reach rank 0."""
+    return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+
+def cluster_job() -> str | None:
+    """The Slurm job that this process is part of."""
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def _check_processes(settings: TrainConfig, found: int) -> None:
@@ -211,7 +235,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "versions": {name: version(name) for name in names},
         "commit": _commit(),
         "hardware": {"cpu": _cpu_name(), "cores": _cores(), "host": socket.gethostname()},
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": cluster_job(),
         "world_size": runtime.world_size,
         "threads": runtime.threads,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -45,12 +45,13 @@ class Outcome:
 
 
 class Stepper:
-    """Network, front end and optimizer on this rank's device, ready to step."""
+    """Network, front end and optimizer on this rank's device, ready to step. `note` is told what it is at."""
 
     def __init__(
-        self, job: Job, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer, runtime: Runtime
-    ) -> None:
-        self._job, self._settings, self._runtime = job, job.config.train, runtime
+        self, job: Job, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer, runtime: Runtime,
+        note: Callable[[str], None] = lambda doing: None,
+    ) -> None:  # fmt: skip
+        self._job, self._settings, self._runtime, self._note = job, job.config.train, runtime, note
         self._network, self._features, self._optimizer = network, features, optimizer
         self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=self._settings.precision == "fp16")
         self._augment = self._build_augment()
@@ -81,6 +82,7 @@ class Stepper:
         self._statistics.begin_step()
         self._reduction.begin()
         for number in range(share):
+            self._note("reading clips")
             before = time.perf_counter()
             with self._runtime.alone():
                 batch = next(batches)
@@ -88,6 +90,7 @@ class Stepper:
             if ledger:
                 ledger.add(epoch, step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
             last = number == share - 1
+            self._note("computing" if not last else "computing and adding up")
             with self._reduction.slot(last):
                 figures = self._slot(batch, clips, epoch, step, must_run=last and self._reduction.waits)
             self._reduction.add(figures)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from kws import log, models, runfolder, trained
+from kws import lock, log, models, runfolder, runtime, trained
 from kws.audio import statistics
 from kws.audio.features import Features, Normal
 from kws.checkpoint import Checkpoint, Checkpoints
@@ -23,12 +27,14 @@ from kws.data.ledger import Ledger
 from kws.data.plan import Plan, slots_of
 from kws.data.store import Caching, require_room
 from kws.data.stream import Batch, Reader, stream
-from kws.errors import UsageError, mendable
-from kws.evaluate import Result, evaluate_split
+from kws.errors import PeerError, UsageError, mendable
+from kws.evaluate import Result, Stopped, evaluate_split
 from kws.job import Job
 from kws.optim import Plateau, build_optimizer, lr_at
-from kws.runtime import Runtime, StopRequest, environment
+from kws.runtime import Runtime, StopRequest
+from kws.saver import Saver, snapshot
 from kws.step import Stepper
+from kws.watch import Watch
 
 FINISHED, PREEMPTED = 0, 75
 
@@ -90,16 +96,17 @@ class Meter:
 class Trainer:
     """Everything a run needs, made once; `run` carries it out."""
 
-    def __init__(self, config: Config, folder: Path, runtime: Runtime) -> None:
-        self.config, self.folder, self.runtime = config, folder, runtime
-        slots_of(runtime.rank, runtime.world_size, config.train.slots)  # refuses a world size that does not fit
+    def __init__(self, config: Config, folder: Path, here: Runtime) -> None:
+        self.config, self.folder, self.runtime = config, folder, here
+        slots_of(here.rank, here.world_size, config.train.slots)  # refuses a world size that does not fit
         self.job = Job(config)
         self._use_normal(None)  # until it is known: a checkpoint may have it
         self.network = self._build_network()
         self.optimizer = build_optimizer(self.network, config.train)
-        self.console = log.console(runtime.is_main)
+        self.console = log.console(here.is_main)
         self.say = self.console.print
         self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
+        self.saver = Saver()
         self.state = TrainState()
         self.meter, self.epoch_meter = Meter(), Meter()
 
@@ -162,39 +169,67 @@ class Trainer:
 
     def run(self) -> int:
         """Starts, resumes, or finds the run finished. Returns FINISHED or PREEMPTED; what ends it early is raised."""
-        facts = self.describe() | environment(self.runtime) | {"ranks": self.runtime.table(self.config.train.slots)}
         self.stop = StopRequest()
         self.runtime.on_main(self._lock)
-        self.runtime.on_main(lambda: runfolder.check(self.folder, self.config, facts))
-        self.runtime.together(self._load_newest)
+        hang_s = self.config.train.hang_s
+        self.watch = Watch(self.runtime, runtime.address(), self.stop, hang_s, lambda why: self._failed(1, why))
+        try:
+            code = self._start_or_resume()
+            self.runtime.barrier()  # nobody leaves before all can
+        except BaseException as error:
+            fault = self._fault(error)
+            self._failed(1 if mendable(fault) is None else 2, str(fault))
+            self._leave(str(fault) or type(fault).__name__)
+            raise fault from (error if fault is not error else None)
+        self._leave()
+        return code
+
+    def _leave(self, why: str | None = None) -> None:
+        """Lets go of the other processes, then of the folder; `why`: where the run failed."""
+        self.watch.leave(why)
+        with suppress(Exception):  # what is being written is whole or left out; its failure is not what is told
+            self.saver.wait()
+        if self.runtime.is_main:
+            self.lock.release()
+
+    def _fault(self, error: BaseException) -> BaseException:
+        """What to raise for it: a collective operation only says that it failed, the watch whose doing it was."""
+        why = self.watch.explanation() if isinstance(error, RuntimeError) else None
+        return error if why is None else PeerError(why if self.watch.speaks else "")
+
+    def _failed(self, code: int, why: str) -> None:
+        runfolder.write_failure(self.folder, self.state.step, code, self.runtime.rank, why)
+
+    def _start_or_resume(self) -> int:
+        ranks = self.runtime
+        self._say_unreachable()
+        facts = self.describe() | runtime.environment(ranks) | {"ranks": ranks.table(self.config.train.slots)}
+        ranks.on_main(lambda: runfolder.check(self.folder, self.config, facts))
+        ranks.together(self._load_newest)
         if self.done:
             self._status("finished", FINISHED)  # a kill may have come between the last checkpoint and this
             self.say(f"{self.folder}: finished already, at step {self.state.step}; next: kws evaluate {self.folder}")
             return FINISHED
-        self.runtime.on_main(lambda: runfolder.record(self.folder, self.config, facts))
+        ranks.on_main(lambda: runfolder.record(self.folder, self.config, facts))
         self._show_ranks(facts["ranks"])
-        attempt = self.runtime.on_main(lambda: runfolder.begin_attempt(self.folder, self.state.step))
-        try:
-            code = self._train(attempt)
-        except BaseException as error:
-            code = 1 if mendable(error) is None else 2
-            runfolder.write_failure(self.folder, self.state.step, code, self.runtime.rank)
-            raise
+        attempt = ranks.on_main(lambda: runfolder.begin_attempt(self.folder, self.state.step))
+        self._status("running")
+        code = self._train(attempt)
         self._status("finished" if code == FINISHED else "preempted", code)
         return code
 
     def _train(self, attempt: int) -> int:
-        self._status("running")
         config, ranks = self.config, self.runtime
         self.ledger = Ledger(self.folder, attempt, ranks.rank, self.state.step) if config.data.ledger else None
         self.reader = self._build_reader()
         with log.RunLog(self.folder, ranks.is_main, self.job.total_steps, self.console) as self.log:
             self.log.event("start", self.state.step, attempt=attempt, epoch=self.epoch, world_size=ranks.world_size)
-            self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks)
+            self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks, self.watch.doing)
             if self.resumed_from:
                 self.stepper.load_state_dict(self.resumed_from.optimizer(), self.resumed_from.ema())
             self.saved_at = time.monotonic()
             finished = self._all_epochs()
+            self._settle_saves()
             self.log.event("end", self.state.step, state="finished" if finished else "preempted")
         if finished:
             best = f"best valid accuracy {self.state.best_accuracy:.2%}"
@@ -218,8 +253,8 @@ class Trainer:
         """Trains to the end; False where it was stopped and saved before."""
         stopped = False
         while not stopped:
-            if not self.state.evaluated:
-                self._finish_epoch()
+            if not self.state.evaluated and not self._finish_epoch():
+                return False
             if self.done:
                 return True
             stopped = self._run_epoch()
@@ -245,47 +280,60 @@ class Trainer:
     def _step(self, batches: Iterator[Batch], clips: int, epoch: int) -> tuple[bool, bool]:
         """One update; whether any rank was asked to stop, and whether rank 0 finds it time to save."""
         main = self.runtime.is_main
-        flags = (bool(self.stop) or (main and (self.folder / "stop").exists()), main and self._time_to_save())
+        flags = (bool(self.stop), main and self._time_to_save(), self.saver.failed)
         scale = self.state.plateau.scale
         outcome = self.stepper.step(batches, clips, epoch, self.state.step, flags, self.ledger, scale)
+        self.watch.started()
         for meter in (self.meter, self.epoch_meter):
             meter.add(outcome.loss, outcome.correct, outcome.clips, outcome.waited)
-        stop, save = outcome.flags
+        stop, save, unsaved = outcome.flags
+        if unsaved:
+            self._settle_saves()
         return stop, save
 
     def _stream(self, plan: Plan, first: int) -> Iterator[Batch]:
-        runtime = self.runtime
-        slots = functools.partial(plan.rank_slots, runtime.rank, runtime.world_size, first)
-        ahead = functools.partial(plan.shards_ahead, runtime.rank, runtime.world_size, first)
-        return stream(slots, self.reader, self.config.data.workers, runtime.device.type == "cuda", ahead)
+        here = self.runtime
+        slots = functools.partial(plan.rank_slots, here.rank, here.world_size, first)
+        ahead = functools.partial(plan.shards_ahead, here.rank, here.world_size, first)
+        return stream(slots, self.reader, self.config.data.workers, here.device.type == "cuda", ahead)
 
-    def _finish_epoch(self) -> None:
-        """Evaluates the epoch that was just trained, and saves what came of it."""
+    def _finish_epoch(self) -> bool:
+        """Evaluates the epoch that was just trained, and saves what came of it; False where a stop was asked for."""
         done, train = self.epoch, self.config.train
         lr = self._lr()  # before the evaluation, which may move the plateau schedule
         figures: dict[str, Any] = self.epoch_meter.figures("train_")
         better: list[str] = []
         if done % train.eval_epochs == 0 or done == train.epochs:
-            result = self._evaluate()
-            figures |= {"valid_loss": result.loss, "valid_accuracy": result.accuracy}
-            if self.stepper.ema:
-                with self.stepper.ema.in_place():
-                    result = self._evaluate()
-                figures |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
+            try:
+                result = self._evaluate()
+                figures |= {"valid_loss": result.loss, "valid_accuracy": result.accuracy}
+                if self.stepper.ema:
+                    with self.stepper.ema.in_place():
+                        result = self._evaluate()
+                    figures |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
+            except Stopped:
+                return False
             better = self._note_best(result.accuracy, result.loss)
         self.state.evaluated = True
         # Before the save, after which a resumed run would not write it: written twice the later counts.
         self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **figures)
         self._save("-evaluated", better)
         self._say_epoch(done, figures)
+        return True
 
     def _evaluate(self) -> Result:
         """The network as it is, on the valid split."""
         job, data = self.job, self.config.data
-        return evaluate_split(
-            self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
-            Caching.of(data),
-        )  # fmt: skip
+
+        def go_on() -> bool:
+            self.watch.doing("evaluating")
+            return not self.stop
+
+        with self.watch.patiently("compiling") if self.config.train.compile else nullcontext():
+            return evaluate_split(
+                self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
+                Caching.of(data), go_on,
+            )  # fmt: skip
 
     def _lr(self) -> float:
         """Of the update before."""
@@ -321,7 +369,17 @@ class Trainer:
         )
 
     def _lock(self) -> None:
-        self.locked = runfolder.lock(self.folder)  # until this process ends
+        def look() -> None:
+            if (self.folder / "stop").exists():
+                self.stop.request(None)
+
+        self.lock = lock.take(self.folder, runtime.cluster_job())
+        self.lock.keep(self._lost_folder, look)
+
+    def _lost_folder(self, why: str) -> None:
+        """Another process writes there now: this one must not, and ends at once."""
+        print(f"kws: {why}", file=sys.stderr, flush=True)
+        os._exit(1)
 
     def _newest_name(self) -> str | None:
         """The newest whole checkpoint's. A kill may have come before the pointers to it were moved: so they are now."""
@@ -333,36 +391,50 @@ class Trainer:
         return newest.name
 
     def _save(self, suffix: str = "", better: list[str] | None = None) -> None:
-        """A checkpoint of the state as it is. Every rank waits until its pointers are moved."""
+        """A checkpoint of the state as it is, written in a thread: see _settle_saves."""
         if self.config.data.on_bad == "skip":
             self._note_left_out()
         if self.ledger:
             self.ledger.flush()
-        self.runtime.barrier()  # every rank's ledger is on the disk before the checkpoint counts
-        self.runtime.on_main(lambda: self._write_checkpoint(suffix, better or []))
+        with self.watch.patiently("saving"):
+            self.runtime.barrier()  # every rank's ledger is on the disk before the checkpoint counts
+            self.runtime.on_main(lambda: self.saver.submit(self._checkpoint_writer(suffix, better or [])))
         self.saved_at = time.monotonic()
 
-    def _write_checkpoint(self, suffix: str, better: list[str]) -> None:
-        self.log.flush()
+    def _settle_saves(self) -> None:
+        """Every rank waits until what was saved is on the disk, its pointers moved."""
+        with self.watch.patiently("saving"):
+            self.runtime.on_main(self.saver.wait)
+
+    def _checkpoint_writer(self, suffix: str, better: list[str]) -> Callable[[], None]:
+        """A snapshot of now, and how it is written."""
         name = f"step-{self.state.step:08d}"
         corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
         state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
-        if suffix:
-            path = self.checkpoints.save_again(name, state, name + suffix)
-        else:
-            self._refuse_spoilt()
-            ema = self.stepper.ema.state_dict() if self.stepper.ema else None
-            path = self.checkpoints.save(self.network.state_dict(), self.stepper.state_dict(), state, name, ema)
-        for pointer in better:
-            self.checkpoints.point(pointer, path)
-        self.checkpoints.prune()
+        model, optimizer, ema = {}, {}, None
+        if not suffix:
+            model, optimizer = snapshot(self.network.state_dict()), snapshot(self.stepper.state_dict())
+            ema = snapshot(self.stepper.ema.state_dict()) if self.stepper.ema else None
 
-    def _refuse_spoilt(self) -> None:
+        def write() -> None:
+            self.log.flush()
+            if suffix:
+                path = self.checkpoints.save_again(name, state, name + suffix)
+            else:
+                self._refuse_spoilt(model, state["step"])
+                path = self.checkpoints.save(model, optimizer, state, name, ema)
+            for pointer in better:
+                self.checkpoints.point(pointer, path)
+            self.checkpoints.prune()
+
+        return write
+
+    def _refuse_spoilt(self, model: dict[str, Tensor], step: int) -> None:
         """An update may spoil the weights a step before a loss shows it: such weights are never saved."""
-        spoilt = [name for name, value in self.network.state_dict().items() if not value.isfinite().all()]
+        spoilt = [name for name, value in model.items() if not value.isfinite().all()]
         if spoilt:
             raise UsageError(
-                f"step {self.state.step}: {spoilt[0]} is no finite number any more; the checkpoint before it is kept: "
+                f"step {step}: {spoilt[0]} is no finite number any more; the checkpoint before it is kept: "
                 "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
             )
 
@@ -396,6 +468,11 @@ class Trainer:
     def _status(self, state: str, code: int | None = None) -> None:
         step, signal = self.state.step, self.stop.signal
         self.runtime.on_main(lambda: runfolder.write_status(self.folder, state, step, code, rank=0, signal=signal))
+
+    def _say_unreachable(self) -> None:
+        if self.watch.unreachable:
+            listed = ", ".join(map(str, self.watch.unreachable))
+            self.say(f"note: ranks {listed} cannot reach rank 0 at {runtime.address()}: their end may go unnoticed")
 
     def _show_ranks(self, ranks: list[dict[str, Any]]) -> None:
         train = self.config.train
