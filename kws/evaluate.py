@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def evaluate_split(
     mine = functools.partial(_batches, clips, runtime.rank, runtime.world_size)
     was_training = model.training
     model.eval()
-    batches = itertools.takewhile(lambda _: go_on(), stream(mine, reader, workers if len(clips) > 32 * BATCH else 0))
-    with torch.inference_mode():
-        parts = runtime.together(lambda: [_outcome(model, features, batch, runtime.device) for batch in batches])
+    with torch.inference_mode(), closing(stream(mine, reader, workers if len(clips) > 32 * BATCH else 0)) as batches:
+        taken = itertools.takewhile(lambda _: go_on(), batches)
+        parts = runtime.together(lambda: [_outcome(model, features, batch, runtime.device) for batch in taken])
     model.train(was_training)
     if not all(runtime.gather(go_on())):
         raise Stopped

@@ -1,7 +1,7 @@
 """One job a run folder: RUN/lock.json says who has it, and its time of change is the heartbeat.
 
-Free again when that process has ended (on this host), when it was this very job (requeued), or when no heartbeat came for
-DEAD_S. Not a kernel lock: those are unknown to some cluster file systems, and outlive a lost node on others.
+Free again when that process has ended (on this host), when it was this very job (requeued), or when no heartbeat came
+for DEAD_S. Not a kernel lock: those are unknown to some cluster file systems, and outlive a lost node on others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME = "lock.json"
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who has a folder. `began`: of the process, in clock ticks since the host started, since numbers are used again."""
+    """Who has a folder. `began`: of the process, in clock ticks since the host started: numbers are used again."""
 
     host: str
     process: int
@@ -47,9 +47,7 @@ class Lock:
         self._path, self._holder = run / _NAME, holder
         self._done = threading.Event()
 
-    def keep(
-        self, lost: Callable[[str], None], each: Callable[[], None] = lambda: None, beat_s: float = BEAT_S
-    ) -> None:
+    def keep(self, lost: Callable[[str], None], each: Callable[[], None], beat_s: float = BEAT_S) -> None:
         """Keeps the heartbeat in a thread, which calls `each` every second too. `lost` is told when another process has
         taken the folder, or somebody has removed it; then the heartbeat ends."""
 

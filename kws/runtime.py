@@ -38,7 +38,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Turns any number of stop signals, here or at another rank, and RUN/stop into one request, which the loop asks for.
+    """Turns any number of stop signals, here or at another rank, and RUN/stop into one request; the loop asks for it.
 
     Only a second SIGINT, at least 3 s after the first, ends the process at once, with 130: checkpoints are moved into
     place whole, so nothing half-written stays.

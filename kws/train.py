@@ -10,8 +10,8 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +177,14 @@ class Trainer:
             code = self._start_or_resume()
             self.runtime.barrier()  # nobody leaves before all can
         except BaseException as error:
-            fault = self._fault(error)
-            self._failed(1 if mendable(fault) is None else 2, str(fault))
-            self._leave(str(fault) or type(fault).__name__)
-            raise fault from (error if fault is not error else None)
+            # A collective operation only says that it failed; the watch, whose doing it was.
+            whose = self.watch.explanation() if isinstance(error, RuntimeError) else None
+            why = whose or str(error) or type(error).__name__
+            self._failed(1 if whose or mendable(error) is None else 2, why)
+            self._leave(why)
+            if whose:
+                raise PeerError(whose if self.watch.speaks else "") from error
+            raise
         self._leave()
         return code
 
@@ -264,17 +268,17 @@ class Trainer:
         """Steps to the epoch's end and saves; True where a stop was asked for, and saved too."""
         epoch = self.epoch
         plan, first = self.job.plan(epoch), self.state.step - epoch * self.job.steps_per_epoch
-        batches = self._stream(plan, first)
         self.meter, self.epoch_meter = Meter(), Meter()
-        for step in range(first, plan.steps):
-            stop, save = self._step(batches, plan.step_clips(step), epoch)
-            self.state.step += 1
-            self.state.evaluated = step + 1 < plan.steps
-            self._log_step(epoch)
-            if stop or save or not self.state.evaluated:
-                self._save()
-            if stop:
-                return True
+        with closing(self._stream(plan, first)) as batches:
+            for step in range(first, plan.steps):
+                stop, save = self._step(batches, plan.step_clips(step), epoch)
+                self.state.step += 1
+                self.state.evaluated = step + 1 < plan.steps
+                self._log_step(epoch)
+                if stop or save or not self.state.evaluated:
+                    self._save()
+                if stop:
+                    return True
         return False
 
     def _step(self, batches: Iterator[Batch], clips: int, epoch: int) -> tuple[bool, bool]:
@@ -291,7 +295,7 @@ class Trainer:
             self._settle_saves()
         return stop, save
 
-    def _stream(self, plan: Plan, first: int) -> Iterator[Batch]:
+    def _stream(self, plan: Plan, first: int) -> Generator[Batch, None, None]:
         here = self.runtime
         slots = functools.partial(plan.rank_slots, here.rank, here.world_size, first)
         ahead = functools.partial(plan.shards_ahead, here.rank, here.world_size, first)

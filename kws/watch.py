@@ -1,11 +1,12 @@
-"""A thread beside the training, for what a collective operation cannot say: who is gone, who hangs, who was asked to stop.
+"""A thread beside the training, for what a collective operation cannot say: who is gone, who hangs, who is to stop.
 
     rank 1 --+     a line of JSON every BEAT_S, each way: where it is, that it was asked to stop, why it leaves
     rank 2 --+-- rank 0, which tells all what one has heard
     rank 3 --+
 
-Closed without a goodbye: that process is gone. No line for DEAD_S: no answer; a network that is away for 20 s is survived,
-the lines wait in the kernel. No rank got on for hang_s: hanging. Each ends all ranks with code 1 and a line that names it.
+Closed without a goodbye: that process is gone. No line for DEAD_S: no answer; a network that is away for 20 s is
+survived, the lines wait in the kernel. No rank got on for hang_s: hanging. Each ends all ranks with code 1 and a line
+that names it.
 """
 
 from __future__ import annotations
@@ -105,8 +106,10 @@ class Watch:
         for line in self._lines:
             line.send(goodbye)
             line.close()
-        for own in (self._selector, self._woken, self._wake, *([self._server] if self._server else [])):
-            own.close()
+        self._selector.close()
+        for own in (self._woken, self._wake, self._server):
+            if own:
+                own.close()
 
     # --- meeting ----------------------------------------------------------------------------------------------
 
@@ -175,9 +178,9 @@ class Watch:
             self._tell({"stop": self._stop.signal})
 
     def _hear(self, source: Any, line: _Line | None) -> None:
-        if source is self._server:
+        if self._server and source is self._server:
             with contextlib.suppress(OSError):
-                self._add(_Line(source.accept()[0]))
+                self._add(_Line(self._server.accept()[0]))
         elif line is not None:
             for message in line.receive():
                 self._take(line, message)

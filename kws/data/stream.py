@@ -15,7 +15,7 @@ import mmap
 import signal
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -203,8 +203,9 @@ def _shared_flags(count: int) -> npt.NDArray[np.bool_]:
 def stream(
     slots: Callable[[], Iterable[Slot]], reader: Reader, workers: int = 0, pin_memory: bool = False,
     stretches: Callable[[], Iterable[Stretch]] | None = None,
-) -> Iterator[Batch]:  # fmt: skip
+) -> Generator[Batch, None, None]:  # fmt: skip
     """The slots' batches, in the slots' order. Slots without clips come too: their rank still has to take part.
+    Closing it ends the loader's workers.
 
     `stretches`: which shards are needed when, to fetch remote ones ahead; without it the slots are gone through twice.
     """
