@@ -28,6 +28,7 @@ from kws.mixup import Mixup
 from kws.optim import lr_at, set_lr
 from kws.runtime import Runtime
 from kws.slots import RunningStatistics, seed_slot
+from kws.watch import ADDING_UP
 
 _SUMS = 3  # loss, correct, clips
 
@@ -90,7 +91,7 @@ class Stepper:
             if ledger:
                 ledger.add(epoch, step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
             last = number == share - 1
-            self._note("computing" if not last else "computing and adding up")
+            self._note(ADDING_UP if last else "computing")
             with self._reduction.slot(last):
                 figures = self._slot(batch, clips, epoch, step, must_run=last and self._reduction.waits)
             self._reduction.add(figures)

@@ -107,6 +107,7 @@ class Trainer:
         self.say = self.console.print
         self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
         self.saver = Saver()
+        self.begun = False
         self.state = TrainState()
         self.meter, self.epoch_meter = Meter(), Meter()
 
@@ -202,13 +203,17 @@ class Trainer:
         return error if why is None else PeerError(why if self.watch.speaks else "")
 
     def _failed(self, code: int, why: str) -> None:
-        runfolder.write_failure(self.folder, self.state.step, code, self.runtime.rank, why)
+        """To status.json; a start that is refused leaves it as the run's."""
+        if self.begun:
+            runfolder.write_failure(self.folder, self.state.step, code, self.runtime.rank, why)
 
     def _start_or_resume(self) -> int:
         ranks = self.runtime
         self._say_unreachable()
         facts = self.describe() | runtime.environment(ranks) | {"ranks": ranks.table(self.config.train.slots)}
         ranks.on_main(lambda: runfolder.check(self.folder, self.config, facts))
+        self._status("running")
+        self.begun = True
         ranks.together(self._load_newest)
         if self.done:
             self._status("finished", FINISHED)  # a kill may have come between the last checkpoint and this
@@ -217,7 +222,6 @@ class Trainer:
         ranks.on_main(lambda: runfolder.record(self.folder, self.config, facts))
         self._show_ranks(facts["ranks"])
         attempt = ranks.on_main(lambda: runfolder.begin_attempt(self.folder, self.state.step))
-        self._status("running")
         code = self._train(attempt)
         self._status("finished" if code == FINISHED else "preempted", code)
         return code
@@ -470,8 +474,10 @@ class Trainer:
     # --- what a person sees -----------------------------------------------------------------------------------
 
     def _status(self, state: str, code: int | None = None) -> None:
-        step, signal = self.state.step, self.stop.signal
-        self.runtime.on_main(lambda: runfolder.write_status(self.folder, state, step, code, rank=0, signal=signal))
+        heard = self.runtime.gather(self.stop.signal)
+        rank = next((rank for rank, signal in enumerate(heard) if signal), 0)
+        more = {"rank": rank, "signal": heard[rank]}
+        self.runtime.on_main(lambda: runfolder.write_status(self.folder, state, self.state.step, code, **more))
 
     def _say_unreachable(self) -> None:
         if self.watch.unreachable:

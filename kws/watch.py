@@ -28,6 +28,8 @@ from kws.runtime import Runtime, StopRequest
 
 BEAT_S, DEAD_S, GRACE_S = 5.0, 60.0, 15.0
 _TICK_S = 0.5
+ADDING_UP = "computing and adding up"
+"""What a process is at where it may wait for the others: it is not to blame if another is elsewhere."""
 
 
 class Watch:
@@ -227,7 +229,7 @@ class Watch:
         groups: dict[str, list[int]] = {}
         for rank, (doing, _, _) in sorted(places.items()):
             groups.setdefault(doing, []).append(rank)
-        ordered = sorted(groups.items(), key=lambda group: len(group[1]))
+        ordered = sorted(groups.items(), key=lambda group: (group[0] == ADDING_UP, len(group[1])))
         told = "; ".join(f"rank{'s' * (len(r) > 1)} {', '.join(map(str, r))}: {doing}" for doing, r in ordered)
         self._spread(f"no progress for {self._hang_s:.0f} s (train.hang_s): {told}", ordered[0][1], 2.0)
 

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -121,10 +120,10 @@ def test_the_status_is_what_scripts_read(tmp_path: Path) -> None:
 
 def test_the_first_failure_of_a_run_stays(tmp_path: Path) -> None:
     runfolder.write_status(tmp_path, "running", 3)
-    runfolder.write_failure(tmp_path, 5, 2, rank=1)
+    runfolder.write_failure(tmp_path, 5, 2, rank=1, why="a mistake")
     runfolder.write_failure(tmp_path, 5, 1, rank=0)  # whose connection to rank 1 broke
     status = json.loads((tmp_path / "status.json").read_text())
-    assert status == {"state": "failed", "code": 2, "step": 5, "rank": 1}
+    assert status == {"state": "failed", "code": 2, "step": 5, "rank": 1, "why": "a mistake"}
     runfolder.write_failure(tmp_path / "gone", 5, 1, rank=0)  # hides no error by one of its own
 
 
@@ -134,14 +133,6 @@ def test_what_cannot_be_said_in_json_leaves_the_old_file(tmp_path: Path) -> None
     with pytest.raises(TypeError):
         runfolder.write_json(path, {"a": dataclasses.Field})
     assert json.loads(path.read_text()) == {"a": 1}
-
-
-def test_one_job_a_folder(tmp_path: Path) -> None:
-    held = runfolder.lock(tmp_path / "run")
-    with pytest.raises(UsageError, match=rf"in use by process {os.getpid()} on .* since .*--run ANOTHER_FOLDER"):
-        runfolder.lock(tmp_path / "run")
-    held.close()
-    runfolder.lock(tmp_path / "run").close()
 
 
 def test_checkpoints_without_settings_are_nobodys(tmp_path: Path) -> None:

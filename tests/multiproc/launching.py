@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,12 +45,15 @@ def accelerate() -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "kws"]
 
 
-def start(launcher: list[str], config: Path, run: Path, *settings: str) -> subprocess.Popen[str]:
+def start(
+    launcher: list[str], config: Path, run: Path, *settings: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     overrides = [word for setting in settings for word in ("--set", setting)]
     command = [*launcher, "train", str(config), "--run", str(run), *overrides]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | (env or {}),
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -67,3 +74,30 @@ def kill(process: subprocess.Popen[str]) -> None:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=30)
+
+
+def start_ranks(count: int, config: Path, run: Path, *settings: str) -> list[subprocess.Popen[str]]:
+    """Each rank a process of its own, with nobody above them that would end the others: as srun does it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return [
+        start(ALONE, config, run, *settings, env={
+            "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        })
+        for rank in range(count)
+    ]  # fmt: skip
+
+
+def steps_done(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count('"event": "step"') if path.exists() else 0
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """While the process is there."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from safetensors.torch import load_file
 
 from kws.audit import verify_run
 from kws.checkpoint import Checkpoints
-from tests.multiproc.launching import ALONE, accelerate, finish, kill, start, torchrun
+from tests.multiproc.launching import ALONE, accelerate, finish, kill, start, steps_done, torchrun, wait_until
 
 pytestmark = pytest.mark.multiproc
 Run = Callable[..., Path]
@@ -74,7 +72,7 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     broken = tmp_path / "broken"
     for at in (3, 11):
         process = start(torchrun(ranks), config, broken, *settings)
-        _wait(lambda at=at: _steps_done(broken) >= at, process)
+        wait_until(lambda at=at: steps_done(broken) >= at, process)
         kill(process)
         process.communicate()
     train(torchrun(ranks), "broken", *settings)
@@ -94,7 +92,7 @@ def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
     run = tmp_path / "elastic"
     for ranks, at in ((4, 4), (2, 13)):
         process = start(torchrun(ranks), config, run, *settings)
-        _wait(lambda at=at: _steps_done(run) >= at, process)
+        wait_until(lambda at=at: steps_done(run) >= at, process)
         kill(process)
         process.communicate()
     train(torchrun(3), "elastic", *settings)
@@ -112,7 +110,7 @@ def test_a_signal_saves_and_the_rest_is_as_if_nothing_happened(train: Run, confi
     whole = train(ALONE, "whole", *settings)
     stopped = tmp_path / "stopped"
     process = start(ALONE, config, stopped, *settings)
-    _wait(lambda: _steps_done(stopped) >= 7, process)
+    wait_until(lambda: steps_done(stopped) >= 7, process)
     for _ in range(3):
         process.send_signal(signal.SIGTERM)
     code, output = finish(process)
@@ -134,7 +132,7 @@ def test_all_that_the_front_end_draws_resumes_with_the_same_bits_and_hangs_on_no
     whole, pair = train(ALONE, "whole", *settings), train(torchrun(2), "pair", *settings)
     broken = tmp_path / "broken"
     process = start(ALONE, config, broken, *settings)
-    _wait(lambda: _steps_done(broken) >= 4, process)
+    wait_until(lambda: steps_done(broken) >= 4, process)
     kill(process)
     process.communicate()
     train(ALONE, "broken", *settings)
@@ -166,16 +164,3 @@ def test_processes_that_do_not_divide_the_slots_are_refused(config: Path, tmp_pa
     assert lines == [line for line in lines if "1, 2, 4, 8 processes, not 3" in line]
     assert len(lines) == 1, output
     assert not (tmp_path / "run").exists()
-
-
-def _steps_done(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_text().count('"event": "step"') if path.exists() else 0
-
-
-def _wait(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

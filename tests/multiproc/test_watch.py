@@ -1,0 +1,136 @@
+"""Processes that are gone, stopped, stuck, or asked to stop in the midst of an evaluation: what the others do."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kws.audit import verify_run
+from kws.data import pack
+from tests.conftest import write_corpus
+from tests.multiproc.launching import finish, kill, start, start_ranks, steps_done, torchrun, wait_until
+
+pytestmark = pytest.mark.multiproc
+HOST = socket.gethostname()
+LONG = ("train.epochs=2000", "train.global_batch=24", "data.workers=1", "train.save_minutes=0.02")
+
+
+@contextmanager
+def training(count: int, config: Path, run: Path, *settings: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Ranks that have trained some steps; nothing of them is left afterwards."""
+    ranks = start_ranks(count, config, run, *LONG, *settings)
+    try:
+        wait_until(lambda: steps_done(run) >= 4, ranks[0])
+        yield ranks
+    finally:
+        for rank in ranks:
+            kill(rank)
+            rank.communicate()
+
+
+def ends(ranks: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[tuple[int, str]]:
+    """Code and output of each; they must end, with their loader workers, by themselves."""
+    workers = [child for rank in ranks for child in psutil.Process(rank.pid).children()]
+    outcomes = []
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=seconds)
+        outcomes.append((rank.returncode, output))
+    assert psutil.wait_procs(workers, timeout=10)[1] == [], "loader workers are left"
+    return outcomes
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_lost_process_ends_the_others_with_its_name(gone: int, config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with training(3, config, run) as ranks:
+        lost = ranks[gone]
+        lost.kill()
+        outcomes = ends([rank for rank in ranks if rank is not lost])
+    said = f"kws: rank {gone} on {HOST} (process {lost.pid}) is gone"
+    assert [code for code, _ in outcomes] == [1, 1]
+    assert [said in output for _, output in outcomes] == [True, False], "one of them says it"
+    assert "Traceback" not in "".join(output for _, output in outcomes)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["code"]) == ("failed", 1)
+    assert status["why"] == said.removeprefix("kws: ")
+
+
+def test_a_stuck_process_is_found_and_told_where_it_is(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with training(2, config, run, "train.hang_s=4") as ranks:
+        workers = psutil.Process(ranks[1].pid).children()
+        for worker in workers:
+            worker.suspend()  # rank 1 waits for clips now, and rank 0 for rank 1
+        outcomes = [(rank.communicate(timeout=90)[0], rank.returncode) for rank in ranks]
+        assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert [code for _, code in outcomes] == [1, 1]
+    said = "kws: no progress for 4 s (train.hang_s): rank 1: reading clips; rank 0: computing and adding up"
+    assert said in outcomes[0][0]
+    assert "stream.py" in outcomes[1][0], "its stack shows where it is"
+    assert json.loads((run / "status.json").read_text())["why"].startswith("no progress for 4 s")
+
+
+def test_processes_that_are_stopped_for_a_while_go_on(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with training(2, config, run, "train.hang_s=4") as ranks:
+        for rank in ranks:  # as Ctrl-Z does
+            rank.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        done = steps_done(run)
+        for rank in ranks:
+            rank.send_signal(signal.SIGCONT)
+        wait_until(lambda: steps_done(run) > done + 5, ranks[0])
+        (run / "stop").touch()
+        assert [code for code, _ in ends(ranks)] == [75, 75]
+    assert verify_run(run).faults == []
+
+
+def test_a_signal_to_one_process_stops_all(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with training(3, config, run) as ranks:
+        ranks[2].send_signal(signal.SIGUSR2)
+        assert [code for code, _ in ends(ranks)] == [75, 75, 75]
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["signal"]) == ("preempted", signal.SIGUSR2)
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_the_others(config: Path, tmp_path: Path) -> None:
+    with training(3, config, tmp_path / "run") as ranks:
+        mute = ranks[1]
+        mute.send_signal(signal.SIGSTOP)
+        outcomes = ends([ranks[0], ranks[2]], 120)
+        assert [code for code, _ in outcomes] == [1, 1]
+        assert f"no answer from rank 1 on {HOST} (process {mute.pid}) for 60 s" in outcomes[0][1]
+        mute.send_signal(signal.SIGCONT)
+        assert mute.wait(timeout=60) == 1, "it finds the others gone"
+
+
+def test_an_evaluation_ends_within_a_batch_and_is_done_again(tmp_path: Path, config: Path) -> None:
+    corpus = write_corpus(tmp_path / "wav", {"low": 330, "high": 330}, speakers=660)
+    names = sorted(str(path.relative_to(corpus)) for path in corpus.glob("*/*_nohash_*"))
+    (corpus / "validation_list.txt").write_text("\n".join(names[:600]))
+    (corpus / "testing_list.txt").write_text("\n".join(names[600:610]))
+    shards = pack.pack([corpus], tmp_path / "shards")[0].root
+    run, settings = tmp_path / "run", (f"data.shards={shards}", "model.name=densenet_bc_100_12", "train.epochs=1")
+    process = start(torchrun(2), config, run, *settings)
+    wait_until(lambda: any((run / "checkpoints").glob("step-*")), process)
+    (run / "stop").touch()
+    finish(process)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["code"]) == ("preempted", 75)
+    assert not list((run / "checkpoints").glob("step-*-evaluated")), "the evaluation was not waited for"
+    assert finish(start(torchrun(2), config, run, *settings))[0] == 0
+    assert len(list((run / "checkpoints").glob("step-*-evaluated"))) == 1
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("epoch") == 1
+    assert verify_run(run).void == 0, "and nothing else was done again"
