@@ -12,6 +12,7 @@ that names it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import json
 import os
@@ -21,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kws.runtime import Runtime, StopRequest
@@ -32,11 +33,22 @@ ADDING_UP = "computing and adding up"
 """What a process is at where it may wait for the others: it is not to blame if another is elsewhere."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What ends a run. `about`: the rank at fault; `said`: that one says it itself; `stacks`: who shows where it is."""
+
+    text: str
+    about: int = -1
+    said: bool = False
+    stacks: Sequence[int] = ()
+    grace_s: float = GRACE_S
+
+
 class Watch:
     """Of one process of a run. `fault`: what ends the run, where something does.
 
-    `failed` is called with it, in the thread, as soon as it is known; the training may then leave by itself (its next
-    collective operation fails) for GRACE_S, after which the process ends.
+    `failed` is called with its text, in a thread, as soon as it is known; the training may then leave by itself (its
+    next collective operation fails) for `grace_s`, after which the process ends.
     """
 
     def __init__(
@@ -46,7 +58,7 @@ class Watch:
         self._rank, self._stop, self._failed = runtime.rank, stop, failed
         self._hang_s, self._dead_s = hang_s, dead_s
         self.name = f"rank {runtime.rank} on {socket.gethostname()} (process {os.getpid()})"
-        self.fault: str | None = None
+        self.fault: Fault | None = None
         self._known, self._leaving = threading.Event(), threading.Event()
         self._doing, self._since, self._patience = "starting", time.monotonic(), 1
         self._starting = True
@@ -88,23 +100,21 @@ class Watch:
         """Why a collective operation failed, where it is another process's doing: waits so long for the news."""
         if self._lines:
             self._known.wait(seconds)
-        return self.fault
+        return self.fault.text if self.fault else None
 
     @property
     def speaks(self) -> bool:
         """Whether this rank prints the fault: rank 0, or where that is gone one of each host."""
-        about_main = self.fault is not None and "rank 0 on" in self.fault
-        return self._rank == 0 or (about_main and self._first_here)
+        if self.fault is None or self.fault.said:
+            return False
+        return self._rank == 0 or (self.fault.about == 0 and self._first_here)
 
     def leave(self, why: str | None = None) -> None:
         """Ends the thread, and says goodbye; `why` where this process failed."""
         self._leaving.set()
         self._wake.send(b".")
         self._thread.join()
-        if self._rank == 0:
-            goodbye = {"fault": f"{self.name} failed: {why}"} if why else {"left": True}
-        else:
-            goodbye = {"failed": why} if why else {"left": True}
+        goodbye: dict[str, Any] = {"failed": why} if why else {"left": True}
         for line in self._lines:
             line.send(goodbye)
             line.close()
@@ -134,7 +144,7 @@ class Watch:
             line = _Line(socket.create_connection((address, port), timeout=20.0))
         except OSError:
             return False
-        line.name = name
+        line.name, line.rank = name, 0
         line.send({"token": self._token, "rank": self._rank, "name": self.name})
         self._add(line)
         return True
@@ -200,24 +210,28 @@ class Watch:
         if "stop" in message:
             self._stop.request(message["stop"])
         if "fault" in message:
-            self._note(message["fault"], message.get("stacks", ()), message.get("grace", GRACE_S))
+            self._note(Fault(**message["fault"]))
 
     def _closed(self, line: _Line) -> None:
         self._selector.unregister(line.socket)
         self._lines.remove(line)
         line.close()
-        if line.name and not line.left:
-            self._spread(f"{line.name} failed: {line.why}" if line.why else f"{line.name} is gone")
+        if not line.name or line.left:
+            return
+        if line.why:
+            self._spread(Fault(text=f"{line.name} failed: {line.why}", about=line.rank, said=True))
+        else:
+            self._spread(Fault(text=f"{line.name} is gone", about=line.rank))
 
     def _judge(self, now: float) -> None:
         for line in list(self._lines):
             if line.name and not line.left and now - line.heard > self._dead_s:
-                self._spread(f"no answer from {line.name} for {self._dead_s:.0f} s")
+                self._spread(Fault(text=f"no answer from {line.name} for {self._dead_s:.0f} s", about=line.rank))
         if self._rank == 0 and self._hang_s:
             self._judge_progress(now)
         if self._ends_at is not None and now >= self._ends_at and not self._leaving.is_set():
-            if self.speaks:
-                print(f"kws: {self.fault}", file=sys.stderr, flush=True)
+            if self.fault and self.speaks:
+                print(f"kws: {self.fault.text}", file=sys.stderr, flush=True)
             os._exit(1)
 
     def _judge_progress(self, now: float) -> None:
@@ -231,21 +245,23 @@ class Watch:
             groups.setdefault(doing, []).append(rank)
         ordered = sorted(groups.items(), key=lambda group: (group[0] == ADDING_UP, len(group[1])))
         told = "; ".join(f"rank{'s' * (len(r) > 1)} {', '.join(map(str, r))}: {doing}" for doing, r in ordered)
-        self._spread(f"no progress for {self._hang_s:.0f} s (train.hang_s): {told}", ordered[0][1], 2.0)
+        told = f"no progress for {self._hang_s:.0f} s (train.hang_s): {told}"
+        self._spread(Fault(text=told, stacks=ordered[0][1], grace_s=2.0))
 
-    def _spread(self, fault: str, stacks: list[int] | tuple[int, ...] = (), grace_s: float = GRACE_S) -> None:
+    def _spread(self, fault: Fault) -> None:
         if self.fault is None and self._rank == 0:
-            self._tell({"fault": fault, "stacks": stacks, "grace": grace_s})
-        self._note(fault, stacks, grace_s)
+            self._tell({"fault": dataclasses.asdict(fault)})
+        self._note(fault)
 
-    def _note(self, fault: str, stacks: list[int] | tuple[int, ...], grace_s: float) -> None:
+    def _note(self, fault: Fault) -> None:
         if self.fault is not None:
             return
-        self.fault, self._ends_at = fault, time.monotonic() + grace_s
-        if self._rank in stacks:
-            faulthandler.dump_traceback(all_threads=True)
-        self._failed(fault)
+        self.fault, self._ends_at = fault, time.monotonic() + fault.grace_s
         self._known.set()
+        if self._rank in fault.stacks:
+            faulthandler.dump_traceback(all_threads=True)
+        # In a thread of its own: what it writes to may be what hangs.
+        threading.Thread(target=self._failed, args=(fault.text,), daemon=True).start()
 
 
 class _Line:
