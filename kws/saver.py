@@ -30,7 +30,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")  # joined when the interpreter ends
         self._writing: Future[None] | None = None
 
-    def submit(self, write: Callable[[], None]) -> None:
+    def submit(self, write: Callable[[], Any]) -> None:
         """Starts a write once the one before is done; raises what that one met."""
         self.wait()
         self._writing = self._pool.submit(write)

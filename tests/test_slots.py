@@ -140,8 +140,29 @@ def test_dropout_hangs_on_seed_step_and_slot_and_on_nothing_before() -> None:
 def test_a_network_without_batch_norm_has_no_statistics() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     run_step(model, slots(3, 2))
-    assert RunningStatistics(model).end_slot(3).numel() == 0
+    statistics = RunningStatistics(model)
+    statistics.begin_step()
+    assert statistics.end_slot(3).numel() == 0
     assert model[1].weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+def test_a_model_that_was_moved_meanwhile_keeps_its_statistics() -> None:
+    model, batches = network(), slots(4, 6)
+    other = copy.deepcopy(model)
+    statistics = RunningStatistics(model)
+    for again in range(2):
+        for name, buffer in list(model[1].named_buffers()):  # type: ignore[union-attr]
+            setattr(model[1], name, buffer.clone())  # as accelerate does
+        statistics.begin_step()
+        left = []
+        for batch in batches:
+            statistics.begin_slot(len(batch))
+            model(batch)
+            left.append(statistics.end_slot(len(batch)))
+        statistics.end_step(torch.stack(left).sum(dim=0), 10)
+        run_step(other, batches)
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), (again, key)
 
 
 def test_a_norm_without_running_statistics_is_left_alone() -> None:

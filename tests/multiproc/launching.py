@@ -40,8 +40,8 @@ def torchrun(ranks: int) -> list[str]:
     return [*words, "-m", "--", "kws"]
 
 
-def accelerate() -> list[str]:
-    config = ROOT / "launch" / "cpu2.yaml"
+def accelerate(file: str = "cpu2.yaml") -> list[str]:
+    config = ROOT / "launch" / file
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "kws"]
 
 

@@ -1,0 +1,59 @@
+"""A stop under each launcher, with loader workers: saved, told, and nobody left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kws.audit import verify_run
+from tests.multiproc.launching import ALONE, accelerate, kill, start, steps_done, torchrun, wait_until
+
+pytestmark = pytest.mark.multiproc
+LAUNCHERS = {
+    "kws": (ALONE, 1),
+    "accelerate, one": (accelerate("cpu1.yaml"), 1),
+    "accelerate, two": (accelerate(), 2),
+    "torchrun": (torchrun(2), 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("kws", signal.SIGINT),
+        ("accelerate, one", signal.SIGTERM),  # which leaves its process behind
+        ("accelerate, two", signal.SIGTERM),
+        ("torchrun", signal.SIGUSR2),  # of which torchrun dies at once
+        pytest.param("torchrun", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("torchrun", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("accelerate, two", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("accelerate, one", signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_the_launcher_saves_and_leaves_nobody(
+    name: str, sent: signal.Signals, config: Path, tmp_path: Path
+) -> None:
+    launcher, ranks = LAUNCHERS[name]
+    run = tmp_path / "run"
+    process = start(launcher, config, run, "train.epochs=2000", "data.workers=1")
+    try:
+        wait_until(lambda: steps_done(run) >= 4, process)
+        top = psutil.Process(process.pid)
+        family = [top, *top.children(recursive=True)]
+        assert len([member for member in family if "train" in member.cmdline()]) >= 2 * ranks, "ranks and their workers"
+        process.send_signal(sent)
+        _, left = psutil.wait_procs(family, timeout=90)
+        assert left == []
+    finally:
+        kill(process)
+        output, _ = process.communicate()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["code"]) == ("preempted", 75), output
+    assert status["step"] > 0
+    assert verify_run(run).faults == []
+    if launcher is ALONE:
+        assert process.returncode == 75
