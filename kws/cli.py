@@ -217,12 +217,21 @@ def _train(arguments: argparse.Namespace) -> int:
     with runtime.start(dataclasses.replace(config.train, threads=threads)) as here:
         trainer = here.together(lambda: train.Trainer(config, run, here))
         if arguments.check:
-            if here.is_main:
-                print(json.dumps(trainer.describe(), indent=None if arguments.json else 1))
-            return OK
+            return _check(trainer, arguments) if here.is_main else OK
         code = trainer.run()
         del trainer
     return code
+
+
+def _check(trainer: Any, arguments: argparse.Namespace) -> int:
+    from kws import preview
+
+    found = preview.facts(trainer, arguments.config)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        _console().print(preview.table(found))
+    return USAGE if found["state"] == preview.REFUSED else OK
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -408,7 +417,7 @@ def _run_commands(commands: Any) -> None:
         "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be repeated"
     )
     train.add_argument("--run", type=Path, help="run folder (default $KWS_RUNS/CONFIG, KWS_RUNS being runs/)")
-    train.add_argument("--check", action="store_true", help="say what would run and train nothing")
+    train.add_argument("--check", action="store_true", help="say what would run, in how much memory; train nothing")
 
     evaluate = _command(
         commands, "evaluate", _evaluate, "accuracy, per-class table, confusion matrix", "kws evaluate runs/quick"

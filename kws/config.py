@@ -247,6 +247,10 @@ class TrainConfig:
     """Newest checkpoints kept; those that a pointer names are kept beside them."""
     log_steps: int = 10
     """Write a line of metrics every so many steps."""
+    log_minutes: float = 1.0
+    """Where stdout is no terminal: print a line at most this often within an epoch."""
+    wandb: str = ""
+    """Project at Weights & Biases that gets the curves too; "": none. WANDB_MODE=offline keeps them in the run."""
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 1, "epochs: wanted 1 or more")
@@ -277,6 +281,7 @@ class TrainConfig:
             f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
         _check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
+        _check(self.log_minutes >= 0.0, "log_minutes: wanted 0 or more")
         _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 
     @property
@@ -304,6 +309,7 @@ FREE_TO_CHANGE = frozenset(
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
     | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
     | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
+    | {"train.log_minutes", "train.wandb"}
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from kws.data import silence
 from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.store import USUAL, Caching
-from kws.data.stream import Reader, stream
+from kws.data.stream import Batch, Reader, stream
 from kws.errors import UsageError
 from kws.runfolder import write_json
 from kws.runtime import Runtime
@@ -71,11 +71,13 @@ class Stopped(Exception):  # noqa: N818  # no error
 def evaluate_split(
     model: nn.Module, features: nn.Module, index: Index, split: str, task: Task, samples: int, runtime: Runtime,
     workers: int = 0, caching: Caching = USUAL, go_on: Callable[[], bool] = lambda: True,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:  # fmt: skip
     """The network (in whatever mode it is; put back after) on every clip of the split that the task has.
 
-    `go_on` is asked before each batch. Every rank returns the whole result. Raises UsageError where the split has no
-    such clip; Stopped on every rank where one was not to go on.
+    `go_on` is asked before each batch; `told` hears how many of this rank's are done, of how many. Every rank returns
+    the whole result. Raises UsageError where the split has no such clip; Stopped on every rank where one was not to
+    go on.
     """
     clips = clips_of(index, split, task)
     reader = Reader(index, split, task.class_of, samples, caching=caching)
@@ -83,7 +85,7 @@ def evaluate_split(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), closing(stream(mine, reader, workers if len(clips) > 32 * BATCH else 0)) as batches:
-        taken = itertools.takewhile(lambda _: go_on(), batches)
+        taken = _counted(itertools.takewhile(lambda _: go_on(), batches), sum(1 for _ in mine()), told)
         parts = runtime.together(lambda: [_outcome(model, features, batch, runtime.device) for batch in taken])
     model.train(was_training)
     if not all(runtime.gather(go_on())):
@@ -114,6 +116,12 @@ def _batches(clips: npt.NDArray[np.int64], rank: int, world_size: int) -> Iterat
     for number in range(rank, -(-len(clips) // BATCH), world_size):
         ids = clips[number * BATCH : (number + 1) * BATCH]
         yield Slot(number, 0, ids, ids)
+
+
+def _counted(batches: Iterable[Batch], total: int, told: Callable[[int, int], None]) -> Iterator[Batch]:
+    for done, batch in enumerate(batches):
+        told(done, total)
+        yield batch
 
 
 _Outcome = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], float]

@@ -1,4 +1,21 @@
-"""What a run says: events to metrics.jsonl, curves to TensorBoard, lines or a live bar to the console. Rank 0 only."""
+"""What a run says: events to metrics.jsonl, curves to TensorBoard and W&B, a display or lines to the console. Rank 0
+only.
+
+metrics.jsonl has a line an event, from which everything can be drawn again. Each has `event`, `time` (unix seconds) and
+`step` (updates done, over the whole run), and beside these:
+
+    start   attempt (from 1)  epoch (of the next step, from 0)  world_size  epochs, steps, steps_per_epoch (of the run)
+            best (valid accuracy so far, or null)
+    step    each train.log_steps, over the steps since the line before: epoch (from 0)  lr (of the last update)
+            loss (nats a clip)  accuracy  clips_per_s  data_wait (fraction of the time)  seconds
+            gpu_gb (10^9 bytes, the most that was reserved; where there is a GPU)
+    epoch   epoch (from 0)  lr  train_loss  train_accuracy  clips_per_s  data_wait  seconds (of its steps in this start)
+            valid_loss  valid_accuracy  eval_seconds (where it was evaluated)  ema_valid_loss  ema_valid_accuracy
+    save    checkpoint (its folder)  seconds (that training waited for it)
+    end     state (finished, preempted)
+
+A resumed run writes the steps after its checkpoint again: the later line counts (kws.report.read_events).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +27,12 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_STEP_CURVES = ("loss", "accuracy", "lr", "clips_per_s", "data_wait")
-_EPOCH_CURVES = (
-    *("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"),
-    *("ema_valid_loss", "ema_valid_accuracy"),
-)
+from kws import config as settings_file
+from kws import display
+from kws.config import Config
+from kws.curves import TensorBoard, WeightsAndBiases, scalars
+from kws.display import Course
 
 
 def console(active: bool) -> Console:
@@ -25,51 +41,55 @@ def console(active: bool) -> Console:
 
 
 class RunLog:
-    """Writes a run's events as they happen. On other ranks than 0 (`active` False) every call does nothing."""
+    """Writes a run's events as they happen, from update `step` on. On other ranks than 0 (`active` False) every call
+    does nothing."""
 
-    def __init__(self, run: Path, active: bool, total_steps: int, shown: Console) -> None:
-        self._active, self._total, self._console = active, total_steps, shown
-        self._progress: Progress | None = None
+    def __init__(self, run: Path, config: Config, course: Course, step: int, shown: Console, active: bool) -> None:
+        self._active, self._course = active, course
         if active:
-            from tensorboard.summary import Writer  # type: ignore[import-untyped]  # slow to import
-
             path = run / "metrics.jsonl"
             # A line that a kill cut off must not swallow the next one.
             torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
             self._file = path.open("a", encoding="utf-8", buffering=1)
             self._file.write("\n" if torn else "")
-            self._board = Writer(str(run / "tensorboard"))
+            self._display = display.of(course, shown, 60.0 * config.train.log_minutes)
+            self._curves: list[TensorBoard | WeightsAndBiases] = [TensorBoard(run, step)]
+            if project := config.train.wandb:
+                self._curves.append(WeightsAndBiases(run, project, settings_file.flatten(config), shown.print))
 
     def __enter__(self) -> RunLog:
-        if self._active and self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self._console)
-            self._task = self._progress.add_task("training", total=self._total)
-            self._progress.start()
+        if self._active:
+            self._display.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._progress:
-            self._progress.stop()
         if self._active:
+            self._display.end()
             self._file.close()
-            self._board.close()
+            for curves in self._curves:
+                curves.close()
 
     def event(self, kind: str, step: int, **values: Any) -> None:
-        """One line of metrics.jsonl; the numbers that are curves go to TensorBoard too."""
+        """One line of metrics.jsonl; its numbers that are curves are drawn, and what a person wants to see is shown."""
         if not self._active:
             return
         self._file.write(json.dumps({"event": kind, "time": time.time(), "step": step, **values}) + "\n")
-        for name in _STEP_CURVES if kind == "step" else _EPOCH_CURVES if kind == "epoch" else ():
-            if name in values:
-                self._board.add_scalar(f"{kind}/{name}", values[name], step)
+        found = scalars(kind, values)
+        for curves in self._curves:
+            curves.add(found, step, step / self._course.steps_per_epoch)
+        self._display.event(kind, step, values)
 
     def flush(self) -> None:
         """To the disk itself: before a checkpoint counts, what it stands on is written."""
         if self._active:
             os.fsync(self._file.fileno())
 
-    def advance(self, step: int, text: str) -> None:
-        """Moves the bar, where there is one."""
-        if self._progress:
-            self._progress.update(self._task, completed=step, description=text)
+    def advance(self, step: int) -> None:
+        """Update number `step`, from 1, is done. For every step: it costs about a microsecond."""
+        if self._active:
+            self._display.advance(step)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """So many of this process's batches of the valid split are done."""
+        if self._active:
+            self._display.evaluating(done, total)

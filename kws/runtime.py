@@ -85,6 +85,11 @@ class Runtime:
         """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
+    @property
+    def gpu_gb(self) -> float | None:
+        """The most memory that this process had reserved on its GPU, in 10^9 bytes; None without one."""
+        return torch.cuda.max_memory_reserved(self.device) / 1e9 if self.device.type == "cuda" else None
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in order of rank, on every rank."""
         if self.world_size == 1:

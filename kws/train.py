@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kws import lock, log, models, runfolder, runtime, trained
+from kws import curves, lock, log, models, runfolder, runtime, trained
 from kws.audio import statistics
 from kws.audio.features import Features, Normal
 from kws.checkpoint import Checkpoint, Checkpoints
@@ -27,6 +27,7 @@ from kws.data.ledger import Ledger
 from kws.data.plan import Plan, slots_of
 from kws.data.store import Caching, require_room
 from kws.data.stream import Batch, Reader, stream
+from kws.display import Course
 from kws.errors import PeerError, UsageError, mendable
 from kws.evaluate import Result, Stopped, evaluate_split
 from kws.job import Job
@@ -99,6 +100,7 @@ class Trainer:
     def __init__(self, config: Config, folder: Path, here: Runtime) -> None:
         self.config, self.folder, self.runtime = config, folder, here
         slots_of(here.rank, here.world_size, config.train.slots)  # refuses a world size that does not fit
+        curves.require_wandb(config.train.wandb)
         self.job = Job(config)
         self._use_normal(None)  # until it is known: a checkpoint may have it
         self.network = self._build_network()
@@ -230,8 +232,9 @@ class Trainer:
         config, ranks = self.config, self.runtime
         self.ledger = Ledger(self.folder, attempt, ranks.rank, self.state.step) if config.data.ledger else None
         self.reader = self._build_reader()
-        with log.RunLog(self.folder, ranks.is_main, self.job.total_steps, self.console) as self.log:
-            self.log.event("start", self.state.step, attempt=attempt, epoch=self.epoch, world_size=ranks.world_size)
+        course = Course(config.train.epochs, self.job.steps_per_epoch)
+        with log.RunLog(self.folder, config, course, self.state.step, self.console, ranks.is_main) as self.log:
+            self._log_start(attempt, course)
             self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks, self.watch.doing)
             if self.resumed_from:
                 self.stepper.load_state_dict(self.resumed_from.optimizer(), self.resumed_from.ema())
@@ -277,6 +280,7 @@ class Trainer:
             for step in range(first, plan.steps):
                 stop, save = self._step(batches, plan.step_clips(step), epoch)
                 self.state.step += 1
+                self.log.advance(self.state.step)
                 self.state.evaluated = step + 1 < plan.steps
                 self._log_step(epoch)
                 if stop or save or not self.state.evaluated:
@@ -312,6 +316,7 @@ class Trainer:
         figures: dict[str, Any] = self.epoch_meter.figures("train_")
         better: list[str] = []
         if done % train.eval_epochs == 0 or done == train.epochs:
+            began = time.perf_counter()
             try:
                 result = self._evaluate()
                 figures |= {"valid_loss": result.loss, "valid_accuracy": result.accuracy}
@@ -321,12 +326,12 @@ class Trainer:
                     figures |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
             except Stopped:
                 return False
+            figures["eval_seconds"] = time.perf_counter() - began
             better = self._note_best(result.accuracy, result.loss)
         self.state.evaluated = True
         # Before the save, after which a resumed run would not write it: written twice the later counts.
         self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **figures)
         self._save("-evaluated", better)
-        self._say_epoch(done, figures)
         return True
 
     def _evaluate(self) -> Result:
@@ -340,7 +345,7 @@ class Trainer:
         with self.watch.patiently("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
                 self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
-                Caching.of(data), go_on,
+                Caching.of(data), go_on, self.log.evaluating,
             )  # fmt: skip
 
     def _lr(self) -> float:
@@ -400,6 +405,7 @@ class Trainer:
 
     def _save(self, suffix: str = "", better: list[str] | None = None) -> None:
         """A checkpoint of the state as it is, written in a thread: see _settle_saves."""
+        began = time.perf_counter()
         if self.config.data.on_bad == "skip":
             self._note_left_out()
         if self.ledger:
@@ -408,6 +414,8 @@ class Trainer:
             self.runtime.barrier()  # every rank's ledger is on the disk before the checkpoint counts
             self.runtime.on_main(lambda: self.saver.submit(self._checkpoint_writer(suffix, better or [])))
         self.saved_at = time.monotonic()
+        name = f"step-{self.state.step:08d}{suffix}"
+        self.log.event("save", self.state.step, checkpoint=name, seconds=time.perf_counter() - began)
 
     def _settle_saves(self) -> None:
         """Every rank waits until what was saved is on the disk, its pointers moved."""
@@ -496,21 +504,15 @@ class Trainer:
         for row in ranks:
             self.say("  rank {rank}  {host}  {device}  slots {slots}".format(**row))
 
+    def _log_start(self, attempt: int, course: Course) -> None:
+        best = self.state.best_accuracy if self.state.best_accuracy >= 0.0 else None
+        facts = {"attempt": attempt, "epoch": self.epoch, "world_size": self.runtime.world_size, "best": best}
+        self.log.event("start", self.state.step, **facts, **dataclasses.asdict(course), steps=course.steps)
+
     def _log_step(self, epoch: int) -> None:
         step = self.state.step
         if step % self.config.train.log_steps and step % self.job.steps_per_epoch:
             return
-        figures = self.meter.figures()
-        self.log.event("step", step, epoch=epoch, lr=self._lr(), **figures)
-        text = "epoch {}/{}  loss {loss:.3f}  {clips_per_s:.0f} clips/s"
-        self.log.advance(step, text.format(epoch + 1, self.config.train.epochs, **figures))
+        memory = {} if self.runtime.gpu_gb is None else {"gpu_gb": self.runtime.gpu_gb}
+        self.log.event("step", step, epoch=epoch, lr=self._lr(), **self.meter.figures(), **memory)
         self.meter = Meter()
-
-    def _say_epoch(self, done: int, figures: dict[str, Any]) -> None:
-        parts = {
-            "train_loss": "loss {:.3f}", "train_accuracy": "accuracy {:.1%}", "valid_loss": "| valid loss {:.3f}",
-            "valid_accuracy": "accuracy {:.2%}", "ema_valid_accuracy": "averaged {:.2%}",
-            "clips_per_s": "| {:.0f} clips/s", "seconds": "{:.0f} s",
-        }  # fmt: skip
-        shown = "  ".join(text.format(figures[name]) for name, text in parts.items() if name in figures)
-        self.say(f"epoch {done}/{self.config.train.epochs}  {shown}")
