@@ -114,7 +114,8 @@ def wandb_run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(folder: Path, first: int, last: int, **env: str) -> subprocess.CompletedProcess[str]:
         code = (
-            "from pathlib import Path; from kws.config import *; from tests import test_log; from kws import curves, log\n"
+            "from pathlib import Path; from kws.config import *\n"
+            "from kws import curves, log; from tests import test_log\n"
             "curves._WAIT_S = 100.0  # where others use the machine\n"
             "test_log.console = lambda active: log.console(True)\n"
             f"test_log.write(Path({str(folder)!r}), {first}, {last}, Config(train=TrainConfig(wandb='words')))"
