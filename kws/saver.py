@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -40,6 +41,17 @@ class Saver:
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Waits; what the write met is raised unless something else ends the run already."""
+        try:
+            self.wait()
+        except Exception:
+            if error is None:
+                raise
 
     @property
     def failed(self) -> bool:

@@ -11,10 +11,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,9 @@ class TrainState:
     ended: bool = False
     """Whether train.stop_after ended the run before its last epoch."""
     plateau: Plateau = dataclasses.field(default_factory=Plateau)
+    planned_epoch: int = 0
+    planned: str = ""
+    """Digest of the plan of the epoch that was last trained in."""
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -194,15 +198,8 @@ class Trainer:
     def _leave(self, why: str | None = None) -> None:
         """Lets go of the other processes, then of the folder; `why`: where the run failed."""
         self.watch.leave(why)
-        with suppress(Exception):  # what is being written is whole or left out; its failure is not what is told
-            self.saver.wait()
         if self.runtime.is_main:
             self.lock.release()
-
-    def _fault(self, error: BaseException) -> BaseException:
-        """What to raise for it: a collective operation only says that it failed, the watch whose doing it was."""
-        why = self.watch.explanation() if isinstance(error, RuntimeError) else None
-        return error if why is None else PeerError(why if self.watch.speaks else "")
 
     def _failed(self, code: int, why: str) -> None:
         """To status.json; a start that is refused leaves it as the run's."""
@@ -233,7 +230,8 @@ class Trainer:
         self.ledger = Ledger(self.folder, attempt, ranks.rank, self.state.step) if config.data.ledger else None
         self.reader = self._build_reader()
         course = Course(config.train.epochs, self.job.steps_per_epoch)
-        with log.RunLog(self.folder, config, course, self.state.step, self.console, ranks.is_main) as self.log:
+        events = log.RunLog(self.folder, config, course, self.state.step, self.console, ranks.is_main)
+        with events as self.log, self.saver:
             self._log_start(attempt, course)
             self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks, self.watch.doing)
             if self.resumed_from:
@@ -275,6 +273,7 @@ class Trainer:
         """Steps to the epoch's end and saves; True where a stop was asked for, and saved too."""
         epoch = self.epoch
         plan, first = self.job.plan(epoch), self.state.step - epoch * self.job.steps_per_epoch
+        self.state.planned_epoch, self.state.planned = epoch, plan.digest
         self.meter, self.epoch_meter = Meter(), Meter()
         with closing(self._stream(plan, first)) as batches:
             for step in range(first, plan.steps):
@@ -367,7 +366,17 @@ class Trainer:
         self.resumed_from = checkpoint
         self._use_normal(checkpoint.state.get("normal"))
         self.state.load_state_dict(checkpoint.state)
+        self._refuse_other_plan()
         self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.job.total_steps}")
+
+    def _refuse_other_plan(self) -> None:
+        """Counts and orders come from numpy's generators, which another version may change."""
+        epoch = self.state.planned_epoch
+        if self.state.planned and self.job.plan(epoch).digest != self.state.planned:
+            raise UsageError(
+                f"{self.folder}: numpy {np.__version__} draws another plan for epoch {epoch + 1} than the run had; "
+                f"install the numpy that {self.folder}/run.json names, or --run ANOTHER_FOLDER for a new run"
+            )
 
     def _load_init(self) -> None:
         """A new run's first weights from elsewhere, where train.init says so."""

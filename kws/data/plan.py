@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -91,6 +92,12 @@ class Plan:
         # Lanes are walked in order, so a shard or a window is asked for many times in a row.
         self._shard_draws = functools.lru_cache(maxsize=recipe.slots + 1)(self._draw_shard)
         self._window = functools.lru_cache(maxsize=recipe.slots)(self._shuffle_window)
+
+    @property
+    def digest(self) -> str:
+        """Of all that numpy's generators drew for the epoch: another version of numpy may draw otherwise."""
+        drawn = (self._draws, self._extras, self._order, self.slot(0, 0).clips)
+        return f"{zlib.crc32(b''.join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in drawn)):08x}"
 
     def slot(self, step: int, slot: int) -> Slot:
         """What one slot reads; at most micro_batch clips, fewer (or none) only in the last step of `natural`."""

@@ -351,3 +351,17 @@ def test_repeats_of_a_far_rarer_class_never_share_a_slot() -> None:
     plan = Plan(split, CLASS_OF, Recipe("balanced", slots=4, micro_batch=8, seed=0), epoch=0)
     assert max(Counter(clips_in(plan)).values()) > 10
     assert all(len(np.unique(slot.clips)) == len(slot.clips) for slot in slots_in(plan))
+
+
+def test_the_digest_is_the_plans_own() -> None:
+    split = split_of([[0, 1, 3] * 30, [0, 0, 1] * 30, [3, 1, 0] * 30])
+    base = Recipe("balanced", slots=4, micro_batch=4, window=64, epoch_clips=0, seed=0)
+    one = Plan(split, CLASS_OF, base, epoch=0).digest
+    assert Plan(split, CLASS_OF, base, epoch=0).digest == one
+    others = [
+        Plan(split, CLASS_OF, base, epoch=1),
+        Plan(split, (0, 1, -1, 1), base, epoch=0),
+        Plan(split, CLASS_OF, dataclasses.replace(base, seed=1), epoch=0),
+        Plan(split, CLASS_OF, dataclasses.replace(base, mode="weighted"), epoch=0),
+    ]
+    assert len({one, *(plan.digest for plan in others)}) == 5

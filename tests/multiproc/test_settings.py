@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -107,3 +108,17 @@ def test_what_allow_change_names_goes_on_and_other_changes_do_not(train: Run, co
     assert "train.allow_change=epochs allows it" in output
     train(ALONE, "run", "train.epochs=2", "train.allow_change=epochs", "data.workers=0")
     assert len(rows(run, "epoch")) == 2
+
+
+def test_a_numpy_that_would_draw_another_plan_is_refused(train: Run, config: Path, tmp_path: Path) -> None:
+    run = train(ALONE, "run", "train.epochs=1", "data.workers=0")
+    folder = Checkpoints(run).named("last").path
+    state = json.loads((folder / "state.json").read_text())
+    assert state["planned"]
+    (folder / "state.json").write_text(json.dumps(state | {"planned": "0badc0de"}))
+    sums = json.loads((folder / "manifest.json").read_text())
+    sums["state.json"] = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(sums))
+    code, output = finish(start(ALONE, config, run, "train.epochs=1", "data.workers=0"))
+    assert code == 2
+    assert "draws another plan for epoch 1 than the run had; install the numpy that" in output
