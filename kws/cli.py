@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -235,29 +236,49 @@ def _check(trainer: Any, arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from kws import evaluate, runfolder, runtime
+    from kws import evaluate, runtime
 
-    settings = runfolder.read_config(arguments.run).train
-    settings = dataclasses.replace(settings, processes=0, threads=runfolder.recorded_threads(arguments.run))
-    if settings.device == "cuda":  # what a GPU trained may be evaluated without one
-        settings = dataclasses.replace(settings, device="auto")
-    with runtime.start(settings) as here:
-        summary = evaluate.evaluate_run(arguments.run, arguments.split, arguments.checkpoint, arguments.shards, here)
+    with runtime.start(evaluate.settings_of(arguments.runs)) as here:
+        for run in arguments.runs:
+            summary = evaluate.evaluate_run(
+                run, arguments.split, arguments.checkpoint, arguments.shards, here, arguments.crop
+            )
+            here.on_main(functools.partial(_show_evaluation, run, summary, arguments.json))
         here.barrier()
-        if not here.is_main:
-            return OK
-    from kws import report
-
-    picture = arguments.run / "eval" / f"{arguments.split}.png"
-    report.draw_confusion(summary, picture)
-    if arguments.json:
-        print(json.dumps(summary))
-        return OK
-    low, high = summary["interval95"]
-    _console().print(report.class_table(summary))
-    print(f"{arguments.run}: {arguments.split} accuracy {summary['accuracy']:.2%} (95 %: {low:.2%} to {high:.2%}), "
-          f"n = {summary['n']}, checkpoint {summary['checkpoint']}; picture: {picture}")  # fmt: skip
+        if here.is_main and len(arguments.runs) > 1 and not arguments.json:
+            print(f"next: kws compare {' '.join(map(str, arguments.runs))}")
     return OK
+
+
+def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
+    from kws import evaluate, report
+
+    picture = run / "eval" / f"{evaluate.file_stem(summary['split'], summary['crop'])}.png"
+    report.draw_confusion(summary, picture)
+    if as_json:
+        print(json.dumps(summary), flush=True)
+        return
+    _console().print(report.class_table(summary), report.pair_table(summary))
+    print(f"{run}: {report.result_line(summary)}; picture: {picture}", flush=True)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from kws import compare
+
+    found = compare.compare(arguments.runs, arguments.split)
+    if arguments.out:
+        compare.write(found, arguments.out)
+    if arguments.json:
+        for row in found.as_json():
+            print(json.dumps(row))
+    else:
+        _console().print(*compare.tables(found))
+        print("\n".join(compare.notes(found)))
+        if arguments.out:
+            print(f"{arguments.out}: {', '.join(compare.FILES)}")
+    for line in found.missing:
+        print(f"left out: {line}", file=sys.stderr)
+    return FAILED if found.missing else OK
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -420,11 +441,23 @@ def _run_commands(commands: Any) -> None:
     train.add_argument("--check", action="store_true", help="say what would run, in how much memory; train nothing")
 
     evaluate = _command(
-        commands, "evaluate", _evaluate, "accuracy, per-class table, confusion matrix", "kws evaluate runs/quick"
+        commands, "evaluate", _evaluate, "accuracy, per-class table, confusion matrix", "kws evaluate runs/a runs/b"
     )
-    _run_arguments(evaluate)
+    evaluate.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    _checkpoint_argument(evaluate)
     evaluate.add_argument("--split", default="test", help="test (default), valid or train")
+    evaluate.add_argument(
+        "--crop", action="store_true", help="mean over the clip and its three crops, to eval/SPLIT-crop.json"
+    )
     evaluate.add_argument("--shards", type=Path, help="where the corpus lies now, if it moved")
+
+    compare = _command(
+        commands, "compare", _compare, "a table of runs: size, accuracy, speed, hours, McNemar's test",
+        "kws compare runs/* --out comparison",
+    )  # fmt: skip
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder that kws evaluate has seen")
+    compare.add_argument("--split", default="test", help="test (default), valid or train")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="also write Markdown, CSV and a picture there")
 
     predict = _command(
         commands,
@@ -433,7 +466,8 @@ def _run_commands(commands: Any) -> None:
         "word and probability of audio files",
         "kws predict runs/quick my_voice/ hello.wav",
     )
-    _run_arguments(predict)
+    predict.add_argument("run", type=Path, help="run folder")
+    _checkpoint_argument(predict)
     predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files or folders of them")
     predict.add_argument("--top", type=int, default=3, help="words a file in --json (default 3)")
 
@@ -455,8 +489,7 @@ def _command(
     return parser
 
 
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="run folder")
+def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", default="best_accuracy", help="best_accuracy (default), best_loss, last or a step-... folder"
     )

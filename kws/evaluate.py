@@ -1,6 +1,7 @@
 """A network on a split: every clip once, the same bits on any number of processes.
 
-clip ids 0..n-1 -> fixed batches, dealt whole to the ranks -> logits -> gathered, ordered by batch -> counts
+clip ids 0..n-1 -> fixed batches, dealt whole to the ranks -> one view of each clip, or four (crops) -> logits ->
+probabilities, mean over the views -> gathered, ordered by batch -> counts
 """
 
 from __future__ import annotations
@@ -8,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kws import metrics
+from kws import metrics, models, runfolder
 from kws.audio.codec import SAMPLE_RATE_HZ
-from kws.config import Config
+from kws.config import Config, TrainConfig
 from kws.corpus import tasks
 from kws.corpus.tasks import Task
 from kws.data import index as index_file
@@ -30,13 +32,30 @@ from kws.data.plan import Slot
 from kws.data.store import USUAL, Caching
 from kws.data.stream import Batch, Reader, stream
 from kws.errors import UsageError
-from kws.runfolder import write_json
+from kws.models.cost import multiply_adds
 from kws.runtime import Runtime
 from kws.trained import Trained
 
 BATCH = 64
 """Clips a batch. Fixed: the last bits of a clip's logits hang on the batch it is in."""
 TOP = 5
+Views = Callable[[Tensor], Sequence[Tensor]]
+"""Features (B, 1, F, N) -> what of them the network is shown, each of the same shape."""
+
+
+def whole(features: Tensor) -> Sequence[Tensor]:
+    """The clip as it is."""
+    return (features,)
+
+
+def crops(features: Tensor) -> Sequence[Tensor]:
+    """The clip, and its three crops of N - 2 frames at offsets 0, 1 and 2, each brought back to N by repeating its
+    first and its last frame. Raises UsageError below 3 frames."""
+    frames = features.shape[-1]
+    if frames < 3:
+        raise UsageError(f"--crop: the features have {frames} frames, wanted 3 or more; leave --crop out")
+    cut = [features[..., at : at + frames - 2] for at in range(3)]
+    return (features, *(nn.functional.pad(part, (1, 1, 0, 0), mode="replicate") for part in cut))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +82,11 @@ class Result:
         """The `count` most probable classes of each clip, best first, (n, count)."""
         return np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
 
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, a fraction."""
+        return metrics.calibration_error(self.probabilities.max(axis=1), self.prediction == self.truth)
+
 
 class Stopped(Exception):  # noqa: N818  # no error
     """An evaluation that was asked to end before its last batch."""
@@ -71,13 +95,13 @@ class Stopped(Exception):  # noqa: N818  # no error
 def evaluate_split(
     model: nn.Module, features: nn.Module, index: Index, split: str, task: Task, samples: int, runtime: Runtime,
     workers: int = 0, caching: Caching = USUAL, go_on: Callable[[], bool] = lambda: True,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    told: Callable[[int, int], None] = lambda done, total: None, views: Views = whole,
 ) -> Result:  # fmt: skip
     """The network (in whatever mode it is; put back after) on every clip of the split that the task has.
 
-    `go_on` is asked before each batch; `told` hears how many of this rank's are done, of how many. Every rank returns
-    the whole result. Raises UsageError where the split has no such clip; Stopped on every rank where one was not to
-    go on.
+    A clip's probabilities are the mean over its `views`, its loss that of this mean. `go_on` is asked before each
+    batch; `told` hears how many of this rank's are done, of how many. Every rank returns the whole result. Raises
+    UsageError where the split has no such clip; Stopped on every rank where one was not to go on.
     """
     clips = clips_of(index, split, task)
     reader = Reader(index, split, task.class_of, samples, caching=caching)
@@ -86,7 +110,7 @@ def evaluate_split(
     model.eval()
     with torch.inference_mode(), closing(stream(mine, reader, workers if len(clips) > 32 * BATCH else 0)) as batches:
         taken = _counted(itertools.takewhile(lambda _: go_on(), batches), sum(1 for _ in mine()), told)
-        parts = runtime.together(lambda: [_outcome(model, features, batch, runtime.device) for batch in taken])
+        parts = runtime.together(lambda: [_outcome(model, features, views, batch, runtime.device) for batch in taken])
     model.train(was_training)
     if not all(runtime.gather(go_on())):
         raise Stopped
@@ -127,19 +151,34 @@ def _counted(batches: Iterable[Batch], total: int, told: Callable[[int, int], No
 _Outcome = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], float]
 
 
-def _outcome(model: nn.Module, features: nn.Module, batch: Any, device: torch.device) -> _Outcome:
-    logits = model(features(batch.wave.to(device))).float()
-    logs = torch.log_softmax(logits.double(), dim=1).cpu()
+def _outcome(model: nn.Module, features: nn.Module, views: Views, batch: Any, device: torch.device) -> _Outcome:
+    # View by view: so the clip as it is gets the same bits, whether there are crops beside it or not.
+    seen = [model(view).float().double() for view in views(features(batch.wave.to(device)))]
+    softmaxes = torch.stack([torch.log_softmax(logits, dim=1) for logits in seen])
+    logs = (torch.logsumexp(softmaxes, dim=0) - math.log(len(seen))).cpu()
     loss = -logs.gather(1, batch.labels[:, None]).sum().item()
     return batch.step, batch.clips.numpy(), batch.labels.numpy(), logs.exp().float().numpy(), loss
 
 
-def evaluate_run(run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Runtime) -> dict[str, Any]:
-    """Evaluates a run's checkpoint on a split; rank 0 writes RUN/eval/SPLIT.json and SPLIT.clips.npz.
+def settings_of(runs: Sequence[Path]) -> TrainConfig:
+    """How the processes start that evaluate these runs: of any number, and without a GPU what one trained."""
+    settings = [runfolder.read_config(run).train for run in runs]
+    device: Literal["cpu", "auto"] = "cpu" if all(each.device == "cpu" for each in settings) else "auto"
+    threads = runfolder.recorded_threads(runs[0])
+    return dataclasses.replace(settings[0], processes=0, threads=threads, device=device)
 
-    `shards`: where the corpus lies now, if it moved; its content must be the run's. Raises UsageError otherwise.
+
+def evaluate_run(
+    run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Runtime, crop: bool = False
+) -> dict[str, Any]:
+    """Evaluates a run's checkpoint on a split; rank 0 writes RUN/eval/SPLIT.json and SPLIT.clips.npz, or SPLIT-crop.*.
+
+    `shards`: where the corpus lies now, if it moved; its content must be the run's. `crop`: the mean over the clip and
+    its crops. Raises UsageError otherwise.
     """
     trained = runtime.together(lambda: Trained.from_run(run, checkpoint, runtime.device))
+    # The last bits hang on them, and each of several runs began with its own.
+    torch.set_num_threads(runfolder.recorded_threads(run) or runtime.threads)
     config, state = trained.config, trained.checkpoint.state
     index = runtime.together(lambda: _corpus(config, shards))
     if index.content_id != state["corpus_id"]:
@@ -150,18 +189,32 @@ def evaluate_run(run: Path, split: str, checkpoint: str, shards: Path | None, ru
     task = tasks.onto(trained.classes, index.words)
     result = evaluate_split(
         trained.network, trained.features, index, split, task, trained.samples, runtime, config.data.workers,
-        Caching.of(config.data),
+        Caching.of(config.data), views=crops if crop else whole,
     )  # fmt: skip
-    facts = {
+    summary = summarise(result, split, trained.classes, {"crop": crop, **facts_of(trained)})
+    runtime.on_main(lambda: write(run / "eval", file_stem(split, crop), result, summary))
+    return summary
+
+
+def facts_of(trained: Trained) -> dict[str, Any]:
+    """What was evaluated: network and its cost, task and corpus, checkpoint and its weights."""
+    config, state = trained.config, trained.checkpoint.state
+    return {
         "network": config.model.name,
+        "parameters": models.count_parameters(trained.network),
+        "multiply_adds": multiply_adds(trained.network, trained.features.shape(trained.samples)),
+        "task": config.data.task,
+        "corpus_id": state["corpus_id"],
         "checkpoint": trained.checkpoint.path.name,
         "weights": trained.weights,
         "step": state["step"],
         "epoch": state["epoch"],
     }
-    summary = summarise(result, split, trained.classes, facts)
-    runtime.on_main(lambda: write(run / "eval", split, result, summary))
-    return summary
+
+
+def file_stem(split: str, crop: bool) -> str:
+    """Of a result's files in RUN/eval."""
+    return f"{split}-crop" if crop else split
 
 
 def _corpus(config: Config, shards: Path | None) -> Index:
@@ -174,17 +227,22 @@ def summarise(result: Result, split: str, classes: Sequence[str], facts: dict[st
     """The dict of `eval/SPLIT.json`: counts and figures, with `facts` (which network, which checkpoint) beside."""
     counts = metrics.confusion(result.truth, result.prediction, len(classes))
     inside = (result.top() == result.truth[:, None]).any(axis=1)
-    figures = {"loss": result.loss, f"top{TOP}": float(inside.mean()), **metrics.summary(counts, classes)}
+    figures = {
+        "loss": result.loss,
+        f"top{TOP}": float(inside.mean()),
+        "calibration_error": result.calibration_error,
+        **metrics.summary(counts, classes),
+    }
     return {"split": split, **facts, **figures}
 
 
-def write(folder: Path, split: str, result: Result, summary: dict[str, Any]) -> None:
-    """`eval/SPLIT.json`, and every clip in `eval/SPLIT.clips.npz` (clips, truth, top5, probabilities, classes)."""
+def write(folder: Path, stem: str, result: Result, summary: dict[str, Any]) -> None:
+    """`eval/STEM.json`, and every clip in `eval/STEM.clips.npz` (clips, truth, top5, probabilities, classes)."""
     folder.mkdir(exist_ok=True)
-    partial = folder / f".{split}.clips.npz"
+    partial = folder / f".{stem}.clips.npz"
     np.savez_compressed(
         partial, clips=result.clips, truth=result.truth, top5=result.top(),
         probabilities=result.probabilities, classes=np.array(summary["classes"]),
     )  # fmt: skip
-    partial.replace(folder / f"{split}.clips.npz")
-    write_json(folder / f"{split}.json", summary)
+    partial.replace(folder / f"{stem}.clips.npz")
+    runfolder.write_json(folder / f"{stem}.json", summary)

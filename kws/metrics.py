@@ -1,4 +1,5 @@
-"""Counting right and wrong answers: confusion matrix, Wilson interval, per-class table (numpy only)."""
+"""Counting right and wrong answers: confusion matrix, Wilson interval, per-class table, calibration, McNemar's test
+(numpy only)."""
 
 from __future__ import annotations
 
@@ -76,7 +77,54 @@ def summary(confusion: npt.ArrayLike, classes: Sequence[str]) -> dict[str, Any]:
         "confusion": counts.tolist(),
         "classes": [str(word) for word in classes],
         "per_class": per_class,
+        "most_confused": confused_pairs(counts, classes),
     }
+
+
+def confused_pairs(confusion: npt.ArrayLike, classes: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
+    """The `most` frequent (truth, predicted) pairs of unlike words, with their clips and their share of the true word's
+    clips; of equally frequent ones those first that come first among the classes."""
+    counts = np.asarray(confusion).astype(np.int64)
+    support = counts.sum(axis=1)
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    return [
+        {"truth": str(classes[row]), "predicted": str(classes[column]), "clips": int(wrong[row, column]),
+         "share": float(wrong[row, column] / support[row])}
+        for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[row, column]
+    ]  # fmt: skip
+
+
+def calibration_error(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, arXiv 1706.04599): how far the probability of the predicted class is
+    from the share of right answers, mean over clips, in `bins` equal stretches of probability.
+
+    confidence (N,) in 0..1, right (N,) of bools; 0 is perfect, and of no clips.
+    """
+    sure, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, weights=sure - hits, minlength=bins)  # clips of a bin x (confidence - accuracy)
+    return float(np.abs(gaps).sum() / max(1, len(sure)))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's test of two networks on the same clips, from the clips that only one of them got right: the probability
+    of counts at least as unequal if both were equally good (two-sided).
+
+    Exact (binomial) whatever the counts: the usual chi-square with continuity correction approximates it to save a sum
+    that takes microseconds. Raises ValueError for counts below 0.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"mcnemar: counts {only_first} and {only_second}; wanted 0 or more")
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    if only_first == only_second:
+        return 1.0
+    # Binomial terms from `fewer` down to 0, as shares of the first, which alone needs logarithms.
+    k = np.arange(fewer, 0, -1, dtype=np.float64)
+    terms = 1.0 + float(np.cumprod(k / (n - k + 1.0)).sum())
+    first = math.lgamma(n + 1) - math.lgamma(fewer + 1) - math.lgamma(n - fewer + 1) - n * math.log(2.0)
+    return min(1.0, 2.0 * math.exp(first) * terms)
 
 
 def _class_row(counts: npt.NDArray[np.int64], index: int, classes: Sequence[str]) -> dict[str, Any]:

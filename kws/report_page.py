@@ -8,22 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from typing import Any
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One start of a run: when it began (unix seconds), how long it ran and which steps it covered."""
-
-    number: int
-    began: float | None
-    seconds: float
-    world_size: int | None
-    first: int
-    last: int
-    end: str | None  # None: it wrote no end line, so it was killed or is running still
+from kws import metrics
+from kws.records import Attempt, Row
 
 
 @dataclass(frozen=True)
@@ -89,41 +76,54 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
 def _accuracy_tile(result: Row) -> tuple[str, str, str]:
     low, high = (result.get("interval95") or (None, None))[:2]
     note = f"95 % interval {number(low, '.2%')} to {number(high, '.2%')}, n = {number(result.get('n'), ',')}"
-    return "test accuracy", number(result.get("accuracy"), ".2%"), note.replace(" %", "\u00a0%")
+    return f"{split_name(result)} accuracy", number(result.get("accuracy"), ".2%"), note.replace(" %", "\u00a0%")
 
 
 def _times(starts: int) -> str:
     return f"over {starts} starts" if starts > 1 else ""
 
 
-def _split_section(result: Row, picture: bytes) -> str:
+def split_name(result: Row) -> str:
+    """Of a result: the split, and whether with crops."""
+    return f"{result.get('split') or 'split'}{', with crops' if result.get('crop') else ''}"
+
+
+def accuracy_text(result: Row) -> str:
+    """The accuracy, with its interval where there is one."""
+    low, high = (result.get("interval95") or (None, None))[:2]
+    interval = f" (95 % interval {number(low, '.2%')} to {number(high, '.2%')})" if low is not None else ""
+    return f"accuracy {number(result.get('accuracy'), '.2%')}{interval}"
+
+
+def split_facts(result: Row) -> list[str]:
+    """An evaluation's figures, as many as are known."""
     facts = [
-        f"accuracy {number(result.get('accuracy'), '.2%')}",
+        accuracy_text(result),
         f"mean recall of the classes {number(result.get('macro_accuracy'), '.2%')}",
         f"top 5 {number(result.get('top5'), '.2%')}",
         f"loss {number(result.get('loss'), '.4f')}",
+        f"calibration error {number(result.get('calibration_error'), '.2%')}",
         f"{number(result.get('n'), ',')} clips",
         "checkpoint {}, epoch {}, step {}".format(*(result.get(key, "-") for key in ("checkpoint", "epoch", "step"))),
     ]
-    split = str(result["split"])
+    return [fact for fact in facts if not fact.endswith(" -")]
+
+
+def _split_section(result: Row, picture: bytes) -> str:
+    name = split_name(result)
     classes = _table(CLASS_COLUMNS, class_cells(result), "lrrrrl")
     parts = [
-        f"<p>{escape('; '.join(fact for fact in facts if not fact.endswith(' -')))}.</p>",
-        _picture(picture, f"Confusion matrix of {split}", least=200 + 24 * len(result["classes"])),
+        f"<p>{escape('; '.join(split_facts(result)))}.</p>",
+        _picture(picture, f"Confusion matrix of {name}", least=200 + 24 * len(result["classes"])),
         f'<div class="beside"><div><h3>Classes</h3>{classes}</div>',
         f"<div><h3>Most confused pairs</h3>{_pairs(result)}</div></div>",
     ]
-    return _section(f"Evaluation: {split}", "".join(parts))
+    return _section(f"Evaluation: {name}", "".join(parts))
 
 
-def _pairs(result: Row, most: int = 10) -> str:
-    counts, words = result["confusion"], result["classes"]
-    pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n]
-    pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
-    if not pairs:
-        return "<p>No clip was taken for another word.</p>"
-    rows = [(words[i], words[j], f"{n:,}", number(n / sum(counts[i]), ".1%")) for n, i, j in pairs[:most]]
-    return _table(("true word", "predicted", "clips", "share of the true word"), rows, "llrr")
+def _pairs(result: Row) -> str:
+    rows = pair_cells(result)
+    return _table(PAIR_COLUMNS, rows, "llrr") if rows else "<p>No clip was taken for another word.</p>"
 
 
 def _history(attempts: Sequence[Attempt]) -> str:
@@ -218,6 +218,15 @@ def class_cells(result: Row) -> list[list[str]]:
         ]
 
     return [cells(row) for row in result.get("per_class", [])]
+
+
+PAIR_COLUMNS = ("true word", "predicted", "clips", "share of the true word")
+
+
+def pair_cells(result: Row) -> list[list[str]]:
+    """The rows of the most confused pairs, one text for each of PAIR_COLUMNS."""
+    pairs = metrics.confused_pairs(result["confusion"], result["classes"])
+    return [[p["truth"], p["predicted"], f"{p['clips']:,}", number(p["share"], ".1%")] for p in pairs]
 
 
 def number(value: object, form: str) -> str:

@@ -1,8 +1,7 @@
-"""The pictures of kws.report, drawn with matplotlib's objects alone: no pyplot, no display, no global state."""
+"""The pictures of kws.report: a run's curves, and a confusion matrix."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kws.report_page import Row, number
+from kws.canvas import COLOURS, FAINT, INK, LINE, png
+from kws.records import Row, rows_of
+from kws.report_page import accuracy_text, number, split_name
 
 if TYPE_CHECKING:  # matplotlib takes most of a second to import; only those who draw pay for it
     from matplotlib.axes import Axes
@@ -19,13 +20,7 @@ if TYPE_CHECKING:  # matplotlib takes most of a second to import; only those who
 
 Floats = npt.NDArray[np.float64]
 
-_TRAIN, _VALID, _INK, _FAINT = "#0072B2", "#D55E00", "#333333", "#9a9a9a"  # Okabe-Ito blue and vermillion
-_DPI = 140
-
-
-def rows_of(events: Iterable[Row], kind: str) -> list[Row]:
-    """The events of one kind: "start", "step", "epoch" or "end"."""
-    return [row for row in events if row["event"] == kind]
+_TRAIN, _VALID = COLOURS[:2]
 
 
 def _column(rows: Iterable[Row], key: str) -> Floats:
@@ -44,7 +39,7 @@ def draw_confusion(result: Row, path: Path) -> None:
 
 def confusion_png(result: Row) -> bytes:
     """The bytes that draw_confusion writes."""
-    return _png(_confusion_figure(result))
+    return png(_confusion_figure(result))
 
 
 def _confusion_figure(result: Row) -> Figure:
@@ -61,24 +56,21 @@ def _confusion_figure(result: Row) -> Figure:
     image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     large = max(1.0, side / 11)  # the texts around a large matrix grow with it, for it is looked at from further away
     bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.02, shrink=0.6, ticks=[0, 0.05, 0.2, 0.5, 1])
-    bar.ax.set_yticklabels(["0", "5 %", "20 %", "50 %", "100 %"], fontsize=8 * large, color=_INK)
-    bar.set_label("share of the true word's clips", fontsize=8.5 * large, color=_INK)
+    bar.ax.set_yticklabels(["0", "5 %", "20 %", "50 %", "100 %"], fontsize=8 * large, color=INK)
+    bar.set_label("share of the true word's clips", fontsize=8.5 * large, color=INK)
     bar.outline.set_visible(False)
     _label_words(axes, [str(word) for word in result["classes"]], cell=side / size)
     _write_counts(axes, counts, share, cell=side / size)
-    axes.set_xlabel("predicted word", fontsize=10 * large, color=_INK, labelpad=8)
-    axes.set_ylabel("true word", fontsize=10 * large, color=_INK, labelpad=8)
-    axes.set_title(confusion_title(result), fontsize=11.5 * large, color=_INK, pad=10, loc="left", parse_math=False)
+    axes.set_xlabel("predicted word", fontsize=10 * large, color=INK, labelpad=8)
+    axes.set_ylabel("true word", fontsize=10 * large, color=INK, labelpad=8)
+    axes.set_title(confusion_title(result), fontsize=11.5 * large, color=INK, pad=10, loc="left", parse_math=False)
     return figure
 
 
 def confusion_title(result: Row) -> str:
     """Two lines: split, accuracy and its interval; number of clips."""
-    low, high = (result.get("interval95") or (None, None))[:2]
-    split = f"{result['split']}: " if result.get("split") else ""
-    interval = f" (95 % interval {number(low, '.2%')} to {number(high, '.2%')})" if low is not None else ""
-    accuracy, clips = number(result.get("accuracy"), ".2%"), number(result.get("n"), ",")
-    return f"{split}accuracy {accuracy}{interval}\nn = {clips} clips"
+    split = f"{split_name(result)}: " if result.get("split") else ""
+    return f"{split}{accuracy_text(result)}\nn = {number(result.get('n'), ',')} clips"
 
 
 def _label_words(axes: Axes, words: Sequence[str], cell: float) -> None:
@@ -88,7 +80,7 @@ def _label_words(axes: Axes, words: Sequence[str], cell: float) -> None:
     tilt: Row = {"rotation": 90 if len(words) > 16 else 45, "ha": "right", "rotation_mode": "anchor"} if wide else {}
     if wide and len(words) > 16:
         tilt["va"] = "center"
-    style: Row = {"fontsize": points, "color": _INK, "parse_math": False}  # "$" in a word is a letter
+    style: Row = {"fontsize": points, "color": INK, "parse_math": False}  # "$" in a word is a letter
     axes.set_xticks(range(len(words)), short, **style, **tilt)
     axes.set_yticks(range(len(words)), short, **style)
     axes.set_xticks(np.arange(len(words) - 1) + 0.5, minor=True)
@@ -102,7 +94,7 @@ def _write_counts(axes: Axes, counts: npt.NDArray[np.int64], share: Floats, cell
     digits = len(str(counts.max(initial=0)))
     points = min(12.0, cell * 72 * 0.4, cell * 72 * 0.85 / (0.62 * digits))
     for row, column in np.argwhere(counts):
-        ink = "white" if share[row, column] > 0.4 else _INK
+        ink = "white" if share[row, column] > 0.4 else INK
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=points, color=ink)
 
 
@@ -117,7 +109,7 @@ def draw_curves(events: Sequence[Row], path: Path) -> None:
 
 def curves_png(events: Sequence[Row]) -> bytes:
     """The bytes that draw_curves writes."""
-    return _png(_curves_figure(events))
+    return png(_curves_figure(events))
 
 
 def _curves_figure(events: Sequence[Row]) -> Figure:
@@ -142,7 +134,7 @@ def _curves_figure(events: Sequence[Row]) -> Figure:
         axes.set_ylim(0, 1.08 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1)
     speed.tick_params(labelbottom=False)
     for axes in (rate, wait):
-        axes.set_xlabel("step", color=_INK)
+        axes.set_xlabel("step", color=INK)
     return figure
 
 
@@ -159,12 +151,12 @@ def _draw_pair(axes: Axes, events: Sequence[Row], what: str) -> None:
     resumed = place(_resumes(events))
     _dress(axes, what, resumed)
     _name_resumes(axes, resumed, low=accurate)
-    axes.set_xlabel("epochs done" if epochs else "step", color=_INK)
+    axes.set_xlabel("epochs done" if epochs else "step", color=INK)
     if accurate:
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     if epochs:
-        axes.legend(frameon=False, labelcolor=_INK, loc="lower right" if accurate else "upper right")
+        axes.legend(frameon=False, labelcolor=INK, loc="lower right" if accurate else "upper right")
 
 
 def _best(values: Floats, accurate: bool) -> str:
@@ -206,16 +198,16 @@ def _noisy(axes: Axes, x: Floats, y: Floats, colour: str) -> None:
 
 
 def _dress(axes: Axes, title: str, resumed: Floats) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=_INK)
-    axes.grid(color="#e6e8eb", linewidth=0.8)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.grid(color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b8bcc2")
-    axes.tick_params(colors=_INK, length=0, labelsize=9)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
     for at in resumed:
-        axes.axvline(at, color=_FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     if not axes.has_data() or not np.isfinite(axes.dataLim.get_points()).all():
-        axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", va="center", color=_FAINT)
+        axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", va="center", color=FAINT)
         axes.set(xticks=[], yticks=[])
     else:
         axes.set_xlim(left=0)
@@ -226,12 +218,3 @@ def _name_resumes(axes: Axes, resumed: Floats, low: bool) -> None:
     style: Row = {"fontsize": 7.5, "color": "#6b6b6b", "rotation": 90, "ha": "right", "va": "bottom" if low else "top"}
     for at in resumed[:4]:  # a run that was preempted all night has lines enough to be understood
         axes.text(at, 0.02 if low else 0.98, "resumed", transform=axes.get_xaxis_transform(), **style)
-
-
-def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    out = io.BytesIO()
-    FigureCanvasAgg(figure)  # the canvas attaches itself: no pyplot and no display
-    figure.savefig(out, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.2)
-    return out.getvalue()

@@ -1,0 +1,25 @@
+"""What all pictures share: their ink, and how a figure becomes bytes. matplotlib's objects alone: no pyplot and no
+display."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # matplotlib takes most of a second to import; only those who draw pay for it
+    from matplotlib.figure import Figure
+
+INK, FAINT, LINE = "#333333", "#9a9a9a", "#e6e8eb"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, which the colour-blind can tell apart: blue, vermillion, green, purple, orange, light blue."""
+DPI = 140
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)  # the canvas attaches itself
+    figure.savefig(out, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.2)
+    return out.getvalue()
