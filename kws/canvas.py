@@ -4,6 +4,7 @@ display."""
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # matplotlib takes most of a second to import; only those who draw pay for it
@@ -21,5 +22,8 @@ def png(figure: Figure) -> bytes:
 
     out = io.BytesIO()
     FigureCanvasAgg(figure)  # the canvas attaches itself
-    figure.savefig(out, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.2)
+    with warnings.catch_warnings():
+        # A word in a script that the font lacks is drawn as boxes, as often as it stands there.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(out, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.2)
     return out.getvalue()

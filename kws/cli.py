@@ -282,32 +282,44 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from kws import predict
+    from kws import grid, predict, runtime
 
     paths = predict.find_audio(arguments.paths)
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
-    skipped: list[str] = []
-    predictions = recognizer.files(paths, skipped)
-    if arguments.json:
-        for item in predictions:
-            words = [{"word": word, "probability": round(p, 6)} for word, p in item.words[: arguments.top]]
-            print(json.dumps({"path": str(item.path), "words": words, "truth": item.truth, "note": item.note}))
-    else:
-        _print_predictions(predictions)
-    for line in skipped:
-        print(f"left out: {line}", file=sys.stderr)
+    runtime.keep_freed_memory()
+    skipped: list[predict.Skipped] = []
+    tally = predict.Tally(grid.PANELS if arguments.grid else 0)
+    say = _say_as_json if arguments.json else _say_prediction
+    with _progress("listening") as show:
+        for item in recognizer.files(paths, skipped):
+            say(tally.add(item), arguments.top)
+            show(tally.files + len(skipped), len(paths))
+    for left in skipped:
+        print(f"left out: {left}", file=sys.stderr)
+        if arguments.json:
+            print(json.dumps({"path": str(left.path), "error": left.why}))
+    if tally.known and not arguments.json:
+        print(tally.line())
+    if arguments.grid:
+        predict.draw_grid(recognizer, tally, arguments.grid)
+        if not arguments.json:
+            print(f"{arguments.grid}: truth and prediction side by side")
     return FAILED if skipped else OK
 
 
-def _print_predictions(predictions: Iterator[Any]) -> None:
-    right = known = 0
-    for item in predictions:
-        word, probability = item.words[0]
-        mark = "" if item.truth is None else "  right" if item.truth == word else f"  wrong, is {item.truth}"
-        print(f"{item.path}  {word}  {probability:.1%}{mark}" + (f"  ({item.note})" if item.note else ""))
-        known, right = known + (item.truth is not None), right + (item.truth == word)
-    if known > 1:
-        print(f"{right} of {known} files in folders of known words: {right / known:.2%}")
+def _say_as_json(item: Any, top: int) -> None:
+    words = [{"word": word, "probability": round(p, 6)} for word, p in item.words[:top]]
+    facts = {"path": str(item.path), "words": words, "truth": item.truth, "start_s": round(item.start_s, 3)}
+    print(json.dumps(facts | {"note": item.note}))
+
+
+def _say_prediction(item: Any, _: int) -> None:
+    from kws import predict
+
+    word, probability = item.words[0]
+    mark = {None: "", True: "  right", False: f"  wrong, is {item.truth}"}[item.right]
+    note = f"  ({item.note})" if item.note else ""
+    print(f"{predict.printable(item.path)}  {word}  {probability:.1%}{mark}{note}")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -464,12 +476,13 @@ def _run_commands(commands: Any) -> None:
         "predict",
         _predict,
         "word and probability of audio files",
-        "kws predict runs/quick my_voice/ hello.wav",
+        "kws predict runs/quick my_voice/ hello.wav --grid mine.png",
     )
     predict.add_argument("run", type=Path, help="run folder")
     _checkpoint_argument(predict)
     predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files or folders of them")
     predict.add_argument("--top", type=int, default=3, help="words a file in --json (default 3)")
+    predict.add_argument("--grid", type=Path, metavar="PNG", help="draw the files, with truth and prediction")
 
     report = _command(commands, "report", _report, "one self-contained HTML page of a run", "kws report runs/quick")
     report.add_argument("run", type=Path, help="run folder")
@@ -514,6 +527,8 @@ def _progress(what: str) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    quiet, piped = not sys.stderr.isatty(), not sys.stdout.isatty()
+    # What is printed meanwhile goes above the bar; but not there where it is meant for a file.
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet, redirect_stdout=not piped) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)

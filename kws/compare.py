@@ -159,7 +159,7 @@ def _right_of(line: Line) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 
 COLUMNS = (
     "network", "run", "parameters", "mult-adds", "accuracy %", "95 %", "with crops %", "95 % crops", "reported %",
-    "p against best", "clips/s", "hours", "on",
+    "p", "clips/s", "hours", "on",
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def title(group: Sequence[Line]) -> str:
 
 PAIRS = (
     ("network", "run"), ("parameters", "mult-adds"), ("accuracy %", "95 %"), ("with crops %", "95 % crops"),
-    ("reported %", ""), ("p against best", ""), ("clips/s", "hours"),
+    ("reported %", ""), ("p", ""), ("clips/s", "hours"),
 )  # fmt: skip
 """In a terminal a cell holds two of COLUMNS, one below the other."""
 
@@ -226,7 +226,8 @@ def _table(group: Sequence[Line]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    rows = [dict(zip(COLUMNS, cells(line), strict=True)) for line in group]
+    # The folder's name: a path would take the room of the figures.
+    rows = [dict(zip(COLUMNS, cells(line), strict=True)) | {"run": line.run.resolve().name} for line in group]
     pairs = [pair for pair in PAIRS if any(row[pair[0]] != "-" for row in rows)]
     table = Table(title=Text(title(group)), header_style="bold", padding=(0, 0, 0, 1), box=HORIZONTALS, show_lines=True)
     for pair in pairs:
@@ -244,17 +245,14 @@ def notes(found: Comparison) -> list[str]:
     said = [f"reported: {source}" for source in sorted({line.reported.source for line in every if line.reported})]
     if any(line.mcnemar for line in every):
         said.append(
-            "p against best: McNemar's exact test on the same clips, two-sided, each by itself (below 0.05 by chance "
-            "once in 20 comparisons)"
+            "p: against the best, by McNemar's exact test on the same clips, two-sided, each by itself (below 0.05 "
+            "by chance once in 20 comparisons)"
         )
     if len(found.groups) > 1:
         said.append(f"{len(found.groups)} different test sets: accuracies of different tables do not compare")
     said += [f"{line.run}: no McNemar's test: {line.untested}" for line in every if line.untested]
-    said += [
-        f"{line.run}: its best checkpoint is another by now; type: kws evaluate {line.run}"
-        for line in every
-        if line.stale
-    ]
+    stale = [line.run for line in every if line.stale]
+    said += [f"{run}: its best checkpoint is another by now; type: kws evaluate {run}" for run in stale]
     return said
 
 

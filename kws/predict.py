@@ -1,30 +1,83 @@
-"""Audio files to words: a trained network as a callable, and whole folders at the network's speed."""
+"""Audio files to words: a trained network as a callable, and whole folders at the network's speed.
+
+files -> [threads decode them, some ahead] -> seconds of each, in batches across files -> network -> the surest second
+of each file -> words, beside the truth where its folder is a word
+"""
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import functools
+import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from kws import grid, metrics
 from kws.audio import codec
 from kws.errors import UsageError
 from kws.trained import Trained
 
 BATCH = 64
+STEP_S = 0.1
+"""How far apart the seconds lie that a longer recording is heard in."""
+_AHEAD_FILES, _AHEAD_BYTES = 32, 2**23
+"""What a thread decodes at once: so many files, or so many bytes of them."""
+Floats = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One file: its most probable words, best first; `truth` where its folder names a known word; `note` if cut."""
+    """One file: its most probable words, best first; `truth` where its folder names a known word; where in it the
+    second begins that the network was surest of; and a note where the recording is longer than that."""
 
     path: Path
     words: tuple[tuple[str, float], ...]
     truth: str | None
+    start_s: float
     note: str | None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the truth was recognised; None where it is not known."""
+        return None if self.truth is None else self.truth == self.words[0][0]
+
+
+class Skipped(NamedTuple):
+    """A file that gave no sound, and why."""
+
+    path: Path
+    why: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)}: {self.why}"
+
+
+class _Heard(NamedTuple):
+    """A decoded file."""
+
+    path: Path
+    pcm: codec.Pcm
+
+
+class _Second(NamedTuple):
+    """Of the file with that number what starts at sample `start`."""
+
+    number: int
+    file: _Heard
+    start: int
+
+
+_Scored = tuple[_Second, Floats]
+"""A second, and the probability of each class, (C,)."""
 
 
 class Recognizer:
@@ -51,62 +104,191 @@ class Recognizer:
             pcm = codec.from_float(floats, rate)
         except codec.AudioError as error:
             raise UsageError(f"wave: {error}") from error
-        return list(self._ranked(self._probabilities([fit(pcm, self._trained.samples)[0]])[0]))
+        file = _Heard(Path(), pcm)
+        seconds = (_Second(0, file, start) for start in starts(len(pcm), self._trained.samples))
+        return list(self._ranked(_surest(self._scored(seconds))[1]))
 
-    def files(self, paths: Iterable[Path], skipped: list[str]) -> Iterator[Prediction]:
-        """The files' predictions in order, in batches; those that cannot be read go to `skipped` with the reason."""
-        waiting: list[tuple[Path, codec.Pcm, bool]] = []
-        for path in paths:
-            try:
-                samples, cut = fit(codec.decode(path.read_bytes()), self._trained.samples)
-            except (OSError, codec.AudioError) as error:
-                skipped.append(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
-                continue
-            waiting.append((path, samples, cut))
-            if len(waiting) == BATCH:
-                yield from self._batch(waiting)
-                waiting = []
-        yield from self._batch(waiting)
+    def files(self, paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[Prediction]:
+        """The files' predictions in order; those that cannot be read go to `skipped`.
 
-    def _batch(self, items: Sequence[tuple[Path, codec.Pcm, bool]]) -> Iterator[Prediction]:
-        if not items:
-            return
-        rows = self._probabilities([samples for _, samples, _ in items])
-        for (path, _, cut), row in zip(items, rows, strict=True):
-            truth = path.resolve().parent.name
-            note = f"longer than {self._trained.config.data.clip_seconds:g} s: its loudest part" if cut else None
-            yield Prediction(path, self._ranked(row), truth if truth in self.classes else None, note)
+        A recording longer than the network's clips is heard every STEP_S, and the second counts in which the network is
+        surest of a word.
+        """
+        truth_of = functools.cache(self._truth_of)  # many files share a folder
+        scored = self._scored(self._seconds(paths, skipped))
+        for _, seconds in itertools.groupby(scored, lambda pair: pair[0].number):
+            best, row = _surest(seconds)
+            path, pcm = best.file
+            start_s = best.start / codec.SAMPLE_RATE_HZ
+            note = None
+            if len(pcm) > 1.1 * self._trained.samples:  # less is not worth a word
+                note = f"longer than {self._trained.config.data.clip_seconds:g} s: surest at {start_s:.1f} s"
+            yield Prediction(path, self._ranked(row), truth_of(path.parent), start_s, note)
 
-    def _probabilities(self, clips: Sequence[codec.Pcm]) -> npt.NDArray[np.float32]:
+    def features_of(self, predictions: Sequence[Prediction]) -> list[Floats]:
+        """What the network was shown of these files, (F, N) each; read again."""
+        files = [item for item in _decoded(item.path for item in predictions) if isinstance(item, _Heard)]
+        begins = [round(item.start_s * codec.SAMPLE_RATE_HZ) for item in predictions]
         with torch.inference_mode():
-            wave = torch.from_numpy(np.stack(clips)).to(self._trained.device)
-            logits = self._trained.network(self._trained.features(wave))
-            rows: npt.NDArray[np.float32] = logits.float().softmax(dim=1).cpu().numpy()
-        return rows
+            clips = [_cut(file.pcm, begin, self._trained.samples) for file, begin in zip(files, begins, strict=True)]
+            shown = self._trained.features(torch.from_numpy(np.stack(clips)).to(self._trained.device))
+        return list(shown[:, 0].cpu().numpy())
 
-    def _ranked(self, row: npt.NDArray[np.float32]) -> tuple[tuple[str, float], ...]:
+    def _truth_of(self, folder: Path) -> str | None:
+        name = folder.resolve().name
+        return name if name in self.classes else None
+
+    def _seconds(self, paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[_Second]:
+        for number, file in enumerate(_decoded(paths)):
+            if isinstance(file, Skipped):
+                skipped.append(file)
+            else:
+                yield from (_Second(number, file, at) for at in starts(len(file.pcm), self._trained.samples))
+
+    def _scored(self, seconds: Iterator[_Second]) -> Iterator[_Scored]:
+        """The seconds as they come, with what the network makes of them: in batches that know no files."""
+        samples, device = self._trained.samples, self._trained.device
+        while batch := list(itertools.islice(seconds, BATCH)):
+            wave = np.stack([_cut(second.file.pcm, second.start, samples) for second in batch])
+            with torch.inference_mode():
+                logits = self._trained.network(self._trained.features(torch.from_numpy(wave).to(device)))
+                rows = logits.float().softmax(dim=1).cpu().numpy()
+            yield from zip(batch, rows, strict=True)
+
+    def _ranked(self, row: Floats) -> tuple[tuple[str, float], ...]:
         return tuple((self.classes[i], float(row[i])) for i in np.argsort(-row, kind="stable"))
 
 
-def fit(pcm: codec.Pcm, samples: int) -> tuple[codec.Pcm, bool]:
-    """Pads with zeros behind, or takes the stretch with the most energy; whether it was cut by over a tenth."""
-    if len(pcm) <= samples:
-        return np.pad(pcm, (0, samples - len(pcm))), False
-    energy = np.concatenate([[0.0], np.cumsum(pcm.astype(np.float64) ** 2)])
-    start = int(np.argmax(energy[samples:] - energy[:-samples]))
-    return pcm[start : start + samples], len(pcm) > 1.1 * samples
+def starts(length: int, samples: int) -> list[int]:
+    """Where the clips of `samples` samples begin in which a recording of `length` is heard: every STEP_S, and the
+    last that there is."""
+    last = max(0, length - samples)
+    return [*range(0, last, round(STEP_S * codec.SAMPLE_RATE_HZ)), last]
+
+
+def _cut(pcm: codec.Pcm, start: int, samples: int) -> codec.Pcm:
+    """Padded with zeros behind where the recording is shorter."""
+    part = pcm[start : start + samples]
+    return part if len(part) == samples else np.pad(part, (0, samples - len(part)))
+
+
+def _surest(scored: Iterable[_Scored]) -> _Scored:
+    return max(scored, key=lambda pair: float(pair[1].max()))
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def _decoded(paths: Iterable[Path]) -> Iterator[_Heard | Skipped]:
+    """The files in order, decoded by threads that are a few chunks ahead: libsndfile and soxr run beside Python."""
+    threads = min(8, len(os.sched_getaffinity(0)))
+    waiting: collections.deque[Future[list[_Heard | Skipped]]] = collections.deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for chunk in _chunks(paths):
+            waiting.append(pool.submit(_decode, chunk))
+            if len(waiting) > threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Of few files, and fewer where they are large."""
+    chunk: list[Path] = []
+    size = 0
+    for path in paths:
+        chunk.append(path)
+        with contextlib.suppress(OSError):  # said when it is read
+            size += path.stat().st_size
+        if len(chunk) == _AHEAD_FILES or size > _AHEAD_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _decode(paths: Sequence[Path]) -> list[_Heard | Skipped]:
+    found: list[_Heard | Skipped] = []
+    for path in paths:
+        try:
+            found.append(_Heard(path, codec.decode(path.read_bytes())))
+        except (OSError, codec.AudioError) as error:
+            found.append(Skipped(path, str((error.strerror if isinstance(error, OSError) else None) or error)))
+    return found
+
+
+def printable(path: Path) -> str:
+    """A path for a terminal: line ends, escape sequences and bytes that are no text are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def find_audio(paths: Sequence[Path]) -> list[Path]:
-    """The files, and all audio below the folders. Raises UsageError for what is not there and folders without audio."""
+    """The files, and all audio below the folders, each once. Raises UsageError for what is not there, and for folders
+    without audio or that cannot be read."""
     found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder; wanted audio that soundfile reads (wav, flac, ogg, mp3)")
-        inside = (
-            sorted(p for p in path.rglob("*") if p.is_file() and codec.is_audio(p.name)) if path.is_dir() else [path]
-        )
+        inside = sorted(_below(path)) if path.is_dir() else [path]
         if not inside:
             raise UsageError(f"{path}: no audio there; wanted {', '.join(sorted(codec.EXTENSIONS))}")
         found += inside
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: {error.strerror}; wanted folders that can be read")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names if codec.is_audio(name))
+
+
+# --- what came of it ------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Counts predictions as they come, and keeps some for a picture: mistakes before others, the first of each."""
+
+    def __init__(self, keep: int) -> None:
+        self.files = self.known = self.right = 0
+        self._keep = keep
+        self._kept: dict[bool, list[tuple[int, Prediction]]] = {True: [], False: []}
+
+    def add(self, item: Prediction) -> Prediction:
+        """One more."""
+        self.known, self.right = self.known + (item.right is not None), self.right + (item.right is True)
+        kept = self._kept[item.right is False]
+        if len(kept) < self._keep:
+            kept.append((self.files, item))
+        self.files += 1
+        return item
+
+    def picked(self) -> list[Prediction]:
+        """At most `keep`, in the order in which they came."""
+        mistakes = self._kept[True]
+        numbered = sorted(mistakes + self._kept[False][: self._keep - len(mistakes)], key=lambda pair: pair[0])
+        return [item for _, item in numbered]
+
+    def line(self) -> str:
+        """How many of those in folders of known words were right, with the 95 % interval."""
+        low, high = metrics.wilson(self.right, self.known)
+        share = f"{self.right / self.known:.2%} (95 %: {low:.2%} to {high:.2%})"
+        return f"{self.right} of {self.known} files in folders of known words: {share}"
+
+
+def draw_grid(recognizer: Recognizer, tally: Tally, path: Path) -> None:
+    """A PNG of what was picked, as the network saw it. Raises UsageError where there is nothing to draw."""
+    picked = tally.picked()
+    if not picked:
+        raise UsageError(f"--grid {path}: no file could be read, so there is nothing to draw")
+    seen = recognizer.features_of(picked)
+    panels = [
+        grid.Panel(item.truth or printable(Path(item.path.stem)), *item.words[0], item.right, features)
+        for item, features in zip(picked, seen, strict=True)
+    ]
+    shown = "" if len(picked) == tally.files else f"{len(picked)} of {tally.files:,} files, mistakes before others; "
+    path.write_bytes(grid.grid_png(panels, shown + (tally.line() if tally.known else "folders name no known word")))

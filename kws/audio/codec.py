@@ -31,6 +31,8 @@ def decode(data: bytes) -> Pcm:
     16 kHz mono PCM16 comes out bit for bit. Channels are averaged, other rates resampled by soxr (HQ), floats
     rounded to 1/32768 and clipped. Raises AudioError for what is empty, damaged, not audio or not finite.
     """
+    if is_plain_wav(data):  # the same samples without libsndfile: 3 us instead of 70
+        return np.frombuffer(data, dtype="<i2", offset=WAV_HEADER_BYTES).astype(np.int16)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             exact = file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == SAMPLE_RATE_HZ
@@ -95,7 +97,8 @@ def flac_bytes(samples: Pcm) -> bytes:
 
 def is_plain_wav(data: bytes) -> bool:
     """Whether the samples are simply what follows a 44-byte header, so that a reader may skip decoding."""
-    return len(data) > WAV_HEADER_BYTES and data[:WAV_HEADER_BYTES] == _header(len(data) - WAV_HEADER_BYTES)
+    body = len(data) - WAV_HEADER_BYTES
+    return body > 0 and body % 2 == 0 and data[:WAV_HEADER_BYTES] == _header(body)
 
 
 def _header(body_bytes: int) -> bytes:

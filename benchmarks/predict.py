@@ -1,0 +1,144 @@
+"""`kws predict` on 2,000 files against the network's own speed.
+
+    python benchmarks/predict.py [--quick] [--data DIR] [--model NAME]
+
+In one process with one torch thread, on the same clips:
+
+- network    features and network on batches of 64 that lie ready in memory: the limit
+- predict    files in, words out, as `kws predict` does it: decoding threads ahead of the network
+- one by one a file read, decoded and put through the network, then the next
+
+Rounds take turns, and the middle one of each counts; for 16 kHz WAV, and for files that take real decoding (FLAC at
+44.1 kHz). The weights are fresh: they cost as much as trained ones. Without --data the clips are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kws import models, runtime
+from kws.audio import codec
+from kws.checkpoint import Checkpoint, Checkpoints
+from kws.config import Config, ModelConfig
+from kws.data import index
+from kws.data.stream import Reader
+from kws.predict import BATCH, Recognizer
+from kws.trained import Trained
+
+CPU = torch.device("cpu")
+
+
+def clips_of(folder: Path | None, count: int) -> list[codec.Pcm]:
+    """Clips spread over a corpus's test split, or seconds of noise."""
+    if folder is None:
+        rng = np.random.default_rng(0)
+        return [(rng.standard_normal(16000) * 3000).astype(np.int16) for _ in range(count)]
+    corpus = index.load(folder)
+    reader = Reader(corpus, "test", [0] * len(corpus.words), 16000)
+    return [reader.read(int(row)) for row in np.linspace(0, len(corpus.split("test")) - 1, count).astype(int)]
+
+
+def write(clips: list[codec.Pcm], folder: Path, ending: str) -> list[Path]:
+    """The clips as files of that kind."""
+    folder.mkdir()
+    paths = []
+    for number, clip in enumerate(clips):
+        path = folder / f"{number:05}.{ending}"
+        if ending == "wav":
+            path.write_bytes(codec.wav_bytes(clip))
+        else:
+            data = io.BytesIO()
+            soundfile.write(data, soxr.resample(clip.astype(np.float32) / 32768, 16000, 44100), 44100, format="FLAC")
+            path.write_bytes(data.getvalue())
+        paths.append(path)
+    return paths
+
+
+def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
+    """A network with fresh weights, as a checkpoint has it."""
+    config = Config(model=ModelConfig(name=model))
+    network = models.build(model, 35, (1, 40, 101))
+    state = {"classes": [f"word{number}" for number in range(35)]}
+    path = Checkpoints(folder).save(network.state_dict(), {}, state, "step-00000000")
+    trained = Trained(config, Checkpoint(path, state), CPU)
+    return Recognizer(trained), trained
+
+
+def network_alone(trained: Trained, clips: list[codec.Pcm]) -> Callable[[], None]:
+    """The limit: no file, no decoding, no copying."""
+    rows = [np.pad(clip[:16000], (0, 16000 - len(clip[:16000]))) for clip in clips]
+    ready = [torch.from_numpy(np.stack(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for wave in ready:
+                trained.network(trained.features(wave)).softmax(dim=1)
+
+    return run
+
+
+def measure(ways: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, float]:
+    """Files a second of each way (function, files of a call): the middle round."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):  # the first warms up
+        for name, (way, files) in ways.items():
+            start = time.perf_counter()
+            way()
+            found[name].append(files / (time.perf_counter() - start))
+    return {name: median(values[1:]) for name, values in found.items()}
+
+
+def main() -> None:
+    """Prints a table, and last one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a packed corpus; default: clips of noise")
+    parser.add_argument("--model", default="tc_resnet8", help="default tc_resnet8, one of the fastest there are")
+    parser.add_argument("--quick", action="store_true", help="fewer files, fewer rounds: under a minute")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runtime.keep_freed_memory()
+    count, rounds = (500, 3) if arguments.quick else (2000, 7)
+    clips = clips_of(arguments.data, count)
+    with tempfile.TemporaryDirectory() as name:
+        recognizer, trained = recognizer_of(arguments.model, Path(name))
+        wav, flac = (write(clips, Path(name) / ending, ending) for ending in ("wav", "flac"))
+        few = count // 8
+        found = measure({
+            "network": (network_alone(trained, clips), count),
+            "predict wav": (lambda: list(recognizer.files(wav, [])), count),
+            "predict flac": (lambda: list(recognizer.files(flac, [])), count),
+            "one by one wav": (lambda: [recognizer(codec.decode(path.read_bytes())) for path in wav[:few]], few),
+            "one by one flac": (lambda: [recognizer(codec.decode(path.read_bytes())) for path in flac[:few]], few),
+        }, rounds)  # fmt: skip
+    table = Table("way", "files/s", "of the network's own", title=f"{count} files, {arguments.model}, one torch thread")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for way, speed in found.items():
+        table.add_row(way, f"{speed:,.0f}", f"{speed / found['network']:.2f} x")
+    Console().print(table)
+    print(json.dumps({
+        "files": count,
+        "network_clips_per_s": found["network"],
+        "ratio_network": found["predict wav"] / found["network"],
+        "ratio_network_flac": found["predict flac"] / found["network"],
+        "ratio_one_by_one": found["predict wav"] / found["one by one wav"],
+        "files_per_s": found,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
