@@ -290,7 +290,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     skipped: list[predict.Skipped] = []
     tally = predict.Tally(grid.PANELS if arguments.grid else 0)
     say = _say_as_json if arguments.json else _say_prediction
-    with _progress("listening") as show:
+    with _progress("listening", hidden=sys.stdout.isatty()) as show:  # there the lines show how far it is
         for item in recognizer.files(paths, skipped):
             say(tally.add(item), arguments.top)
             show(tally.files + len(skipped), len(paths))
@@ -522,13 +522,13 @@ def _console() -> Any:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[..., None]]:
+def _progress(what: str, hidden: bool = False) -> Iterator[Callable[..., None]]:
     """A bar on stderr where that is a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import Progress
 
-    quiet, piped = not sys.stderr.isatty(), not sys.stdout.isatty()
-    # What is printed meanwhile goes above the bar; but not there where it is meant for a file.
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet, redirect_stdout=not piped) as bar:
+    console, hidden = Console(stderr=True), hidden or not sys.stderr.isatty()
+    # What is printed meanwhile must not take the way of the bar: it may be meant for a file.
+    with Progress(console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)

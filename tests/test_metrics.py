@@ -6,8 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from kws.metrics import confusion, summary, wilson
+from kws.metrics import calibration_error, confused_pairs, confusion, mcnemar, summary, wilson
 
 # Rows = truth. "b" is taken for "c" three times; "d" has no clips and is never predicted.
 HAND = [[8, 1, 1, 0], [0, 5, 3, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
@@ -114,3 +117,41 @@ def test_neither_module_loads_torch_nor_draws_at_import() -> None:
     code = "import sys, kws.metrics, kws.report; print({'torch', 'matplotlib', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_most_confused_pairs_come_first_and_equal_ones_in_the_order_of_the_classes() -> None:
+    pairs = confused_pairs(HAND, WORDS)
+    assert [(pair["truth"], pair["predicted"], pair["clips"], pair["share"]) for pair in pairs] == [
+        ("b", "c", 3, 3 / 8),
+        ("a", "b", 1, 0.1),
+        ("a", "c", 1, 0.1),
+    ]
+    assert confused_pairs(HAND, WORDS, most=1) == pairs[:1] == summary(HAND, WORDS)["most_confused"][:1]
+    assert confused_pairs(np.diag([3, 0]), ["a", "b"]) == []
+
+
+def test_calibration_error_by_hand() -> None:
+    # One bin at 0.9: half of it right, so 0.4 off; one at 0.3: a third right, 0.0333 off; weights 2/5 and 3/5.
+    sure, right = [0.9, 0.9, 0.3, 0.3, 0.3], [True, False, True, False, False]
+    assert calibration_error(sure, right) == pytest.approx(0.4 * 2 / 5 + (1 / 3 - 0.3) * 3 / 5)
+    assert calibration_error([1.0, 1.0], [True, True]) == 0
+    assert calibration_error([0.0], [True]) == 1
+    assert calibration_error([], []) == 0
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
+    wanted = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(wanted, rel=1e-9)
+    assert mcnemar(second, first) == mcnemar(first, second)
+
+
+@pytest.mark.parametrize("counts", [(100_000, 101_000), (0, 5000), (499_000, 501_000)])
+def test_mcnemar_of_many_clips(counts: tuple[int, int]) -> None:
+    wanted = binomtest(counts[0], sum(counts)).pvalue
+    assert mcnemar(*counts) == pytest.approx(wanted, rel=1e-6, abs=1e-300)
+
+
+def test_mcnemar_refuses_counts_below_nothing() -> None:
+    with pytest.raises(ValueError, match="-1 and 3"):
+        mcnemar(-1, 3)
