@@ -147,7 +147,7 @@ def _right_of(line: Line) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
     """Every clip's (id, truth) and whether it was recognised; None where they are not those of the summary."""
     path = line.run / "eval" / f"{line.result['split']}.clips.npz"
     try:
-        with np.load(path) as clips:
+        with path.open("rb") as file, np.load(file) as clips:  # numpy leaves a file open that is none of its own
             asked = np.stack([clips["clips"], clips["truth"]])
             right = clips["probabilities"].argmax(axis=1) == clips["truth"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):

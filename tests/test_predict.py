@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import torch
 
 import kws
@@ -14,7 +16,7 @@ from kws.audio import codec
 from kws.data import index
 from kws.data.stream import Reader
 from kws.errors import UsageError
-from kws.predict import Recognizer, find_audio, fit
+from kws.predict import Prediction, Recognizer, Skipped, Tally, find_audio, printable, starts
 from kws.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
@@ -50,32 +52,15 @@ def write(path: Path, pcm: codec.Pcm) -> Path:
     return path
 
 
-# --- fitting a clip -------------------------------------------------------------------------------------------
+# --- where a recording is heard -------------------------------------------------------------------------------
 
 
-def test_a_short_clip_is_padded_behind() -> None:
-    fitted, cut = fit(np.array([5, 6], dtype=np.int16), 4)
-    assert (fitted.tolist(), cut) == ([5, 6, 0, 0], False)
-
-
-def test_a_clip_of_the_right_length_stays() -> None:
-    pcm = np.arange(-3, 4, dtype=np.int16)
-    fitted, cut = fit(pcm, 7)
-    assert np.array_equal(fitted, pcm)
-    assert not cut
-
-
-@pytest.mark.parametrize("at", [0, 13, 30])
-def test_a_long_clip_is_cut_to_its_loudest_stretch(at: int) -> None:
-    pcm = np.ones(40, dtype=np.int16)
-    pcm[at : at + 10] = -32768
-    fitted, cut = fit(pcm, 10)
-    assert fitted.tolist() == [-32768] * 10
-    assert cut
-
-
-def test_a_cut_of_less_than_a_tenth_is_not_worth_a_word() -> None:
-    assert [fit(np.ones(n, dtype=np.int16), 100)[1] for n in (101, 110, 111)] == [False, False, True]
+@pytest.mark.parametrize(
+    ("length", "wanted"),
+    [(1, [0]), (16000, [0]), (16001, [0, 1]), (17600, [0, 1600]), (19300, [0, 1600, 3200, 3300])],
+)
+def test_a_recording_is_heard_every_tenth_of_a_second_and_to_its_end(length: int, wanted: list[int]) -> None:
+    assert starts(length, 16000) == wanted
 
 
 # --- finding files --------------------------------------------------------------------------------------------
@@ -87,6 +72,11 @@ def test_files_are_taken_as_named_and_folders_searched_for_audio(tmp_path: Path)
         (tmp_path / name).touch()
     found = find_audio([tmp_path / "plain", tmp_path / "b"])
     assert [path.name for path in found] == ["plain", "1.flac", "2.WAV", "3.ogg"]
+
+
+def test_a_file_named_twice_is_taken_once(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    assert find_audio([tmp_path / "a.wav", tmp_path]) == [tmp_path / "a.wav"]
 
 
 def test_what_is_not_there_and_folders_without_audio_are_refused(tmp_path: Path) -> None:
@@ -169,7 +159,7 @@ def test_more_files_than_a_batch_come_in_order_and_as_one_by_one(
 ) -> None:
     clips = [clip(tones, number % len(tones.split("test"))) for number in range(predict.BATCH + 3)]
     paths = [write(tmp_path / f"{number:03}.wav", pcm) for number, pcm in enumerate(clips)]
-    skipped: list[str] = []
+    skipped: list[Skipped] = []
     found = list(recognizer.files(paths, skipped))
     assert [item.path for item in found] == paths
     assert not skipped
@@ -180,13 +170,89 @@ def test_more_files_than_a_batch_come_in_order_and_as_one_by_one(
 def test_files_that_cannot_be_read_are_left_out_with_the_reason(recognizer: Recognizer, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("hello")
     (tmp_path / "folder.wav").mkdir()
-    skipped: list[str] = []
+    skipped: list[Skipped] = []
     assert not list(recognizer.files([tmp_path / "text.wav", tmp_path / "folder.wav", tmp_path / "gone.wav"], skipped))
-    assert [line.split(": ")[1].partition(" (")[0] for line in skipped] == [
+    assert [item.why.partition(" (")[0] for item in skipped] == [
         "not readable as audio",
         "Is a directory",
         "No such file or directory",
     ]
+
+
+def test_a_long_recording_is_what_its_surest_second_is(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path
+) -> None:
+    long = np.concatenate([np.zeros(8000, np.int16), clip(tones), np.zeros(21234, np.int16)])
+    chances = {at: recognizer(long[at : at + 16000]) for at in starts(len(long), 16000)}
+    surest = max(chances, key=lambda at: chances[at][0][1])
+    (found,) = recognizer.files([write(tmp_path / "long.wav", long)], [])
+    assert found.start_s == surest / 16000
+    assert dict(found.words) == pytest.approx(dict(chances[surest]), abs=1e-5)
+    assert dict(recognizer(long)) == pytest.approx(dict(found.words), abs=1e-5)
+    assert found.note == f"longer than 1 s: surest at {found.start_s:.1f} s"
+
+
+def test_long_and_short_ones_in_turn_keep_their_places(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path
+) -> None:
+    # Together more seconds than two batches: files lie across batches, and batches across files.
+    lengths = [1.0, 3.7, 0.4, 9.0, 1.05, 1.2, 0.1, 2.0]
+    pcms = [np.tile(clip(tones, number), 9)[: round(16000 * s)] for number, s in enumerate(lengths)]
+    paths = [write(tmp_path / f"{number}.wav", pcm) for number, pcm in enumerate(pcms)]
+    (tmp_path / "3x.wav").write_text("no sound")
+    skipped: list[Skipped] = []
+    found = list(recognizer.files([*paths[:4], tmp_path / "3x.wav", *paths[4:]], skipped))
+    assert [item.path for item in found] == paths
+    assert [item.path.name for item in skipped] == ["3x.wav"]
+    assert [item.note is not None for item in found] == [s > 1.1 for s in lengths]
+    for item, pcm in zip(found, pcms, strict=True):
+        assert dict(item.words) == pytest.approx(dict(recognizer(pcm)), abs=1e-5)
+
+
+def test_files_stop_being_read_where_nobody_asks_on(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = write(tmp_path / "a.wav", clip(tones)), []
+    monkeypatch.setattr(codec, "decode", lambda data: read.append(data) or clip(tones))
+    files = recognizer.files([path] * 5000, [])
+    next(files)
+    files.close()
+    assert 0 < len(read) < 2000
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "rate", "channels"),
+    [("WAV", "PCM_24", 48000, 2), ("WAV", "FLOAT", 32000, 1), ("FLAC", "PCM_16", 44100, 1), ("OGG", "VORBIS", 22050, 2),
+     ("OGG", "OPUS", 48000, 1), ("MP3", "MPEG_LAYER_III", 44100, 1), ("AIFF", "PCM_U8", 16000, 1)],
+)  # fmt: skip
+def test_any_format_and_rate_is_the_same_word(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path, kind: str, subtype: str, rate: int, channels: int
+) -> None:
+    wave = soxr.resample(clip(tones) / 32768, 16000, rate)
+    soundfile.write(tmp_path / "sound", np.tile(wave[:, None], channels), rate, format=kind, subtype=subtype)
+    skipped: list[Skipped] = []
+    (found,) = recognizer.files([tmp_path / "sound"], skipped)
+    assert found.words[0][0] == recognizer(clip(tones))[0][0]
+
+
+# --- counting -------------------------------------------------------------------------------------------------
+
+
+def said(number: int, truth: str | None, word: str) -> Prediction:
+    return Prediction(Path(str(number)), ((word, 0.5),), truth, 0.0, None)
+
+
+def test_a_tally_counts_what_has_a_truth_and_keeps_mistakes_first() -> None:
+    tally = Tally(3)
+    for number, (truth, word) in enumerate([("a", "a"), (None, "b"), ("a", "b"), ("a", "a"), ("b", "a")]):
+        tally.add(said(number, truth, word))
+    assert (tally.files, tally.known, tally.right) == (5, 4, 2)
+    assert [item.path.name for item in tally.picked()] == ["0", "2", "4"]
+    assert tally.line() == "2 of 4 files in folders of known words: 50.00% (95 %: 15.00% to 85.00%)"
+
+
+def test_a_path_cannot_steer_a_terminal() -> None:
+    assert printable(Path("a\x1b[31m\nb\udcff\u202e/语 <b>.wav")) == "a\\x1b[31m\\nb\\udcff\\u202e/语 <b>.wav"
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -215,7 +281,7 @@ def test_predict_prints_truth_where_the_folder_names_a_word_and_says_what_it_lef
         for name, word in (("a.wav", "low"), ("b.wav", "high"))
     )
     assert by_name["<img src=x onerror=alert(1)>.wav"].endswith("%")
-    assert "longer than 1 s: its loudest part" in by_name["long.wav"]
+    assert "(longer than 1 s: surest at " in by_name["long.wav"]
     assert "\\udcff\\udcfe.wav" in by_name
     assert " of 2 files in folders of known words" in out
     assert err.startswith(f"left out: {recordings}/mine/broken.wav: not readable as audio")
@@ -225,6 +291,25 @@ def test_predict_as_json_is_an_object_a_line(run: Path, recordings: Path, capsys
     assert cli.main(["predict", str(run), str(recordings / "low"), "--json", "--top", "2"]) == cli.OK
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (row["path"], row["truth"], row["note"], len(row["words"])) == (f"{recordings}/low/a.wav", "low", None, 2)
+    assert row["start_s"] == 0.0
+
+
+def test_predict_as_json_tells_what_was_left_out_and_draws_a_grid(
+    run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = recordings / "grid.png"
+    assert cli.main(["predict", str(run), str(recordings), "--json", "--grid", str(picture)]) == cli.FAILED
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 6
+    assert rows[-1]["path"] == f"{recordings}/mine/broken.wav"
+    assert rows[-1]["error"].startswith("not readable as audio")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_grid_of_nothing_is_refused(run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = str(recordings / "mine" / "broken.wav")
+    assert cli.main(["predict", str(run), broken, "--grid", str(recordings / "grid.png")]) == cli.USAGE
+    assert "no file could be read" in capsys.readouterr().err
 
 
 def test_an_unknown_checkpoint_is_one_line(run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,180 @@
+"""kws compare on run folders made by hand, whose confusion matrices and counts are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kws import cli, compare
+from kws.config import Config, ModelConfig, to_toml
+from kws.errors import UsageError
+from kws.metrics import confusion, mcnemar, summary
+from tests.test_report import HOSTILE, epoch, start, write_lines
+
+WORDS = ["a", "b", "c"]
+TRUTH = np.repeat([0, 1, 2], 20)
+
+
+def make(
+    folder: Path, network: str, wrong: list[int], split: str = "test", crop: int | None = None, **facts: Any
+) -> Path:
+    """A run whose network is wrong on these clips of TRUTH; `crop`: on so many with crops."""
+    (folder / "eval").mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(to_toml(Config(model=ModelConfig(name=network))))
+    (folder / "run.json").write_text(json.dumps({"ranks": [{"device": "cpu"}, {"device": "cpu"}]}))
+    rows = [start(1, 0, time=100.0), *(epoch(n, 10 * n, time=100.0 + 1800 * n) for n in (1, 2))]
+    write_lines(folder / "metrics.jsonl", rows)
+    said = TRUTH.copy()
+    said[wrong] = (said[wrong] + 1) % 3
+    extra = {
+        "split": split, "crop": False, "parameters": 66_272, "multiply_adds": 1_600_000, "corpus_id": "c" * 32,
+        "checkpoint": "step-20", **facts,
+    }  # fmt: skip
+    result = summary(confusion(TRUTH, said, 3), WORDS) | extra
+    (folder / "eval" / f"{split}.json").write_text(json.dumps(result))
+    chances = np.eye(3, dtype=np.float32)[said]
+    np.savez(folder / "eval" / f"{split}.clips.npz", clips=np.arange(60), truth=TRUTH, probabilities=chances)
+    if crop is not None:
+        said = TRUTH.copy()
+        said[:crop] = (said[:crop] + 1) % 3
+        result = summary(confusion(TRUTH, said, 3), WORDS) | extra | {"crop": True}
+        (folder / "eval" / f"{split}-crop.json").write_text(json.dumps(result))
+    return folder
+
+
+def shown(found: compare.Comparison) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(*compare.tables(found))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path: Path) -> None:
+    best = make(tmp_path / "best", "tc_resnet8", [0, 1, 2], crop=2)
+    other = make(tmp_path / "other", "resnet32", [2, 3, 4, 5, 6, 7, 8, 9])
+    found = compare.compare([other, best])
+    ((first, second),) = found.groups
+    assert (first.run, second.run) == (best, other)
+    assert first.mcnemar is None
+    assert second.mcnemar == compare.McNemar(best, 2, 7, mcnemar(2, 7))  # 0, 1 against 3 to 9
+    assert first.crop is not None
+    assert first.crop["accuracy"] == 58 / 60
+    assert second.crop is None
+    assert first.hours == 1.0
+    assert (first.clips_per_s, first.hardware) == (700.0, "2 x cpu")
+    texts = dict(zip(compare.COLUMNS, compare.cells(first), strict=True))
+    assert texts["parameters"] == "66,272"
+    assert (texts["mult-adds"], texts["accuracy %"], texts["with crops %"]) == ("1.6 M", "95.00", "96.67")
+    assert texts["95 %"] == "86.30 to 98.29"
+    text = shown(found)
+    assert "test of corpus cccccccc: 60 clips, 3 classes" in text
+    assert text.index("tc_resnet8") < text.index("resnet32")
+    assert f"{mcnemar(2, 7):.4f}" in text
+    assert any("McNemar" in note for note in compare.notes(found))
+
+
+@pytest.mark.parametrize("facts", [{"corpus_id": "d" * 32}, {"classes": ["a", "b", "x"]}, {"n": 61}])
+def test_runs_on_other_clips_are_never_set_against_each_other(tmp_path: Path, facts: dict[str, Any]) -> None:
+    runs = [make(tmp_path / "one", "tc_resnet8", [0]), make(tmp_path / "two", "resnet32", [1, 2], **facts)]
+    found = compare.compare(runs)
+    assert [len(group) for group in found.groups] == [1, 1]
+    assert all(line.mcnemar is None for (line,) in found.groups)
+    assert "2 different test sets: accuracies of different tables do not compare" in compare.notes(found)
+    assert [row["test_set"] for row in found.as_json()] == [1, 2]
+    assert compare.markdown(found).count("### ") == 2
+
+
+def test_clips_that_are_not_those_of_the_summary_are_not_tested(tmp_path: Path) -> None:
+    runs = [make(tmp_path / "one", "tc_resnet8", [0]), make(tmp_path / "two", "resnet32", [1, 2])]
+    (tmp_path / "two" / "eval" / "test.clips.npz").unlink()
+    assert "no McNemar's test" in " ".join(compare.notes(compare.compare(runs)))
+    make(tmp_path / "three", "resnet32", [1, 2, 3])
+    (tmp_path / "three" / "eval" / "test.clips.npz").rename(tmp_path / "two" / "eval" / "test.clips.npz")
+    ((_, second),) = compare.compare(runs).groups
+    assert second.mcnemar is None
+    (tmp_path / "two" / "eval" / "test.clips.npz").write_bytes(b"PK\x03\x04 half")
+    assert f"type: kws evaluate {runs[0]} {runs[1]}" in " ".join(compare.notes(compare.compare(runs)))
+
+
+def test_what_is_not_evaluated_is_named_with_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done, bare = make(tmp_path / "done", "tc_resnet8", [0]), make(tmp_path / "bare", "tc_resnet8", [0])
+    (bare / "eval" / "test.json").unlink()
+    assert cli.main(["compare", str(done), str(bare)]) == cli.FAILED
+    out, err = capsys.readouterr()
+    assert "98.33" in out
+    assert err == f"left out: {bare}: not evaluated on test yet; type: kws evaluate {bare}\n"
+    with pytest.raises(UsageError, match=f"type: kws evaluate {bare} --split valid"):
+        compare.compare([bare], "valid")
+    with pytest.raises(UsageError, match="not a run folder"):
+        compare.compare([done, tmp_path])
+
+
+def test_a_checkpoint_that_became_better_since_is_told(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "tc_resnet8", [0], crop=1)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best_accuracy").write_text("step-20\n")
+    assert not compare.compare([run]).groups[0][0].stale
+    (run / "checkpoints" / "best_accuracy").write_text("step-30\n")
+    found = compare.compare([run])
+    assert f"{run}: its best checkpoint is another by now; type: kws evaluate {run}" in compare.notes(found)
+    crop = json.loads((run / "eval" / "test-crop.json").read_text())
+    (run / "eval" / "test-crop.json").write_text(json.dumps(crop | {"checkpoint": "step-10"}))
+    assert compare.compare([run]).groups[0][0].crop is None  # of other weights
+
+
+@pytest.mark.parametrize(
+    ("classes", "clips", "wanted"),
+    [(12, 6835, (97.937, 97.922)), (11, 6835, (97.937, 97.922)), (30, 6835, None), (12, 4890, None)],
+)
+def test_a_reported_figure_stands_only_beside_the_same_task(
+    classes: int, clips: int, wanted: tuple[float, float] | None
+) -> None:
+    found = compare.published.figure("wrn_28_10", classes, clips)
+    assert (found and found[:2]) == wanted
+
+
+def test_every_reported_network_is_one_of_ours() -> None:
+    from kws import models
+
+    assert {name for name, _ in compare.published._FIGURES} <= set(models.MODELS)
+
+
+def test_markdown_csv_and_picture_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make(tmp_path / "one|two", "tc_resnet8", [0], crop=1), make(tmp_path / "x" / HOSTILE, "tc_resnet8", [1, 2])]
+    out = tmp_path / "new" / "folder"
+    assert cli.main(["compare", *map(str, runs), "--json", "--out", str(out)]) == cli.OK
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["accuracy"] for row in rows] == [59 / 60, 58 / 60]
+    assert rows[1]["mcnemar"] == {"against": str(runs[0]), "only_this": 1, "only_other": 2, "p": 1.0}
+    assert sorted(path.name for path in out.iterdir()) == sorted(compare.FILES)
+    text = (out / "comparison.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert "<img" not in text
+    with (out / "comparison.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["run"] for line in lines] == list(map(str, runs))
+    assert (lines[0]["crop_accuracy"], lines[1]["mcnemar_only_other"]) == (str(59 / 60), "2")
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, file = make(tmp_path / "run", "tc_resnet8", [0]), tmp_path / "file"
+    file.touch()
+    assert cli.main(["compare", str(run), "--out", str(file / "below")]) == cli.USAGE
+    assert capsys.readouterr().err.startswith(f"kws: {file}/below: cannot be written")
+
+
+def test_comparing_does_not_import_torch(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "tc_resnet8", [0])
+    code = f"import sys; from kws import cli; cli.main(['compare', {str(run)!r}]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
