@@ -263,19 +263,19 @@ def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from kws import compare
+    from kws import compare, compare_text
 
     found = compare.compare(arguments.runs, arguments.split)
     if arguments.out:
-        compare.write(found, arguments.out)
+        compare_text.write(found, arguments.out)
     if arguments.json:
         for row in found.as_json():
             print(json.dumps(row))
     else:
-        _console().print(*compare.tables(found))
-        print("\n".join(compare.notes(found)))
+        _console().print(*compare_text.tables(found))
+        print("\n".join(compare_text.notes(found)))
         if arguments.out:
-            print(f"{arguments.out}: {', '.join(compare.FILES)}")
+            print(f"{arguments.out}: {', '.join(compare_text.FILES)}")
     for line in found.missing:
         print(f"left out: {line}", file=sys.stderr)
     return FAILED if found.missing else OK
@@ -283,11 +283,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from kws import grid, predict, runtime
+    from kws.audio import recordings
 
-    paths = predict.find_audio(arguments.paths)
+    paths = recordings.find_audio(arguments.paths)
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
     runtime.keep_freed_memory()
-    skipped: list[predict.Skipped] = []
+    skipped: list[recordings.Skipped] = []
     tally = predict.Tally(grid.PANELS if arguments.grid else 0)
     say = _say_as_json if arguments.json else _say_prediction
     with _progress("listening", hidden=sys.stdout.isatty()) as show:  # there the lines show how far it is
@@ -314,12 +315,12 @@ def _say_as_json(item: Any, top: int) -> None:
 
 
 def _say_prediction(item: Any, _: int) -> None:
-    from kws import predict
+    from kws.audio.recordings import printable
 
     word, probability = item.words[0]
     mark = {None: "", True: "  right", False: f"  wrong, is {item.truth}"}[item.right]
     note = f"  ({item.note})" if item.note else ""
-    print(f"{predict.printable(item.path)}  {word}  {probability:.1%}{mark}{note}")
+    print(f"{printable(item.path)}  {word}  {probability:.1%}{mark}{note}")
 
 
 def _report(arguments: argparse.Namespace) -> int:

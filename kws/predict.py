@@ -6,14 +6,10 @@ of each file -> words, beside the truth where its folder is a word
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +19,13 @@ import torch
 
 from kws import grid, metrics
 from kws.audio import codec
+from kws.audio.recordings import Heard, Skipped, decoded, printable
 from kws.errors import UsageError
 from kws.trained import Trained
 
 BATCH = 64
 STEP_S = 0.1
 """How far apart the seconds lie that a longer recording is heard in."""
-_AHEAD_FILES, _AHEAD_BYTES = 32, 2**23
-"""What a thread decodes at once: so many files, or so many bytes of them."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -51,28 +46,11 @@ class Prediction:
         return None if self.truth is None else self.truth == self.words[0][0]
 
 
-class Skipped(NamedTuple):
-    """A file that gave no sound, and why."""
-
-    path: Path
-    why: str
-
-    def __str__(self) -> str:
-        return f"{printable(self.path)}: {self.why}"
-
-
-class _Heard(NamedTuple):
-    """A decoded file."""
-
-    path: Path
-    pcm: codec.Pcm
-
-
 class _Second(NamedTuple):
     """Of the file with that number what starts at sample `start`."""
 
     number: int
-    file: _Heard
+    file: Heard
     start: int
 
 
@@ -104,7 +82,7 @@ class Recognizer:
             pcm = codec.from_float(floats, rate)
         except codec.AudioError as error:
             raise UsageError(f"wave: {error}") from error
-        file = _Heard(Path(), pcm)
+        file = Heard(Path(), pcm)
         seconds = (_Second(0, file, start) for start in starts(len(pcm), self._trained.samples))
         return list(self._ranked(_surest(self._scored(seconds))[1]))
 
@@ -127,7 +105,7 @@ class Recognizer:
 
     def features_of(self, predictions: Sequence[Prediction]) -> list[Floats]:
         """What the network was shown of these files, (F, N) each; read again."""
-        files = [item for item in _decoded(item.path for item in predictions) if isinstance(item, _Heard)]
+        files = [item for item in decoded(item.path for item in predictions) if isinstance(item, Heard)]
         begins = [round(item.start_s * codec.SAMPLE_RATE_HZ) for item in predictions]
         with torch.inference_mode():
             clips = [_cut(file.pcm, begin, self._trained.samples) for file, begin in zip(files, begins, strict=True)]
@@ -139,7 +117,7 @@ class Recognizer:
         return name if name in self.classes else None
 
     def _seconds(self, paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[_Second]:
-        for number, file in enumerate(_decoded(paths)):
+        for number, file in enumerate(decoded(paths)):
             if isinstance(file, Skipped):
                 skipped.append(file)
             else:
@@ -175,77 +153,6 @@ def _cut(pcm: codec.Pcm, start: int, samples: int) -> codec.Pcm:
 
 def _surest(scored: Iterable[_Scored]) -> _Scored:
     return max(scored, key=lambda pair: float(pair[1].max()))
-
-
-# --- files ----------------------------------------------------------------------------------------------------
-
-
-def _decoded(paths: Iterable[Path]) -> Iterator[_Heard | Skipped]:
-    """The files in order, decoded by threads that are a few chunks ahead: libsndfile and soxr run beside Python."""
-    threads = min(8, len(os.sched_getaffinity(0)))
-    waiting: collections.deque[Future[list[_Heard | Skipped]]] = collections.deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for chunk in _chunks(paths):
-            waiting.append(pool.submit(_decode, chunk))
-            if len(waiting) > threads:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _chunks(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """Of few files, and fewer where they are large."""
-    chunk: list[Path] = []
-    size = 0
-    for path in paths:
-        chunk.append(path)
-        with contextlib.suppress(OSError):  # said when it is read
-            size += path.stat().st_size
-        if len(chunk) == _AHEAD_FILES or size > _AHEAD_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _decode(paths: Sequence[Path]) -> list[_Heard | Skipped]:
-    found: list[_Heard | Skipped] = []
-    for path in paths:
-        try:
-            found.append(_Heard(path, codec.decode(path.read_bytes())))
-        except (OSError, codec.AudioError) as error:
-            found.append(Skipped(path, str((error.strerror if isinstance(error, OSError) else None) or error)))
-    return found
-
-
-def printable(path: Path) -> str:
-    """A path for a terminal: line ends, escape sequences and bytes that are no text are written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
-
-
-def find_audio(paths: Sequence[Path]) -> list[Path]:
-    """The files, and all audio below the folders, each once. Raises UsageError for what is not there, and for folders
-    without audio or that cannot be read."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; wanted audio that soundfile reads (wav, flac, ogg, mp3)")
-        inside = sorted(_below(path)) if path.is_dir() else [path]
-        if not inside:
-            raise UsageError(f"{path}: no audio there; wanted {', '.join(sorted(codec.EXTENSIONS))}")
-        found += inside
-    return list(dict.fromkeys(found))
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: {error.strerror}; wanted folders that can be read")
-
-    for parent, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(parent, name) for name in names if codec.is_audio(name))
 
 
 # --- what came of it ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kws import cli, compare
+from kws import cli, compare, compare_text
 from kws.config import Config, ModelConfig, to_toml
 from kws.errors import UsageError
 from kws.metrics import confusion, mcnemar, summary
@@ -53,7 +53,7 @@ def make(
 
 def shown(found: compare.Comparison) -> str:
     console = Console(file=io.StringIO(), width=80)
-    console.print(*compare.tables(found))
+    console.print(*compare_text.tables(found))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -71,7 +71,7 @@ def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path:
     assert second.crop is None
     assert first.hours == 1.0
     assert (first.clips_per_s, first.hardware) == (700.0, "2 x cpu")
-    texts = dict(zip(compare.COLUMNS, compare.cells(first), strict=True))
+    texts = dict(zip(compare_text.COLUMNS, compare_text.cells(first), strict=True))
     assert texts["parameters"] == "66,272"
     assert (texts["mult-adds"], texts["accuracy %"], texts["with crops %"]) == ("1.6 M", "95.00", "96.67")
     assert texts["95 %"] == "86.30 to 98.29"
@@ -79,7 +79,7 @@ def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path:
     assert "test of corpus cccccccc: 60 clips, 3 classes" in text
     assert text.index("tc_resnet8") < text.index("resnet32")
     assert f"{mcnemar(2, 7):.4f}" in text
-    assert any("McNemar" in note for note in compare.notes(found))
+    assert any("McNemar" in note for note in compare_text.notes(found))
 
 
 @pytest.mark.parametrize("facts", [{"corpus_id": "d" * 32}, {"classes": ["a", "b", "x"]}, {"n": 61}])
@@ -88,21 +88,21 @@ def test_runs_on_other_clips_are_never_set_against_each_other(tmp_path: Path, fa
     found = compare.compare(runs)
     assert [len(group) for group in found.groups] == [1, 1]
     assert all(line.mcnemar is None for (line,) in found.groups)
-    assert "2 different test sets: accuracies of different tables do not compare" in compare.notes(found)
+    assert "2 different test sets: accuracies of different tables do not compare" in compare_text.notes(found)
     assert [row["test_set"] for row in found.as_json()] == [1, 2]
-    assert compare.markdown(found).count("### ") == 2
+    assert compare_text.markdown(found).count("### ") == 2
 
 
 def test_clips_that_are_not_those_of_the_summary_are_not_tested(tmp_path: Path) -> None:
     runs = [make(tmp_path / "one", "tc_resnet8", [0]), make(tmp_path / "two", "resnet32", [1, 2])]
     (tmp_path / "two" / "eval" / "test.clips.npz").unlink()
-    assert "no McNemar's test" in " ".join(compare.notes(compare.compare(runs)))
+    assert "no McNemar's test" in " ".join(compare_text.notes(compare.compare(runs)))
     make(tmp_path / "three", "resnet32", [1, 2, 3])
     (tmp_path / "three" / "eval" / "test.clips.npz").rename(tmp_path / "two" / "eval" / "test.clips.npz")
     ((_, second),) = compare.compare(runs).groups
     assert second.mcnemar is None
     (tmp_path / "two" / "eval" / "test.clips.npz").write_bytes(b"PK\x03\x04 half")
-    assert f"type: kws evaluate {runs[0]} {runs[1]}" in " ".join(compare.notes(compare.compare(runs)))
+    assert f"type: kws evaluate {runs[0]} {runs[1]}" in " ".join(compare_text.notes(compare.compare(runs)))
 
 
 def test_what_is_not_evaluated_is_named_with_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +125,7 @@ def test_a_checkpoint_that_became_better_since_is_told(tmp_path: Path) -> None:
     assert not compare.compare([run]).groups[0][0].stale
     (run / "checkpoints" / "best_accuracy").write_text("step-30\n")
     found = compare.compare([run])
-    assert f"{run}: its best checkpoint is another by now; type: kws evaluate {run}" in compare.notes(found)
+    assert f"{run}: its best checkpoint is another by now; type: kws evaluate {run}" in compare_text.notes(found)
     crop = json.loads((run / "eval" / "test-crop.json").read_text())
     (run / "eval" / "test-crop.json").write_text(json.dumps(crop | {"checkpoint": "step-10"}))
     assert compare.compare([run]).groups[0][0].crop is None  # of other weights
@@ -155,7 +155,7 @@ def test_markdown_csv_and_picture_are_written(tmp_path: Path, capsys: pytest.Cap
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["accuracy"] for row in rows] == [59 / 60, 58 / 60]
     assert rows[1]["mcnemar"] == {"against": str(runs[0]), "only_this": 1, "only_other": 2, "p": 1.0}
-    assert sorted(path.name for path in out.iterdir()) == sorted(compare.FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted(compare_text.FILES)
     text = (out / "comparison.md").read_text()
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1

@@ -13,10 +13,11 @@ import torch
 import kws
 from kws import cli, evaluate, predict
 from kws.audio import codec
+from kws.audio.recordings import Skipped
 from kws.data import index
 from kws.data.stream import Reader
 from kws.errors import UsageError
-from kws.predict import Prediction, Recognizer, Skipped, Tally, find_audio, printable, starts
+from kws.predict import Prediction, Recognizer, Tally, starts
 from kws.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
@@ -61,30 +62,6 @@ def write(path: Path, pcm: codec.Pcm) -> Path:
 )
 def test_a_recording_is_heard_every_tenth_of_a_second_and_to_its_end(length: int, wanted: list[int]) -> None:
     assert starts(length, 16000) == wanted
-
-
-# --- finding files --------------------------------------------------------------------------------------------
-
-
-def test_files_are_taken_as_named_and_folders_searched_for_audio(tmp_path: Path) -> None:
-    for name in ("b/2.WAV", "b/1.flac", "b/deep/3.ogg", "b/notes.txt", "plain"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = find_audio([tmp_path / "plain", tmp_path / "b"])
-    assert [path.name for path in found] == ["plain", "1.flac", "2.WAV", "3.ogg"]
-
-
-def test_a_file_named_twice_is_taken_once(tmp_path: Path) -> None:
-    (tmp_path / "a.wav").touch()
-    assert find_audio([tmp_path / "a.wav", tmp_path]) == [tmp_path / "a.wav"]
-
-
-def test_what_is_not_there_and_folders_without_audio_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none: no such file or folder; wanted audio"):
-        find_audio([tmp_path / "none"])
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match=r"no audio there; wanted .*flac.*wav"):
-        find_audio([tmp_path])
 
 
 # --- a trained network ----------------------------------------------------------------------------------------
@@ -249,10 +226,6 @@ def test_a_tally_counts_what_has_a_truth_and_keeps_mistakes_first() -> None:
     assert (tally.files, tally.known, tally.right) == (5, 4, 2)
     assert [item.path.name for item in tally.picked()] == ["0", "2", "4"]
     assert tally.line() == "2 of 4 files in folders of known words: 50.00% (95 %: 15.00% to 85.00%)"
-
-
-def test_a_path_cannot_steer_a_terminal() -> None:
-    assert printable(Path("a\x1b[31m\nb\udcff\u202e/语 <b>.wav")) == "a\\x1b[31m\\nb\\udcff\\u202e/语 <b>.wav"
 
 
 # --- the command ----------------------------------------------------------------------------------------------
