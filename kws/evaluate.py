@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kws import metrics, models, runfolder
+from kws import metrics, mistakes, models, runfolder
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.config import Config, TrainConfig
 from kws.corpus import tasks
@@ -171,7 +171,8 @@ def settings_of(runs: Sequence[Path]) -> TrainConfig:
 def evaluate_run(
     run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Runtime, crop: bool = False
 ) -> dict[str, Any]:
-    """Evaluates a run's checkpoint on a split; rank 0 writes RUN/eval/SPLIT.json and SPLIT.clips.npz, or SPLIT-crop.*.
+    """Evaluates a run's checkpoint on a split; rank 0 writes RUN/eval/SPLIT.json, SPLIT.clips.npz and
+    SPLIT.mistakes.npz, or SPLIT-crop.*.
 
     `shards`: where the corpus lies now, if it moved; its content must be the run's. `crop`: the mean over the clip and
     its crops. Raises UsageError otherwise.
@@ -192,7 +193,15 @@ def evaluate_run(
         Caching.of(config.data), views=crops if crop else whole,
     )  # fmt: skip
     summary = summarise(result, split, trained.classes, {"crop": crop, **facts_of(trained)})
-    runtime.on_main(lambda: write(run / "eval", file_stem(split, crop), result, summary))
+    stem = run / "eval" / file_stem(split, crop)
+
+    def save() -> None:
+        stem.parent.mkdir(exist_ok=True)
+        kept = stem.with_name(f"{stem.name}.mistakes.npz")
+        mistakes.write(kept, trained, index, split, result.clips, result.truth, result.probabilities)
+        write(stem, result, summary)
+
+    runtime.on_main(save)
     return summary
 
 
@@ -236,13 +245,12 @@ def summarise(result: Result, split: str, classes: Sequence[str], facts: dict[st
     return {"split": split, **facts, **figures}
 
 
-def write(folder: Path, stem: str, result: Result, summary: dict[str, Any]) -> None:
-    """`eval/STEM.json`, and every clip in `eval/STEM.clips.npz` (clips, truth, top5, probabilities, classes)."""
-    folder.mkdir(exist_ok=True)
-    partial = folder / f".{stem}.clips.npz"
+def write(stem: Path, result: Result, summary: dict[str, Any]) -> None:
+    """STEM.json, and every clip in STEM.clips.npz (clips, truth, top5, probabilities, classes)."""
+    partial = stem.with_name(f".{stem.name}.clips.npz")
     np.savez_compressed(
         partial, clips=result.clips, truth=result.truth, top5=result.top(),
         probabilities=result.probabilities, classes=np.array(summary["classes"]),
     )  # fmt: skip
-    partial.replace(folder / f"{stem}.clips.npz")
-    runfolder.write_json(folder / f"{stem}.json", summary)
+    partial.replace(stem.with_name(f"{stem.name}.clips.npz"))
+    runfolder.write_json(stem.with_name(f"{stem.name}.json"), summary)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kws import records
 from kws.errors import UsageError
 from kws.records import Row, read_events, rows_of
+from kws.report_mistakes import cards
 from kws.report_page import (
     CLASS_COLUMNS,
     PAIR_COLUMNS,
@@ -23,6 +24,8 @@ from kws.report_page import (
     tiles,
 )
 from kws.report_pictures import confusion_png, curves_png, draw_confusion, draw_curves
+from kws.report_plots import confusion, curves
+from kws.sampling import audit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,16 +114,22 @@ def _gather(run: Path) -> Facts:
         raise UsageError(f"{run}: found no config.toml; {wanted}. Type: kws report RUN, e.g. kws report runs/demo")
     lines = records.read_lines(run / "metrics.jsonl")
     events, results = records.without_repeats(lines), records.read_results(run)
+    status = records.read_json(run / "status.json")
+    drawn = curves(events)
+    steps = [row["step"] for row in events if row["event"] in ("step", "epoch")]
     return Facts(
         name=run.resolve().name,
         config=config.read_text(encoding="utf-8", errors="replace"),
         run=records.read_json(run / "run.json"),
-        status=records.read_json(run / "status.json"),
+        status=status,
         epochs=rows_of(events, "epoch"),
         attempts=records.attempts(lines),
         results=results,
-        curves=curves_png(events) if rows_of(events, "step") or rows_of(events, "epoch") else None,
+        curves=curves_png(events) if drawn else None,
         confusions=[confusion_png(result) for result in results],
+        plots=[*drawn, *map(confusion, results)],
+        mistakes=[cards(run, result) for result in results],
+        sampling=audit(run, max(steps, default=0)),
     )
 
 

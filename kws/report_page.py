@@ -11,11 +11,14 @@ from html import escape
 
 from kws import metrics
 from kws.records import Attempt, Row
+from kws.report_style import STYLE, policy, scripts
+from kws.sampling import Audit
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one page shows. results and confusions (PNG bytes) run side by side; {} or None: not there yet."""
+    """What one page shows. results, confusions (PNG bytes) and mistakes (HTML) run side by side; {} or None: not there
+    yet."""
 
     name: str
     config: str
@@ -26,23 +29,45 @@ class Facts:
     results: Sequence[Row]
     curves: bytes | None
     confusions: Sequence[bytes]
+    plots: Sequence[Row]
+    """Figures of the curves, then one for each of `results`."""
+    mistakes: Sequence[str]
+    sampling: Audit | None
 
 
 def render(facts: Facts) -> str:
-    """The whole page; it has no script, and its policy line forbids the browser to fetch anything."""
+    """The whole page. Its policy line forbids the browser to fetch anything, and to run any script but its own."""
     title = escape(facts.name)
-    evaluated = "".join(map(_split_section, facts.results, facts.confusions))
+    first = len(facts.plots) - len(facts.results)
+    evaluated = "".join(
+        _split_section(result, mistakes, _spot(first + place, facts.plots[first + place], picture))
+        for place, (result, picture, mistakes) in enumerate(
+            zip(facts.results, facts.confusions, facts.mistakes, strict=True)
+        )
+    )
     body = [
         f"<header><h1>{title}</h1>{_headline(facts)}</header>",
-        _section("Training", _picture(facts.curves, "Curves of loss, accuracy, learning rate and throughput")),
+        _section("Training", _curves(facts, first)),
         evaluated or _section("Evaluation", "<p>Not evaluated yet.</p>"),
+        _section("Sampling", _sampling(facts.sampling)),
         _section("History", _history(facts.attempts)),
         _section("Ranks", _ranks(facts.run.get("ranks"))),
         _section("Software, hardware, corpus", _surroundings(facts.run)),
         _section("Configuration", f'<div class="scroll"><pre>{escape(facts.config)}</pre></div>'),
     ]
     made = f"<footer>Written {_clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
-    return f"{_HEAD}<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + made + _TAIL
+    tail, allowed = scripts(facts.plots)
+    head = f'{_HEAD}{policy(allowed)}">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
+    return head + "\n".join(body) + made + tail + "\n</body>\n</html>\n"
+
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content=\""""
 
 
 # --- parts -------------------------------------------------------------------------------------------------
@@ -109,14 +134,49 @@ def split_facts(result: Row) -> list[str]:
     return [fact for fact in facts if not fact.endswith(" -")]
 
 
-def _split_section(result: Row, picture: bytes) -> str:
+def _curves(facts: Facts, count: int) -> str:
+    """The plots side by side; without scripts, the picture."""
+    if not count:
+        return "<p>Nothing is recorded yet.</p>"
+    spots = "".join(f'<div id="plot-{place}"></div>' for place in range(count))
+    still = _picture(facts.curves, "Curves of loss, accuracy, learning rate and throughput")
+    return f'<div class="plots">{spots}</div><noscript>{still}</noscript>'
+
+
+def _spot(place: int, plot: Row, picture: bytes) -> str:
+    """Where a confusion matrix is drawn; without scripts, its picture."""
+    words = len(plot["data"][0]["z"])
+    size = f"min-width:{240 + 26 * words}px;max-width:{420 + 40 * words}px;height:{plot['layout']['height']}px"
+    still = _picture(picture, "Confusion matrix", least=200 + 24 * words)
+    return f'<div class="scroll"><div id="plot-{place}" style="{size}"></div></div><noscript>{still}</noscript>'
+
+
+def _sampling(audit: Audit | None) -> str:
+    """Draws of each class against the plan, in the newest epoch."""
+    if audit is None:
+        return "<p>The corpus is not at hand, or nothing was drawn yet.</p>"
+    kept = audit.rows[0].consumed is not None
+    names = ("class", "clips", "planned draws", "consumed draws")[: 4 if kept else 3]
+    rows = [
+        (row.word, f"{row.clips:,}", f"{row.planned:,}", number(row.consumed, ","))[: len(names)] for row in audit.rows
+    ]
+    said = f"Epoch {audit.epoch + 1}, its first {audit.steps:,} steps."
+    if not kept:
+        said += " What was consumed is written down with data.ledger=true."
+    elif all(row.consumed == row.planned for row in audit.rows):
+        said += " What was consumed is what was planned."
+    return f"<p>{said}</p>{_table(names, rows, 'lrrr'[: len(names)])}"
+
+
+def _split_section(result: Row, mistakes: str, matrix: str) -> str:
     name = split_name(result)
     classes = _table(CLASS_COLUMNS, class_cells(result), "lrrrrl")
     parts = [
         f"<p>{escape('; '.join(split_facts(result)))}.</p>",
-        _picture(picture, f"Confusion matrix of {name}", least=200 + 24 * len(result["classes"])),
+        matrix,
         f'<div class="beside"><div><h3>Classes</h3>{classes}</div>',
         f"<div><h3>Most confused pairs</h3>{_pairs(result)}</div></div>",
+        f'<h3>Worst mistakes</h3><div class="cards">{mistakes}</div>' if mistakes else "",
     ]
     return _section(f"Evaluation: {name}", "".join(parts))
 
@@ -248,53 +308,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-# --- template ----------------------------------------------------------------------------------------------
-
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-"""
-
-_TAIL = "\n</body>\n</html>\n"
-
-_STYLE = """
-:root { --page: #f5f6f8; --card: #ffffff; --ink: #1d2329; --soft: #5c6670; --line: #dfe3e8; --mark: #0b5c94; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171b; --card: #1e2329; --ink: #e4e8ec; --soft: #9ba6b1; --line: #343b44; --mark: #74b9ec; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 1.25rem 1rem 3rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { margin: 0 0 1rem; font-size: 1.7rem; overflow-wrap: anywhere; }
-h2 { margin: 0 0 .75rem; font-size: 1.2rem; }
-h3 { margin: 1.5rem 0 .5rem; font-size: 1rem; }
-p { margin: 0 0 .75rem; color: var(--soft); overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: 0; }
-@media (min-width: 900px) { dl { grid-template-columns: repeat(4, 1fr); } }
-dl > div, section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-dl > div { padding: .7rem .9rem; }
-dt { color: var(--soft); font-size: .82rem; }
-dd { margin: 0; font-size: 1.1rem; font-weight: 600; overflow-wrap: anywhere; }
-dl > div:first-child dd { color: var(--mark); }
-small { display: block; color: var(--soft); font-size: .75rem; font-weight: 400; }
-section { margin-top: 1rem; padding: 1.1rem 1.2rem; }
-.scroll { overflow-x: auto; }
-.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; }
-.beside > div { min-width: 0; }
-.card { background: #ffffff; border: 1px solid var(--line); border-radius: 8px; padding: .25rem; }
-img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
-th, td { padding: .3rem .9rem .3rem 0; white-space: nowrap; }
-td { border-bottom: 1px solid var(--line); }
-.l { text-align: left; }
-.r { text-align: right; }
-pre { margin: 0; font: .85rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-footer { margin-top: 1rem; color: var(--soft); font-size: .82rem; }
-"""

@@ -1,5 +1,7 @@
 """kws.report on run folders made by hand: what is read, what is drawn, what the page says."""
 
+import base64
+import hashlib
 import io
 import json
 import re
@@ -167,12 +169,23 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.links: list[str] = []
         self.handlers: list[str] = []
+        self.scripts: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.scripts += [""] if tag == "script" else []
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and self.scripts and not self.scripts[-1]:
+            self.scripts[-1] = data
+
+
+def without_scripts(page: str) -> str:
+    """What is the project's own of it: without the library that draws."""
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -205,7 +218,7 @@ def test_the_page_of_a_whole_run(run: Path) -> None:
     assert page.startswith("<!doctype html>")
     for text in ("93,000", "87.50 %", f"{100 * result['accuracy']:.2f} %", "46 s", "over 2 starts", "viewport"):
         assert text in page
-    assert page.count("data:image/png;base64,") == 3
+    assert without_scripts(page).count("data:image/png;base64,") == 3
     assert page.index("Evaluation: test") < page.index("Evaluation: valid")
     assert "prefers-color-scheme: dark" in page
     assert "killed, or still running" in page  # how the first attempt ended
@@ -226,16 +239,38 @@ def test_hostile_names_stay_text(run: Path) -> None:
     page = write_report(run)[0].read_text(encoding="utf-8")
     seen = Page(page)
     assert HOSTILE not in page
+    assert "\\u003cimg" not in page, "in a plot a name is text too"
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "<title>first &amp; &lt;best&gt;</title>" in page
-    assert "script" not in seen.tags
+    figures, library, own = seen.scripts  # those that the page has of itself
+    assert json.loads(figures)
+    assert "plotly" in library[:1000]
+    assert own.strip().startswith("const figures")
     assert seen.handlers == []
     assert seen.tags.count("img") == 3
 
 
-def test_the_page_asks_nothing_of_the_outside(run: Path) -> None:
+def test_no_script_runs_but_the_pages_own(run: Path) -> None:
     fill(run, ["yes", "no"])
     page = write_report(run)[0].read_text(encoding="utf-8")
+    _, *scripts = Page(page).scripts
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    allowed = re.findall(r"'sha256-([^']*)'", policy)
+    assert [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts] == allowed
+    assert "unsafe" not in policy.partition("script-src")[2]
+    assert policy.startswith("default-src 'none';")
+
+
+def test_a_page_without_anything_to_draw_has_no_script(run: Path) -> None:
+    page = write_report(run)[0].read_text(encoding="utf-8")
+    assert Page(page).scripts == []
+    assert "script-src 'none'" in page
+    assert len(page) < 10_000
+
+
+def test_the_page_asks_nothing_of_the_outside(run: Path) -> None:
+    fill(run, ["yes", "no"])
+    page = without_scripts(write_report(run)[0].read_text(encoding="utf-8"))
     seen = Page(page)
     assert seen.links
     assert all(link.startswith("data:image/png;base64,") for link in seen.links)

@@ -77,6 +77,11 @@ def check(
     return Verdict(len(counted), len(void), faults + _redone(live, void, done_steps))
 
 
+def live_rows(run: Path) -> Rows:
+    """The rows (epoch, step, slot, draw, clip) that count, (n, 5): without what later attempts did again."""
+    return _read(run)[0]
+
+
 def _compare(epoch: int, planned: Iterator[tuple[int, Slot]], found: Rows, left_out: Sequence[int]) -> list[str]:
     wanted = np.concatenate([_NONE, *(_rows(epoch, step, slot) for step, slot in planned)])
     wanted, found = (_sorted(rows[~np.isin(rows[:, 4], left_out)]) for rows in (wanted, found))

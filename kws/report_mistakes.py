@@ -1,0 +1,55 @@
+"""An evaluation's worst mistakes, as kws.mistakes keeps them: cards with a player and a spectrogram each."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kws.audio import codec
+from kws.records import Row
+from kws.report_page import number
+
+
+def cards(run: Path, result: Row) -> str:
+    """HTML, or "" where the evaluation kept none."""
+    stem = f"{result['split']}{'-crop' if result.get('crop') else ''}"
+    try:
+        with (run / "eval" / f"{stem}.mistakes.npz").open("rb") as file, np.load(file) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        rows = range(len(arrays["clips"]))
+        return "".join(_card({name: array[row] for name, array in arrays.items()}, result["classes"]) for row in rows)
+    except (OSError, KeyError, IndexError, ValueError, EOFError, zipfile.BadZipFile):
+        return ""
+
+
+def _card(clip: dict[str, Any], classes: list[str]) -> str:
+    truth, taken = (escape(str(classes[int(clip[key])])) for key in ("truth", "predicted"))
+    sound = _embedded("audio/wav", codec.wav_bytes(clip["wave"][: max(1, int(clip["lengths"]))]))
+    picture = _embedded("image/png", _spectrogram(clip["features"]))
+    chances = f"{number(float(clip['probability']), '.0%')} sure; {truth} at {number(float(clip['likely']), '.1%')}"
+    return (
+        f'<figure><img class="sound" alt="spectrogram" src="{picture}"><figcaption><b>{truth}</b>, taken for '
+        f"<b>{taken}</b><small>{chances}</small><small>{escape(str(clip['names']))}</small></figcaption>"
+        f'<audio controls preload="metadata" src="{sound}"></audio></figure>'
+    )
+
+
+def _embedded(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _spectrogram(features: npt.NDArray[np.float16]) -> bytes:
+    """A pixel a value, low bands below."""
+    from matplotlib.image import imsave
+
+    out, image = io.BytesIO(), features.astype(np.float32)
+    low, high = np.quantile(image, (0.02, 0.999))
+    imsave(out, image, cmap="magma", origin="lower", vmin=float(low), vmax=float(high), format="png")
+    return out.getvalue()

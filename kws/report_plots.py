@@ -1,0 +1,104 @@
+"""The page's interactive plots, as the figures that plotly.js draws: plain dicts, every name in them escaped.
+
+Colours that must suit a light and a dark page are left to the page's script.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from kws.canvas import COLOURS
+from kws.records import Row, rows_of
+from kws.report_page import number
+
+Plot = dict[str, Any]
+_POINTS = 2000
+"""Of a line, at most: a browser draws no more than that."""
+_FAINT, _TRAIN, _VALID = "rgba(58, 143, 208, 0.45)", "#3a8fd0", COLOURS[1]
+"""The blue stands out by 3 : 1 from white and from the dark page."""
+
+
+def curves(events: Sequence[Row]) -> list[Plot]:
+    """Loss, accuracy, learning rate, throughput and data wait over the steps; rows without a number are left out."""
+    steps, epochs = rows_of(events, "step"), rows_of(events, "epoch")
+    if not steps and not epochs:
+        return []
+    pairs = [
+        _plot(what, [
+            _line(steps, what, "steps", _FAINT, scale), _line(epochs, f"train_{what}", "train", _TRAIN, scale, True),
+            _line(epochs, f"valid_{what}", "valid", _VALID, scale, True),
+            _line(epochs, f"ema_valid_{what}", "valid, averaged weights", COLOURS[2], scale, True),
+        ], events)
+        for what, scale in (("loss", 1.0), ("accuracy", 100.0))
+    ]  # fmt: skip
+    pairs[1]["layout"]["title"]["text"] = "accuracy, %"
+    rest = {
+        "learning rate": ("lr", 1.0), "clips per second": ("clips_per_s", 1.0),
+        "waiting for data, % of the step": ("data_wait", 100.0),
+    }  # fmt: skip
+    return pairs + [
+        _plot(title, [_line(steps or epochs, key, title, _TRAIN, scale)], events)
+        for title, (key, scale) in rest.items()
+    ]
+
+
+def _line(rows: Sequence[Row], key: str, name: str, colour: str, scale: float, marks: bool = False) -> Plot:
+    kept = [row for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
+    kept = kept[:: max(1, -(-len(kept) // _POINTS))]
+    return {
+        "type": "scatter", "mode": "lines+markers" if marks else "lines", "name": name,
+        "x": [row["step"] for row in kept], "y": [scale * row[key] for row in kept],
+        "line": {"color": colour, "width": 2 if marks else 1.3}, "marker": {"size": 6},
+        "hovertemplate": "%{y:.5~g}",
+    }  # fmt: skip
+
+
+def _plot(title: str, lines: Sequence[Plot], events: Sequence[Row]) -> Plot:
+    starts = [row["step"] for row in rows_of(events, "start") if (row.get("attempt") or 1) > 1]
+    dashes = [
+        {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot", "width": 1}}
+        for at in starts
+    ]
+    shown = [line for line in lines if line["x"]]
+    layout = {
+        "title": {"text": title, "x": 0, "xref": "paper"}, "hovermode": "x unified", "shapes": dashes,
+        "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"}, "yaxis": {"rangemode": "tozero"},
+        "showlegend": len(shown) > 1, "legend": {"orientation": "h", "y": -0.28}, "height": 300,
+        "margin": {"l": 52, "r": 12, "t": 36, "b": 48},
+    }  # fmt: skip
+    return {"data": shown, "layout": layout}
+
+
+def confusion(result: Row) -> Plot:
+    """Row: true word; colour: the root of its share of the true word's clips, so that rare errors are seen; hovering
+    tells words, clips and share."""
+    counts = np.asarray(result["confusion"], dtype=np.int64)
+    words = [escape(str(word)) for word in result["classes"]]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    told = [
+        [_told(words[i], words[j], int(counts[i, j]), float(share[i, j])) for j in range(len(words))]
+        for i in range(len(words))
+    ]
+    ticks = {"tickvals": list(range(len(words))), "ticktext": words, "zeroline": False}
+    bar = {"tickvals": [0, 0.05**0.5, 0.2**0.5, 0.5**0.5, 1], "ticktext": ["0", "5 %", "20 %", "50 %", "100 %"]}
+    heat = {
+        "type": "heatmap", "z": np.sqrt(share).round(4).tolist(), "zmin": 0, "zmax": 1, "hovertext": told,
+        "hoverinfo": "text", "xgap": 1, "ygap": 1, "texttemplate": "%{text}",
+        "text": [[str(n) if n else "" for n in row] for row in counts.tolist()],
+        "colorbar": {**bar, "thickness": 12, "outlinewidth": 0, "len": 0.6},
+    }  # fmt: skip
+    layout = {
+        "height": 170 + 24 * len(words), "margin": {"l": 90, "r": 10, "t": 10, "b": 90},
+        "xaxis": {**ticks, "title": {"text": "predicted word"}, "tickangle": -60},
+        "yaxis": {**ticks, "title": {"text": "true word"}, "autorange": "reversed"},
+    }  # fmt: skip
+    return {"data": [heat], "layout": layout}
+
+
+def _told(truth: str, predicted: str, clips: int, share: float) -> str:
+    return f"true: {truth}<br>predicted: {predicted}<br>{clips:,} clips, {number(share, '.1%')} of {truth}"

@@ -1,0 +1,105 @@
+"""The report in a real browser: draws, tells what the mouse is over, plays, complains of nothing; looks are looked at
+by people (KWS_SCREENSHOTS names a folder for them)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws.report import write_report
+from tests.chromium import PROGRAM, Page
+from tests.conftest import require, tone
+from tests.test_report import HOSTILE, fill
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+WORDS = ["yes", "no", HOSTILE, "</script><script>alert(3)</script>"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run made by hand, whose every name would do harm, with two mistakes to hear."""
+    run = tmp_path_factory.mktemp("run") / "first & <best>"
+    (run / "eval").mkdir(parents=True)
+    (run / "config.toml").write_text('url = "https://example.org/<script>alert(2)</script>"\n')
+    fill(run, WORDS)
+    np.savez(
+        run / "eval" / "test.mistakes.npz", clips=[0, 7], truth=[0, 2], predicted=[1, 3], probability=[0.9, 0.5],
+        likely=[0.01, 0.02], names=np.array(["a", HOSTILE]), wave=np.stack([tone(300), tone(600)]),
+        lengths=[16000, 8000], features=np.random.default_rng(0).random((2, 40, 101)).astype(np.float16),
+    )  # fmt: skip
+    return write_report(run)[0]
+
+
+@pytest.fixture(scope="module", params=[(1280, False), (1280, True), (390, False)], ids=["light", "dark", "phone"])
+def page(report: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Page]:
+    require("browser", PROGRAM is not None, "there is no Chromium")
+    width, dark = request.param
+    with Page(tmp_path_factory.mktemp("profile"), width, 900, dark) as found:
+        found.open(report)
+        if "KWS_SCREENSHOTS" in os.environ:
+            found.screenshot(Path(os.environ["KWS_SCREENSHOTS"]) / f"report-{width}-{dark}.png", whole=True)
+        yield found
+
+
+def place_of(page: Page, selector: str) -> tuple[float, float]:
+    """Brings an element to view; its middle on the screen."""
+    x, y = page.js(
+        f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}}); "
+        "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+    )
+    return x, y
+
+
+def test_the_page_draws_without_complaint_and_runs_nothing_of_the_names(page: Page) -> None:
+    assert page.js("document.querySelectorAll('.js-plotly-plot').length") == 7  # five curves, two matrices
+    assert page.js("[...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))")
+    assert page.js("document.querySelectorAll('img[src=x], a, iframe, form').length") == 0
+    assert page.js("document.querySelectorAll('script').length") == 3
+    assert page.js("document.querySelector('h1').textContent") == "first & <best>"
+    assert page.js(f"document.body.innerText.includes({HOSTILE!r})")
+    assert page.js("document.documentElement.scrollWidth <= innerWidth"), "the page itself never scrolls sideways"
+    assert page.complaints == []
+
+
+def test_the_mouse_over_a_cell_tells_what_it_is(page: Page) -> None:
+    x, y = place_of(page, "#plot-5 .nsewdrag")
+    width = page.js("document.querySelector('#plot-5 .nsewdrag').getBoundingClientRect().width")
+    page.move(x - width * 3 / 8, y)  # the first column; the middle is the edge of two rows
+    told = page.js(
+        "new Promise(done => { const look = () => {"
+        " const t = document.querySelector('#plot-5 .hoverlayer').textContent;"
+        " t ? done(t) : setTimeout(look, 50); }; look(); setTimeout(() => done('nothing'), 5000); })"
+    )
+    assert "predicted: yes" in told
+    assert "clips, " in told
+    assert page.complaints == []
+
+
+def test_the_players_play_what_was_kept(page: Page) -> None:
+    assert page.js(
+        "Promise.all([...document.querySelectorAll('audio')].map(a => a.readyState ? a.duration : "
+        "new Promise(done => a.addEventListener('loadedmetadata', () => done(a.duration)))))"
+    ) == pytest.approx([1.0, 0.5], abs=0.01)
+    played = "(async () => { const a = document.querySelector('audio'); await a.play(); "
+    played += "await new Promise(done => setTimeout(done, 400)); return a.currentTime; })()"
+    assert 0 < page.js(played) <= 1.0
+    assert page.js("[...document.querySelectorAll('img.sound')].every(i => i.naturalWidth === 101)")
+    assert page.complaints == []
+
+
+def test_colours_follow_the_system(page: Page) -> None:
+    dark = page.js("matchMedia('(prefers-color-scheme: dark)').matches")
+    before = page.js("getComputedStyle(document.querySelector('#plot-0 .main-svg')).backgroundColor")
+    assert before == ("rgb(30, 35, 41)" if dark else "rgb(255, 255, 255)")
+    other = [{"name": "prefers-color-scheme", "value": "light" if dark else "dark"}]
+    page.call("Emulation.setEmulatedMedia", features=other)
+    after = page.js(
+        "new Promise(done => setTimeout(() => "
+        "done(getComputedStyle(document.querySelector('#plot-0 .main-svg')).backgroundColor), 300))"
+    )
+    assert after != before
+    page.call("Emulation.setEmulatedMedia", features=[other[0] | {"value": "dark" if dark else "light"}])
