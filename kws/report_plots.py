@@ -79,12 +79,13 @@ def confusion(result: Row) -> Plot:
     tells words, clips and share."""
     counts = np.asarray(result["confusion"], dtype=np.int64)
     words = [escape(str(word)) for word in result["classes"]]
+    short = [escape(word if len(word) <= 18 else word[:17] + "…") for word in map(str, result["classes"])]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     told = [
         [_told(words[i], words[j], int(counts[i, j]), float(share[i, j])) for j in range(len(words))]
         for i in range(len(words))
     ]
-    ticks = {"tickvals": list(range(len(words))), "ticktext": words, "zeroline": False}
+    ticks = {"tickvals": list(range(len(words))), "ticktext": short, "zeroline": False, "automargin": True}
     bar = {"tickvals": [0, 0.05**0.5, 0.2**0.5, 0.5**0.5, 1], "ticktext": ["0", "5 %", "20 %", "50 %", "100 %"]}
     heat = {
         "type": "heatmap", "z": np.sqrt(share).round(4).tolist(), "zmin": 0, "zmax": 1, "hovertext": told,
