@@ -165,6 +165,8 @@ def _sampling(audit: Audit | None) -> str:
         said += " What was consumed is written down with data.ledger=true."
     elif all(row.consumed == row.planned for row in audit.rows):
         said += " What was consumed is what was planned."
+    else:
+        said += " The ledger is behind the plan: it is brought to the disk with each checkpoint; see also kws verify."
     return f"<p>{said}</p>{_table(names, rows, 'lrrr'[: len(names)])}"
 
 
