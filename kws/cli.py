@@ -240,9 +240,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     with runtime.start(evaluate.settings_of(arguments.runs)) as here:
         for run in arguments.runs:
-            summary = evaluate.evaluate_run(
-                run, arguments.split, arguments.checkpoint, arguments.shards, here, arguments.crop
-            )
+            with _progress(f"evaluating {run.name}", hidden=not here.is_main) as show:
+                summary = evaluate.evaluate_run(
+                    run, arguments.split, arguments.checkpoint, arguments.shards, here, arguments.crop, show
+                )
             here.on_main(functools.partial(_show_evaluation, run, summary, arguments.json))
         here.barrier()
         if here.is_main and len(arguments.runs) > 1 and not arguments.json:

@@ -169,13 +169,14 @@ def settings_of(runs: Sequence[Path]) -> TrainConfig:
 
 
 def evaluate_run(
-    run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Runtime, crop: bool = False
-) -> dict[str, Any]:
+    run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Runtime, crop: bool = False,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluates a run's checkpoint on a split; rank 0 writes RUN/eval/SPLIT.json, SPLIT.clips.npz and
     SPLIT.mistakes.npz, or SPLIT-crop.*.
 
     `shards`: where the corpus lies now, if it moved; its content must be the run's. `crop`: the mean over the clip and
-    its crops. Raises UsageError otherwise.
+    its crops. `told` hears of batches as in evaluate_split. Raises UsageError otherwise.
     """
     trained = runtime.together(lambda: Trained.from_run(run, checkpoint, runtime.device))
     # The last bits hang on them, and each of several runs began with its own.
@@ -190,7 +191,7 @@ def evaluate_run(
     task = tasks.onto(trained.classes, index.words)
     result = evaluate_split(
         trained.network, trained.features, index, split, task, trained.samples, runtime, config.data.workers,
-        Caching.of(config.data), views=crops if crop else whole,
+        Caching.of(config.data), told=told, views=crops if crop else whole,
     )  # fmt: skip
     summary = summarise(result, split, trained.classes, {"crop": crop, **facts_of(trained)})
     stem = run / "eval" / file_stem(split, crop)
