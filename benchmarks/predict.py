@@ -9,8 +9,8 @@ In one process with one torch thread, on the same clips:
 - one by one a file read, decoded and put through the network, then the next
 
 Rounds take turns, and the middle one of each counts: speed, and processor time of all threads together. For 16 kHz WAV,
-and for files that take real decoding (FLAC at 44.1 kHz). The weights are fresh: they cost as much as trained ones. Without
---data the clips are noise.
+and for files that take real decoding (FLAC at 44.1 kHz). The weights are fresh: they cost as much as trained ones.
+Without --data the clips are noise.
 """
 
 from __future__ import annotations
