@@ -31,7 +31,7 @@ def decode(data: bytes) -> Pcm:
     16 kHz mono PCM16 comes out bit for bit. Channels are averaged, other rates resampled by soxr (HQ), floats
     rounded to 1/32768 and clipped. Raises AudioError for what is empty, damaged, not audio or not finite.
     """
-    if is_plain_wav(data):  # the same samples without libsndfile: 3 us instead of 70
+    if is_plain_wav(data):  # the same samples without libsndfile: 2.5 us instead of 162
         return np.frombuffer(data, dtype="<i2", offset=WAV_HEADER_BYTES).astype(np.int16)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
