@@ -252,7 +252,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
-    from kws import evaluate, report
+    from kws import evaluate
+    from kws.results import report
 
     picture = run / "eval" / f"{evaluate.file_stem(summary['split'], summary['crop'])}.png"
     report.draw_confusion(summary, picture)
@@ -264,7 +265,7 @@ def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from kws import compare, compare_text
+    from kws.results import compare, compare_text
 
     found = compare.compare(arguments.runs, arguments.split)
     if arguments.out:
@@ -283,8 +284,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from kws import grid, predict, runtime
+    from kws import predict, runtime
     from kws.audio import recordings
+    from kws.results import grid
 
     paths = recordings.find_audio(arguments.paths)
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
@@ -325,7 +327,7 @@ def _say_prediction(item: Any, _: int) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from kws import report
+    from kws.results import report
 
     page, figures = report.write_report(arguments.run)
     if arguments.json:

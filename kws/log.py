@@ -14,7 +14,7 @@ metrics.jsonl has a line an event, from which everything can be drawn again. Eac
     save    checkpoint (its folder)  seconds (that training waited for it)
     end     state (finished, preempted)
 
-A resumed run writes the steps after its checkpoint again: the later line counts (kws.report.read_events).
+A resumed run writes the steps after its checkpoint again: the later line counts (kws.results.report.read_events).
 """
 
 from __future__ import annotations

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kws import grid, metrics
+from kws import metrics
 from kws.audio import codec
 from kws.audio.recordings import Heard, Skipped, decoded, printable
 from kws.errors import UsageError
+from kws.results import grid
 from kws.trained import Trained
 
 BATCH = 64

@@ -114,7 +114,7 @@ def test_summary_refuses_a_matrix_of_another_size() -> None:
 
 
 def test_neither_module_loads_torch_nor_draws_at_import() -> None:
-    code = "import sys, kws.metrics, kws.report; print({'torch', 'matplotlib', 'rich'} & set(sys.modules))"
+    code = "import sys, kws.metrics, kws.results.report; print({'torch', 'matplotlib', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -12,9 +12,9 @@ from kws.checkpoint import Checkpoint, Checkpoints
 from kws.config import Config, ModelConfig
 from kws.data.index import Index
 from kws.data.stream import Reader
-from kws.report_mistakes import cards
+from kws.results.cards import cards
 from kws.trained import Trained
-from tests.test_report import HOSTILE
+from tests.results.test_report import HOSTILE
 
 TRUTH = np.array([0, 1, 2, 0, 1])
 PROBABILITIES = np.array(

@@ -17,10 +17,11 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from kws import metrics, published, records, runfolder
+from kws import metrics, runfolder
 from kws.errors import UsageError
-from kws.published import Published
-from kws.records import Row
+from kws.results import published, records
+from kws.results.published import Published
+from kws.results.records import Row
 
 
 @dataclasses.dataclass(frozen=True)

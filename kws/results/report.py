@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kws import records
 from kws.errors import UsageError
-from kws.records import Row, read_events, rows_of
-from kws.report_mistakes import cards
-from kws.report_page import (
+from kws.results import records
+from kws.results.cards import cards
+from kws.results.page import (
     CLASS_COLUMNS,
     PAIR_COLUMNS,
     Facts,
@@ -23,9 +22,10 @@ from kws.report_page import (
     split_name,
     tiles,
 )
-from kws.report_pictures import confusion_png, curves_png, draw_confusion, draw_curves
-from kws.report_plots import confusion, curves
-from kws.sampling import audit
+from kws.results.pictures import confusion_png, curves_png, draw_confusion, draw_curves
+from kws.results.plots import confusion, curves
+from kws.results.records import Row, read_events, rows_of
+from kws.results.sampling import audit
 
 if TYPE_CHECKING:
     from rich.table import Table

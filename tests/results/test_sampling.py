@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kws import config, sampling
+from kws import config
 from kws.data import ledger
 from kws.data.index import Index
 from kws.job import Job
+from kws.results import sampling
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kws.report import write_report
+from kws.results.report import write_report
 from tests.chromium import PROGRAM, Page
 from tests.conftest import require, tone
-from tests.test_report import HOSTILE, fill
+from tests.results.test_report import HOSTILE, fill
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 WORDS = ["yes", "no", HOSTILE, "</script><script>alert(3)</script>"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from kws.metrics import summary
-from kws.report_plots import confusion, curves
-from tests.test_report import HOSTILE, epoch, start, step
+from kws.results.plots import confusion, curves
+from tests.results.test_report import HOSTILE, epoch, start, step
 
 
 def test_a_curve_has_its_numbers_and_marks_each_resume() -> None:

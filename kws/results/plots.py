@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from kws.canvas import COLOURS
-from kws.records import Row, rows_of
-from kws.report_page import number
+from kws.results.canvas import COLOURS
+from kws.results.page import number
+from kws.results.records import Row, rows_of
 
 Plot = dict[str, Any]
 _POINTS = 2000

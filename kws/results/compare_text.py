@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kws.compare import Comparison, Line
 from kws.errors import UsageError
-from kws.records import Row
-from kws.report_page import number
-from kws.scatter import Dot, scatter_png
+from kws.results.compare import Comparison, Line
+from kws.results.page import number
+from kws.results.records import Row
+from kws.results.scatter import Dot, scatter_png
 
 if TYPE_CHECKING:
     from rich.table import Table

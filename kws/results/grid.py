@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kws.canvas import COLOURS, FAINT, INK, png
+from kws.results.canvas import COLOURS, FAINT, INK, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from kws.grid import Panel, grid_png
-from tests.test_report import HOSTILE, png_size
+from kws.results.grid import Panel, grid_png
+from tests.results.test_report import HOSTILE, png_size
 
 
 def panels(count: int, name: str = "yes") -> list[Panel]:

@@ -1,4 +1,4 @@
-"""The HTML page of kws.report: gathered facts in, one string out. Every text from a file is escaped here."""
+"""The HTML page of kws.results.report: gathered facts in, one string out. Every text from a file is escaped here."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from html import escape
 
 from kws import metrics
-from kws.records import Attempt, Row
-from kws.report_style import STYLE, policy, scripts
-from kws.sampling import Audit
+from kws.results.records import Attempt, Row
+from kws.results.sampling import Audit
+from kws.results.style import STYLE, policy, scripts
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kws import cli, compare, compare_text
+from kws import cli
 from kws.config import Config, ModelConfig, to_toml
 from kws.errors import UsageError
 from kws.metrics import confusion, mcnemar, summary
-from tests.test_report import HOSTILE, epoch, start, write_lines
+from kws.results import compare, compare_text
+from tests.results.test_report import HOSTILE, epoch, start, write_lines
 
 WORDS = ["a", "b", "c"]
 TRUTH = np.repeat([0, 1, 2], 20)

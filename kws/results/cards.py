@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kws.audio import codec
-from kws.records import Row
-from kws.report_page import number
+from kws.results.page import number
+from kws.results.records import Row
 
 
 def cards(run: Path, result: Row) -> str:

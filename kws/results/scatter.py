@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kws.canvas import COLOURS, INK, LINE, png
+from kws.results.canvas import COLOURS, INK, LINE, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from kws.scatter import Dot, scatter_png
-from tests.test_report import HOSTILE, png_size
+from kws.results.scatter import Dot, scatter_png
+from tests.results.test_report import HOSTILE, png_size
 
 
 def dots(count: int, groups: int = 1) -> list[Dot]:

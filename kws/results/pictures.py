@@ -1,4 +1,4 @@
-"""The pictures of kws.report: a run's curves, and a confusion matrix."""
+"""The pictures of kws.results.report: a run's curves, and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kws.canvas import COLOURS, FAINT, INK, LINE, png
-from kws.records import Row, rows_of
-from kws.report_page import accuracy_text, number, split_name
+from kws.results.canvas import COLOURS, FAINT, INK, LINE, png
+from kws.results.page import accuracy_text, number, split_name
+from kws.results.records import Row, rows_of
 
 if TYPE_CHECKING:  # matplotlib takes most of a second to import; only those who draw pay for it
     from matplotlib.axes import Axes

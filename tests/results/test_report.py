@@ -1,4 +1,4 @@
-"""kws.report on run folders made by hand: what is read, what is drawn, what the page says."""
+"""kws.results.report on run folders made by hand: what is read, what is drawn, what the page says."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from kws.errors import UsageError
 from kws.metrics import confusion, summary
-from kws.report import class_table, draw_confusion, draw_curves, epoch_table, read_events, write_report
+from kws.results.report import class_table, draw_confusion, draw_curves, epoch_table, read_events, write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 Row = dict[str, Any]
