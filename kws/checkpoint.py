@@ -1,7 +1,8 @@
 """Checkpoints: a folder each, written under a partial name, fsynced, renamed; then a pointer is moved.
 
     RUN/checkpoints/step-00000384/            model.safetensors  optimizer.pt  state.json  manifest.json
-                                              and ema.safetensors, where the run averages its weights
+                                              and ema.safetensors, where the run averages its weights; zero/ instead of
+                                              optimizer.pt, a file a rank, where DeepSpeed has the optimizer (ZeRO)
     RUN/checkpoints/step-00000384-evaluated/  the same weights (hard links), with the epoch's evaluation in state.json
     RUN/checkpoints/{last,best_accuracy,best_loss}    one line: the folder's name
 
@@ -25,8 +26,8 @@ import torch
 from kws.errors import UsageError
 
 POINTERS = ("last", "best_accuracy", "best_loss")
-_MANIFEST = "manifest.json"
-_FILES = ("model.safetensors", "optimizer.pt", "state.json")
+_MANIFEST, _PARTS = "manifest.json", "zero"
+_FILES = ("model.safetensors", "state.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Checkpoint:
         path = self.path / "ema.safetensors"
         return safetensors.torch.load_file(path) if path.is_file() else None
 
+    @property
+    def parts(self) -> Path:
+        """Folder of what each rank saved of the optimizer, under ZeRO."""
+        return self.path / _PARTS
+
     def optimizer(self) -> dict[str, Any]:
         """The optimizer's state dict."""
         state: dict[str, Any] = torch.load(self.path / "optimizer.pt", weights_only=True, map_location="cpu")
@@ -62,17 +68,25 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int = 3, say: Callable[[str], None] = lambda text: None) -> None:
         self._root, self._keep, self._say = run / "checkpoints", keep, say
 
+    def parts(self, name: str) -> Path:
+        """Where the ranks put what only they have, before checkpoint `name` is saved, which takes it in."""
+        return self._root / f".{name}-parts.partial" / _PARTS
+
     def save(
-        self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any], name: str,
-        ema: Mapping[str, torch.Tensor] | None = None,
+        self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, Any] | None, state: Mapping[str, Any],
+        name: str, ema: Mapping[str, torch.Tensor] | None = None,
     ) -> Path:  # fmt: skip
-        """Writes a new checkpoint and points `last` at it. Raises UsageError where the disk refuses."""
+        """Writes a new checkpoint and points `last` at it. Without `optimizer`, that of the ranks' `parts`. Raises
+        UsageError where the disk refuses."""
 
         def write(folder: Path) -> None:
             _save_tensors(model, folder / "model.safetensors")
             if ema is not None:
                 _save_tensors(ema, folder / "ema.safetensors")
-            torch.save(optimizer, folder / "optimizer.pt")
+            if optimizer is None:
+                self.parts(name).replace(folder / _PARTS)
+            else:
+                torch.save(optimizer, folder / "optimizer.pt")
 
         return self._publish(name, write, state)
 
@@ -80,9 +94,10 @@ class Checkpoints:
         """The weights of checkpoint `source` with another state."""
 
         def link(folder: Path) -> None:
-            for file in (self._root / source).iterdir():
-                if file.name not in ("state.json", _MANIFEST):
-                    _link_or_copy(file, folder / file.name)
+            for name in _files(self._root / source):
+                if name not in ("state.json", _MANIFEST):
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    _link_or_copy(self._root / source / name, folder / name)
 
         return self._publish(name, link, state)
 
@@ -138,11 +153,10 @@ class Checkpoints:
             partial.mkdir(parents=True)
             write(partial)
             (partial / "state.json").write_text(json.dumps(state, indent=1))
-            sums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+            sums = {name: _sha256(partial / name) for name in _files(partial)}
             (partial / _MANIFEST).write_text(json.dumps(sums, indent=1))
-            for path in partial.iterdir():
+            for path in (*partial.rglob("*"), partial):
                 _fsync(path)
-            _fsync(partial)
             shutil.rmtree(final, ignore_errors=True)  # a broken one of the same step, passed over at the resume
             partial.replace(final)
             self.point("last", final)
@@ -165,13 +179,19 @@ def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
         sums = _json(path / _MANIFEST)
-        for name, wanted in {**dict.fromkeys(_FILES), **sums}.items():
+        parts = [name for name in _files(path) if name.startswith(f"{_PARTS}/")]
+        for name, wanted in {**dict.fromkeys((*_FILES, *(parts or ["optimizer.pt"]))), **sums}.items():
             if _sha256(path / name) != wanted:
                 return f"{name} differs from the manifest"
         _json(path / "state.json")
     except (OSError, ValueError, TypeError) as error:
         return str(error)
     return None
+
+
+def _files(folder: Path) -> list[str]:
+    """Relative to it, also those in folders below."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _target(pointer: Path) -> str:

@@ -212,8 +212,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config = settings_file.load(arguments.config, arguments.set)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
-    from kws import runfolder, runtime, train
+    from kws import runfolder, runtime, train, zero
 
+    stage = zero.stage(config.train.zero)  # which must suit the other settings too, wherever it comes from
+    config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
     threads = config.train.threads or runfolder.recorded_threads(run)
     with runtime.start(dataclasses.replace(config.train, threads=threads)) as here:
         trainer = here.together(lambda: train.Trainer(config, run, here))

@@ -229,6 +229,9 @@ class TrainConfig:
     reduction: Literal["fast", "exact"] = "fast"
     """How the slots' gradients are summed. fast: DDP's all-reduce after a process's last slot. exact: a fixed tree over
     the slots, the same bits on 1, 2, 4, ... processes; the slots must be a power of two."""
+    zero: Literal[0, 1, 2] = 0
+    """DeepSpeed's ZeRO: 1 cuts the optimizer's state over the processes, 2 the gradients too; 0: neither, or what the
+    accelerate launch file says (launch/zero1.yaml, zero2.yaml)."""
     processes: int = 0
     """How many must come up; 0: whatever is there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -282,6 +285,16 @@ class TrainConfig:
         )
         _check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
         _check(self.log_minutes >= 0.0, "log_minutes: wanted 0 or more")
+        _check(
+            not self.zero or self.reduction == "fast",
+            "zero, reduction: DeepSpeed adds gradients in an order of its own, never exact; "
+            "use --set train.reduction=fast, or --set train.zero=0",
+        )
+        _check(
+            not self.zero or self.precision != "fp16",
+            "zero, precision: fp16 wants a gradient scaler, which ZeRO leaves no room for; "
+            "use --set train.precision=bf16, or --set train.zero=0",
+        )
         _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 
     @property
@@ -300,6 +313,13 @@ class Config:
     frontend: FrontEndConfig = FrontEndConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        _check(
+            not self.train.zero or self.data.on_bad == "fail",
+            "train.zero, data.on_bad: clips left out change the weight of gradients that ZeRO has added up by then; "
+            "use --set data.on_bad=fail, or --set train.zero=0",
+        )
 
 
 # What a resumed run may have otherwise than the run it takes up: where and how, never what is computed.
@@ -408,10 +428,10 @@ def _mistake(item: Any) -> str:
         return f"unknown key {path}" + (f"; did you mean {near}?" if near else f"; there are {', '.join(known_keys())}")
     if item["type"] != "value_error":
         return f"{path}: {item['msg']}, found {item['input']!r}"
-    message = item["msg"].removeprefix("Value error, ")
+    message: str = item["msg"].removeprefix("Value error, ")
     names = message.partition(":")[0].split(", ")
     found = ", ".join(f"{name} = {item['input'][name]!r}" for name in names if name in item["input"])
-    return f"{path}: {message}" + (f"; found {found}" if found else "")
+    return (f"{path}: " if path else "") + message + (f"; found {found}" if found else "")
 
 
 def _nearest(path: str) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -81,3 +83,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """For every group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+@contextmanager
+def settings_kept(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Around loading its state: weight decay, momentum and the like stay as the settings have them, which
+    train.allow_change may have changed since."""
+    kept = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    yield
+    for group, values in zip(optimizer.param_groups, kept, strict=True):
+        group.update(values)

@@ -56,13 +56,16 @@ def memory(trainer: Trainer) -> dict[str, int]:
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
     planes, bands, frames = trainer.features.shape(trainer.job.samples)
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0.0)
+    share = 1
+    if train.zero:  # of the optimizer's state, and of a copy of the weights
+        states, share = states + 1, trainer.runtime.world_size
     copies = 1
     if train.reduction == "exact":  # the flat buffer, and up to log2(S) + 1 partial sums of its tree
         copies = 2 + int(math.log2(train.slots // trainer.runtime.world_size))
     parts = {
         "weights": weights + buffers,
         "gradients": copies * weights,
-        "optimizer": states * weights,
+        "optimizer": states * weights // share,
         "averaged": weights if train.ema else 0,
         "activations": activation_bytes(network, (planes, bands, frames), train.micro_batch, kind),
     }

@@ -27,8 +27,11 @@ class Reduction(Protocol):
     """What to call forward on."""
     loss_scale: float
     """What a slot's share of the mean loss is multiplied by before its backward pass."""
-    waits: bool
-    """Whether a rank's last slot must run backward even if it has no clips, because others wait for it."""
+    settles: bool
+    """Whether the order of addition hangs on how many backward passes there were since the start."""
+
+    def waits(self, last: bool) -> bool:
+        """Whether a slot must run backward even if it has no clips, because others wait for it."""
 
     def begin(self) -> None:
         """Forgets the step before."""
@@ -43,21 +46,16 @@ class Reduction(Protocol):
         """The figures' sum over all slots, and of `own` (Y,) float64 over the ranks. Gradients are in place then."""
 
 
-class Fast:
-    """DDP. The order of addition hangs on the number of processes."""
+class InTurn:
+    """Figures slot after slot, then over the ranks: the order of addition hangs on the number of processes."""
 
-    def __init__(self, runtime: Runtime, network: nn.Module) -> None:
-        self._runtime, self.model = runtime, wrap(runtime, network)
-        self.loss_scale = float(runtime.world_size)  # DDP takes the mean over the ranks
-        self.waits = runtime.world_size > 1
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.loss_scale = float(runtime.world_size)  # of gradients, the mean over the ranks is taken
 
     def begin(self) -> None:
         """Forgets the step before."""
         self._figures: Tensor | None = None
-
-    def slot(self, last: bool) -> AbstractContextManager[Any]:
-        """DDP reduces in the backward pass of a rank's last slot only."""
-        return nullcontext() if last else self._runtime.accelerator.no_sync(self.model)
 
     def add(self, figures: Tensor) -> None:
         """One after the other."""
@@ -70,11 +68,28 @@ class Fast:
         return totals[: len(self._figures)], totals[len(self._figures) :]
 
 
+class Fast(InTurn):
+    """DDP."""
+
+    def __init__(self, runtime: Runtime, network: nn.Module) -> None:
+        super().__init__(runtime)
+        self.model = wrap(runtime, network)
+        self.settles = runtime.world_size > 1
+
+    def waits(self, last: bool) -> bool:
+        """For the last, in whose backward pass DDP reduces."""
+        return last and self._runtime.world_size > 1
+
+    def slot(self, last: bool) -> AbstractContextManager[Any]:
+        """DDP reduces in the backward pass of a rank's last slot only."""
+        return nullcontext() if last else self._runtime.accelerator.no_sync(self.model)
+
+
 class Exact:
     """The fixed tree. Every gradient lives in one flat buffer, so that a level of the tree is one addition; a process
     with S slots keeps up to log2(S) + 1 such buffers."""
 
-    loss_scale, waits = 1.0, False
+    loss_scale, settles = 1.0, False
 
     def __init__(self, runtime: Runtime, network: nn.Module) -> None:
         self._runtime, self.model = runtime, network
@@ -84,6 +99,10 @@ class Exact:
         for p in parameters:
             p.grad = self._gradients[at : at + p.numel()].view_as(p)
             at += p.numel()
+
+    def waits(self, last: bool) -> bool:
+        """For none: ranks meet after their slots."""
+        return False
 
     def begin(self) -> None:
         """Forgets the step before."""
@@ -144,8 +163,3 @@ class _Tree:
         assert top is not None, "some leaf"
         assert not any(partial is not None for partial in lower), "as many leaves as a power of two"
         return top
-
-
-def of(name: str, runtime: Runtime, network: nn.Module) -> Reduction:
-    """By `train.reduction`."""
-    return Exact(runtime, network) if name == "exact" else Fast(runtime, network)

@@ -30,6 +30,7 @@ from accelerate.utils import (  # type: ignore[import-untyped]
     InitProcessGroupKwargs,
 )
 
+from kws import zero
 from kws.config import TrainConfig
 from kws.errors import RankError, UsageError, mendable
 
@@ -181,15 +182,8 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     threads = settings.threads or (1 if settings.reduction == "exact" else max(1, _cores() // local_size))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="no",  # the settings decide, not what the launcher was told
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            # No collective operation gives up before kws/watch.py does.
-            InitProcessGroupKwargs(timeout=timedelta(seconds=max(1800.0, settings.hang_s + 120.0))),
-        ],
-    )
+    timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))  # none gives up before kws/watch.py does
+    accelerator = zero.accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
     torch.set_num_threads(threads)  # Accelerator may have set its own
     try:
         found = accelerator.num_processes
@@ -209,6 +203,17 @@ def address() -> str:
 def cluster_job() -> str | None:
     """The Slurm job that this process is part of."""
     return os.environ.get("SLURM_JOB_ID")
+
+
+def _accelerator(cpu: bool, timeout: timedelta) -> Accelerator:
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="no",  # the settings decide, not what the launcher was told
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timeout),
+        ],
+    )
 
 
 def _check_processes(settings: TrainConfig, found: int) -> None:

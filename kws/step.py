@@ -1,7 +1,7 @@
 """One update by all ranks: this rank's slots one after the other, their sum over all ranks, the optimizer.
 
 batch -> augment, features -> mixup -> network -> loss / clips of the step -> backward, slot by slot
-gradients, running statistics and sums -> kws/reduction.py -> update -> averaged weights
+gradients, running statistics and sums -> kws/reduction.py -> kws/update.py -> averaged weights
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from kws import reduction
+from kws import update
 from kws.audio.augment import Augment
 from kws.audio.features import Features
+from kws.checkpoint import Checkpoint
 from kws.data.ledger import Ledger
 from kws.data.store import Caching
 from kws.data.stream import Batch, noise_of
@@ -25,7 +27,7 @@ from kws.ema import Ema
 from kws.errors import UsageError
 from kws.job import Job
 from kws.mixup import Mixup
-from kws.optim import lr_at, set_lr
+from kws.optim import lr_at
 from kws.runtime import Runtime
 from kws.slots import RunningStatistics, seed_slot
 from kws.watch import ADDING_UP
@@ -53,8 +55,7 @@ class Stepper:
         note: Callable[[str], None] = lambda doing: None,
     ) -> None:  # fmt: skip
         self._job, self._settings, self._runtime, self._note = job, job.config.train, runtime, note
-        self._network, self._features, self._optimizer = network, features, optimizer
-        self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=self._settings.precision == "fp16")
+        self._features = features
         self._augment = self._build_augment()
         if self._settings.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -62,11 +63,11 @@ class Stepper:
         if self._settings.compile:
             network.compile()
         self._statistics = RunningStatistics(network)
-        self._reduction = reduction.of(self._settings.reduction, runtime, network)
+        self._reduction, self._update = update.of(self._settings, runtime, network, optimizer)
         self._model = self._reduction.model
         self._model.train()
-        if self._reduction.waits:
-            self._settle_buckets()
+        if self._reduction.settles:
+            self._settle_buckets(optimizer)
 
     def step(
         self, batches: Iterator[Batch], clips: int, epoch: int, step: int, flags: Sequence[bool],
@@ -91,15 +92,18 @@ class Stepper:
             if ledger:
                 ledger.add(epoch, step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
             last = number == share - 1
-            self._note(ADDING_UP if last else "computing")
+            waits = self._reduction.waits(last)
+            self._note(ADDING_UP if last or waits else "computing")
             with self._reduction.slot(last):
-                figures = self._slot(batch, clips, epoch, step, must_run=last and self._reduction.waits)
+                figures = self._slot(batch, clips, epoch, step, must_run=waits)
             self._reduction.add(figures)
         (loss, correct, found), heard = self._finish(flags)
         if not math.isfinite(loss):
             self._refuse(loss, step)
         if found:
-            self._update(step, clips / found, scale)
+            self._update.step(lr_at(step, self._job.steps_per_epoch, self._settings, scale), clips / found)
+            if self.ema:
+                self.ema.update(step)
         return Outcome(loss, correct, int(found), waited, heard)
 
     def _refuse(self, loss: float, step: int) -> NoReturn:
@@ -126,7 +130,7 @@ class Stepper:
         """Forward and backward of one slot; returns what it left in running statistics, then its summed loss, correct
         clips and clips, (X + 3,) float64.
 
-        A slot without clips runs nothing, unless DDP waits for its backward pass: then silence that weighs zero.
+        A slot without clips runs nothing, unless others wait for its backward pass: then silence that weighs zero.
         """
         device, clips = self._runtime.device, len(batch.clips)
         if clips == 0:
@@ -146,7 +150,7 @@ class Stepper:
             correct = (logits.argmax(dim=1) == labels).sum()
         self._losses.append((batch.slot, batch.draws, loss.detach()))
         # The step's loss is the mean over its clips.
-        torch.autograd.backward(self._scaler.scale(loss * (self._reduction.loss_scale / step_clips)))
+        self._update.backward(loss * (self._reduction.loss_scale / step_clips))
         counts = torch.tensor([clips], dtype=torch.float64, device=device)
         return torch.cat([self._statistics.end_slot(clips), torch.stack([loss.detach(), correct]).double(), counts])
 
@@ -174,31 +178,25 @@ class Stepper:
             logits: Tensor = self._model(inputs)
         return logits.float()
 
-    def _update(self, step: int, share: float, scale: float) -> None:
-        """The optimizer's step; `share` makes the mean over the planned clips the mean over those there were."""
-        settings = self._settings
-        self._scaler.unscale_(self._optimizer)
-        if share != 1.0:
-            torch._foreach_mul_([p.grad for p in self._network.parameters() if p.grad is not None], share)
-        if settings.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self._network.parameters(), settings.clip_grad_norm)
-        set_lr(self._optimizer, lr_at(step, self._job.steps_per_epoch, settings, scale))
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=False)
-        if self.ema:
-            self.ema.update(step)
+    @property
+    def in_parts(self) -> bool:
+        """Whether every rank has a part of the optimizer's state, which it alone can save."""
+        return self._update.in_parts
 
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizer and gradient scaler, for a checkpoint."""
-        return {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+    def state_dict(self) -> dict[str, Any] | None:
+        """The optimizer's state, for a checkpoint; None where it is in parts."""
+        return self._update.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any], ema: dict[str, Tensor] | None) -> None:
-        """From a checkpoint."""
-        if self.ema and ema:
-            self.ema.load_state_dict(ema)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+    def save(self, folder: Path) -> None:
+        """The parts, by all ranks together, to a new folder."""
+        self._update.save(folder)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Optimizer and averaged weights, by all ranks together."""
+        averaged = checkpoint.ema()
+        if self.ema and averaged:
+            self.ema.load_state_dict(averaged)
+        self._update.load(checkpoint)
 
     def _build_augment(self) -> Augment | None:
         config, chain = self._job.config, self._job.config.frontend
@@ -212,13 +210,13 @@ class Stepper:
         """A backward pass whose gradients are zero."""
         self._statistics.begin_slot(clips=1)
         silence = torch.zeros(1, self._job.samples, dtype=torch.int16, device=self._runtime.device)
-        torch.autograd.backward(self._model(self._features(silence)).sum() * 0.0)
+        self._update.backward(self._model(self._features(silence)).sum() * 0.0)
 
-    def _settle_buckets(self) -> None:
+    def _settle_buckets(self, optimizer: torch.optim.Optimizer) -> None:
         """Two throw-away backward passes. DDP builds its buckets anew after its first, and gloo's order of addition
         hangs on the place in the bucket: without this a resumed run would add in another order than a whole one."""
         self._statistics.begin_step()
         for _ in range(2):
             self._silent_backward()
         self._statistics.begin_slot(clips=2)
-        self._optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=False)

@@ -169,6 +169,7 @@ class Trainer:
             "network": self.config.model.name,
             "parameters": models.count_parameters(self.network),
             "input": self.features.shape(self.job.samples),
+            "zero": self.config.train.zero,
             **self.job.facts(),
         }
 
@@ -235,7 +236,8 @@ class Trainer:
             self._log_start(attempt, course)
             self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks, self.watch.doing)
             if self.resumed_from:
-                self.stepper.load_state_dict(self.resumed_from.optimizer(), self.resumed_from.ema())
+                with self.watch.patiently("resuming"):
+                    self.stepper.load(self.resumed_from)
             self.saved_at = time.monotonic()
             finished = self._all_epochs()
             self._settle_saves()
@@ -421,9 +423,12 @@ class Trainer:
             self.ledger.flush()
         with self.watch.patiently("saving"):
             self.runtime.barrier()  # every rank's ledger is on the disk before the checkpoint counts
+            if self.stepper.in_parts and not suffix:
+                self.runtime.on_main(self.saver.wait)
+                self.stepper.save(self.checkpoints.parts(self._name()))
             self.runtime.on_main(lambda: self.saver.submit(self._checkpoint_writer(suffix, better or [])))
         self.saved_at = time.monotonic()
-        name = f"step-{self.state.step:08d}{suffix}"
+        name = self._name() + suffix
         self.log.event("save", self.state.step, checkpoint=name, seconds=time.perf_counter() - began)
 
     def _settle_saves(self) -> None:
@@ -433,7 +438,7 @@ class Trainer:
 
     def _checkpoint_writer(self, suffix: str, better: list[str]) -> Callable[[], None]:
         """A snapshot of now, and how it is written."""
-        name = f"step-{self.state.step:08d}"
+        name = self._name()
         corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
         state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
         model, optimizer, ema = {}, {}, None
@@ -453,6 +458,9 @@ class Trainer:
             self.checkpoints.prune()
 
         return write
+
+    def _name(self) -> str:
+        return f"step-{self.state.step:08d}"
 
     def _refuse_spoilt(self, model: dict[str, Tensor], step: int) -> None:
         """An update may spoil the weights a step before a loss shows it: such weights are never saved."""

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,48 @@ def test_a_broken_one_can_be_saved_anew(tmp_path: Path) -> None:
     flip(save(tmp_path, 2) / "model.safetensors")
     save(tmp_path, 2)
     assert newest(tmp_path) == ("step-00000002", [])
+
+
+def save_parts(run: Path) -> Path:
+    """A checkpoint whose optimizer two ranks have written, each its part."""
+    store = Checkpoints(run)
+    parts = store.parts("step-00000001")
+    parts.mkdir(parents=True)
+    for rank in range(2):
+        (parts / f"{rank}_optim_states.pt").write_text(f"of rank {rank}")
+    path = store.save(weights(), None, {"step": 1}, "step-00000001")
+    store.prune()
+    return path
+
+
+def test_what_the_ranks_wrote_becomes_part_of_the_checkpoint_and_of_the_one_after_it(tmp_path: Path) -> None:
+    path = save_parts(tmp_path)
+    assert not (path / "optimizer.pt").exists()
+    assert sorted(child.name for child in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000001"]
+    store = Checkpoints(tmp_path)
+    store.save_again("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
+    found = store.named("last")
+    assert found.name == "step-00000001-evaluated"
+    for rank in range(2):
+        assert (found.parts / f"{rank}_optim_states.pt").read_text() == f"of rank {rank}"
+        assert (found.parts / f"{rank}_optim_states.pt").samefile(path / "zero" / f"{rank}_optim_states.pt")
+
+
+@pytest.mark.parametrize("file", ["zero/1_optim_states.pt", "zero/2_optim_states.pt"])
+def test_a_rank_s_part_that_is_damaged_or_that_nobody_saved_makes_the_checkpoint_a_broken_one(
+    tmp_path: Path, file: str
+) -> None:
+    path = save_parts(tmp_path)
+    (path / file).write_text("something else")
+    said = f"{path}: broken checkpoint ({file} differs from the manifest); using the one before it"
+    assert newest(tmp_path) == (None, [said])
+
+
+@pytest.mark.parametrize("gone", ["zero", "zero/1_optim_states.pt"])
+def test_a_rank_s_part_that_is_gone_makes_it_a_broken_one(tmp_path: Path, gone: str) -> None:
+    path = save_parts(tmp_path)
+    shutil.rmtree(path / gone) if gone == "zero" else (path / gone).unlink()
+    assert newest(tmp_path)[0] is None
 
 
 def test_none_at_all_is_none_not_an_error(tmp_path: Path) -> None:

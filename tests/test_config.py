@@ -135,6 +135,21 @@ def test_processes_that_do_not_divide_the_slots_are_refused_with_those_that_do()
     assert TrainConfig(global_batch=64, micro_batch=8, processes=4).processes == 4
 
 
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("train.reduction=exact", "use --set train.reduction=fast, or --set train.zero=0; found zero = 1"),
+        ("train.precision=fp16", "use --set train.precision=bf16, or --set train.zero=0; found zero = 1"),
+        ("data.on_bad=skip", "use --set data.on_bad=fail, or --set train.zero=0"),
+    ],
+)
+def test_what_zero_cannot_honour_is_refused_with_what_to_type(setting: str, says: str) -> None:
+    assert settings_file.of_overrides([setting]).train.zero == 0
+    with pytest.raises(UsageError, match=r"^--set: train") as error:
+        settings_file.of_overrides([setting, "train.zero=1"])
+    assert says in str(error.value)
+
+
 def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
     broken, binary = tmp_path / "broken.toml", tmp_path / "binary.toml"
     broken.write_text("[train\nlr = ")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kws.config import TrainConfig
-from kws.optim import Plateau, build_optimizer, lr_at, set_lr
+from kws.optim import Plateau, build_optimizer, lr_at, set_lr, settings_kept
 
 STEPS = 10
 COSINE = TrainConfig(lr=0.1, epochs=5, warmup_epochs=1.0, schedule="cosine")
@@ -120,3 +120,18 @@ def test_plateau_is_torchs() -> None:
         ours.note(loss, settings)
         assert lr_at(7, STEPS, settings, ours.scale) == pytest.approx(optimizer.param_groups[0]["lr"])
     assert ours.scale < 0.05
+
+
+def test_a_loaded_state_brings_its_moments_and_leaves_the_settings() -> None:
+    old, new = (
+        build_optimizer(small(), TrainConfig(optimizer="sgd", momentum=m, weight_decay=w))
+        for m, w in ((0.9, 0.1), (0.5, 0.2))
+    )
+    for group in old.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    old.step()
+    with settings_kept(new):
+        new.load_state_dict(old.state_dict())
+    assert [(group["momentum"], group["weight_decay"]) for group in new.param_groups] == [(0.5, 0.2), (0.5, 0.0)]
+    assert all("momentum_buffer" in new.state[p] for group in new.param_groups for p in group["params"])
