@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import itertools
 import json
 import subprocess
@@ -43,7 +42,7 @@ from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.job import Job
 from kws.optim import build_optimizer
 from kws.runtime import Runtime
-from kws.saver import Saver, snapshot
+from kws.saver import Saver
 from kws.step import Stepper
 
 SLOTS, MICRO = 4, 32
@@ -135,14 +134,13 @@ def seconds_a_step(config: Config, here: Runtime, rounds: int) -> dict[str, floa
 
 def seconds_a_save(config: Config, here: Runtime, folder: Path, rounds: int) -> float:
     """That a step waits for a checkpoint."""
-    harness, checkpoints, saver = Harness(config, here), Checkpoints(folder), Saver()
+    harness, saver = Harness(config, here), Saver(Checkpoints(folder))
     harness.step()
     found = []
     for number in range(rounds):
         start = time.perf_counter()
-        model, optimizer = snapshot(harness.network.state_dict()), snapshot(harness.stepper.state_dict())
-        write = functools.partial(checkpoints.save, model, optimizer, {}, f"step-{number:08d}")
-        saver.submit(write)
+        state = {"step": number, "best": []}
+        saver.save(f"step-{number:08d}", state, harness.network.state_dict(), harness.stepper.state_dict(), None)
         found.append(time.perf_counter() - start)
         saver.wait()  # as steps between two saves do
     return median(found)

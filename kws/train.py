@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from kws import curves, lock, log, models, runfolder, runtime, trained
+from kws import curves, log, models, network, runfolder, runtime, trained
 from kws.audio import statistics
 from kws.audio.features import Features, Normal
 from kws.checkpoint import Checkpoint, Checkpoints
@@ -29,73 +25,17 @@ from kws.data.plan import Plan, slots_of
 from kws.data.store import Caching, require_room
 from kws.data.stream import Batch, Reader, stream
 from kws.display import Course
-from kws.errors import PeerError, UsageError, mendable
+from kws.errors import UsageError
 from kws.evaluate import Result, Stopped, evaluate_split
 from kws.job import Job
-from kws.optim import Plateau, build_optimizer, lr_at
-from kws.runtime import Runtime, StopRequest
-from kws.saver import Saver, snapshot
+from kws.optim import build_optimizer, lr_at
+from kws.runtime import Runtime
+from kws.saver import Saver
+from kws.session import Session
+from kws.state import Meter, TrainState
 from kws.step import Stepper
-from kws.watch import Watch
 
 FINISHED, PREEMPTED = 0, 75
-
-
-@dataclasses.dataclass
-class TrainState:
-    """Where the run is. `step` counts updates over the whole run; `evaluated`: the epoch that ended there was."""
-
-    step: int = 0
-    evaluated: bool = True
-    best_accuracy: float = -1.0
-    best_loss: float = float("inf")
-    since_best: int = 0
-    """Evaluations since the accuracy was best."""
-    ended: bool = False
-    """Whether train.stop_after ended the run before its last epoch."""
-    plateau: Plateau = dataclasses.field(default_factory=Plateau)
-    planned_epoch: int = 0
-    planned: str = ""
-    """Digest of the plan of the epoch that was last trained in."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return dataclasses.asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint, which holds more than this."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, state[field.name])
-        self.plateau = Plateau(**state["plateau"])
-
-
-@dataclasses.dataclass
-class Meter:
-    """Sums over some steps: loss in nats, correct clips, clips, seconds waited for data."""
-
-    loss: float = 0.0
-    correct: float = 0.0
-    clips: int = 0
-    waited: float = 0.0
-    since: float = dataclasses.field(default_factory=time.perf_counter)
-
-    def add(self, loss: float, correct: float, clips: int, waited: float) -> None:
-        """One step."""
-        self.loss, self.correct = self.loss + loss, self.correct + correct
-        self.clips, self.waited = self.clips + clips, self.waited + waited
-
-    def figures(self, prefix: str = "") -> dict[str, float]:
-        """Means and rates for a line of metrics; {} where no step was added."""
-        seconds = time.perf_counter() - self.since
-        if not self.clips:
-            return {}
-        return {
-            f"{prefix}loss": self.loss / self.clips,
-            f"{prefix}accuracy": self.correct / self.clips,
-            "clips_per_s": self.clips / seconds,
-            "data_wait": self.waited / seconds,
-            "seconds": seconds,
-        }
 
 
 class Trainer:
@@ -107,13 +47,13 @@ class Trainer:
         curves.require_wandb(config.train.wandb)
         self.job = Job(config)
         self._use_normal(None)  # until it is known: a checkpoint may have it
-        self.network = self._build_network()
+        shape, classes = self.features.shape(self.job.samples), len(self.job.task.classes)
+        self.network = network.build(config, classes, shape, here)
         self.optimizer = build_optimizer(self.network, config.train)
         self.console = log.console(here.is_main)
         self.say = self.console.print
         self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
-        self.saver = Saver()
-        self.begun = False
+        self.saver = Saver(self.checkpoints)
         self.state = TrainState()
         self.meter, self.epoch_meter = Meter(), Meter()
 
@@ -129,29 +69,6 @@ class Trainer:
         return self.runtime.on_main(
             lambda: statistics.of(self.job.index, config.frontend.features, self.job.samples, Caching.of(config.data))
         )
-
-    def _build_network(self) -> torch.nn.Module:
-        torch.manual_seed(self.config.train.seed)  # the same first weights on every rank
-        shape, classes = self.features.shape(self.job.samples), len(self.job.task.classes)
-        name, recomputes = self.config.model.name, self.config.train.gradient_checkpointing
-        try:
-            network = models.build(name, classes, shape).to(self.runtime.device)
-        except UsageError as error:
-            raise UsageError(f"model.name: {error}") from error
-        if not models.set_gradient_checkpointing(network, recomputes) and recomputes:
-            raise UsageError(f"train.gradient_checkpointing: {name} keeps what it needs; leave the setting out")
-        return self._synchronised(network) if self.config.train.sync_batchnorm else network
-
-    def _synchronised(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Its batch norms over all slots of a step: those that run at the same moment must be all there are."""
-        slots, ranks = self.config.train.slots, self.runtime
-        if ranks.device.type != "cuda" or ranks.world_size != slots:
-            raise UsageError(
-                f"train.sync_batchnorm: wants a GPU process for each of the {slots} slots, found {ranks.world_size} "
-                f"on {ranks.device.type}; start {slots}, or leave the setting out"
-            )
-        found: torch.nn.Module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return found
 
     @property
     def epoch(self) -> int:
@@ -177,53 +94,28 @@ class Trainer:
 
     def run(self) -> int:
         """Starts, resumes, or finds the run finished. Returns FINISHED or PREEMPTED; what ends it early is raised."""
-        self.stop = StopRequest()
-        self.runtime.on_main(self._lock)
-        hang_s = self.config.train.hang_s
-        self.watch = Watch(self.runtime, runtime.address(), self.stop, hang_s, lambda why: self._failed(1, why))
-        try:
+        with Session(self.folder, self.runtime, self.config.train.hang_s, lambda: self.state.step) as self.session:
+            self.watch = self.session.watch
             code = self._start_or_resume()
             self.runtime.barrier()  # nobody leaves before all can
-        except BaseException as error:
-            # A collective operation only says that it failed; the watch, whose doing it was.
-            whose = self.watch.explanation() if isinstance(error, RuntimeError) else None
-            why = whose or str(error) or type(error).__name__
-            self._failed(1 if whose or mendable(error) is None else 2, why)
-            self._leave(why)
-            if whose:
-                raise PeerError(whose if self.watch.speaks else "") from error
-            raise
-        self._leave()
         return code
-
-    def _leave(self, why: str | None = None) -> None:
-        """Lets go of the other processes, then of the folder; `why`: where the run failed."""
-        self.watch.leave(why)
-        if self.runtime.is_main:
-            self.lock.release()
-
-    def _failed(self, code: int, why: str) -> None:
-        """To status.json; a start that is refused leaves it as the run's."""
-        if self.begun:
-            runfolder.write_failure(self.folder, self.state.step, code, self.runtime.rank, why)
 
     def _start_or_resume(self) -> int:
         ranks = self.runtime
         self._say_unreachable()
         facts = self.describe() | runtime.environment(ranks) | {"ranks": ranks.table(self.config.train.slots)}
         ranks.on_main(lambda: runfolder.check(self.folder, self.config, facts))
-        self._status("running")
-        self.begun = True
+        self.session.begin()
         ranks.together(self._load_newest)
         if self.done:
-            self._status("finished", FINISHED)  # a kill may have come between the last checkpoint and this
+            self.session.status("finished", FINISHED)  # a kill may have come between the last checkpoint and this
             self.say(f"{self.folder}: finished already, at step {self.state.step}; next: kws evaluate {self.folder}")
             return FINISHED
         ranks.on_main(lambda: runfolder.record(self.folder, self.config, facts))
         self._show_ranks(facts["ranks"])
         attempt = ranks.on_main(lambda: runfolder.begin_attempt(self.folder, self.state.step))
         code = self._train(attempt)
-        self._status("finished" if code == FINISHED else "preempted", code)
+        self.session.status("finished" if code == FINISHED else "preempted", code)
         return code
 
     def _train(self, attempt: int) -> int:
@@ -293,7 +185,7 @@ class Trainer:
     def _step(self, batches: Iterator[Batch], clips: int, epoch: int) -> tuple[bool, bool]:
         """One update; whether any rank was asked to stop, and whether rank 0 finds it time to save."""
         main = self.runtime.is_main
-        flags = (bool(self.stop), main and self._time_to_save(), self.saver.failed)
+        flags = (bool(self.session.stop), main and self._time_to_save(), self.saver.failed)
         scale = self.state.plateau.scale
         outcome = self.stepper.step(batches, clips, epoch, self.state.step, flags, self.ledger, scale)
         self.watch.started()
@@ -328,7 +220,7 @@ class Trainer:
             except Stopped:
                 return False
             figures["eval_seconds"] = time.perf_counter() - began
-            better = self._note_best(result.accuracy, result.loss)
+            better = self.state.note(result.accuracy, result.loss, train)
         self.state.evaluated = True
         # Before the save, after which a resumed run would not write it: written twice the later counts.
         self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **figures)
@@ -341,7 +233,7 @@ class Trainer:
 
         def go_on() -> bool:
             self.watch.doing("evaluating")
-            return not self.stop
+            return not self.session.stop
 
         with self.watch.patiently("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
@@ -392,19 +284,6 @@ class Trainer:
             + (f"; fresh: {', '.join(left)}" if left else "")
         )
 
-    def _lock(self) -> None:
-        def look() -> None:
-            if (self.folder / "stop").exists():
-                self.stop.request(None)
-
-        self.lock = lock.take(self.folder, runtime.cluster_job())
-        self.lock.keep(self._lost_folder, look)
-
-    def _lost_folder(self, why: str) -> None:
-        """Another process writes there now: this one must not, and ends at once."""
-        print(f"kws: {why}", file=sys.stderr, flush=True)
-        os._exit(1)
-
     def _newest_name(self) -> str | None:
         """The newest whole checkpoint's. A kill may have come before the pointers to it were moved: so they are now."""
         newest = self.checkpoints.newest()
@@ -426,50 +305,28 @@ class Trainer:
             if self.stepper.in_parts and not suffix:
                 self.runtime.on_main(self.saver.wait)
                 self.stepper.save(self.checkpoints.parts(self._name()))
-            self.runtime.on_main(lambda: self.saver.submit(self._checkpoint_writer(suffix, better or [])))
+            self.runtime.on_main(lambda: self._submit(suffix, better or []))
         self.saved_at = time.monotonic()
         name = self._name() + suffix
         self.log.event("save", self.state.step, checkpoint=name, seconds=time.perf_counter() - began)
+
+    def _submit(self, suffix: str, better: list[str]) -> None:
+        corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
+        state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
+        self.log.flush()
+        if suffix:
+            self.saver.save_again(self._name(), suffix, state)
+        else:
+            ema = self.stepper.ema.state_dict() if self.stepper.ema else None
+            self.saver.save(self._name(), state, self.network.state_dict(), self.stepper.state_dict(), ema)
 
     def _settle_saves(self) -> None:
         """Every rank waits until what was saved is on the disk, its pointers moved."""
         with self.watch.patiently("saving"):
             self.runtime.on_main(self.saver.wait)
 
-    def _checkpoint_writer(self, suffix: str, better: list[str]) -> Callable[[], None]:
-        """A snapshot of now, and how it is written."""
-        name = self._name()
-        corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
-        state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
-        model, optimizer, ema = {}, {}, None
-        if not suffix:
-            model, optimizer = snapshot(self.network.state_dict()), snapshot(self.stepper.state_dict())
-            ema = snapshot(self.stepper.ema.state_dict()) if self.stepper.ema else None
-
-        def write() -> None:
-            self.log.flush()
-            if suffix:
-                path = self.checkpoints.save_again(name, state, name + suffix)
-            else:
-                self._refuse_spoilt(model, state["step"])
-                path = self.checkpoints.save(model, optimizer, state, name, ema)
-            for pointer in better:
-                self.checkpoints.point(pointer, path)
-            self.checkpoints.prune()
-
-        return write
-
     def _name(self) -> str:
         return f"step-{self.state.step:08d}"
-
-    def _refuse_spoilt(self, model: dict[str, Tensor], step: int) -> None:
-        """An update may spoil the weights a step before a loss shows it: such weights are never saved."""
-        spoilt = [name for name, value in model.items() if not value.isfinite().all()]
-        if spoilt:
-            raise UsageError(
-                f"step {step}: {spoilt[0]} is no finite number any more; the checkpoint before it is kept: "
-                "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
-            )
 
     def _time_to_save(self) -> bool:
         return time.monotonic() - self.saved_at >= 60.0 * self.config.train.save_minutes
@@ -481,28 +338,7 @@ class Trainer:
         if new:
             self.say(f"{new} more damaged clips were left out, see {self.folder}/left_out.json")
 
-    def _note_best(self, accuracy: float, loss: float) -> list[str]:
-        """Brings the bests up to date; returns the pointers that move."""
-        state, train = self.state, self.config.train
-        better = [
-            name
-            for name, won in (("best_accuracy", accuracy > state.best_accuracy), ("best_loss", loss < state.best_loss))
-            if won
-        ]
-        state.best_accuracy, state.best_loss = max(accuracy, state.best_accuracy), min(loss, state.best_loss)
-        state.since_best = 0 if "best_accuracy" in better else state.since_best + 1
-        state.ended = 0 < train.stop_after <= state.since_best
-        if train.schedule == "plateau":
-            state.plateau.note(loss, train)
-        return better
-
     # --- what a person sees -----------------------------------------------------------------------------------
-
-    def _status(self, state: str, code: int | None = None) -> None:
-        heard = self.runtime.gather(self.stop.signal)
-        rank = next((rank for rank, signal in enumerate(heard) if signal), 0)
-        more = {"rank": rank, "signal": heard[rank]}
-        self.runtime.on_main(lambda: runfolder.write_status(self.folder, state, self.state.step, code, **more))
 
     def _say_unreachable(self) -> None:
         if self.watch.unreachable:

@@ -109,7 +109,13 @@ def test_memory_follows_the_settings(check: Check) -> None:
     assert other["activations"] == pytest.approx(2 * plain["activations"], rel=0.01)
     # Four slots in one process: the flat buffer and three partial sums.
     assert memory(check("train.reduction=exact"))["gradients"] == 4 * plain["gradients"]
-    assert memory(check("train.zero=1"))["optimizer"] == 3 * plain["gradients"]  # alone: Adam's two, and the weights
+
+
+def test_memory_under_zero(config: Path, tmp_path: Path, kws: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    # In a process of its own: accelerate keeps that it met DeepSpeed.
+    words = ("train", config, "--run", tmp_path / "run", "--check", "--json", "--set", "train.zero=1")
+    parts = json.loads(kws(*words).stdout)["memory"]
+    assert parts["optimizer"] == 3 * parts["gradients"]  # alone: Adam's two, and the weights
 
 
 def test_people_get_a_table(config: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
