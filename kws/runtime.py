@@ -15,6 +15,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -59,6 +60,8 @@ class StopRequest:
         if number == signal.SIGINT:
             now = time.monotonic()
             if now - self._first_interrupt >= self.FORCE_AFTER_S:
+                if sys.stdout.isatty():
+                    os.write(1, b"\033[?25h")  # the cursor, which a live display hides
                 os._exit(130)
             self._first_interrupt = min(now, self._first_interrupt)
 

@@ -182,7 +182,8 @@ class Watch:
 
     def _tell(self, message: dict[str, Any]) -> None:
         for line in self._lines:
-            line.send(message)
+            if line.name:
+                line.send(message)
 
     def _tell_stop(self) -> None:
         if self._stop and not self._stop_told:
@@ -237,7 +238,9 @@ class Watch:
     def _judge_progress(self, now: float) -> None:
         """A rank that is stuck holds up all, so only where none gets on is one stuck."""
         places = {0: self._where(now)}
-        places |= {line.rank: (line.at[0], line.at[1] + now - line.heard, line.at[2]) for line in self._lines}
+        for line in self._lines:
+            if line.name:
+                places[line.rank] = (line.at[0], line.at[1] + now - line.heard, line.at[2])
         if any(patient or idle_s <= self._hang_s for _, idle_s, patient in places.values()):
             return
         groups: dict[str, list[int]] = {}

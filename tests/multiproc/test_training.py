@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kws import models
 from kws.audit import verify_run
 from kws.checkpoint import Checkpoints
 from tests.multiproc.launching import ALONE, accelerate, finish, kill, start, steps_done, torchrun, wait_until
@@ -61,6 +62,24 @@ def test_one_two_and_four_processes_train_the_same(train: Run) -> None:
         for name, value in _weights(whole).items():
             scale = value.abs().max().item() + 1e-3
             assert (value - _weights(other)[name]).abs().max().item() < 1e-2 * scale, name
+
+
+def test_gradients_and_statistics_of_a_step_are_those_of_one_process(train: Run) -> None:
+    """One step of plain gradient descent at a rate of 100: what the weights moved by is the gradient. 29 clips in 8
+    slots: not all have as many."""
+    settings = (
+        "train.optimizer=sgd", "train.momentum=0", "train.weight_decay=0", "train.lr=100", "train.schedule=constant",
+        "train.warmup_epochs=0", "train.epochs=1", "data.sampling=natural", "data.epoch_clips=29", "data.workers=0",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    before = models.build("tc_resnet8", 3, (1, 32, 32)).state_dict()
+    whole = _weights(train(ALONE, "one", *settings))
+    moved = max((value - before[name]).abs().max().item() for name, value in whole.items() if "running" not in name)
+    assert moved > 0.01
+    for ranks in (2, 4):
+        for name, value in _weights(train(torchrun(ranks), f"n{ranks}", *settings)).items():
+            limit = 1e-6 * (1.0 if "running" in name else moved)
+            assert (value - whole[name]).abs().max().item() <= limit, (ranks, name)
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
