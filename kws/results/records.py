@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from kws import lock
+
 Row = dict[str, Any]
 
 
@@ -116,6 +118,13 @@ def is_whole(result: Row) -> bool:
         return bool(result["classes"]) and np.shape(result["confusion"]) == (len(result["classes"]),) * 2
     except (KeyError, TypeError, ValueError):  # missing, of another type, ragged
         return False
+
+
+def read_status(run: Path) -> Row:
+    """RUN/status.json; of a run that says it is running and that no process has any more, the state is "killed"."""
+    status = read_json(run / "status.json")
+    gone = status.get("state") == "running" and lock.holder(run) is None
+    return status | {"state": "killed"} if gone else status
 
 
 def attempts(lines: Sequence[Row]) -> list[Attempt]:

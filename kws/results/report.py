@@ -114,14 +114,13 @@ def _gather(run: Path) -> Facts:
         raise UsageError(f"{run}: found no config.toml; {wanted}. Type: kws report RUN, e.g. kws report runs/demo")
     lines = records.read_lines(run / "metrics.jsonl")
     events, results = records.without_repeats(lines), records.read_results(run)
-    status = records.read_json(run / "status.json")
     drawn = curves(events)
     steps = [row["step"] for row in events if row["event"] in ("step", "epoch")]
     return Facts(
         name=run.resolve().name,
         config=config.read_text(encoding="utf-8", errors="replace"),
         run=records.read_json(run / "run.json"),
-        status=status,
+        status=records.read_status(run),
         epochs=rows_of(events, "epoch"),
         attempts=records.attempts(lines),
         results=results,

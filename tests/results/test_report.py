@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from kws import lock
 from kws.errors import UsageError
 from kws.metrics import confusion, summary
+from kws.results import records
 from kws.results.report import class_table, draw_confusion, draw_curves, epoch_table, read_events, write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -303,3 +305,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "config.toml" in str(caught.value)
     assert "kws report" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_was_killed_does_not_say_that_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"state": "running", "step": 3}')
+    assert records.read_status(tmp_path) == {"state": "killed", "step": 3}
+    held = lock.take(tmp_path)
+    assert records.read_status(tmp_path)["state"] == "running"
+    held.release()
+    (tmp_path / "status.json").write_text('{"state": "preempted"}')
+    assert records.read_status(tmp_path)["state"] == "preempted"
