@@ -92,14 +92,19 @@ def _pack(arguments: argparse.Namespace) -> int:
     *sources, out = arguments.paths
     if not sources:
         raise UsageError("pack: wanted sources and a folder for the shards: kws pack SRC... DIR")
+    part = _part(arguments.part) if arguments.part else pack.WHOLE
+    if part != pack.WHOLE:
+        out = out / "part-{}-of-{}".format(*part)
+        if arguments.recipe:
+            raise UsageError("--recipe: counts a whole corpus, and --part is not one; leave it out")
     recipe = recipes.load(arguments.recipe) if arguments.recipe else None
     if recipe:
         recipes.check_archives(recipe, sources)
     with _progress("packing") as show:
         index, report = pack.pack(
-            sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what)
+            sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what), part=part
         )
-    if len(index.splits.get("train", ())):
+    if part == pack.WHOLE and len(index.splits.get("train", ())):
         from kws.audio import statistics
 
         with _progress("measuring features") as show:
@@ -116,6 +121,14 @@ def _pack(arguments: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {name}" for name, count in facts.items())
     print(f"{out}: {counts}; corpus {index.content_id}; next: kws inspect {out}")
     return FAILED if faults else OK
+
+
+def _part(text: str) -> tuple[int, int]:
+    """2/8 -> (2, 8)."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--part {text}: wanted NUMBER/COUNT, such as 1/8 to 8/8")
+    return int(number), int(count)
 
 
 def _index(arguments: argparse.Namespace) -> int:
@@ -235,6 +248,18 @@ def _check(trainer: Any, arguments: argparse.Namespace) -> int:
     else:
         _console().print(preview.table(found))
     return USAGE if found["state"] == preview.REFUSED else OK
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from kws import launch
+
+    order = launch.Order(
+        configs=arguments.configs, run=arguments.run, changes=arguments.set, nodes=arguments.nodes, gpus=arguments.gpus,
+        tasks=arguments.tasks, time=arguments.time, options=arguments.sbatch,
+    )  # fmt: skip
+    lines = launch.launch(order, arguments.dry_run)
+    print(json.dumps(lines) if arguments.json else "\n".join(lines))
+    return OK
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -372,6 +397,7 @@ def _parser() -> argparse.ArgumentParser:
     _corpus_commands(commands)
     _index_command(commands)
     _run_commands(commands)
+    _launch_command(commands)
     return parser
 
 
@@ -402,6 +428,11 @@ def _corpus_commands(commands: Any) -> None:
     pack.add_argument(
         "--recipe", type=Path, help="what the corpus must hold, see shards/; other words or counts: exit code 1"
     )
+
+    pack.add_argument(
+        "--part", metavar="I/N",
+        help="only that part of the recordings, into DIR/part-I-of-N; when all are there: kws index DIR",
+    )  # fmt: skip
 
     inspect = _command(
         commands,
@@ -495,6 +526,26 @@ def _run_commands(commands: Any) -> None:
 
     models = _command(commands, "models", _models, "the networks there are", "kws models 'wrn*' resnet32")
     models.add_argument("names", nargs="*", metavar="NAME", help="only these; * stands for anything")
+
+
+def _launch_command(commands: Any) -> None:
+    """To a cluster's queue."""
+    launch = _command(
+        commands, "launch", _launch, "submit a training to SLURM, or one per config and then their comparison",
+        "kws launch slurm configs/wrn_28_10.toml --nodes 4 --gpus 8 --time 12:00:00 --set data.shards=DIR",
+    )  # fmt: skip
+    launch.add_argument("where", choices=("slurm",))
+    launch.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="several: an array of jobs, one each")
+    launch.add_argument("--nodes", type=int, default=1, help="machines a job (default 1)")
+    launch.add_argument("--gpus", type=int, default=0, help="a node, a process each (default 0: on the CPU)")
+    launch.add_argument("--tasks", type=int, default=1, help="without --gpus: processes a node (default 1)")
+    launch.add_argument("--time", default="", metavar="HH:MM:SS", help="limit; the job saves and goes on after it")
+    launch.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting, in all jobs")
+    launch.add_argument("--run", type=Path, help="run folder; of several configs the folder for theirs")
+    launch.add_argument(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="for sbatch, such as --sbatch=--partition=gpu"
+    )
+    launch.add_argument("--dry-run", action="store_true", help="check, show what would be submitted, and do nothing")
 
 
 def _command(

@@ -33,6 +33,9 @@ from kws.errors import UsageError
 
 SHARD_BYTES = 64_000_000
 AudioFormat = Literal["wav", "flac"]
+Part = tuple[int, int]
+"""Number and count, from (1, 1): so many jobs share a corpus, each taking the recordings that their names deal it."""
+WHOLE: Part = (1, 1)
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
@@ -63,21 +66,23 @@ def pack(
     audio_format: AudioFormat = "wav",
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = lambda what, done, total: None,
+    part: Part = WHOLE,
 ) -> tuple[Index, Report]:
     """Packs the sources as one corpus into `out`. Raises UsageError for what stops it: no shards are left then.
 
     Damaged recordings are left out and listed in the report. Splits are those of the official lists, else of the
-    official hash rule on the speaker; noises go to the split `noise`.
+    official hash rule on the speaker; noises go to the split `noise`. `part`: only that of the recordings, each part a
+    like mixture of all; kws.data.foreign makes one index for the shards of all parts.
     """
     _check_free(out)
     corpus, report, scratch, made = Sources(sources), Report(), out / ".packing", not out.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
-        clips = _decode_all(corpus, scratch / "pcm", report, progress)
+        clips = _decode_all(corpus, part, scratch / "pcm", report, progress)
         if not any(clip.word != NOISE_FOLDER for clip in clips):
             raise UsageError(f"{', '.join(map(str, sources))}: no readable clip ({len(report.skipped)} damaged)")
-        members = _assign(clips, corpus, report)
+        members = _assign(clips, corpus, part, report)
         samples = np.memmap(scratch / "pcm", dtype=np.int16, mode="r")
         _write_splits(members, samples, scratch, audio_format, shard_bytes, progress)
         index = _publish(scratch, out, clips, progress)
@@ -98,12 +103,12 @@ def _check_free(out: Path) -> None:
         raise UsageError(f"{out}: not empty; give a new folder for the shards: kws pack SRC... DIR")
 
 
-def _decode_all(corpus: Sources, path: Path, report: Report, progress: Progress) -> list[_Clip]:
-    """All recordings as PCM16 in one file, in the sources' order; identical copies once."""
+def _decode_all(corpus: Sources, part: Part, path: Path, report: Report, progress: Progress) -> list[_Clip]:
+    """A part's recordings as PCM16 in one file, in the sources' order; identical copies once."""
     clips: dict[str, tuple[_Clip, Path]] = {}
     done, total, start = 0, corpus.total_bytes, 0
     with path.open("wb") as file:
-        for recording, future in _in_order(corpus):
+        for recording, future in _in_order(recording for recording in corpus if _in_part(recording.name, part)):
             done += len(recording.data)
             progress("decode", min(done, total), total)
             try:
@@ -117,6 +122,12 @@ def _decode_all(corpus: Sources, path: Path, report: Report, progress: Progress)
                 start += len(samples)
     report.skipped += corpus.ignored
     return [clip for clip, _ in clips.values()]
+
+
+def _in_part(name: str, part: Part) -> bool:
+    """Names that would give the same key are in the same part."""
+    number, count = part
+    return keyed.digest("part", _key(name)) % count == number - 1
 
 
 def _in_order(corpus: Iterable[Recording]) -> Iterator[tuple[Recording, Future[codec.Pcm]]]:
@@ -145,19 +156,25 @@ def _sha1(samples: codec.Pcm) -> bytes:
     return hashlib.sha1(samples.tobytes(), usedforsecurity=False).digest()
 
 
-def _assign(clips: Sequence[_Clip], corpus: Sources, report: Report) -> dict[str, list[tuple[str, _Clip]]]:
+def _key(name: str) -> str:
+    """WORD/FILE.wav as a key of WebDataset, without dots."""
+    return re.sub(r"[^\w-]+", "_", name.rpartition(".")[0].strip("_"))
+
+
+def _assign(clips: Sequence[_Clip], corpus: Sources, part: Part, report: Report) -> dict[str, list[tuple[str, _Clip]]]:
     """Each split's clips with their keys, in the keyed order."""
     members: dict[str, list[tuple[str, _Clip]]] = {split: [] for split in SPLITS}
     keys: set[str] = set()
     for clip in sorted(clips, key=lambda clip: clip.name):
-        key = re.sub(r"[^\w-]+", "_", clip.name.rpartition(".")[0].strip("_"))
+        key = _key(clip.name)
         if key in keys:
             key = f"{key}-{hashlib.sha1(clip.name.encode(), usedforsecurity=False).hexdigest()[:8]}"
         keys.add(key)
         members[_split_of(clip, corpus)].append((key, clip))
     for split in SPLITS:
         members[split].sort(key=lambda pair: (keyed.digest("pack", pair[0]), pair[0]))
-    _note_lists(clips, corpus, members, report)
+    absent = {name for name in corpus.split_of if _in_part(name, part)} - {clip.name for clip in clips}
+    _note_lists(len(absent), bool(corpus.split_of), members, report)
     return members
 
 
@@ -169,13 +186,10 @@ def _split_of(clip: _Clip, corpus: Sources) -> str:
     return split_by_hash(clip.speaker)
 
 
-def _note_lists(
-    clips: Sequence[_Clip], corpus: Sources, members: dict[str, list[tuple[str, _Clip]]], report: Report
-) -> None:
-    absent = len(corpus.split_of.keys() - {clip.name for clip in clips})
+def _note_lists(absent: int, lists: bool, members: dict[str, list[tuple[str, _Clip]]], report: Report) -> None:
     if absent:
         report.notes.append(f"the official lists name {absent} clips that are not in the sources")
-    if not corpus.split_of:
+    if not lists:
         report.notes.append("no official lists: split by the hash of the speaker, 80/10/10 %")
     if not members["test"]:
         report.notes.append("no clip fell to the test split: evaluate with --split valid, or pack more speakers")

@@ -17,8 +17,8 @@ import webdataset as wds
 
 from kws.audio import codec
 from kws.corpus.source import split_by_hash
+from kws.data import foreign, pack, scan
 from kws.data import index as index_file
-from kws.data import pack, scan
 from kws.data.index import Index
 from kws.errors import UsageError
 from tests.conftest import tone, write_corpus
@@ -65,6 +65,30 @@ def test_a_folder_a_tar_and_several_archives_give_the_same_bytes(source: Path, t
         corpus, _ = pack.pack(paths, tmp_path / f"out{number}", shard_bytes=50_000)
         packings.append((files(corpus.root), corpus.content_id))
     assert all(packing == packings[0] for packing in packings)
+
+
+def test_parts_packed_by_several_jobs_and_indexed_together_are_the_corpus(source: Path, tmp_path: Path) -> None:
+    whole, _ = pack.pack([source], tmp_path / "whole")
+    tar, out = archive(source, tmp_path / "a.tar.gz"), tmp_path / "out"
+    parts = [pack.pack([tar], out / f"part-{number}-of-3", part=(number, 3))[0] for number in (1, 2, 3)]
+    together, report = foreign.index_shards(str(out))
+    assert report.skipped == []
+    assert together.words == whole.words
+    for split in index_file.SPLITS:
+        assert sources_in(together, split) == sources_in(whole, split)
+        assert len(together.splits[split]) == len(whole.splits[split])
+    keys = [sample["__key__"] for sample in samples_in(together)]
+    assert sorted(keys) == sorted(set(keys)) == sorted(sample["__key__"] for sample in samples_in(whole))
+    assert all(5 <= sum(map(len, part.splits.values())) <= 15 for part in parts), "28 clips and a noise, dealt out"
+    again, _ = pack.pack([source], tmp_path / "again", part=(2, 3))
+    assert again.content_id == parts[1].content_id
+
+
+def test_a_note_on_the_lists_is_on_the_clips_of_the_part(source: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(source).as_posix() for path in source.glob("yes/*"))
+    (source / "testing_list.txt").write_text("\n".join([*names[:3], "yes/nobody.wav"]))
+    notes = [pack.pack([source], tmp_path / str(number), part=(number, 3))[1].notes for number in (1, 2, 3)]
+    assert sum("name 1 clips that are not in the sources" in line for part in notes for line in part) == 1
 
 
 def test_other_clips_give_another_content_id(source: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@
     python tests/slurm/cluster.py stop | start             slurmctld; jobs go on without it
     python tests/slurm/cluster.py down
 
-    login: munged, slurmctld, bridge --+-- veth -- node1: slurmd, tasks
-                                       +-- veth -- node2: slurmd, tasks
+    login: munged, slurmctld, a bridge --+-- node1: slurmd, tasks
+                                         +-- node2: slurmd, tasks
 
 A host is a set of Linux namespaces (network, name, mounts, IPC, processes) held by a process that is its init: with it
 all of the host ends at once. The disk is the machine's, as if shared; the networks lead nowhere else.
@@ -46,7 +46,7 @@ CONFIG = """
 ClusterName=test
 SlurmctldHost=login({net}.1)
 SlurmUser=root
-AuthInfo=socket={folder}/run/munge.socket,cred_expire=3
+AuthInfo=socket={folder}/run/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/run/slurmctld.pid
 SlurmctldLogFile={folder}/log/slurmctld
@@ -65,7 +65,8 @@ AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-# Everything soon: scheduling, finding a node dead, taking it back, starting a requeued job (cred_expire).
+# Everything soon: scheduling, finding a node dead, taking it back, starting a requeued job (cred_expire above; 5 s is
+# the least that it takes).
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
 SlurmctldTimeout=10
 SlurmdTimeout=10
@@ -100,7 +101,10 @@ class Cluster:
     """One cluster, all of it below `folder`, by which another process finds it again."""
 
     folder: Path = FOLDER
+    """Anyone's to enter, and of a short name: munge's socket there may have 107 letters."""
     nodes: int = 2
+    _holders: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
+    """What this process started to hold the hosts."""
 
     @classmethod
     def found(cls, folder: Path = FOLDER) -> Cluster:
@@ -144,8 +148,10 @@ class Cluster:
     def _write_settings(self) -> None:
         values = {"net": NET, "folder": self.folder, "nodes": self.nodes, "last": 10 + self.nodes}
         (self.folder / "etc" / "slurm.conf").write_text(CONFIG.format(**values))
-        nodes = [f"{NET}.{10 + number} node{number}" for number in range(1, self.nodes + 1)]
-        (self.folder / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", f"{NET}.1 login", *nodes, ""]))
+        hosts = {f"{NET}.1": "login"} | {f"{NET}.{10 + number}": f"node{number}" for number in range(1, self.nodes + 1)}
+        # Also as torch's store asks for them, which else waits for a name server that is not there.
+        lines = [f"{prefix}{address} {host}" for address, host in hosts.items() for prefix in ("", "::ffff:")]
+        (self.folder / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
 
     # --- hosts ------------------------------------------------------------------------------------------------
 
@@ -159,20 +165,21 @@ class Cluster:
                 env={"PATH": os.environ["PATH"], "HOST": host, "DIR": str(self.folder)},
             )  # fmt: skip
         wait_for(f"{host} set up", ready.exists)
+        self._holders[host] = holder
         init = psutil.Process(holder.pid).children()[0]
         self._note(host, (init.pid, init.create_time()))
-        link = "br0" if host == "login" else "eth0"
         if host == "login":
-            self.on("login", "ip", "link", "add", "br0", "type", "bridge")
+            self._ip("login", "link add eth0 type bridge")
         else:
-            pid = str(init.pid)
-            self.on("login", "true")  # it must be there
-            login = str(self._pids()["login"][0])
-            subprocess.run(["nsenter", "-t", pid, "-n", "ip", "link", "add", "eth0", "type", "veth", "peer", "name",
-                            host, "netns", login], check=True)  # fmt: skip
-            self.on("login", "ip", "link", "set", host, "master", "br0", "up")
-        self.on(host, "ip", "addr", "add", f"{address}/24", "dev", link)
-        self.on(host, "ip", "link", "set", link, "up")
+            self._ip("login", f"link add {host} type veth peer name eth0 netns {init.pid}", there=False)
+            self._ip("login", f"link set {host} master eth0 up")
+        self._ip(host, f"addr add {address}/24 dev eth0")
+        self._ip(host, "link set eth0 up")
+
+    def _ip(self, host: str, words: str, there: bool = True) -> None:
+        """`ip` on a host; where not `there`, with that host's network, but this machine's numbers of processes."""
+        enter = self.command(host) if there else ["nsenter", "-t", str(self._pids()[host][0]), "--net"]
+        subprocess.run([*enter, "ip", *words.split()], check=True)
 
     def _end(self, host: str) -> None:
         pid, began = self._pids()[host]
@@ -183,6 +190,8 @@ class Cluster:
                 psutil.wait_procs([init], timeout=30)
         except psutil.NoSuchProcess:
             pass
+        if host in self._holders:
+            self._holders.pop(host).wait()
         self._note(host, None)
 
     def _pids(self) -> dict[str, tuple[int, float]]:
@@ -227,11 +236,11 @@ class Cluster:
 
     def cut(self, number: int) -> None:
         """Takes a node off the network: the others hear nothing more, not even a reset."""
-        self.on("login", "ip", "link", "set", f"node{number}", "down")
+        self._ip("login", f"link set node{number} down")
 
     def mend(self, number: int) -> None:
         """Puts it back."""
-        self.on("login", "ip", "link", "set", f"node{number}", "up")
+        self._ip("login", f"link set node{number} up")
 
     def stop_controller(self) -> None:
         """Ends slurmctld: jobs go on, sbatch and scontrol fail."""
@@ -264,19 +273,26 @@ class Cluster:
         wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds)
         return self.job(number)
 
-    def signal_task(self, number: int, rank: int, sent: signal.Signals) -> None:
-        """Sends a signal to one task's process alone, on that node."""
+    def signal_rank(self, number: int, rank: int, sent: signal.Signals) -> None:
+        """Sends a signal to one rank's process alone, on that node."""
         for process in psutil.process_iter():
             try:
-                environment = process.environ()
+                environment, words = process.environ(), process.cmdline()
             except psutil.Error:
                 continue
-            words = process.cmdline()
-            of_rank = environment.get("SLURM_PROCID") == str(rank) and "SLURM_STEP_NUM_TASKS" in environment
-            if of_rank and environment.get("SLURMD_NODENAME") == f"node{number}" and "train" in words:
+            # torchrun's processes have a RANK, and SLURM_PROCID is the number of their torchrun.
+            own = environment.get("RANK", environment.get("SLURM_PROCID"))
+            here = environment.get("SLURMD_NODENAME") == f"node{number}"
+            if here and own == str(rank) and "train" in words and _is_kws(words):
                 process.send_signal(sent)
                 return
-        raise AssertionError(f"no task {rank} on node{number}")
+        raise AssertionError(f"no rank {rank} on node{number}")
+
+
+def _is_kws(words: list[str]) -> bool:
+    """`python .venv/bin/kws train` or `python -m kws train`, and not what starts that."""
+    place = words.index("train")
+    return Path(words[place - 1]).name == "kws" and "launch" not in words and "bash" not in words[0]
 
 
 def main(words: list[str]) -> int:
