@@ -28,7 +28,7 @@ lint: setup  ## ruff, import layers, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
-	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh .ci/run; else echo "shellcheck is not installed: skipped"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck launch/*.sh slurm/*.sh slurm/*.sbatch .ci/run; else echo "shellcheck is not installed: skipped"; fi
 
 types: setup  ## mypy --strict
 	$(BIN)/mypy

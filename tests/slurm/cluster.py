@@ -84,7 +84,12 @@ def missing() -> str | None:
     if os.getuid() != 0:
         return "starting a Slurm needs root"
     absent = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter") if not shutil.which(name)]
-    return f"{', '.join(absent)} not installed (apt-get install {' '.join(PACKAGES)})" if absent else None
+    if absent:
+        return f"{', '.join(absent)} not installed (apt-get install {' '.join(PACKAGES)})"
+    allowed = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "true"], check=False, capture_output=True
+    )
+    return f"no namespaces of one's own here: {allowed.stderr.decode().strip()}" if allowed.returncode else None
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
