@@ -213,3 +213,14 @@ def test_a_training_whose_pipe_breaks_has_failed() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("part", ["9/8", "0/8", "3", "a/b", "/"])
+def test_a_part_that_cannot_be_is_refused(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "pack", tmp_path, tmp_path / "out", "--part", part)
+    assert f"--part {part}: wanted NUMBER/COUNT, such as 1/8 to 8/8" in said
+
+
+def test_a_recipe_does_not_count_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "pack", tmp_path, tmp_path / "out", "--part", "1/8", "--recipe", "shards/demo.toml")
+    assert "--recipe: counts a whole corpus" in said

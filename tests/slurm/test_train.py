@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import time
 from collections.abc import Callable
@@ -70,10 +71,10 @@ def kill_rank(cluster: Cluster, training: Training) -> None:
     cluster.signal_rank(2, 3, signal.SIGKILL)
 
 
-def kill_node(cluster: Cluster, training: Training) -> None:
-    cluster.kill(2)
+def kill_node(number: int, cluster: Cluster, training: Training) -> None:
+    cluster.kill(number)
     wait_for("job put back", lambda: cluster.job(training.number).get("Restarts") == "1", 120)
-    cluster.boot(2)
+    cluster.boot(number)
 
 
 def cut_network(cluster: Cluster, training: Training) -> None:
@@ -95,24 +96,27 @@ def warn_without_controller(cluster: Cluster, training: Training) -> None:
     cluster.start_controller()
 
 
+Fault = Callable[[Cluster, Training], None]
+
+
 @pytest.mark.parametrize(
-    ("fault", "starts"),
+    ("faults", "starts"),
     [
-        (requeue, 2),
-        (warn, 2),
-        pytest.param(kill_rank, 2, marks=slow),
-        pytest.param(kill_node, 2, marks=slow),
-        pytest.param(cut_network, 1, marks=slow),
-        pytest.param(stop_controller, 1, marks=slow),
-        pytest.param(warn_without_controller, 2, marks=slow),
+        pytest.param((requeue, warn), 3, id="requeued, warned"),
+        pytest.param((kill_rank,), 2, marks=slow, id="rank killed"),
+        pytest.param((functools.partial(kill_node, 2),), 2, marks=slow, id="node killed"),
+        pytest.param((functools.partial(kill_node, 1),), 2, marks=slow, id="first node killed"),
+        pytest.param((cut_network,), 1, marks=slow, id="network away"),
+        pytest.param((stop_controller,), 1, marks=slow, id="slurmctld away"),
+        pytest.param((warn_without_controller,), 2, marks=slow, id="warned, slurmctld away"),
     ],
 )
-def test_after_a_fault_the_job_ends_as_if_nothing_happened(
-    fault: Callable[[Cluster, Training], None], starts: int, cluster: Cluster, submit: Submit, whole: Training,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    training = submit(tmp_path, *LONG).trained(33)  # in mid-epoch
-    fault(cluster, training)
+def test_after_faults_the_job_ends_as_if_nothing_happened(
+    faults: tuple[Fault, ...], starts: int, cluster: Cluster, submit: Submit, whole: Training, tmp_path: Path
+) -> None:
+    training = submit(tmp_path, *LONG)
+    for steps, fault in zip((33, 80), faults, strict=False):
+        fault(cluster, training.trained(steps))  # in mid-epoch
     assert training.ended() == ("COMPLETED", "0:0", str(starts - 1)), training.log
     assert_as_if_nothing_happened(training, whole, starts)
     assert (training.run / "eval" / "test.json").exists()
