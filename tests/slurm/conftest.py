@@ -95,6 +95,7 @@ def submit(cluster: Cluster, config: Path, environment: dict[str, str]) -> Submi
         folder: Path, *settings: str, options: tuple[str, ...] = SHAPE, env: dict[str, str] | None = None,
         config: Path = config,
     ) -> Training:  # fmt: skip
+        folder.mkdir(exist_ok=True)  # else there is nowhere to log to, and the job fails without a word
         words = [*options, f"--chdir={ROOT}", f"--output={folder}/log", "slurm/train.sbatch"]
         number = cluster.sbatch(
             *words, str(config), "--run", str(folder / "run"), *overrides(*settings), env=environment | (env or {})

@@ -137,7 +137,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, submit: Sub
 def test_a_process_lost_before_anything_was_saved_fails_the_job(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
-    training = submit(tmp_path, *LONG, "train.save_minutes=10", "train.global_batch=128").trained(1)
+    training = submit(tmp_path, *LONG, "train.save_minutes=10", "data.epoch_clips=6400").trained(3)
     kill_rank(cluster, training)
     assert training.ended() == ("FAILED", "137:0", "0"), training.log
     assert "nothing saved since this start" in training.log
