@@ -156,8 +156,8 @@ def _follow(order: Order, number: str) -> list[str]:
     log = order.folder / "slurm" / (f"{number}_0.log" if order.many else f"{number}.log")
     first = order.run_of(order.configs[0])
     return [
-        f"queue   squeue -j {number}",
-        f"log     tail -F {log}",
-        f"pause   touch {first}/stop    (saved, and put back into the queue)",
-        f"cancel  scancel {number}    (saved; the same kws launch goes on from there)",
+        f"queue    squeue -j {number}",
+        f"log      tail -F {log}",
+        f"restart  touch {first}/stop    (saves, and goes back into the queue)",
+        f"cancel   scancel {number}    (saves; the same kws launch goes on from there)",
     ]

@@ -134,6 +134,19 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, submit: Sub
 
 
 @slow
+@pytest.mark.parametrize("env", [{}, ACCELERATE], ids=["srun", "accelerate"])
+def test_a_warning_before_the_training_has_begun_puts_the_job_back(
+    env: dict[str, str], cluster: Cluster, submit: Submit, tmp_path: Path
+) -> None:
+    training = submit(tmp_path, "train.epochs=3", "data.workers=0", env=env)
+    wait_for("its start", lambda: "start 1" in training.log)
+    time.sleep(1.0)  # its processes are there, and import torch
+    cluster.on("login", "scancel", *(["--batch"] if env else []), "--signal=USR2", training.number)
+    assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
+    assert verify_run(training.run).faults == []
+
+
+@slow
 def test_a_process_lost_before_anything_was_saved_fails_the_job(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
