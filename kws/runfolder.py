@@ -87,14 +87,11 @@ def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
 
 
 def begin_attempt(run: Path, step: int) -> int:
-    """The number of this start, from 1. What an earlier start left that no longer counts is removed.
-
-    That is a stop asked of it; and where this one begins at step 0, the ledger, perhaps of other settings.
-    """
+    """The number of this start, from 1. Where it begins at step 0, the ledger of an earlier start, perhaps of other
+    settings, is removed: it no longer counts."""
     path = run / "metrics.jsonl"
     if step == 0:
         shutil.rmtree(run / "ledger", ignore_errors=True)
-    (run / "stop").unlink(missing_ok=True)
     return 1 + (path.read_text(errors="replace").count('"event": "start"') if path.exists() else 0)
 
 

@@ -61,6 +61,7 @@ class Session:
 
     def _take_folder(self) -> None:
         self._lock = lock.take(self._folder, runtime.cluster_job())
+        (self._folder / "stop").unlink(missing_ok=True)  # asked of an earlier start: before this one looks for it
         self._lock.keep(_lost_folder, self._look_for_stop)
 
     def _look_for_stop(self) -> None:

@@ -97,12 +97,10 @@ def test_no_run_folder_says_what_was_wanted(tmp_path: Path) -> None:
         runfolder.read_config(tmp_path)
 
 
-def test_attempts_count_the_starts_and_forget_an_old_stop(tmp_path: Path) -> None:
-    (tmp_path / "stop").touch()
+def test_attempts_count_the_starts_and_forget_what_was_drawn_before(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     assert runfolder.begin_attempt(tmp_path, step=0) == 1
     assert not (tmp_path / "ledger").exists(), "draws of a start that nothing is left of"
-    assert not (tmp_path / "stop").exists()
     rows = [{"event": "start", "step": 0}, {"event": "step", "step": 1}, {"event": "start", "step": 1}]
     (tmp_path / "metrics.jsonl").write_bytes("\n".join(map(json.dumps, rows)).encode() + b'\n{"event": "st\xff')
     (tmp_path / "ledger").mkdir()
