@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,9 @@ class StopRequest:
 
     Only a second SIGINT, at least 3 s after the first, ends the process at once, with 130: checkpoints are moved into
     place whole, so nothing half-written stays.
+
+    A thread hears them: Python calls a signal's handler between two steps of its own, so not while a collective
+    operation waits for a rank that hangs, when a person most wants to be heard.
     """
 
     FORCE_AFTER_S = 3.0
@@ -52,10 +56,20 @@ class StopRequest:
         self.asked = False
         self.signal: int | None = None
         self._first_interrupt = math.inf
+        numbers, self._kept = socket.socketpair()
+        self._kept.setblocking(False)
+        signal.set_wakeup_fd(self._kept.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            signal.signal(number, self._remember)
+            signal.signal(number, lambda number, frame: None)
+        threading.Thread(target=self._listen, args=(numbers,), name="signals", daemon=True).start()
 
-    def _remember(self, number: int, _: object) -> None:
+    def _listen(self, numbers: socket.socket) -> None:
+        while True:
+            for number in numbers.recv(64):
+                if number in STOP_SIGNALS:  # others have handlers too, such as the loader's for SIGCHLD
+                    self._remember(number)
+
+    def _remember(self, number: int) -> None:
         self.request(number)
         if number == signal.SIGINT:
             now = time.monotonic()

@@ -103,6 +103,17 @@ def test_a_signal_to_one_process_stops_all(config: Path, tmp_path: Path) -> None
     assert (status["state"], status["signal"]) == ("preempted", signal.SIGUSR2)
 
 
+def test_a_second_interrupt_is_heard_while_another_process_is_waited_for(config: Path, tmp_path: Path) -> None:
+    with training(2, config, tmp_path / "run") as ranks:
+        for worker in psutil.Process(ranks[1].pid).children():
+            worker.suspend()  # rank 0 waits for rank 1 now, in a collective operation
+        for _ in range(2):
+            time.sleep(3.5)
+            ranks[0].send_signal(signal.SIGINT)
+        assert ranks[0].wait(timeout=60) == 130
+        ranks[1].communicate(timeout=60)
+
+
 @pytest.mark.slow
 def test_a_process_that_does_not_answer_ends_the_others(config: Path, tmp_path: Path) -> None:
     with training(3, config, tmp_path / "run") as ranks:
