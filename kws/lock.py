@@ -145,15 +145,20 @@ def _age_s(run: Path) -> float:
 def _create(path: Path, mine: Holder) -> None:
     """Whole, and only where there is none: a hard link fails if another process was first, on network disks too."""
     partial = path.with_name(f".{path.name}.{mine.token}")
-    partial.write_text(json.dumps(dataclasses.asdict(mine)) + "\n", encoding="utf-8")
+    try:
+        partial.write_text(json.dumps(dataclasses.asdict(mine)) + "\n", encoding="utf-8")
+        _link_or_move(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _link_or_move(partial: Path, path: Path) -> None:
     try:
         os.link(partial, path)
     except FileExistsError:
         raise UsageError(f"{path.parent}: taken by another kws train this moment; use --run ANOTHER_FOLDER") from None
     except OSError:  # a file system without hard links
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

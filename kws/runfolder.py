@@ -21,8 +21,15 @@ from kws.errors import UsageError
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all, also where several ranks write the same file at once."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(_text(value), encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # of a full disk
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1) + "\n"
 
 
 def read_config(run: Path) -> Config:
@@ -117,10 +124,20 @@ def write_failure(run: Path, step: int, code: int, rank: int, why: str = "") -> 
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a status that cannot be read says nothing
         if json.loads((run / "status.json").read_text(encoding="utf-8"))["state"] == "failed":
             return
-    with contextlib.suppress(OSError):  # such as a full disk: the error itself must be seen
-        write_status(run, "failed", step, code, rank=rank, why=why)
+    status = _status("failed", step, code, rank=rank, why=why)
+    with contextlib.suppress(OSError):  # the error itself must be seen
+        try:
+            write_json(run / "status.json", status)
+        except OSError:  # such as a full disk: over the old one then, which needs no room and would say "running"
+            with (run / "status.json").open("r+", encoding="utf-8") as file:
+                file.write(_text(status))
+                file.truncate()
 
 
 def write_status(run: Path, state: str, step: int, code: int | None = None, **more: Any) -> None:
     """status.json: running, preempted, finished or failed; by it scripts decide, since launchers hide exit codes."""
-    write_json(run / "status.json", {"state": state, "code": code, "step": step, **more})
+    write_json(run / "status.json", _status(state, step, code, **more))
+
+
+def _status(state: str, step: int, code: int | None, **more: Any) -> dict[str, Any]:
+    return {"state": state, "code": code, "step": step, **more}

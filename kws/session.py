@@ -41,8 +41,9 @@ class Session:
             return
         # A collective operation only says that it failed; the watch, whose doing it was.
         whose = self.watch.explanation() if isinstance(error, RuntimeError) else None
-        why = whose or str(error) or type(error).__name__
-        self._write_failure(1 if whose or mendable(error) is None else 2, why)
+        line = None if whose else mendable(error)
+        why = whose or line or str(error) or type(error).__name__
+        self._write_failure(2 if line else 1, why)
         self._leave(why)
         if whose:
             raise PeerError(whose if self.watch.speaks else "") from error

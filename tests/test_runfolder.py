@@ -1,12 +1,16 @@
 import dataclasses
 import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from kws import runfolder
+from kws import lock, runfolder
 from kws.config import Config, DataConfig, TrainConfig
 from kws.errors import UsageError
+from tests.conftest import require
 
 FACTS = {"corpus_id": "abc", "threads": 2, "world_size": 1}
 
@@ -156,3 +160,34 @@ def test_what_allow_change_names_may_change_and_nothing_else(tmp_path: Path) -> 
         wrong = dataclasses.replace(Config(), train=dataclasses.replace(more, allow_change=never))
         with pytest.raises(UsageError, match=r"train\.allow_change: .* cannot change in a run; wanted of"):
             runfolder.check(tmp_path, wrong, facts)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """A small disk at tmp_path/disk; called, it has no room any more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    require("root", mounted, "only root may make a small disk")
+
+    def fill() -> None:
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    yield fill
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_failure_is_written_on_a_full_disk_too(full_disk: Callable[[], None], tmp_path: Path) -> None:
+    run = tmp_path / "disk"
+    runfolder.write_status(run, "running", 0, rank=0, signal=None)
+    full_disk()
+    before = {path.name for path in run.iterdir()}
+    runfolder.write_failure(run, 7, 2, 0, "no room")
+    status = json.loads((run / "status.json").read_text())
+    assert status == {"state": "failed", "code": 2, "step": 7, "rank": 0, "why": "no room"}
+    with pytest.raises(UsageError, match="No space left"):
+        lock.take(run)
+    assert {path.name for path in run.iterdir()} - before <= {".lock"}, "nothing half-written is left"
