@@ -35,9 +35,14 @@ from kws.curves import TensorBoard, WeightsAndBiases, scalars
 from kws.display import Course
 
 
+class _Lines(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("the reader of stdout has gone")  # rich would leave with 1, and say only that
+
+
 def console(active: bool) -> Console:
     """Plain lines of any length on stdout; silent where not `active`."""
-    return Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
+    return _Lines(quiet=not active, highlight=False, soft_wrap=True, markup=False)
 
 
 class RunLog:

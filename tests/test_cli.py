@@ -201,18 +201,17 @@ def test_a_reader_that_has_gone_is_no_failure(more: list[str], tones: index.Inde
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_training_whose_pipe_breaks_has_failed() -> None:
+def test_a_training_whose_pipe_breaks_has_failed_and_says_why(tones: index.Index, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    code = (
-        "import sys, kws.cli as cli\n"
-        "def _train(arguments):\n    raise BrokenPipeError\n"
-        "cli._train = _train\n"
-        f"sys.exit(cli.main(['train', {str(QUICK)!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
+    settings = [f"data.shards={tones.root}", "data.workers=0", "train.device=cpu", "train.processes=0"]
+    changes = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "kws", "train", str(QUICK), "--run", str(tmp_path / "run"), *changes]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["code"], status["why"]) == ("failed", 1, "the reader of stdout has gone")
 
 
 @pytest.mark.parametrize("part", ["9/8", "0/8", "3", "a/b", "/"])
