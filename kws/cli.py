@@ -222,7 +222,9 @@ def _verify_run(run: Path, as_json: bool) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from kws import config as settings_file
+    from kws import launcher
 
+    launcher.end_with_it()
     config = settings_file.load(arguments.config, arguments.set)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
     from kws import runfolder, runtime, train, zero
@@ -263,6 +265,9 @@ def _launch(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from kws import launcher
+
+    launcher.end_with_it()
     from kws import evaluate, runtime
 
     with runtime.start(evaluate.settings_of(arguments.runs)) as here:

@@ -190,7 +190,6 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     Raises UsageError where the number that came up is not `processes`, or the device asked for is not there.
     """
     _adopt_srun_step()
-    _stop_with_launcher()
     keep_freed_memory()
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     if settings.device == "cuda" and cpu:
@@ -266,14 +265,6 @@ def environment(runtime: Runtime) -> dict[str, Any]:
         "world_size": runtime.world_size,
         "threads": runtime.threads,
     }
-
-
-def _stop_with_launcher() -> None:
-    """Under torchrun and accelerate: SIGTERM when the launcher is gone, however it went. Ranks that nobody knows of any
-    more would go on in the run's folder beside those of the next start. From a shell there is none, so nohup works."""
-    if "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def keep_freed_memory() -> None:

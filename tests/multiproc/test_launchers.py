@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -58,3 +59,23 @@ def test_a_signal_to_the_launcher_saves_and_leaves_nobody(
     assert verify_run(run).faults == []
     if launcher is ALONE:
         assert code == 75
+
+
+def test_a_rank_whose_launcher_is_killed_while_it_starts_ends(config: Path, tmp_path: Path) -> None:
+    process = start(accelerate("cpu1.yaml"), config, tmp_path / "run", "train.epochs=2000", "data.workers=0")
+    family = [top := psutil.Process(process.pid)]
+
+    def importing() -> bool:
+        ranks = [member for member in top.children() if "train" in member.cmdline()]
+        return any("libtorch" in mapped.path for rank in ranks for mapped in rank.memory_maps())
+
+    try:
+        wait_until(importing, process)
+        family += top.children(recursive=True)
+        process.kill()
+        assert psutil.wait_procs(family, timeout=30)[1] == []
+    finally:
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.communicate()

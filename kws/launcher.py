@@ -1,0 +1,15 @@
+"""What a process must know of its launcher before it imports torch, which takes seconds in which that may be killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+
+def end_with_it() -> None:
+    """Under torchrun and accelerate: SIGTERM when the launcher is gone, however it went. Ranks that nobody knows of any
+    more would go on in the run's folder beside those of the next start. From a shell there is none, so nohup works."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
