@@ -238,6 +238,7 @@ def _train(arguments: argparse.Namespace) -> int:
             return _check(trainer, arguments) if here.is_main else OK
         code = trainer.run()
         del trainer
+    runtime.ignore_stops()
     return code
 
 

@@ -88,6 +88,13 @@ class StopRequest:
         return self.asked
 
 
+def ignore_stops() -> None:
+    """For a process that only has to end: Python gives signals back to the system before it does, and one more of those
+    that stopped it would change its exit code."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @dataclasses.dataclass(frozen=True)
 class Runtime:
     """One process of a run."""

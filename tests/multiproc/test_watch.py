@@ -103,6 +103,16 @@ def test_a_signal_to_one_process_stops_all(config: Path, tmp_path: Path) -> None
     assert (status["state"], status["signal"]) == ("preempted", signal.SIGUSR2)
 
 
+def test_signals_that_come_until_the_end_change_no_exit_code(config: Path, tmp_path: Path) -> None:
+    with training(2, config, tmp_path / "run") as ranks:
+        until = time.monotonic() + 60.0
+        while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
+            for rank in ranks:
+                rank.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        assert [rank.returncode for rank in ranks] == [75, 75]
+
+
 def test_a_second_interrupt_is_heard_while_another_process_is_waited_for(config: Path, tmp_path: Path) -> None:
     with training(2, config, tmp_path / "run") as ranks:
         for worker in psutil.Process(ranks[1].pid).children():
