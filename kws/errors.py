@@ -1,6 +1,9 @@
 """What is shown to a person as a line instead of a traceback."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
+from pathlib import Path
 
 # A disk that is full or may not be written: nothing that a traceback would explain.
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -19,6 +22,16 @@ class RankError(UsageError):
 
 class PeerError(RuntimeError):
     """Another process of the run is gone, hangs or failed. Empty where another rank says so."""
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around writing to an open file: the system's error does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def mendable(error: BaseException) -> str | None:

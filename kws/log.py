@@ -33,6 +33,7 @@ from kws import display
 from kws.config import Config
 from kws.curves import TensorBoard, WeightsAndBiases, scalars
 from kws.display import Course
+from kws.errors import naming
 
 
 class _Lines(Console):
@@ -52,7 +53,7 @@ class RunLog:
     def __init__(self, run: Path, config: Config, course: Course, step: int, shown: Console, active: bool) -> None:
         self._active, self._course = active, course
         if active:
-            path = run / "metrics.jsonl"
+            self._path = path = run / "metrics.jsonl"
             # A line that a kill cut off must not swallow the next one.
             torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
             self._file = path.open("a", encoding="utf-8", buffering=1)
@@ -70,15 +71,17 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._active:
             self._display.end()
-            self._file.close()
             for curves in self._curves:
                 curves.close()
+            with naming(self._path):
+                self._file.close()  # of a full disk, raises what the last line met once more
 
     def event(self, kind: str, step: int, **values: Any) -> None:
         """One line of metrics.jsonl; its numbers that are curves are drawn, and what a person wants to see is shown."""
         if not self._active:
             return
-        self._file.write(json.dumps({"event": kind, "time": time.time(), "step": step, **values}) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps({"event": kind, "time": time.time(), "step": step, **values}) + "\n")
         found = scalars(kind, values)
         for curves in self._curves:
             curves.add(found, step, step / self._course.steps_per_epoch)

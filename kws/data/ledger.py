@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws.data.plan import Plan, Slot
+from kws.errors import naming
 
 _WIDTH = 5
 Rows = npt.NDArray[np.int64]
@@ -28,19 +29,22 @@ class Ledger:
     def __init__(self, run: Path, attempt: int, rank: int, start_step: int) -> None:
         folder = run / "ledger"
         folder.mkdir(exist_ok=True)
-        self._file = (folder / f"{attempt:04d}-{rank:05d}.i64").open("wb")
-        np.array([attempt, start_step], dtype=np.int64).tofile(self._file)
+        self._path = folder / f"{attempt:04d}-{rank:05d}.i64"
+        self._file = self._path.open("wb")
+        self._file.write(np.array([attempt, start_step], dtype=np.int64).tobytes())
 
     def add(self, epoch: int, step: int, slot: int, draws: Rows, clips: Rows) -> None:
         """A consumed slot: `step` over the whole run, draws and clips (B,)."""
         rows = np.empty((len(draws), _WIDTH), dtype=np.int64)
         rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 4] = epoch, step, slot, draws, clips
-        self._file.write(rows.tobytes())
+        with naming(self._path):
+            self._file.write(rows.tobytes())
 
     def flush(self) -> None:
         """To the disk itself."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flushes and ends."""

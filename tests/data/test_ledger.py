@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kws.data import ledger
 from kws.data.index import Index
 from kws.data.ledger import Ledger, Verdict
 from kws.data.plan import Plan, Recipe
+from kws.errors import mendable
 
 RECIPE = Recipe("balanced", slots=4, micro_batch=5, seed=3, epoch_clips=100)
 STEPS, BATCH = 5, 20
@@ -176,3 +178,17 @@ def test_a_step_that_read_otherwise_the_first_time_is_found(
     verdict = check(tmp_path, plans, 5)
     assert (verdict.live, verdict.void) == (5 * BATCH, 4 * BATCH)
     assert verdict.faults == ["1 draws read another clip when done again, first at step 1"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_said_with_the_file_that_met_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger" / "0001-00000.i64"
+    path.parent.mkdir()
+    path.symlink_to("/dev/full")
+    writer = Ledger(tmp_path, attempt=1, rank=0, start_step=0)
+    with pytest.raises(OSError, match="No space left") as raised:
+        writer.flush()
+    assert str(mendable(raised.value)).startswith(f"{path}: No space left on device; make room")
+    with (tmp_path / "room").open("wb") as room:
+        os.dup2(room.fileno(), writer._file.fileno())
+    writer.close()
