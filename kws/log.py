@@ -55,7 +55,7 @@ class RunLog:
         if active:
             self._path = path = run / "metrics.jsonl"
             # A line that a kill cut off must not swallow the next one.
-            torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+            torn = path.exists() and _last_byte(path) not in (b"", b"\n")
             self._file = path.open("a", encoding="utf-8", buffering=1)
             self._file.write("\n" if torn else "")
             self._display = display.of(course, shown, 60.0 * config.train.log_minutes)
@@ -101,3 +101,9 @@ class RunLog:
         """So many of this process's batches of the valid split are done."""
         if self._active:
             self._display.evaluating(done, total)
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read()
