@@ -242,8 +242,8 @@ class TrainConfig:
     save_minutes: float = 10.0
     """Also save between epochs this often."""
     hang_s: float = 600.0
-    """End the run where no process got on for so many seconds, naming where each is; 0: never. Starting, compiling and
-    saving may take longer."""
+    """End the run where no process got on for so many seconds, naming where each is; 0: never. Compiling and saving may
+    take longer. So long (a minute at least) a process waits at the start for the others to come."""
     allow_change: str = ""
     """Settings, comma-separated, that a resumed run may have otherwise than it began with, of those in CHANGEABLE."""
     keep: int = 3

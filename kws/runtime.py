@@ -206,7 +206,8 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))  # none gives up before kws/watch.py does
-    accelerator = zero.accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
+    with _end_if_alone(settings.hang_s):
+        accelerator = zero.accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
     torch.set_num_threads(threads)  # Accelerator may have set its own
     try:
         found = accelerator.num_processes
@@ -216,6 +217,31 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _end_if_alone(hang_s: float) -> Iterator[None]:
+    """Around meeting the other processes, of which one may have ended before: torch would wait for half an hour."""
+
+    def end() -> None:
+        rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        where = f"{address()}:{os.environ.get('MASTER_PORT', '?')}"
+        print(
+            f"kws: rank {rank} on {socket.gethostname()}: the {size} processes did not all meet at {where} within "
+            f"{patience_s:.0f} s; see what the others said, or use a longer --set train.hang_s=...",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(1)
+
+    patience_s = max(60.0, hang_s)  # one may import torch long before another
+    timer = threading.Timer(patience_s, end)
+    timer.daemon = True
+    if hang_s:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def address() -> str:

@@ -155,3 +155,15 @@ def test_an_evaluation_ends_within_a_batch_and_is_done_again(tmp_path: Path, con
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("epoch") == 1
     assert verify_run(run).void == 0, "and nothing else was done again"
+
+
+@pytest.mark.slow
+def test_a_process_whose_others_never_come_ends_and_says_so(config: Path, tmp_path: Path) -> None:
+    alone, other = start_ranks(2, config, tmp_path / "run", "train.hang_s=5")
+    kill(other)
+    other.communicate()
+    output, _ = alone.communicate(timeout=150)
+    assert alone.returncode == 1
+    assert f"kws: rank 0 on {HOST}: the 2 processes did not all meet at 127.0.0.1:" in output
+    assert "within 60 s; see what the others said" in output
+    assert "Traceback" not in output
