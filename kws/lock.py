@@ -46,6 +46,7 @@ class Lock:
     def __init__(self, run: Path, holder: Holder) -> None:
         self._path, self._holder = run / _NAME, holder
         self._done = threading.Event()
+        self._threads: list[threading.Thread] = []
 
     def keep(self, lost: Callable[[str], None], each: Callable[[], None], beat_s: float = BEAT_S) -> None:
         """Keeps the heartbeat in a thread, which calls `each` every second too. `lost` is told when another process has
@@ -63,7 +64,8 @@ class Lock:
                 each()
 
         for work in (beat, look):
-            threading.Thread(target=work, name=f"lock {work.__name__}", daemon=True).start()
+            self._threads.append(threading.Thread(target=work, name=f"lock {work.__name__}", daemon=True))
+            self._threads[-1].start()
 
     def _beat(self) -> str | None:
         """What has become of the lock, where it is no longer this process's."""
@@ -79,6 +81,8 @@ class Lock:
     def release(self) -> None:
         """Gives the folder back."""
         self._done.set()
+        for thread in self._threads:
+            thread.join(BEAT_S)  # no longer: its file system may be away
         with contextlib.suppress(OSError):
             found = _read(self._path)
             if found and found.token == self._holder.token:

@@ -215,6 +215,7 @@ def start(settings: TrainConfig) -> Iterator[Runtime]:
         device = torch.device("cpu") if cpu else accelerator.device  # not accelerate's "cpu:0"
         yield Runtime(accelerator.process_index, found, device, threads, accelerator)
     finally:
+        accelerator.free_memory()  # it keeps the models: DDP that outlives its process group aborts the process
         if dist.is_initialized():
             dist.destroy_process_group()
 

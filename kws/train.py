@@ -94,7 +94,8 @@ class Trainer:
 
     def run(self) -> int:
         """Starts, resumes, or finds the run finished. Returns FINISHED or PREEMPTED; what ends it early is raised."""
-        with Session(self.folder, self.runtime, self.config.train.hang_s, lambda: self.state.step) as self.session:
+        state = self.state  # not the trainer: nothing may keep DDP alive until after the processes have parted
+        with Session(self.folder, self.runtime, self.config.train.hang_s, lambda: state.step) as self.session:
             self.watch = self.session.watch
             code = self._start_or_resume()
             self.runtime.barrier()  # nobody leaves before all can
