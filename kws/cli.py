@@ -12,12 +12,12 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kws import __version__
+from kws.arguments import parser
 from kws.errors import PeerError, RankError, UsageError, mendable
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -25,11 +25,11 @@ OK, FAILED, USAGE = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be anything
     try:
-        code: int = arguments.command(arguments)
+        code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except UsageError as error:
         if _speaks(error):
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except BrokenPipeError:  # before OSError, which it is
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if arguments.command is _train else OK  # `kws inspect ... | head` is no failure
+        return FAILED if arguments.command == "train" else OK  # `kws inspect ... | head` is no failure
     except OSError as error:
         line = mendable(error)
         if line is None:
@@ -389,186 +389,11 @@ def _models(arguments: argparse.Namespace) -> int:
     return OK
 
 
-# --- the command line -----------------------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kws",
-        description="Train keyword-spotting networks, on one laptop core or on many GPU nodes, from the same shards.",
-        epilog="exit codes: 0 done, 2 something for you to mend (one line says what), 1 failed, 75 stopped and saved",
-    )
-    parser.add_argument("--version", action="version", version=f"kws {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _corpus_commands(commands)
-    _index_command(commands)
-    _run_commands(commands)
-    _launch_command(commands)
-    return parser
-
-
-def _corpus_commands(commands: Any) -> None:
-    """Make, pack, look at and check a corpus."""
-    synth = _command(
-        commands, "synth", _synth, "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96"
-    )
-    synth.add_argument("dir", type=Path, help="new folder, in the layout of Speech Commands")
-    synth.add_argument("--words", help="comma-separated; default: sixteen words of Speech Commands")
-    synth.add_argument("--voices", type=int, default=96, help="different voices, each in one split (default 96)")
-    synth.add_argument("--takes", type=int, default=2, help="clips of each word by each voice (default 2)")
-    synth.add_argument("--seed", type=int, default=0)
-
-    pack = _command(
-        commands, "pack", _pack, "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine"
-    )
-    pack.add_argument(
-        "paths",
-        type=Path,
-        nargs="+",
-        metavar="SRC... DIR",
-        help="folders or tar archives of WORD/FILE; last the folder for the shards",
-    )
-    pack.add_argument(
-        "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
-    )
-    pack.add_argument(
-        "--recipe", type=Path, help="what the corpus must hold, see shards/; other words or counts: exit code 1"
-    )
-
-    pack.add_argument(
-        "--part", metavar="I/N",
-        help="only that part of the recordings, into DIR/part-I-of-N; when all are there: kws index DIR",
-    )  # fmt: skip
-
-    inspect = _command(
-        commands,
-        "inspect",
-        _inspect,
-        "show what a packed corpus holds",
-        "kws inspect data/mine --clip train/0 --out clip.png",
-    )
-    inspect.add_argument("dir", type=Path, help="packed corpus")
-    inspect.add_argument(
-        "--clip",
-        metavar="NAME",
-        help="draw this clip, as the network sees it and as training varies it; or SPLIT/NUMBER",
-    )
-    inspect.add_argument("--out", type=Path, metavar="PNG", help="with --clip: the picture (default NAME.png)")
-    inspect.add_argument("--draws", type=int, default=4, help="with --clip: so many variants (default 4)")
-    inspect.add_argument("--config", type=Path, help="with --clip: whose front end (default: the defaults)")
-    inspect.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="with --clip: such as --set frontend.augment=seed"
-    )
-
-    verify = _command(
-        commands, "verify", _verify, "check a packed corpus, or what a run consumed", "kws verify data/mine"
-    )
-    verify.add_argument(
-        "dir", type=Path, help="packed corpus: every member against the index; run folder: its ledger against the plan"
-    )
-
-
-def _index_command(commands: Any) -> None:
-    """Shards that others packed."""
-    index = _command(commands, "index", _index, "make the index for shards that someone else packed",
-                     "kws index https://host/kws --shards 'train/{000000..000012}.tar' --out data/theirs")  # fmt: skip
-    index.add_argument("src", metavar="SRC", help="folder of tar shards, http(s)://, s3:// or pipe:COMMAND with {}")
-    index.add_argument("--out", type=Path, metavar="DIR", help="folder for the index (default: beside the shards)")
-    index.add_argument(
-        "--shards", nargs="+", metavar="NAMES", help="below SRC, with {a..b}, or a file that lists them (default: all)"
-    )
-    index.add_argument(
-        "--split", choices=("train", "valid", "test", "noise"),
-        help="of all clips (default: by folder and file names, else by the speakers' hash)",
-    )  # fmt: skip
-    index.add_argument("--words", metavar="FILE|A,B", help="the words, in the order of the numbers that stand for them")
-
-
-def _run_commands(commands: Any) -> None:
-    """Train, evaluate and use a network."""
-    train = _command(commands, "train", _train, "train; the same command again resumes",
-                     "kws train configs/quick.toml --set data.shards=data/mine")  # fmt: skip
-    train.add_argument("config", type=Path, help="TOML file, see configs/")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be repeated"
-    )
-    train.add_argument("--run", type=Path, help="run folder (default $KWS_RUNS/CONFIG, KWS_RUNS being runs/)")
-    train.add_argument("--check", action="store_true", help="say what would run, in how much memory; train nothing")
-
-    evaluate = _command(
-        commands, "evaluate", _evaluate, "accuracy, per-class table, confusion matrix", "kws evaluate runs/a runs/b"
-    )
-    evaluate.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
-    _checkpoint_argument(evaluate)
-    evaluate.add_argument("--split", default="test", help="test (default), valid or train")
-    evaluate.add_argument(
-        "--crop", action="store_true", help="mean over the clip and its three crops, to eval/SPLIT-crop.json"
-    )
-    evaluate.add_argument("--shards", type=Path, help="where the corpus lies now, if it moved")
-
-    compare = _command(
-        commands, "compare", _compare, "a table of runs: size, accuracy, speed, hours, McNemar's test",
-        "kws compare runs/* --out comparison",
-    )  # fmt: skip
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder that kws evaluate has seen")
-    compare.add_argument("--split", default="test", help="test (default), valid or train")
-    compare.add_argument("--out", type=Path, metavar="DIR", help="also write Markdown, CSV and a picture there")
-
-    predict = _command(
-        commands,
-        "predict",
-        _predict,
-        "word and probability of audio files",
-        "kws predict runs/quick my_voice/ hello.wav --grid mine.png",
-    )
-    predict.add_argument("run", type=Path, help="run folder")
-    _checkpoint_argument(predict)
-    predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files or folders of them")
-    predict.add_argument("--top", type=int, default=3, help="words a file in --json (default 3)")
-    predict.add_argument("--grid", type=Path, metavar="PNG", help="draw the files, with truth and prediction")
-
-    report = _command(commands, "report", _report, "one self-contained HTML page of a run", "kws report runs/quick")
-    report.add_argument("run", type=Path, help="run folder")
-
-    models = _command(commands, "models", _models, "the networks there are", "kws models 'wrn*' resnet32")
-    models.add_argument("names", nargs="*", metavar="NAME", help="only these; * stands for anything")
-
-
-def _launch_command(commands: Any) -> None:
-    """To a cluster's queue."""
-    launch = _command(
-        commands, "launch", _launch, "submit a training to SLURM, or one per config and then their comparison",
-        "kws launch slurm configs/wrn_28_10.toml --nodes 4 --gpus 8 --time 12:00:00 --set data.shards=DIR",
-    )  # fmt: skip
-    launch.add_argument("where", choices=("slurm",))
-    launch.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="several: an array of jobs, one each")
-    launch.add_argument("--nodes", type=int, default=1, help="machines a job (default 1)")
-    launch.add_argument("--gpus", type=int, default=0, help="a node, a process each (default 0: on the CPU)")
-    launch.add_argument("--tasks", type=int, default=1, help="without --gpus: processes a node (default 1)")
-    launch.add_argument("--time", default="", metavar="HH:MM:SS", help="limit; the job saves and goes on after it")
-    launch.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting, in all jobs")
-    launch.add_argument("--run", type=Path, help="run folder; of several configs the folder for theirs")
-    launch.add_argument(
-        "--sbatch", action="append", default=[], metavar="OPTION", help="for sbatch, such as --sbatch=--partition=gpu"
-    )
-    launch.add_argument("--dry-run", action="store_true", help="check, show what would be submitted, and do nothing")
-
-
-def _command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], int], does: str, example: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=does, description=does, epilog=f"example: {example}"
-    )
-    parser.set_defaults(command=function)
-    parser.add_argument("--json", action="store_true", help="for programs: JSON, one object a line")
-    return parser
-
-
-def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", default="best_accuracy", help="best_accuracy (default), best_loss, last or a step-... folder"
-    )
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "synth": _synth, "pack": _pack, "index": _index, "inspect": _inspect, "verify": _verify, "train": _train,
+    "evaluate": _evaluate, "compare": _compare, "predict": _predict, "report": _report, "models": _models,
+    "launch": _launch,
+}  # fmt: skip
 
 
 # --- what a person sees ---------------------------------------------------------------------------------------

@@ -53,6 +53,14 @@ def write_corpus(
     return root
 
 
+def tiny_settings(shards: Path, epochs: int, global_batch: int) -> str:
+    """A run of seconds, as a TOML file has it; more lines go to its last section, train."""
+    return (
+        f'[model]\nname = "tc_resnet8"\n[frontend]\nfeatures = "mel32"\n[data]\nshards = "{shards}"\nworkers = 0\n'
+        f'[train]\nepochs = {epochs}\nglobal_batch = {global_batch}\nmicro_batch = 8\ndevice = "cpu"\nthreads = 1\n'
+    )
+
+
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     """A packed corpus of three unequal words in several small shards."""

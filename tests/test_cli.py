@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kws import cli, models
+from kws import arguments, cli, models
 from kws.data import index
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]
@@ -15,7 +15,7 @@ QUICK = Path(__file__).parent.parent / "configs" / "quick.toml"
 
 
 def commands() -> list[str]:
-    (choices,) = [action.choices for action in cli._parser()._actions if action.choices]
+    (choices,) = [action.choices for action in arguments.parser()._actions if action.choices]
     return list(choices)
 
 

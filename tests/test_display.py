@@ -16,6 +16,7 @@ from rich.console import Console
 from kws import display
 from kws.data import index
 from kws.display import Course, Lines, Pace, Screen, clock_text
+from tests.conftest import tiny_settings
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -28,10 +29,7 @@ FIGURES = {
 @pytest.fixture
 def tiny(tones: index.Index, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(
-        f'[model]\nname = "tc_resnet8"\n[frontend]\nfeatures = "mel32"\n[data]\nshards = "{tones.root}"\nworkers = 0\n'
-        "[train]\nepochs = 2\nglobal_batch = 16\nmicro_batch = 8\ndevice = 'cpu'\nthreads = 1\nlog_steps = 1\n"
-    )
+    path.write_text(tiny_settings(tones.root, epochs=2, global_batch=16) + "log_steps = 1\n")
     return path
 
 

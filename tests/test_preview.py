@@ -11,6 +11,7 @@ import pytest
 
 from kws import cli, lock
 from kws.data import index
+from tests.conftest import tiny_settings
 
 Check = Callable[..., dict[str, object]]
 
@@ -18,10 +19,7 @@ Check = Callable[..., dict[str, object]]
 @pytest.fixture
 def config(tones: index.Index, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(
-        f'[model]\nname = "tc_resnet8"\n[frontend]\nfeatures = "mel32"\n[data]\nshards = "{tones.root}"\nworkers = 0\n'
-        "[train]\nepochs = 1\nglobal_batch = 32\nmicro_batch = 8\ndevice = 'cpu'\nthreads = 1\n"
-    )
+    path.write_text(tiny_settings(tones.root, epochs=1, global_batch=32))
     return path
 
 
