@@ -354,7 +354,8 @@ class Trainer:
         chain = self.config.frontend
         if (chain.noise_probability or chain.mix_probability) and not len(self.job.index.splits.get("noise", ())):
             self.say(f"note: {self.job.index.root} has no noise recordings: trained without noise")
-        self.say(f"{len(ranks)} process{'es' if len(ranks) > 1 else ''}, {self.runtime.threads} torch threads each")
+        threads = f"{self.runtime.threads} torch thread{'s' if self.runtime.threads > 1 else ''} each"
+        self.say(f"{len(ranks)} process{'es' if len(ranks) > 1 else ''}, {threads}")
         for row in ranks:
             self.say("  rank {rank}  {host}  {device}  slots {slots}".format(**row))
 
