@@ -32,11 +32,17 @@ _OTHER_AUDIO = frozenset({"aac", "amr", "m4a", "mp4", "webm", "wma", "3gp"})
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One audio file: `name` is WORD/FILE, `origin` the folder or archive it came from, `data` its bytes."""
+    """One clip to be: `name` is WORD/FILE, `origin` the folder, archive or list it came from.
+
+    `audio`: a file, which is read where it is decoded, or an archive's bytes. `speaker`: "" where nothing says who.
+    `span`: of a longer file from where to where, in seconds.
+    """
 
     name: str
     origin: Path
-    data: bytes
+    audio: Path | bytes
+    speaker: str = ""
+    span: tuple[float, float] | None = None
 
     @property
     def word(self) -> str:
@@ -44,9 +50,19 @@ class Recording:
         return self.name.partition("/")[0]
 
     @property
-    def speaker(self) -> str:
-        """What stands before `_nohash_`, else the file's name without its ending."""
-        return speaker_of(self.name)
+    def size(self) -> int:
+        """Bytes of its file."""
+        return len(self.audio) if isinstance(self.audio, bytes) else self.audio.stat().st_size
+
+    def decode(self) -> codec.Pcm:
+        """Its samples. Raises codec.AudioError for what is no sound, UsageError for a file that cannot be read."""
+        pcm = codec.decode(self.audio if isinstance(self.audio, bytes) else _bytes_of(self.audio))
+        if self.span is None:
+            return pcm
+        start, end = (round(seconds * codec.SAMPLE_RATE_HZ) for seconds in self.span)
+        if not 0 <= start < min(end, len(pcm)):
+            raise codec.AudioError(f"no sound from {self.span[0]} to {self.span[1]} s")
+        return pcm[start:end]
 
 
 @dataclasses.dataclass
@@ -81,25 +97,25 @@ class Sources:
                 )
 
     def _of(self, path: Path) -> Iterator[Recording]:
-        for name, data in _folder_files(path) if path.is_dir() else _archive_files(path):
+        for name, content in _folder_files(path) if path.is_dir() else _archive_files(path):
             base = PurePosixPath(name).name
-            if data is None:
+            if content is None:
                 self.ignored.append(f"{path}: {name}: a link that leads nowhere, or one inside an archive")
             elif base in LISTS:
-                self._read_list(base, data)
+                self._read_list(base, content if isinstance(content, bytes) else _bytes_of(content))
             elif codec.is_audio(base):
-                yield from self._recording(path, PurePosixPath(name), data)
+                yield from self._recording(path, PurePosixPath(name), content)
             else:
                 self.ignored.append(f"{path}: {name}: not a format that is read; convert it to wav or flac")
 
-    def _recording(self, path: Path, name: PurePosixPath, data: bytes) -> Iterator[Recording]:
+    def _recording(self, path: Path, name: PurePosixPath, audio: Path | bytes) -> Iterator[Recording]:
         word = name.parent.name
         if not word or (word.startswith((".", "_")) and word != NOISE_FOLDER):
             self.ignored.append(f"{path}: {name}: not in a word folder")
         elif str(name).encode(errors="replace").decode() != str(name):
             self.ignored.append(f"{path}: {str(name)!a}: the name is not UTF-8; rename it")
         else:
-            yield Recording(f"{word}/{name.name}", path, data)
+            yield Recording(f"{word}/{name.name}", path, audio, speaker_of(name.name))
 
     def _read_list(self, base: str, data: bytes) -> None:
         for line in data.decode("utf-8", errors="replace").split("\n"):
@@ -108,13 +124,19 @@ class Sources:
 
 
 def speaker_of(name: str) -> str:
-    """WORD/SPEAKER_nohash_N.wav -> SPEAKER; other names are a speaker of their own."""
-    return re.sub(r"(_nohash_.*|\.[^.]*)$", "", PurePosixPath(name).name)
+    """WORD/SPEAKER_nohash_N.wav -> SPEAKER; "" where the name does not say who."""
+    found = re.match(r"(.+?)_nohash_", PurePosixPath(name).name)
+    return found[1] if found else ""
 
 
-def split_by_hash(speaker: str, valid_percent: float = 10.0, test_percent: float = 10.0) -> str:
+def split_key(name: str, speaker: str) -> str:
+    """What the hash rule decides on: the speaker, else the file's name without its ending."""
+    return speaker or PurePosixPath(name).stem
+
+
+def split_by_hash(key: str, valid_percent: float = 10.0, test_percent: float = 10.0) -> str:
     """The official rule of Speech Commands (Warden 2018, section 6): SHA-1 of the speaker decides, for good."""
-    number = int(hashlib.sha1(speaker.encode(), usedforsecurity=False).hexdigest(), 16) % (_MAX_PER_CLASS + 1)
+    number = int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(), 16) % (_MAX_PER_CLASS + 1)
     percent = number * 100.0 / _MAX_PER_CLASS
     if percent < valid_percent:
         return "valid"
@@ -129,18 +151,18 @@ def _is_of_interest(base: str) -> bool:
     return base in LISTS or codec.is_audio(base) or base.rpartition(".")[2].lower() in _OTHER_AUDIO
 
 
-def _folder_files(root: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Names below the folder with their bytes, None for a dead link. Linked folders count, unless they lead upwards."""
+def _folder_files(root: Path) -> Iterator[tuple[str, Path | None]]:
+    """Names below the folder with their paths, None for a dead link. Linked folders count, unless they lead upwards."""
     for folder, folders, names in os.walk(root, onerror=_cannot_read, followlinks=True):
         here = Path(folder).resolve()
         folders[:] = sorted(name for name in folders if not here.is_relative_to((here / name).resolve()))
         for path in (Path(folder, name) for name in sorted(names) if _is_of_interest(name)):
-            yield path.relative_to(root).as_posix(), _bytes_of(path)
+            yield path.relative_to(root).as_posix(), path if path.is_file() else None
 
 
-def _bytes_of(path: Path) -> bytes | None:
+def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.is_file() else None
+        return path.read_bytes()
     except OSError as error:
         _cannot_read(error)
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from kws.errors import UsageError
 
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "valid", "test", "noise")
 COLUMNS = {
     "shard": np.uint32,  # which of the split's shards
@@ -35,6 +35,8 @@ COLUMNS = {
     "word": np.uint32,  # into Index.words; 0 in noise
     "speaker": np.uint32,  # into Index.speakers
     "crc32": np.uint32,  # of the audio member
+    "name": np.uint64,  # of the clip's key in its tar, hashed: the same wherever and however it is packed
+    "sound": np.uint64,  # of its samples, hashed: two clips with the same are the same recording
 }
 Column = npt.NDArray[Any]
 

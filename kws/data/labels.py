@@ -66,7 +66,7 @@ def _speaker(key: str, facts: Mapping[str, Any]) -> str:
     named = [str(facts[name]) for name in SPEAKER_KEYS if isinstance(facts.get(name), str | int)]
     if named:
         return named[0]
-    return speaker_of(f"{key}.") if "_nohash_" in key.rpartition("/")[2] else ""
+    return speaker_of(key)
 
 
 def _of_kind(members: Members, kind: str) -> bytes | None:

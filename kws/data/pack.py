@@ -25,7 +25,7 @@ import webdataset as wds  # type: ignore[import-untyped]
 
 from kws import keyed
 from kws.audio import codec
-from kws.corpus.source import NOISE_FOLDER, Recording, Sources, split_by_hash
+from kws.corpus.source import NOISE_FOLDER, Recording, Sources, split_by_hash, split_key
 from kws.data import index as index_file
 from kws.data import scan
 from kws.data.index import SPLITS, Index
@@ -109,7 +109,7 @@ def _decode_all(corpus: Sources, part: Part, path: Path, report: Report, progres
     done, total, start = 0, corpus.total_bytes, 0
     with path.open("wb") as file:
         for recording, future in _in_order(recording for recording in corpus if _in_part(recording.name, part)):
-            done += len(recording.data)
+            done += recording.size
             progress("decode", min(done, total), total)
             try:
                 samples = future.result()
@@ -135,7 +135,7 @@ def _in_order(corpus: Iterable[Recording]) -> Iterator[tuple[Recording, Future[c
     waiting: collections.deque[tuple[Recording, Future[codec.Pcm]]] = collections.deque()
     with ThreadPoolExecutor() as pool:
         for recording in corpus:
-            waiting.append((recording, pool.submit(codec.decode, recording.data)))
+            waiting.append((recording, pool.submit(recording.decode)))
             if len(waiting) > 256:
                 yield waiting.popleft()
         yield from waiting
@@ -183,7 +183,7 @@ def _split_of(clip: _Clip, corpus: Sources) -> str:
         return "noise"
     if corpus.split_of:
         return corpus.split_of.get(clip.name, "train")
-    return split_by_hash(clip.speaker)
+    return split_by_hash(split_key(clip.name, clip.speaker))
 
 
 def _note_lists(absent: int, lists: bool, members: dict[str, list[tuple[str, _Clip]]], report: Report) -> None:
@@ -196,7 +196,7 @@ def _note_lists(absent: int, lists: bool, members: dict[str, list[tuple[str, _Cl
     splits_of: dict[str, set[str]] = collections.defaultdict(set)
     for split in ("train", "valid", "test"):
         for _, clip in members[split]:
-            splits_of[clip.speaker].add(split)
+            splits_of[clip.speaker or clip.name].add(split)
     shared = sorted(speaker for speaker, splits in splits_of.items() if len(splits) > 1)
     if shared:
         report.notes.append(

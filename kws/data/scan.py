@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from kws import keyed
 from kws.audio import codec
 from kws.corpus.source import NOISE_FOLDER, StrictInfo
 from kws.data import labels
@@ -52,6 +53,8 @@ class Row:
     samples: int
     plain: bool
     crc32: int
+    name: int
+    sound: int
 
 
 class Scan(NamedTuple):
@@ -194,10 +197,18 @@ def _row(where: str, key: str, members: Mapping[str, _Member], words: Sequence[s
     offset, data = members[audio[0]]
     plain = codec.is_plain_wav(data) and len(data) % 2 == 0
     try:
-        samples = (len(data) - codec.WAV_HEADER_BYTES) // 2 if plain else len(codec.decode(data))
+        pcm = codec.decode(data)
     except codec.AudioError as error:
         return f"{where}: clip {key}: damaged audio ({error}); copy or pack it again"
-    return Row(key, NOISE_FOLDER if noise else word, speaker, offset, len(data), samples, plain, zlib.crc32(data))
+    return Row(
+        key, NOISE_FOLDER if noise else word, speaker, offset, len(data), len(pcm), plain, zlib.crc32(data),
+        name_id(key), codec.sound_id(pcm),
+    )  # fmt: skip
+
+
+def name_id(key: str) -> int:
+    """A clip's key as 64 bits, for the index."""
+    return keyed.digest("clip", key)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -215,6 +226,8 @@ def table(rows: Sequence[Row], number: int, word_ids: Mapping[str, int], speaker
             word_ids[row.word],
             speaker_ids[row.speaker],
             row.crc32,
+            row.name,
+            row.sound,
         )
         for row in rows
     ]

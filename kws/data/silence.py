@@ -73,7 +73,8 @@ def _with_silence(index: Index, split: Split, fraction: float, samples: int) -> 
     starts = _windows(index, split.name, samples, count)
     fresh = {
         "shard": len(split.shards), "offset": 2 * starts, "length": WAV_HEADER_BYTES + 2 * samples, "samples": samples,
-        "plain": 1, "word": len(index.words), "speaker": 0, "crc32": 0,
+        "plain": 1, "word": len(index.words), "speaker": 0, "crc32": 0, "name": 0,
+        "sound": 0,
     }  # fmt: skip
     columns = {
         name: np.concatenate([column, np.broadcast_to(np.asarray(fresh[name], COLUMNS[name]), count)])

@@ -67,7 +67,7 @@ def test_a_flipped_byte_in_the_sound_is_found(corpus: Index) -> None:
     split = corpus.split("train")
     flip(corpus.root / split.shards[1].name, int(split.columns["offset"][split.shards[1].start + 1]) + 99)
     key = scan.scan_shard(corpus.root / split.shards[1].name).rows[1].key
-    refused(corpus, rf"train/000001.tar: clip {key}: crc32 differ from the index; copy or pack it again")
+    refused(corpus, rf"train/000001.tar: clip {key}: crc32, sound differ from the index; copy or pack it again")
 
 
 def test_a_flipped_byte_in_a_flac_header_is_found(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_every_damaged_shard_is_named_and_the_others_counted(corpus: Index) -> N
     assert [fault.partition(": ")[0].removeprefix(f"{corpus.root}/") for fault in faults] == [
         "train/000000.tar", "train/000002.tar", "test/000000.tar",
     ]  # fmt: skip
-    assert all("crc32 differ from the index" in fault and "(and 3 more faults" in fault for fault in faults[:2])
+    assert all("crc32, sound differ from the index" in fault and "(and 3 more faults" in fault for fault in faults[:2])
     assert clips == 37 - split.shards[0].clips - split.shards[2].clips - len(corpus.split("test"))
 
 
@@ -210,8 +210,8 @@ def test_a_torn_index_is_refused_when_it_is_opened(corpus: Index, column: str, k
 
 def test_an_index_of_another_version_is_refused(corpus: Index) -> None:
     path = corpus.root / "index" / "index.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
-    with pytest.raises(UsageError, match=r"index.json: version 99 of the index, wanted 1; pack again"):
+    path.write_text(path.read_text().replace('"version": 2', '"version": 99'))
+    with pytest.raises(UsageError, match=r"index.json: version 99 of the index, wanted 2; pack again"):
         index.load(corpus.root)
 
 
