@@ -1,0 +1,170 @@
+"""Commands on corpora: make, pack, index, look at, check."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from kws.commands.shown import FAILED, OK, USAGE, console, progress
+from kws.errors import UsageError
+
+
+def synth(arguments: argparse.Namespace) -> int:
+    from kws.corpus import synth
+
+    words = tuple(arguments.words.split(",")) if arguments.words else synth.DEFAULT_WORDS
+    with progress("speaking") as show:
+        summary = synth.synthesize(
+            arguments.dir,
+            words,
+            arguments.voices,
+            arguments.takes,
+            arguments.seed,
+            lambda done, total: show(done, total),
+        )
+    facts = dataclasses.asdict(summary)
+    if arguments.json:
+        print(json.dumps(facts))
+    else:
+        print(f"{arguments.dir}: {summary.clips} clips of {summary.words} words by {summary.voices} voices, "
+              f"{summary.seconds / 60:.0f} min of speech; next: kws pack {arguments.dir} SHARDS")  # fmt: skip
+    return OK
+
+
+def pack(arguments: argparse.Namespace) -> int:
+    from kws.audio.codec import SAMPLE_RATE_HZ
+    from kws.corpus import recipe as recipes
+    from kws.data import pack
+
+    *sources, out = arguments.paths
+    if not sources:
+        raise UsageError("pack: wanted sources and a folder for the shards: kws pack SRC... DIR")
+    part = _part(arguments.part) if arguments.part else pack.WHOLE
+    if part != pack.WHOLE:
+        out = out / "part-{}-of-{}".format(*part)
+        if arguments.recipe:
+            raise UsageError("--recipe: counts a whole corpus, and --part is not one; leave it out")
+    recipe = recipes.load(arguments.recipe) if arguments.recipe else None
+    if recipe:
+        recipes.check_archives(recipe, sources)
+    with progress("packing") as show:
+        index, report = pack.pack(
+            sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what), part=part
+        )
+    if part == pack.WHOLE and len(index.splits.get("train", ())):
+        from kws.audio import statistics
+
+        with progress("measuring features") as show:
+            statistics.write(index, SAMPLE_RATE_HZ, show)
+    facts = {name: len(split) for name, split in index.splits.items()}
+    faults = report.skipped + (recipes.differences(recipe, index.words, facts) if recipe else [])
+    if arguments.json:
+        print(json.dumps({"clips": facts, "content_id": index.content_id, "faults": faults, "notes": report.notes}))
+        return FAILED if faults else OK
+    for note in report.notes:
+        print(f"note: {note}")
+    for line in faults:
+        print(f"fault: {line}", file=sys.stderr)
+    counts = ", ".join(f"{count} {name}" for name, count in facts.items())
+    print(f"{out}: {counts}; corpus {index.content_id}; next: kws inspect {out}")
+    return FAILED if faults else OK
+
+
+def _part(text: str) -> tuple[int, int]:
+    """2/8 -> (2, 8)."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--part {text}: wanted NUMBER/COUNT, such as 1/8 to 8/8")
+    return int(number), int(count)
+
+
+def index(arguments: argparse.Namespace) -> int:
+    from kws.data import contents, foreign
+
+    words = foreign.read_words(arguments.words) if arguments.words else None
+    with progress("indexing") as show:
+        index, report = foreign.index_shards(
+            arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show
+        )
+    facts = {name: len(split) for name, split in index.splits.items()}
+    if arguments.json:
+        print(json.dumps({"clips": facts, "content_id": index.content_id, "words": list(index.words),
+                          "faults": report.skipped, "notes": report.notes}))  # fmt: skip
+        return FAILED if report.skipped else OK
+    for note in report.notes + contents.shuffle_lines(index):
+        print(f"note: {note}")
+    for line in report.skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    counts = ", ".join(f"{count} {name}" for name, count in facts.items())
+    print(
+        f"{index.root}: {counts}; {len(index.words)} words; corpus {index.content_id}; next: kws inspect {index.root}"
+    )
+    return FAILED if report.skipped else OK
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    from kws.data import contents, index
+
+    if arguments.clip:
+        return _inspect_clip(arguments)
+    corpus = index.load(arguments.dir)
+    if arguments.json:
+        print(json.dumps(contents.facts(corpus)))
+    else:
+        console().print(contents.words_table(corpus), contents.splits_table(corpus))
+        print("\n".join(contents.shuffle_lines(corpus)))
+    return OK
+
+
+def _inspect_clip(arguments: argparse.Namespace) -> int:
+    from kws import config as settings_file
+    from kws import look
+
+    changes = arguments.set
+    config = settings_file.load(arguments.config, changes) if arguments.config else settings_file.of_overrides(changes)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(arguments.dir)))
+    out = arguments.out or Path(f"{arguments.clip.replace('/', '_')}.png")
+    look.draw_clip(config, arguments.clip, arguments.draws, out)
+    print(
+        json.dumps({"picture": str(out)})
+        if arguments.json
+        else f"{out}: the clip, and {arguments.draws} ways to vary it"
+    )
+    return OK
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    if (arguments.dir / "config.toml").is_file():
+        return _verify_run(arguments.dir, arguments.json)
+    from kws.data import foreign, index, scan
+
+    corpus = index.load(arguments.dir)
+    total = sum(map(len, corpus.splits.values()))
+    with progress("verifying") as show:
+        clips, faults = scan.verify(corpus, foreign.shards_of(corpus), lambda done: show(done, total))
+    for fault in faults:
+        print(f"kws: {fault}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({"clips": clips} | ({"faults": faults} if faults else {})))
+    elif faults:
+        print(f"{arguments.dir}: {len(faults)} damaged shards; {clips} of {total} clips are in sound ones")
+    else:
+        print(f"{arguments.dir}: {clips} clips are as indexed")
+    return USAGE if faults else OK
+
+
+def _verify_run(run: Path, as_json: bool) -> int:
+    from kws import audit
+
+    verdict = audit.verify_run(run)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(verdict)))
+        return FAILED if verdict.faults else OK
+    for fault in verdict.faults:
+        print(fault, file=sys.stderr)
+    outcome = "NOT the plan" if verdict.faults else "exactly the plan"
+    print(f"{run}: {verdict.live} draws counted, {verdict.void} done again; {outcome}")
+    return FAILED if verdict.faults else OK

@@ -1,0 +1,183 @@
+"""Commands on runs: train, launch, evaluate, compare, use, and the networks there are."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from kws.commands.shown import FAILED, OK, USAGE, console, progress
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from kws import config as settings_file
+    from kws import launcher
+
+    launcher.end_with_it()
+    config = settings_file.load(arguments.config, arguments.set)
+    run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
+    from kws import runfolder, runtime, train, zero
+
+    stage = zero.stage(config.train.zero)  # which must suit the other settings too, wherever it comes from
+    config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
+    threads = config.train.threads or runfolder.recorded_threads(run)
+    with runtime.start(dataclasses.replace(config.train, threads=threads)) as here:
+        trainer = here.together(lambda: train.Trainer(config, run, here))
+        if arguments.check:
+            return _check(trainer, arguments) if here.is_main else OK
+        code = trainer.run()
+        del trainer
+    runtime.ignore_stops()
+    return code
+
+
+def _check(trainer: Any, arguments: argparse.Namespace) -> int:
+    from kws import preview
+
+    found = preview.facts(trainer, arguments.config)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        console().print(preview.table(found))
+    return USAGE if found["state"] == preview.REFUSED else OK
+
+
+def launch(arguments: argparse.Namespace) -> int:
+    from kws import launch
+
+    order = launch.Order(
+        configs=arguments.configs, run=arguments.run, changes=arguments.set, nodes=arguments.nodes, gpus=arguments.gpus,
+        tasks=arguments.tasks, time=arguments.time, options=arguments.sbatch,
+    )  # fmt: skip
+    lines = launch.launch(order, arguments.dry_run)
+    print(json.dumps(lines) if arguments.json else "\n".join(lines))
+    return OK
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from kws import launcher
+
+    launcher.end_with_it()
+    from kws import evaluate, runtime
+
+    with runtime.start(evaluate.settings_of(arguments.runs)) as here:
+        for run in arguments.runs:
+            with progress(f"evaluating {run.name}", hidden=not here.is_main) as show:
+                summary = evaluate.evaluate_run(
+                    run, arguments.split, arguments.checkpoint, arguments.shards, here, arguments.crop, show
+                )
+            here.on_main(functools.partial(_show_evaluation, run, summary, arguments.json))
+        here.barrier()
+        if here.is_main and len(arguments.runs) > 1 and not arguments.json:
+            print(f"next: kws compare {' '.join(map(str, arguments.runs))}")
+    return OK
+
+
+def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
+    from kws import evaluate
+    from kws.results import report
+
+    picture = run / "eval" / f"{evaluate.file_stem(summary['split'], summary['crop'])}.png"
+    report.draw_confusion(summary, picture)
+    if as_json:
+        print(json.dumps(summary), flush=True)
+        return
+    console().print(report.class_table(summary), report.pair_table(summary))
+    print(f"{run}: {report.result_line(summary)}; picture: {picture}", flush=True)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from kws.results import compare, compare_text
+
+    found = compare.compare(arguments.runs, arguments.split)
+    if arguments.out:
+        compare_text.write(found, arguments.out)
+    if arguments.json:
+        for row in found.as_json():
+            print(json.dumps(row))
+    else:
+        console().print(*compare_text.tables(found))
+        print("\n".join(compare_text.notes(found)))
+        if arguments.out:
+            print(f"{arguments.out}: {', '.join(compare_text.FILES)}")
+    for line in found.missing:
+        print(f"left out: {line}", file=sys.stderr)
+    return FAILED if found.missing else OK
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    from kws import predict, runtime
+    from kws.audio import recordings
+    from kws.results import grid
+
+    paths = recordings.find_audio(arguments.paths)
+    recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
+    runtime.keep_freed_memory()
+    skipped: list[recordings.Skipped] = []
+    tally = predict.Tally(grid.PANELS if arguments.grid else 0)
+    say = _say_as_json if arguments.json else _say_prediction
+    with progress("listening", hidden=sys.stdout.isatty()) as show:  # there the lines show how far it is
+        for item in recognizer.files(paths, skipped):
+            say(tally.add(item), arguments.top)
+            show(tally.files + len(skipped), len(paths))
+    for left in skipped:
+        print(f"left out: {left}", file=sys.stderr)
+        if arguments.json:
+            print(json.dumps({"path": str(left.path), "error": left.why}))
+    if tally.known and not arguments.json:
+        print(tally.line())
+    if arguments.grid:
+        predict.draw_grid(recognizer, tally, arguments.grid)
+        if not arguments.json:
+            print(f"{arguments.grid}: truth and prediction side by side")
+    return FAILED if skipped else OK
+
+
+def _say_as_json(item: Any, top: int) -> None:
+    words = [{"word": word, "probability": round(p, 6)} for word, p in item.words[:top]]
+    facts = {"path": str(item.path), "words": words, "truth": item.truth, "start_s": round(item.start_s, 3)}
+    print(json.dumps(facts | {"note": item.note}))
+
+
+def _say_prediction(item: Any, _: int) -> None:
+    from kws.audio.recordings import printable
+
+    word, probability = item.words[0]
+    mark = {None: "", True: "  right", False: f"  wrong, is {item.truth}"}[item.right]
+    note = f"  ({item.note})" if item.note else ""
+    print(f"{printable(item.path)}  {word}  {probability:.1%}{mark}{note}")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from kws.results import report
+
+    page, figures = report.write_report(arguments.run)
+    if arguments.json:
+        print(json.dumps({"report": str(page)}))
+        return OK
+    console().print(figures)
+    print(f"{page}: open it in a browser")
+    return OK
+
+
+def models(arguments: argparse.Namespace) -> int:
+    from kws import catalogue
+
+    names = catalogue.matching(arguments.names)
+    with progress("counting") as show:
+        rows = []
+        for name in names:
+            rows.append(catalogue.row(name))
+            show(len(rows), len(names))
+    if arguments.json:
+        print(json.dumps(rows))
+        return OK
+    console().print(catalogue.table(rows))
+    for family, paper in {row["family"]: row["paper"] for row in rows}.items():
+        print(f"{family}: {paper}")
+    return OK

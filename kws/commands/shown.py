@@ -1,0 +1,33 @@
+"""What a person sees of every command: tables on the terminal, a bar on what takes long; and the exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # `main` knows what it means; rich would leave with 1
+
+    return Plain()
+
+
+@contextmanager
+def progress(what: str, hidden: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console, hidden = Console(stderr=True), hidden or not sys.stderr.isatty()
+    # What is printed meanwhile must not take the way of the bar: it may be meant for a file.
+    with Progress(console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)
