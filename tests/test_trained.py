@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,10 @@ from kws.data.stream import Reader
 from kws.predict import Recognizer
 from kws.runtime import Runtime
 from kws.trained import Trained
-from tests.multiproc.launching import ALONE, SETTINGS, finish, kill, start
+from tests.multiproc.launching import ALONE, SETTINGS, finish, kill, start, steps_done, wait_until
 
 CPU = torch.device("cpu")
-ALSO = ("frontend.normalise=corpus", "frontend.augment=none", "data.workers=0", "train.epochs=4")
+ALSO = ("frontend.normalise=corpus", "frontend.augment=none", "data.workers=0")
 
 
 @dataclasses.dataclass
@@ -47,11 +46,9 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     statistics.write(corpus, 16000)
     config, run = folder / "tiny.toml", folder / "run"
     config.write_text(SETTINGS.replace("[data]", f'[data]\nshards = "{corpus.root}"'))
-    process = start(ALONE, config, run, *ALSO)
+    process = start(ALONE, config, run, *ALSO, "train.epochs=1000")  # it must not be done before the stop is seen
     try:
-        while not (run / "metrics.jsonl").exists() or '"step"' not in (run / "metrics.jsonl").read_text():
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.01)
+        wait_until(lambda: steps_done(run) > 0, process)
         (run / "stop").touch()
         code, output = finish(process)
     finally:
@@ -62,7 +59,8 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     tree = json.loads(kept.read_text())
     tree["features"]["mel32"] = [[-1.0] * 32, [2.0] * 32]
     kept.write_text(json.dumps(tree))
-    code, output = finish(start(ALONE, config, run, *ALSO))
+    epochs = Checkpoints(run).named("last").state["epoch"] + 2
+    code, output = finish(start(ALONE, config, run, *ALSO, f"train.epochs={epochs}", "train.allow_change=epochs"))
     assert code == 0, output
     alone = Runtime(0, 1, CPU, 1, None)
     evaluate.evaluate_run(run, "test", "last", None, alone)

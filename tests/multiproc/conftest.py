@@ -9,9 +9,9 @@ from kws.data.index import Index
 from tests.multiproc.launching import SETTINGS, finish, start
 
 
-@pytest.fixture
-def config(tones: Index, tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.toml"
+@pytest.fixture(scope="session")
+def config(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
     path.write_text(SETTINGS.replace("[data]", f'[data]\nshards = "{tones.root}"'))
     return path
 

@@ -89,19 +89,18 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     settings = ("train.global_batch=24", "train.epochs=3", "train.save_minutes=0")  # 6 slots; saves every step
     whole = train(torchrun(ranks), "whole", *settings)
     broken = tmp_path / "broken"
-    for at in (3, 11):
-        process = start(torchrun(ranks), config, broken, *settings)
-        wait_until(lambda at=at: steps_done(broken) >= at, process)
-        kill(process)
-        process.communicate()
+    process = start(torchrun(ranks), config, broken, *settings)
+    wait_until(lambda: steps_done(broken) >= 8, process)  # in the second epoch
+    kill(process)
+    process.communicate()
     train(torchrun(ranks), "broken", *settings)
     _assert_equal(whole, broken)
     verdict = verify_run(broken)
     assert verdict.faults == []
     assert verdict.live == verify_run(whole).live
     starts = [line for line in (broken / "metrics.jsonl").read_text().splitlines() if '"start"' in line]
-    assert len(starts) == 3
-    assert all(json.loads(line)["step"] > 0 for line in starts[1:])
+    assert len(starts) == 2
+    assert json.loads(starts[1])["step"] > 0
 
 
 def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
@@ -167,9 +166,8 @@ def test_all_that_the_front_end_draws_resumes_with_the_same_bits_and_hangs_on_no
 
 def test_natural_sampling_with_slots_that_have_no_clip(train: Run) -> None:
     # 119 training clips or so in batches of 32: the last step leaves some of 8 slots with one clip less or none.
-    runs = [
-        train(torchrun(n), f"n{n}", "data.sampling=natural", "data.epoch_clips=67", "train.epochs=2") for n in (2, 4)
-    ]
+    settings = ("data.sampling=natural", "data.epoch_clips=67", "train.epochs=2", "data.workers=0")
+    runs = [train(ALONE, "one", *settings), train(torchrun(4), "four", *settings)]
     for run in runs:
         assert verify_run(run).faults == []
         assert verify_run(run).live == 2 * 67

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from kws.audit import verify_run
 from kws.checkpoint import Checkpoints
 from tests.multiproc.launching import ALONE, ROOT, finish, kill, start, torchrun
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("zero")]
 Run = Callable[..., Path]
 # Small steps, or the rounding of another order of addition would grow.
 SETTINGS = (
@@ -25,6 +26,20 @@ SETTINGS = (
     "data.workers=0",
 )  # fmt: skip
 SGD = ("train.optimizer=sgd", "train.lr=0.02")
+
+
+@pytest.fixture(scope="module")
+def left_alone(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """left_alone(*settings) is a run on two processes to its end, the same for the same settings."""
+
+    @functools.cache
+    def run(*settings: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone") / "run"
+        code, output = finish(start(torchrun(2), config, folder, *settings))
+        assert code == 0, output
+        return folder
+
+    return run
 
 
 def losses(run: Path) -> list[float]:
@@ -52,8 +67,8 @@ def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, pytest.param((*SETTINGS, *SGD), marks=pytest.mark.slow)])
-def test_both_stages_have_the_losses_and_weights_of_ddp(train: Run, settings: tuple[str, ...]) -> None:
-    ddp, one, two = (train(torchrun(2), f"zero{stage}", *settings, f"train.zero={stage}") for stage in range(3))
+def test_both_stages_have_the_losses_and_weights_of_ddp(left_alone: Run, settings: tuple[str, ...]) -> None:
+    ddp, one, two = (left_alone(*settings, f"train.zero={stage}") for stage in range(3))
     assert len(losses(ddp)) == 20
     for run in (one, two):
         assert_close(ddp, run)
@@ -62,12 +77,13 @@ def test_both_stages_have_the_losses_and_weights_of_ddp(train: Run, settings: tu
 
 
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_killed_and_resumed_ends_as_if_left_alone(stage: int, train: Run, config: Path, tmp_path: Path) -> None:
-    settings = (*SETTINGS, f"train.zero={stage}")
-    whole, broken = train(torchrun(2), "whole", *settings), tmp_path / "broken"
+def test_killed_and_resumed_ends_as_if_left_alone(
+    stage: int, train: Run, left_alone: Run, config: Path, tmp_path: Path
+) -> None:
+    settings, broken = (*SETTINGS, f"train.zero={stage}"), tmp_path / "broken"
     train_until(8, start(torchrun(2), config, broken, *settings, "train.save_minutes=0"), broken)
     train(torchrun(2), "broken", *settings)
-    assert_close(whole, broken)
+    assert_close(left_alone(*settings), broken)
     verdict = verify_run(broken)
     assert verdict.faults == []
     assert verdict.live == 20 * 32
@@ -91,13 +107,18 @@ def saved(run: Path) -> int:
 
 @pytest.mark.parametrize(
     ("stage", "optimizer", "numbers_of_ranks"),
-    [(1, SGD, (2, 1)), (2, (), (1, 2)), pytest.param(2, SGD, (2, 4, 1), marks=pytest.mark.slow)],
+    [
+        pytest.param(1, SGD, (2, 1), marks=pytest.mark.slow),
+        (2, (), (1, 2)),
+        pytest.param(2, SGD, (2, 4, 1), marks=pytest.mark.slow),
+    ],
 )
 def test_resumed_on_another_number_of_processes_it_goes_on_with_the_optimizer_it_had(
-    stage: int, optimizer: tuple[str, ...], numbers_of_ranks: tuple[int, ...], train: Run, config: Path, tmp_path: Path
-) -> None:
+    stage: int, optimizer: tuple[str, ...], numbers_of_ranks: tuple[int, ...], train: Run, left_alone: Run,
+    config: Path, tmp_path: Path,
+) -> None:  # fmt: skip
     settings = (*SETTINGS, *optimizer, f"train.zero={stage}")
-    whole, run = train(torchrun(2), "whole", *settings), tmp_path / "elastic+(2"
+    whole, run = left_alone(*settings), tmp_path / "elastic+(2"
     for number, ranks in enumerate(numbers_of_ranks[:-1], start=1):
         train_until(6 * number, start(torchrun(ranks), config, run, *settings, "train.save_minutes=0"), run)
     train(torchrun(numbers_of_ranks[-1]), run.name, *settings)
@@ -108,7 +129,8 @@ def test_resumed_on_another_number_of_processes_it_goes_on_with_the_optimizer_it
     assert sorted(path.name for path in (run / "checkpoints").glob(".*")) == []
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
 def test_slots_without_clips_hold_nobody_up(stage: int, train: Run) -> None:
     settings = ("data.sampling=natural", "data.epoch_clips=67", "train.epochs=2", "train.lr=0.0003", "data.workers=0")
     ddp = train(torchrun(2), "ddp", *settings)
