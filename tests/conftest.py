@@ -10,12 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kws.audio import codec
 from kws.data import index, pack
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("KWS_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_configure() -> None:
+    """One thread a process: two threads each of many that share few cores wait for one another, 13 s instead of 1.4 for
+    a network of tests/models beside another worker. What tests start and the commands they run set their own."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def require(kind: str, there: bool, why: str) -> None:

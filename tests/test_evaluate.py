@@ -20,6 +20,8 @@ from kws.runtime import Runtime
 from kws.trained import Trained
 from tests.multiproc.launching import ALONE, SETTINGS, finish, start
 
+pytestmark = pytest.mark.xdist_group("evaluate")  # what they share is made once
+
 CPU = torch.device("cpu")
 ONE = Runtime(0, 1, CPU, 1, None)  # type: ignore[arg-type]
 

@@ -20,6 +20,8 @@ from kws.errors import UsageError
 from kws.predict import Prediction, Recognizer, Tally, starts
 from kws.runtime import Runtime
 
+pytestmark = pytest.mark.xdist_group("predict")  # what they share is made once
+
 ROOT = Path(__file__).parent.parent
 SETTINGS = [
     "model.name=tc_resnet8", "train.epochs=1", "train.global_batch=32", "train.micro_batch=8", "train.device=cpu",

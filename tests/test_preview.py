@@ -13,6 +13,8 @@ from kws import cli, lock
 from kws.data import index
 from tests.conftest import tiny_settings
 
+pytestmark = pytest.mark.xdist_group("preview")  # what they share is made once
+
 Check = Callable[..., dict[str, object]]
 
 

@@ -23,6 +23,8 @@ from kws.runtime import Runtime
 from kws.trained import Trained
 from tests.multiproc.launching import ALONE, SETTINGS, finish, kill, start, steps_done, wait_until
 
+pytestmark = pytest.mark.xdist_group("trained")  # what they share is made once
+
 CPU = torch.device("cpu")
 ALSO = ("frontend.normalise=corpus", "frontend.augment=none", "data.workers=0")
 
