@@ -62,6 +62,11 @@ def _corpus_commands(commands: Any) -> None:
     )
     inspect.add_argument("dir", type=Path, help="packed corpus")
     inspect.add_argument(
+        "--task",
+        metavar="NAME|FILE",
+        help="clips of each class by that task: v1-30, v2-35, v1-12, v2-12, seed-12, yours",
+    )
+    inspect.add_argument(
         "--clip",
         metavar="NAME",
         help="draw this clip, as the network sees it and as training varies it; or SPLIT/NUMBER",

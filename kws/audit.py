@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kws import runfolder
 from kws.checkpoint import Checkpoints
+from kws.corpus import tasks
 from kws.data import ledger
 from kws.errors import UsageError
 from kws.job import Job
@@ -19,7 +20,7 @@ def verify_run(run: Path) -> ledger.Verdict:
     newest = Checkpoints(run).newest()
     if newest is None:
         raise UsageError(f"{run}: no whole checkpoint there, so no step counts yet")
-    job = Job(config)
+    job = Job(config, tasks.of_state(newest.state, newest.path))
     if job.index.content_id != newest.state["corpus_id"]:
         raise UsageError(
             f"{job.index.root}: corpus {job.index.content_id}, {run} was trained on {newest.state['corpus_id']}; "

@@ -34,7 +34,8 @@ class DataConfig:
     shards: str = ""
     """Folder of the packed corpus (the one with index/)."""
     task: str = "words"
-    """Which words are which classes; `words`: every word of the corpus is a class."""
+    """Which words are which classes; `words`: every word of the corpus is a class. Else one of shards/tasks by its name
+    (v1-30, v2-35, v1-12, v2-12, seed-12), or a FILE.toml of one's own."""
     sampling: Literal["natural", "balanced", "weighted", "power"] = "balanced"
     """natural: every clip once. balanced: equal class totals. weighted, power: with replacement."""
     alpha: float = 0.5
@@ -46,7 +47,8 @@ class DataConfig:
     workers: int = 1
     """Loader processes a rank; 0 reads in the training process."""
     silence: float = 0.0
-    """One more class, `silence`, made of the corpus's noise: so many clips for each of the others, in every split."""
+    """With task words: one more class, `silence`, made of the corpus's noise: so many clips for each of the others, in
+    every split."""
     clip_seconds: float = 1.0
     """Clips are padded with zeros or cut to their beginning; kws predict takes the loudest stretch of a longer one."""
     verify: Literal["first", "always", "never"] = "first"
@@ -63,6 +65,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check(self.epoch_clips >= 0, "epoch_clips: wanted 0 or more")
         _check(0.0 <= self.silence <= 1.0, "silence: wanted 0 to 1")
+        _check(
+            not self.silence or self.task == "words",
+            "task, silence: a task has its own classes, and silence only where its file says so; "
+            "use --set data.silence=0, or --set data.task=words",
+        )
         _check(self.window >= 1, "window: wanted 1 or more draws")
         _check(self.workers >= 0, "workers: wanted 0 or more")
         _check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")
@@ -323,9 +330,10 @@ class Config:
 
 
 # What a resumed run may have otherwise than the run it takes up: where and how, never what is computed.
-# train.threads is among them because what it comes to must be the same, which run.json tells (runfolder.check).
+# train.threads and data.task are among them because what they come to must be the same, which run.json tells
+# (runfolder.check): a task's file may move.
 FREE_TO_CHANGE = frozenset(
-    {"data.shards", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
+    {"data.shards", "data.task", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
     | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
     | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}

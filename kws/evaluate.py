@@ -21,12 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from kws import metrics, mistakes, models, runfolder
-from kws.audio.codec import SAMPLE_RATE_HZ
-from kws.config import Config, TrainConfig
-from kws.corpus import tasks
+from kws.config import TrainConfig
 from kws.corpus.tasks import Task
 from kws.data import index as index_file
-from kws.data import silence
+from kws.data import selection
 from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.store import USUAL, Caching
@@ -129,8 +127,9 @@ def clips_of(index: Index, split: str, task: Task) -> npt.NDArray[np.int64]:
     """Ids of the split's clips that the task has, (n,). Raises UsageError where there is none."""
     if split == "noise":
         raise UsageError(f"{index.root}: split noise has no words to recognise; use --split test, valid or train")
-    labels = np.asarray(task.class_of)[index.split(split).columns["word"].astype(np.int64)]
-    clips = np.flatnonzero(labels >= 0)
+    found, labels = index.split(split), np.asarray(task.class_of)
+    rows = (found.rows(number) for number in range(len(found.shards)))  # shard by shard: silence comes with each
+    clips = np.sort(np.concatenate([some[labels[found.values("word", some)] >= 0] for some in rows]))
     if len(clips) == 0:
         raise UsageError(f"{index.root}: split {split} has no clip of the classes {', '.join(task.classes)}")
     return clips
@@ -182,16 +181,16 @@ def evaluate_run(
     # The last bits hang on them, and each of several runs began with its own.
     torch.set_num_threads(runfolder.recorded_threads(run) or runtime.threads)
     config, state = trained.config, trained.checkpoint.state
-    index = runtime.together(lambda: _corpus(config, shards))
+    index = runtime.together(lambda: index_file.load(shards or Path(config.data.shards)))
     if index.content_id != state["corpus_id"]:
         raise UsageError(
             f"{index.root}: corpus {index.content_id}, {run} was trained on {state['corpus_id']}; "
             "give the folder of that one with --shards"
         )
-    task = tasks.onto(trained.classes, index.words)
+    chosen = runtime.together(lambda: selection.apply(index, trained.task, trained.samples))
     result = evaluate_split(
-        trained.network, trained.features, index, split, task, trained.samples, runtime, config.data.workers,
-        Caching.of(config.data), told=told, views=crops if crop else whole,
+        trained.network, trained.features, chosen.index, split, chosen.task, trained.samples, runtime,
+        config.data.workers, Caching.of(config.data), told=told, views=crops if crop else whole,
     )  # fmt: skip
     summary = summarise(result, split, trained.classes, {"crop": crop, **facts_of(trained)})
     stem = run / "eval" / file_stem(split, crop)
@@ -199,7 +198,7 @@ def evaluate_run(
     def save() -> None:
         stem.parent.mkdir(exist_ok=True)
         kept = stem.with_name(f"{stem.name}.mistakes.npz")
-        mistakes.write(kept, trained, index, split, result.clips, result.truth, result.probabilities)
+        mistakes.write(kept, trained, chosen.index, split, result.clips, result.truth, result.probabilities)
         write(stem, result, summary)
 
     runtime.on_main(save)
@@ -213,7 +212,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "network": config.model.name,
         "parameters": models.count_parameters(trained.network),
         "multiply_adds": multiply_adds(trained.network, trained.features.shape(trained.samples)),
-        "task": config.data.task,
+        "task": trained.task.name,
         "corpus_id": state["corpus_id"],
         "checkpoint": trained.checkpoint.path.name,
         "weights": trained.weights,
@@ -225,12 +224,6 @@ def facts_of(trained: Trained) -> dict[str, Any]:
 def file_stem(split: str, crop: bool) -> str:
     """Of a result's files in RUN/eval."""
     return f"{split}-crop" if crop else split
-
-
-def _corpus(config: Config, shards: Path | None) -> Index:
-    """The run's corpus as it was trained on."""
-    index = index_file.load(shards or Path(config.data.shards))
-    return silence.add(index, config.data.silence, round(config.data.clip_seconds * SAMPLE_RATE_HZ))
 
 
 def summarise(result: Result, split: str, classes: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:

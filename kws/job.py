@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.config import Config
 from kws.corpus import tasks
+from kws.corpus.tasks import Definition
 from kws.data import index as index_file
-from kws.data import silence
+from kws.data import selection
 from kws.data.plan import Plan, Recipe
 from kws.errors import UsageError
 
@@ -20,16 +20,18 @@ from kws.errors import UsageError
 class Job:
     """Settings applied to a corpus. `samples` a clip; `steps_per_epoch`, `total_steps` of the run.
 
+    `definition`: the task of a run that has begun, whatever became of its file; else the one that the settings name.
     Raises UsageError where there is no such corpus, or it has nothing to train or to validate on.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, definition: Definition | None = None) -> None:
         if not config.data.shards:
             raise UsageError("data.shards: not set; use --set data.shards=DIR, a folder made by kws pack")
         self.config = config
         self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
-        self.index = silence.add(index_file.load(Path(config.data.shards)), config.data.silence, self.samples)
-        self.task = tasks.resolve(config.data.task, self.index.words)
+        packed = index_file.load(Path(config.data.shards))
+        self.selection = selection.apply(packed, definition or _definition(config, packed.words), self.samples)
+        self.index, self.task = self.selection.index, self.selection.task
         if len(self.task.classes) < 2:
             raise UsageError(
                 f"{self.index.root}: one class, {self.task.classes[0]}; wanted two words or more to tell apart"
@@ -49,7 +51,7 @@ class Job:
         if chain.speed_probability == 0.0:
             return self.samples
         needed = math.ceil(self.samples / (1.0 - chain.speed)) + 1
-        longest = int(self.index.split("train").columns["samples"].max())
+        longest = max(int(samples.max()) for (samples,) in self.index.split("train").pieces("samples"))
         return max(self.samples, min(needed, longest))
 
     def facts(self) -> dict[str, Any]:
@@ -58,8 +60,10 @@ class Job:
         return {
             "corpus": self.config.data.shards,
             "corpus_id": self.index.content_id,
+            "task": self.task.definition.tree(),
+            "task_notes": self.selection.lines(),
             "classes": self.task.classes,
-            "clips": {name: len(split) for name, split in self.index.splits.items()},
+            "clips": self.selection.sizes() | {"noise": len(self.index.splits.get("noise", ()))},
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.total_steps,
             "slots": slots,
@@ -68,8 +72,15 @@ class Job:
 
     def _check_valid(self) -> None:
         """A corpus whose first evaluation would fail is refused before an epoch is spent."""
-        counts = self.index.split("valid").cells.sum(axis=0)
-        if not counts[np.asarray(self.task.class_of) >= 0].sum():
+        self.index.split("valid")
+        if not sum(self.selection.counts("valid")):
             raise UsageError(
                 f"{self.index.root}: split valid has no clip of the task's words; pack some, to validate on"
             )
+
+
+def _definition(config: Config, words: Sequence[str]) -> Definition:
+    """The task that the settings name, for a corpus of these words."""
+    if config.data.task == tasks.WORDS:
+        return tasks.of_words(words, config.data.silence)
+    return tasks.load(config.data.task)

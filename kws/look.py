@@ -52,7 +52,7 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     for (left, right), wave, image, title in zip(axes, waves, seen, said, strict=True):
         _draw_wave(left, wave, loudest, title)
         _draw_features(right, image, config.frontend.features, levels)
-    word = job.index.words[int(job.index.split(split).columns["word"][clip])]
+    word = job.index.words[int(job.index.split(split).values("word", clip))]
     figure.suptitle(
         f"{word}: {reader.name(clip)} ({split}/{clip}) through {config.frontend.features}, "
         f"chain {config.frontend.augment}", fontsize=11, color=_INK,

@@ -20,6 +20,7 @@ import torch
 from kws import metrics
 from kws.audio import codec
 from kws.audio.recordings import Heard, Skipped, decoded, printable
+from kws.corpus import tasks
 from kws.errors import UsageError
 from kws.results import grid
 from kws.trained import Trained
@@ -32,7 +33,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One file: its most probable words, best first; `truth` where its folder names a known word; where in it the
+    """One file: its most probable words, best first; `truth` where its folder names a known word, which may
+    be one that is unknown to the task; where in it the
     second begins that the network was surest of; and a note where the recording is longer than that."""
 
     path: Path
@@ -115,7 +117,9 @@ class Recognizer:
 
     def _truth_of(self, folder: Path) -> str | None:
         name = folder.resolve().name
-        return name if name in self.classes else None
+        if name in self.classes:
+            return name
+        return tasks.UNKNOWN if name in self._trained.unknown else None
 
     def _seconds(self, paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[_Second]:
         for number, file in enumerate(decoded(paths)):

@@ -117,6 +117,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "config": found["config"],
         "corpus": f"{found['corpus']} ({found['corpus_id'][:12]})",
         "clips": ", ".join(f"{name} {count:,}" for name, count in clips.items()),
+        **({"task": "\n".join(found["task_notes"])} if found["task_notes"] else {}),
         "classes": f"{len(classes)}: {' '.join(classes)}",
         "network": f"{found['network']}, {found['parameters']:,} parameters",
         "input": " x ".join(map(str, found["input"])) + " (planes x bands x frames)",

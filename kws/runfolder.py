@@ -15,6 +15,7 @@ from typing import Any
 
 from kws import config as settings_file
 from kws.config import Config
+from kws.corpus import tasks
 from kws.errors import UsageError
 
 
@@ -80,7 +81,7 @@ def recorded_threads(run: Path) -> int:
 
 
 def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
-    """What must not change beside the settings: the corpus, and the threads, on which the last bits hang."""
+    """What must not change beside the settings: corpus, task, and the threads, on which the last bits hang."""
     if not path.exists():
         return []
     try:
@@ -90,7 +91,7 @@ def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
     mend = {"corpus_id": "", "threads": f" (--set train.threads={old.get('threads')})"}
     return [
         f"{key}: {old.get(key)} there, {facts[key]} now{how}" for key, how in mend.items() if old.get(key) != facts[key]
-    ]
+    ] + tasks.differences(old.get("task"), facts["task"])
 
 
 def begin_attempt(run: Path, step: int) -> int:

@@ -312,7 +312,9 @@ class Trainer:
         self.log.event("save", self.state.step, checkpoint=name, seconds=time.perf_counter() - began)
 
     def _submit(self, suffix: str, better: list[str]) -> None:
-        corpus = {"corpus_id": self.job.index.content_id, "classes": self.job.task.classes}
+        packed, task = self.job.selection.packed, self.job.task
+        corpus: dict[str, Any] = {"corpus_id": packed.content_id, "words": packed.words}
+        corpus |= {"task": task.definition.tree(), "classes": task.classes}
         state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
         self.log.flush()
         if suffix:
@@ -350,6 +352,8 @@ class Trainer:
         train = self.config.train
         size, left = models.count_parameters(self.network), self.job.total_steps - self.state.step
         self.say(f"{self.config.model.name}, {size:,} parameters, {len(self.job.task.classes)} classes")
+        for line in self.job.selection.lines():
+            self.say(line)
         self.say(f"{left} steps to go, each of {train.global_batch} clips in {train.slots} slots")
         chain = self.config.frontend
         if (chain.noise_probability or chain.mix_probability) and not len(self.job.index.splits.get("noise", ())):

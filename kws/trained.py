@@ -15,15 +15,19 @@ from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import Features
 from kws.checkpoint import Checkpoint, Checkpoints
 from kws.config import Config
+from kws.corpus import tasks
 from kws.errors import UsageError
 
 
 class Trained:
-    """`network` (in eval mode) and `features` on `device`, for clips of `samples` samples of `classes`."""
+    """`network` (in eval mode) and `features` on `device`, for clips of `samples` samples of `classes`, those of
+    `task`. `unknown`: the corpus's words that the network learned to call so."""
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: torch.device) -> None:
         self.config, self.checkpoint, self.device = config, checkpoint, device
-        self.classes: tuple[str, ...] = tuple(checkpoint.state["classes"])
+        self.task = tasks.of_state(checkpoint.state, checkpoint.path)
+        self.classes = self.task.classes
+        self.unknown = frozenset(filter(self.task.is_other, checkpoint.state["words"]))
         self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
         self.features = Features(config.frontend.features, checkpoint.state.get("normal")).to(device)
         shape = self.features.shape(self.samples)

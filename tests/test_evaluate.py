@@ -54,7 +54,7 @@ class Ramp(nn.Module):
 
 
 def test_with_crops_a_clip_has_the_mean_of_the_four_softmaxes_taken_once(tones: Index) -> None:
-    task = tasks.resolve("words", tones.words)
+    task = tasks.resolve(tasks.of_words(tones.words), tones.words)
     plain = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE)
     cropped = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE, views=crops)
     image = Ramp()(torch.zeros(1, 1))
@@ -88,7 +88,8 @@ class Spectrum(nn.Module):
 
 
 def test_a_network_whose_answers_are_known(tones: Index) -> None:
-    task = tasks.onto(("low", "mid", "high"), tones.words)
+    definition = tasks.Definition(name="by pitch", classes=("low", "mid", "high"))
+    task = tasks.resolve(definition, tones.words)
     result = evaluate_split(Pitch(), Spectrum(), tones, "test", task, 16000, ONE)
     summary = evaluate.summarise(result, "test", task.classes, {"network": "pitch"})
     low, mid, high = (int((result.truth == label).sum()) for label in range(3))

@@ -9,10 +9,11 @@ import pytest
 
 from kws import lock, runfolder
 from kws.config import Config, DataConfig, TrainConfig
+from kws.corpus import tasks
 from kws.errors import UsageError
 from tests.conftest import require
 
-FACTS = {"corpus_id": "abc", "threads": 2, "world_size": 1}
+FACTS = {"corpus_id": "abc", "threads": 2, "world_size": 1, "task": tasks.load("v2-12").tree()}
 
 
 def claimed(run: Path, config: Config | None = None, **facts: object) -> None:
@@ -140,11 +141,11 @@ def test_what_cannot_be_said_in_json_leaves_the_old_file(tmp_path: Path) -> None
 def test_checkpoints_without_settings_are_nobodys(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"has checkpoints, and no config\.toml that tells whose; use --run"):
-        runfolder.check(tmp_path, Config(), {"corpus_id": "a", "threads": 1})
+        runfolder.check(tmp_path, Config(), {"corpus_id": "a", "threads": 1, "task": {}})
 
 
 def test_what_allow_change_names_may_change_and_nothing_else(tmp_path: Path) -> None:
-    facts = {"corpus_id": "a", "threads": 1}
+    facts = {"corpus_id": "a", "threads": 1, "task": {}}
     runfolder.record(tmp_path, Config(), facts)
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     more = dataclasses.replace(Config().train, epochs=99, lr=0.5)
@@ -191,3 +192,24 @@ def test_a_failure_is_written_on_a_full_disk_too(full_disk: Callable[[], None], 
     with pytest.raises(UsageError, match="No space left"):
         lock.take(run)
     assert {path.name for path in run.iterdir()} - before <= {".lock"}, "nothing half-written is left"
+
+
+def test_a_task_that_decides_otherwise_is_refused_with_what_differs(tmp_path: Path) -> None:
+    begun(tmp_path)
+    other = tasks.load("v2-12").tree() | {"unknown": {"share": 0.2}, "about": "what it is about may change"}
+    message = refusal(tmp_path, task=other)
+    assert "task's unknown: {'share': 0.1} there, {'share': 0.2} now" in message
+    assert "task's classes" not in message
+    fewer = refusal(tmp_path, task=tasks.load("v2-12").tree() | {"classes": ["unknown", "silence", "yes", "maybe"]})
+    assert "task's classes: no up down left right on off stop go there, maybe now" in fewer
+    claimed(tmp_path, task=tasks.load("v2-12").tree() | {"clips": {}, "corpus": ""})
+
+
+def test_a_tasks_file_may_move(tmp_path: Path) -> None:
+    begun(tmp_path, Config(data=DataConfig(task="here/mine.toml")))
+    claimed(tmp_path, Config(data=DataConfig(task="there/mine.toml")))
+
+
+def test_a_run_that_kept_no_task_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    begun(tmp_path, task=None)
+    assert "task's name: None there, v2-12 now" in refusal(tmp_path)

@@ -7,9 +7,13 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kws.commands.shown import FAILED, OK, USAGE, console, progress
 from kws.errors import UsageError
+
+if TYPE_CHECKING:
+    from kws.data.index import Index
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -111,11 +115,29 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.clip:
         return _inspect_clip(arguments)
     corpus = index.load(arguments.dir)
+    if arguments.task:
+        return _inspect_task(arguments, corpus)
     if arguments.json:
         print(json.dumps(contents.facts(corpus)))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
         print("\n".join(contents.shuffle_lines(corpus)))
+    return OK
+
+
+def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
+    from kws.audio.codec import SAMPLE_RATE_HZ
+    from kws.corpus import tasks
+    from kws.data import contents, selection
+
+    definition = tasks.of_words(corpus.words) if arguments.task == tasks.WORDS else tasks.load(arguments.task)
+    found = selection.apply(corpus, definition, SAMPLE_RATE_HZ)
+    if arguments.json:
+        print(json.dumps(contents.task_facts(found)))
+        return OK
+    console().print(contents.task_table(found))
+    for line in found.lines():
+        print(line)
     return OK
 
 

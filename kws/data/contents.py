@@ -11,6 +11,7 @@ from kws import keyed
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.data.index import Index, Split
 from kws.data.plan import Plan, Recipe
+from kws.data.selection import Selection
 
 MIXED_ENOUGH = 0.98
 _BATCH, _BATCHES, _MIN_BATCHES = 64, 512, 8
@@ -40,6 +41,39 @@ def words_table(index: Index) -> Table:
         table.add_row(word, *(f"{values[number]:,}" for values in counts.values()), share)
     table.add_section()
     table.add_row("all", *(f"{values.sum():,}" for values in counts.values()), "")
+    return table
+
+
+def task_facts(selection: Selection) -> dict[str, Any]:
+    """What a task makes of a corpus: its definition, clips of each class and split, with the official ones beside."""
+    definition = selection.task.definition
+    counts = {split: selection.counts(split) for split in selection.sizes()}
+    return {
+        "content_id": selection.packed.content_id,
+        "task": definition.tree(),
+        "classes": {
+            name: {split: clips[label] for split, clips in counts.items()}
+            for label, name in enumerate(definition.classes)
+        },
+        "clips": selection.sizes(),
+        "official": dict(definition.clips),
+        "notes": selection.lines(),
+    }
+
+
+def task_table(selection: Selection) -> Table:
+    """One row a class in the task's order, one column a split; below all of them, and those of the official corpus."""
+    definition, sizes = selection.task.definition, selection.sizes()
+    table = Table("class", *sizes, title=f"{selection.packed.root}: clips by task {definition.name}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    counts = [selection.counts(split) for split in sizes]
+    for label, name in enumerate(definition.classes):
+        table.add_row(name, *(f"{clips[label]:,}" for clips in counts))
+    table.add_section()
+    table.add_row("all", *(f"{clips:,}" for clips in sizes.values()))
+    if definition.clips:
+        table.add_row(definition.corpus, *(f"{definition.clips.get(split, 0):,}" for split in sizes))
     return table
 
 

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ COLUMNS = {
     "sound": np.uint64,  # of its samples, hashed: two clips with the same are the same recording
 }
 Column = npt.NDArray[Any]
+_PIECE = 1 << 20
+"""Rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,16 @@ class Split:
         shard = self.shards[number]
         return np.arange(shard.start, shard.start + shard.clips)
 
+    def values(self, column: str, rows: npt.ArrayLike) -> Column:
+        """What the column of that name has of these clips."""
+        return self.columns[column][rows]  # type: ignore[index]
+
+    def pieces(self, *columns: str) -> Iterator[tuple[Column, ...]]:
+        """These columns from end to end, some rows at a time. Each piece is mapped by itself, and its pages given back
+        with it: going over 100 million clips leaves nothing in memory."""
+        for low in range(0, len(self.columns["shard"]), _PIECE):
+            yield tuple(_piece(self.columns[name], low) for name in columns)
+
 
 @dataclasses.dataclass(frozen=True)
 class Index:
@@ -95,6 +107,13 @@ class Index:
             there = ", ".join(key for key, split in self.splits.items() if len(split)) or "none"
             raise UsageError(f"{self.root}: no clips in split {name!r}; splits with clips: {there}")
         return found
+
+
+def _piece(column: Column, low: int) -> Column:
+    rows = column[low : low + _PIECE]
+    if not isinstance(column, np.memmap) or column.filename is None:
+        return rows
+    return np.memmap(column.filename, column.dtype, "r", column.offset + low * column.itemsize, rows.shape)
 
 
 def load(root: Path) -> Index:

@@ -198,7 +198,7 @@ class Plan:
     def _draw_shard(self, number: int) -> Ids:
         """A shard's draws in their random order: clip ids, (draws of the shard,)."""
         rows = self._split.rows(number)
-        kinds = self._class_of[self._split.columns["word"][rows].astype(np.int64)]
+        kinds = self._class_of[self._split.values("word", rows).astype(np.int64)]
         groups = [rows[kinds == kind] for kind in range(self._cells.shape[1])]
         if self._recipe.mode == "natural":
             groups = [rows[kinds >= 0]]

@@ -1,4 +1,4 @@
-"""A class of clips without speech, made from the corpus's noise recordings by index: nothing is packed anew.
+"""Clips without speech: windows of the noise recordings, or zeros, by index: nothing is packed anew.
 
     noise recordings, a part of each for every split  ->  windows of a clip's length  ->  rows of one more shard
 
@@ -10,32 +10,55 @@ epoch, and all of silence would. Training, validation and test hear parts of the
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from kws import keyed
 from kws.audio.codec import WAV_HEADER_BYTES
-from kws.data.index import COLUMNS, Index, Shard, Split
+from kws.corpus.tasks import SILENCE
+from kws.data.index import COLUMNS, Column, Index, Shard, Split
 from kws.errors import UsageError
 
-NAME = "silence"
 PARTS = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0)}
 """Which part of every noise recording a split hears, so that no second of noise is in two splits."""
 
 
 @dataclasses.dataclass(frozen=True)
-class WithSilence(Split):
-    """A split whose last shard is silence, drawn with the others: with shard s its rows shares[s] to shares[s + 1]."""
+class Made:
+    """A split's silence: clips of `samples` samples, from row `first` on, in a shard of that number behind all others.
 
+    `starts`: where they begin, in samples, in the split's noise laid end to end, (count,). With shard s belong the
+    clips shares[s] to shares[s + 1].
+    """
+
+    kind: Literal["noise", "zeros"]
+    first: int
+    shard: int
+    word: int
+    samples: int
+    starts: npt.NDArray[np.int64]
     shares: npt.NDArray[np.int64]
 
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def entry(self) -> Shard:
+        """The shard that they seem to lie in."""
+        return Shard(SILENCE, 0, len(self), self.first, "")
+
     def rows(self, number: int) -> npt.NDArray[np.int64]:
-        """The shard's own clips and its share of silence."""
-        if number == len(self.shards) - 1:
-            return np.zeros(0, np.int64)
-        made = self.shards[-1].start + np.arange(self.shares[number], self.shares[number + 1])
-        return np.concatenate([super().rows(number), made])
+        """Ids of the clips that a plan draws together with the shard of that number."""
+        return self.first + np.arange(self.shares[number], self.shares[number + 1])
+
+    def values(self, column: str, rows: npt.NDArray[np.int64]) -> Column:
+        """As Split.values has it, of rows that are all silence."""
+        if column == "offset":
+            return np.asarray(2 * self.starts[rows - self.first], COLUMNS[column])
+        length = WAV_HEADER_BYTES + 2 * self.samples
+        same = {"shard": self.shard, "length": length, "samples": self.samples, "plain": 1, "word": self.word}
+        return np.full(rows.shape, same.get(column, 0), COLUMNS[column])
 
 
 def part_of(samples: int, split: str) -> slice:
@@ -46,65 +69,41 @@ def part_of(samples: int, split: str) -> slice:
 
 def is_silence(shard: Shard) -> bool:
     """Whether this is the shard that is none on disk."""
-    return shard.name == NAME and not shard.bytes
+    return shard.name == SILENCE and not shard.bytes
 
 
-def add(index: Index, fraction: float, samples: int) -> Index:
-    """The corpus with one more word, `silence`: in every split `fraction` as many clips of `samples` samples as the
-    split has of words. Which windows is a matter of the corpus alone.
+def make(index: Index, split: Split, count: int, kind: Literal["noise", "zeros"], samples: int, asked: str) -> Made:
+    """So many clips of silence for the split, by number of a word behind the corpus's. Which windows of noise is a
+    matter of the noise alone.
 
-    Raises UsageError where the corpus has no noise, none long enough, or has such a word itself.
+    Raises UsageError, headed by `asked`, where the corpus has no noise, or none long enough.
     """
-    if fraction == 0.0:
-        return index
-    if NAME in index.words:
-        raise UsageError(f"data.silence: {index.root} has the word {NAME!r} itself; use --set data.silence=0")
-    if not len(index.splits.get("noise", ())):
-        raise UsageError(f"data.silence: {index.root} has no noise recordings to make silence of; pack some, or use 0")
-    splits = {
-        name: _with_silence(index, split, fraction, samples) if name in PARTS and len(split) else _with_word(split)
-        for name, split in index.splits.items()
-    }
-    return dataclasses.replace(index, words=(*index.words, NAME), splits=splits)
-
-
-def _with_silence(index: Index, split: Split, fraction: float, samples: int) -> WithSilence:
-    count = max(1, round(fraction * len(split)))
-    starts = _windows(index, split.name, samples, count)
-    fresh = {
-        "shard": len(split.shards), "offset": 2 * starts, "length": WAV_HEADER_BYTES + 2 * samples, "samples": samples,
-        "plain": 1, "word": len(index.words), "speaker": 0, "crc32": 0, "name": 0,
-        "sound": 0,
-    }  # fmt: skip
-    columns = {
-        name: np.concatenate([column, np.broadcast_to(np.asarray(fresh[name], COLUMNS[name]), count)])
-        for name, column in split.columns.items()
-    }
-    shard = Shard(NAME, 0, count, len(split), "")
-    ends = np.cumsum([0] + [other.clips for other in split.shards])
+    starts = np.zeros(count, np.int64)
+    if kind == "noise":
+        starts = _windows(index, split.name, samples, count, asked)
+    ends = np.cumsum([0] + [shard.clips for shard in split.shards])
     shares = ends * count // len(split)
-    cells = np.pad(_with_word(split).cells, ((0, 1), (0, 0)))
-    cells[:-1, -1] = np.diff(shares)
-    return WithSilence(split.name, (*split.shards, shard), columns, cells, shares)
+    return Made(kind, len(split), len(split.shards), len(index.words), samples, starts, shares)
 
 
-def _with_word(split: Split) -> Split:
-    return dataclasses.replace(split, cells=np.pad(np.asarray(split.cells), ((0, 0), (0, 1))))
-
-
-def _windows(index: Index, split: str, samples: int, count: int) -> npt.NDArray[np.int64]:
+def _windows(index: Index, split: str, samples: int, count: int, asked: str) -> npt.NDArray[np.int64]:
     """Where windows start in the split's parts of the recordings laid end to end, (count,)."""
-    parts = [part_of(int(length), split) for length in index.split("noise").columns["samples"]]
+    noise = index.splits.get("noise")
+    if noise is None or not len(noise):
+        raise UsageError(f"{asked}: {index.root} has no noise recordings to make silence of; pack some, or do without")
+    parts = [part_of(int(length), split) for length in noise.columns["samples"]]
     sizes = np.array([part.stop - part.start for part in parts])
-    rooms = np.maximum(0, sizes - samples + 1)
+    # In the order of their names' hashes: the recordings may lie in any order in the shards.
+    order = np.argsort(noise.columns["name"], kind="stable")
+    rooms = np.maximum(0, sizes - samples + 1)[order]
     if rooms.sum() == 0:
         low, high = PARTS[split]
         raise UsageError(
-            f"data.silence: {split} hears {low:.0%} to {high:.0%} of each noise recording of {index.root}, and none of "
+            f"{asked}: {split} hears {low:.0%} to {high:.0%} of each noise recording of {index.root}, and none of "
             f"these parts is as long as a clip ({samples} samples); wanted a recording of {samples / (high - low):.0f}"
         )
     place = (keyed.uniforms(np.arange(count), 1, "silence", split)[:, 0] * rooms.sum()).astype(np.int64)
     ends = np.cumsum(rooms)
     which = np.searchsorted(ends, place, side="right")
-    found: npt.NDArray[np.int64] = np.cumsum(sizes)[which] - sizes[which] + place - (ends - rooms)[which]
+    found: npt.NDArray[np.int64] = (np.cumsum(sizes) - sizes)[order[which]] + place - (ends - rooms)[which]
     return found

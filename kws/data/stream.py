@@ -9,6 +9,7 @@ prefetched in the loader is simply drawn again.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import io
 import itertools
 import mmap
@@ -26,10 +27,12 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from kws.audio import codec
+from kws.corpus.tasks import SILENCE
 from kws.data import silence
 from kws.data.fetch import DamagedError
 from kws.data.index import Index, Shard, Split
 from kws.data.plan import Slot, Stretch
+from kws.data.selection import Selected
 from kws.data.store import USUAL, Ahead, Caching, Store
 from kws.errors import UsageError
 
@@ -60,11 +63,12 @@ class Reader:
         self, index: Index, split: str, class_of: Iterable[int], samples: int, verify: str = "first",
         on_bad: Literal["fail", "skip"] = "fail", caching: Caching = USUAL,
     ) -> None:  # fmt: skip
-        self._split, self._samples = index.split(split), samples
+        # Plain views: indexing np.memmap itself makes an object of that class each time, 6 us instead of 1.
+        whole = index.split(split)
+        views = {name: np.asarray(column) for name, column in whole.columns.items()}
+        self._split, self._samples = dataclasses.replace(whole, columns=views), samples
         self._labels = np.asarray(list(class_of), dtype=np.int64)
         self._store, self._verify, self._on_bad = Store(index.root, index.source, caching), verify, on_bad
-        # Plain views: indexing np.memmap itself makes an object of that class each time, 6 us instead of 1.
-        self._columns = {name: np.asarray(column) for name, column in self._split.columns.items()}
         # Memory that forked loader workers share, so that what one epoch's workers checked counts in the next. A map
         # without a file: the kernel fills in pages as clips are checked, so 100 million clips cost nothing up front.
         self._silence = _silence_of(index, self._split, caching)
@@ -85,12 +89,12 @@ class Reader:
         wave = np.empty((len(slot.clips), self._samples), dtype=np.int16)
         lengths = np.full(len(slot.clips), -1, dtype=np.int64)  # stays where a clip is left out
         order = np.argsort(slot.clips, kind="stable")  # the clips of a shard together, as they lie in it
-        shards = self._columns["shard"][slot.clips[order]]
+        shards = self._split.values("shard", slot.clips[order])
         edges = (0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(order))
         for low, high in itertools.pairwise(edges):
             if low < high:
                 self._fill_or_skip(wave, lengths, order[low:high], slot.clips[order[low:high]])
-        labels = self._labels[self._columns["word"][slot.clips]]
+        labels = self._labels[self._split.values("word", slot.clips)]
         arrays: list[npt.NDArray[Any]] = [slot.draws, slot.clips, wave, lengths, labels]
         if self._on_bad == "skip" and (lengths < 0).any():
             arrays = [array[lengths >= 0] for array in arrays]
@@ -103,7 +107,7 @@ class Reader:
     def stretches(self, slots: Iterable[Slot]) -> Iterator[Stretch]:
         """Which shards these slots will read, for `ahead`."""
         for slot in slots:
-            yield Stretch(slot.step, slot.step + 1, tuple(np.unique(self._columns["shard"][slot.clips]).tolist()))
+            yield Stretch(slot.step, slot.step + 1, tuple(np.unique(self._split.values("shard", slot.clips)).tolist()))
 
     def _fill_or_skip(self, wave: codec.Pcm, lengths: Numbers, rows: Numbers, clips: Numbers) -> None:
         try:
@@ -121,10 +125,10 @@ class Reader:
         """Clips of one shard (n,) into rows (n,) of the batch, zeros behind the shorter ones."""
         shard, data = self._shard_of(clips)
         self._check(clips, shard, data)
-        starts = self._columns["offset"][clips].astype(np.int64) + codec.WAV_HEADER_BYTES
-        counts = (self._columns["length"][clips].astype(np.int64) - codec.WAV_HEADER_BYTES) // 2
+        starts = self._split.values("offset", clips).astype(np.int64) + codec.WAV_HEADER_BYTES
+        counts = (self._split.values("length", clips).astype(np.int64) - codec.WAV_HEADER_BYTES) // 2
         kept = np.minimum(counts, self._samples)
-        kept[self._columns["plain"][clips] == 0] = -1  # to be decoded
+        kept[self._split.values("plain", clips) == 0] = -1  # to be decoded
         lengths[rows] = kept
         # Slices of memoryviews: per clip 0.5 us less than slices of arrays, of the 6 us that it takes.
         out, row_bytes = wave.data.cast("B"), 2 * self._samples
@@ -143,21 +147,21 @@ class Reader:
         clips = np.array([clip])
         shard, data = self._shard_of(clips)
         self._check(clips, shard, data)
-        if not self._columns["plain"][clip]:
+        if not self._split.values("plain", clip):
             return self._decode(clip, shard, data)
         return np.frombuffer(self._member(clip, data), dtype="<i2", offset=codec.WAV_HEADER_BYTES)
 
     def _shard_of(self, clips: Numbers) -> tuple[Shard, memoryview]:
         """The shard that these clips (all of one) lie in, and its bytes."""
-        shard = self._split.shards[self._columns["shard"][clips[0]]]
+        shard = self._split.shards[self._split.values("shard", clips[0])]
         if silence.is_silence(shard):
             return shard, memoryview(self._silence)
         return shard, memoryview(self._store.shard(shard))
 
     def _member(self, clip: int, data: memoryview) -> memoryview:
         """The clip's file out of its shard's bytes."""
-        start = int(self._columns["offset"][clip])
-        return data[start : start + int(self._columns["length"][clip])]
+        start = int(self._split.values("offset", clip))
+        return data[start : start + int(self._split.values("length", clip))]
 
     def _decode(self, clip: int, shard: Shard, data: memoryview) -> codec.Pcm:
         try:
@@ -167,11 +171,10 @@ class Reader:
 
     def name(self, clip: int) -> str:
         """What the clip is called in its tar: the key, read from the header in front of its audio."""
-        columns = self._split.columns
-        if silence.is_silence(self._split.shards[columns["shard"][clip]]):
-            return f"{silence.NAME}-{clip}"
-        view = self._store.shard(self._split.shards[columns["shard"][clip]])
-        end = int(columns["offset"][clip])
+        shard = self._split.shards[self._split.values("shard", clip)]
+        if silence.is_silence(shard):
+            return f"{SILENCE}-{clip}"
+        view, end = self._store.shard(shard), int(self._split.values("offset", clip))
         # Names that are long or not ASCII stand in a block of their own before the header, marked x.
         before = view[max(0, end - 3 * 512) : end]
         headers = before if before[156:157] == b"x" and before[257:262] == b"ustar" else before[-512:]
@@ -188,7 +191,7 @@ class Reader:
             return
         due = clips if self._verify == "always" else clips[~self._checked[clips]]
         for clip in due.tolist():
-            if zlib.crc32(self._member(clip, data)) != self._columns["crc32"][clip]:
+            if zlib.crc32(self._member(clip, data)) != self._split.values("crc32", clip):
                 raise DamagedError(
                     f"{self._store.where(shard)}: clip {clip} ({self.name(clip)}): crc32 differs from the index; "
                     "copy or pack the shard again"
@@ -281,8 +284,12 @@ def noise_of(index: Index, split: str, caching: Caching = USUAL) -> list[codec.P
 
 
 def _silence_of(index: Index, split: Split, caching: Caching) -> bytes:
-    """What the rows of `kws.data.silence` lie in: the split's noise end to end behind the length of a WAV header."""
-    if not any(map(silence.is_silence, split.shards)):
+    """What the clips of `kws.data.silence` lie in: the split's noise end to end, or one of zeros, behind the length of
+    a WAV header."""
+    made = split.made if isinstance(split, Selected) else None
+    if made is None:
         return b""
+    if made.kind == "zeros":
+        return bytes(codec.WAV_HEADER_BYTES + 2 * made.samples)
     joined = np.concatenate(noise_of(index, split.name, caching)).astype("<i2", copy=False)
     return bytes(codec.WAV_HEADER_BYTES) + joined.tobytes()

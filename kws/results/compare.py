@@ -54,8 +54,10 @@ class Line:
 
     @property
     def test_set(self) -> tuple[object, ...]:
-        """Equal for runs evaluated on the same clips of the same classes."""
-        return tuple(self.result.get(key) for key in ("split", "corpus_id", "n")) + tuple(self.result["classes"])
+        """Equal for runs evaluated on the same clips of the same task."""
+        return tuple(self.result.get(key) for key in ("split", "corpus_id", "task", "n")) + tuple(
+            self.result["classes"]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _line(run: Path, network: str, result: Row, split: str) -> Line:
         clips_per_s=median(speeds) if speeds else None,
         hours=sum(attempt.seconds for attempt in records.attempts(lines)) / 3600,
         hardware=_hardware(records.read_json(run / "run.json")),
-        reported=published.figure(network, len(result["classes"]), result["n"]) if split == "test" else None,
+        reported=published.figure(network, str(result.get("task")), result["n"]) if split == "test" else None,
         stale=records.pointed_to(run, "best_accuracy") not in (None, result.get("checkpoint")),
     )
 

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kws import config as settings_file
+from kws.corpus import tasks
 from kws.data import ledger
 from kws.errors import UsageError
 from kws.job import Job
+from kws.results import records
 
 _MOST_DRAWS = 2_000_000
 """Of an epoch, to be gone through: more takes seconds."""
@@ -37,7 +39,9 @@ class Audit(NamedTuple):
 def audit(run: Path, steps_done: int) -> Audit | None:
     """Of the epoch in which step `steps_done` - 1 lies; None where the corpus is not at hand, or nothing was done."""
     try:
-        job = Job(settings_file.load(run / "config.toml"))
+        kept = records.read_json(run / "run.json").get("task")
+        task = tasks.parse(kept, str(run / "run.json")) if isinstance(kept, dict) else None
+        job = Job(settings_file.load(run / "config.toml"), task)
     except UsageError:
         return None
     if not 0 < steps_done <= job.total_steps or job.steps_per_epoch * job.config.train.global_batch > _MOST_DRAWS:
@@ -49,7 +53,7 @@ def audit(run: Path, steps_done: int) -> Audit | None:
     consumed = None
     if found is not None:
         consumed = _counts(job, found[(found[:, 0] == epoch) & (found[:, 1] < steps_done), 4])
-    drawn, clips = _counts(job, np.concatenate(planned)), _counts(job, np.arange(len(job.index.split("train"))))
+    drawn, clips = _counts(job, np.concatenate(planned)), job.selection.counts("train")
     rows = [
         Draws(word, clips[label], drawn[label], None if consumed is None else consumed[label])
         for label, word in enumerate(job.task.classes)
@@ -59,7 +63,7 @@ def audit(run: Path, steps_done: int) -> Audit | None:
 
 def _counts(job: Job, clips: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[int]:
     """Of each class among these clips of the train split."""
-    words = np.asarray(job.index.split("train").columns["word"])[clips].astype(np.int64)
+    words = job.index.split("train").values("word", clips).astype(np.int64)
     labels = np.asarray(job.task.class_of)[words]
     found: list[int] = np.bincount(labels[labels >= 0], minlength=len(job.task.classes)).tolist()
     return found

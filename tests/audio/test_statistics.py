@@ -14,7 +14,8 @@ import torch
 
 from kws.audio import statistics
 from kws.audio.features import SPECS, Features
-from kws.data import index, silence
+from kws.corpus import tasks
+from kws.data import index, selection
 from kws.data.index import Index
 from kws.data.stream import Reader
 from kws.errors import UsageError
@@ -118,7 +119,7 @@ def test_of_many_clips_a_few_shards_are_read_evenly_spread(tones: Index, monkeyp
 
 
 def test_silence_is_not_among_them(noisy: Index) -> None:
-    quiet = silence.add(noisy, 0.5, 1600)
+    quiet = selection.apply(noisy, tasks.of_words(noisy.words, 0.5), 1600).index
     assert statistics.measure(quiet, ("mel32",), 1600) == statistics.measure(noisy, ("mel32",), 1600)
 
 

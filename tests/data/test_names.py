@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from kws.audio import codec
-from kws.data import index, pack, silence
+from kws.corpus import tasks
+from kws.data import index, pack, selection
 from kws.data.names import find_clip
 from kws.data.stream import Reader
 from kws.errors import UsageError
@@ -50,7 +51,8 @@ def test_a_number_beyond_the_split_is_said(tones: index.Index) -> None:
 
 def test_silence_is_found_by_number_alone(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 24, "mid": 24}, noise_seconds=12)
-    corpus = silence.add(pack.pack([source], tmp_path / "shards")[0], 0.2, 16000)
+    packed, _ = pack.pack([source], tmp_path / "shards")
+    corpus = selection.apply(packed, tasks.of_words(packed.words, 0.2), 16000).index
     last = len(corpus.split("train")) - 1
     assert find_clip(corpus, f"train/{last}") == ("train", last)
     assert reader(corpus, "train").name(last) == f"silence-{last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from kws import evaluate
 from kws.audio import codec
 from kws.config import Config, DataConfig, TrainConfig
-from kws.data import foreign, index, pack, silence
+from kws.corpus import tasks
+from kws.corpus.tasks import SILENCE
+from kws.data import foreign, index, pack, selection, silence
 from kws.data.index import Index
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.store import Caching
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 
 def quiet(corpus: Index, fraction: float = FRACTION, samples: int = SAMPLES) -> Index:
-    return silence.add(corpus, fraction, samples)
+    return selection.apply(corpus, tasks.of_words(corpus.words, fraction), samples).index
 
 
 def reader_of(corpus: Index, split: str, samples: int = SAMPLES, **more: object) -> Reader:
@@ -39,7 +42,8 @@ def reader_of(corpus: Index, split: str, samples: int = SAMPLES, **more: object)
 
 def silent(corpus: Index, split: str) -> np.ndarray:
     """Ids of the split's silence."""
-    return np.flatnonzero(np.asarray(corpus.split(split).columns["word"]) == corpus.words.index(silence.NAME))
+    words = corpus.split(split).values("word", np.arange(len(corpus.split(split))))
+    return np.flatnonzero(words == corpus.words.index(SILENCE))
 
 
 def recordings(corpus: Index) -> list[codec.Pcm]:
@@ -95,28 +99,32 @@ def test_windows_lie_inside_one_recording_and_spread_over_all(noisy: Index) -> N
 
 def test_every_split_has_its_share_and_all_else_is_as_it_was(noisy: Index) -> None:
     corpus = quiet(noisy)
-    assert corpus.words == (*noisy.words, silence.NAME)
+    assert corpus.words == (*noisy.words, SILENCE)
     assert corpus.content_id == noisy.content_id
     for split in SPLITS:
         before, after = noisy.split(split), corpus.split(split)
-        assert len(silent(corpus, split)) == round(FRACTION * len(before)) == len(after) - len(before)
+        assert len(silent(corpus, split)) == math.ceil(FRACTION * len(before)) == len(after) - len(before)
         for name, column in before.columns.items():
-            assert np.array_equal(after.columns[name][: len(before)], column)
-            assert after.columns[name].dtype == column.dtype
+            assert after.columns[name] is column
+            everything = after.values(name, np.arange(len(after)))
+            assert np.array_equal(everything[: len(before)], column)
+            assert everything.dtype == column.dtype
+            assert [after.values(name, row) for row in range(len(after))] == everything.tolist()
         assert after.shards[:-1] == before.shards
         assert after.cells.sum(axis=0).tolist() == [*before.cells.sum(axis=0), len(silent(corpus, split))]
-        assert set(after.columns["samples"][silent(corpus, split)].tolist()) == {SAMPLES}
-    assert corpus.split("noise").cells.shape[1] == len(corpus.words)
+        assert set(after.values("samples", silent(corpus, split)).tolist()) == {SAMPLES}
+    assert corpus.split("noise") is noisy.split("noise")
 
 
 def test_it_is_a_matter_of_the_corpus_alone(noisy: Index) -> None:
     one, again = quiet(noisy), quiet(index.load(noisy.root))
     for split in SPLITS:
-        assert np.array_equal(one.split(split).columns["offset"], again.split(split).columns["offset"])
+        made = silent(one, split)
+        assert np.array_equal(one.split(split).values("offset", made), again.split(split).values("offset", made))
 
 
 def test_none_is_none(noisy: Index) -> None:
-    assert quiet(noisy, 0.0) is noisy
+    assert quiet(noisy, 0.0) == noisy
 
 
 def test_a_little_is_one_clip_at_least(noisy: Index) -> None:
@@ -139,7 +147,7 @@ def test_batches_hold_the_noises_samples_beside_words(noisy: Index) -> None:
     clips = np.stack([np.resize(made, 8), np.resize(words, 8)], axis=1).reshape(-1)
     reader = reader_of(corpus, "train", 3000)
     batch = reader.batch(Slot(0, 0, np.arange(16), clips))
-    assert batch.labels.tolist() == [int(corpus.split("train").columns["word"][clip]) for clip in clips]
+    assert batch.labels.tolist() == [int(corpus.split("train").values("word", clip)) for clip in clips]
     for wave, length, clip in zip(batch.wave, batch.lengths.tolist(), clips.tolist(), strict=True):
         wanted = reader.read(clip)[:3000]
         assert length == len(wanted) == (SAMPLES if clip in made else 3000)
@@ -196,7 +204,7 @@ def test_silence_is_spread_over_steps_and_slots_as_a_packed_word_is(slots: int) 
     # 40 shards of 500 clips. All of silence in a shard of its own would be drawn in one stretch of the epoch.
     corpus = quiet(large(shards=40, clips=500, words=10), 0.1, 16000)
     plan = Plan(corpus.split("train"), range(11), Recipe("balanced", slots, 32, seed=0), epoch=0)
-    word = np.asarray(corpus.split("train").columns["word"])
+    word = corpus.split("train").values("word", np.arange(len(corpus.split("train"))))
     counts = np.array(
         [[(word[slot.clips] == 10).sum() for slot in plan.step_slots(step)] for step in range(plan.steps)]
     )
@@ -277,7 +285,7 @@ def test_noise_that_is_too_short_is_refused_with_what_would_do(tones: Index) -> 
 def test_a_corpus_with_such_a_word_is_refused(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 12, "silence": 12}, speakers=12, samples=400)
     corpus, _ = pack.pack([source], tmp_path / "out")
-    with pytest.raises(UsageError, match=r"has the word 'silence' itself; use --set data\.silence=0"):
+    with pytest.raises(UsageError, match=r"has the word 'silence' itself, .* or do without"):
         quiet(corpus, FRACTION, 400)
 
 
@@ -288,8 +296,9 @@ def test_a_job_has_one_more_class_in_alphabetical_order(noisy: Index) -> None:
     data = DataConfig(shards=str(noisy.root), silence=FRACTION, clip_seconds=0.1)
     job = Job(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=8)))
     assert job.task.classes == tuple(sorted((*noisy.words, "silence")))
-    assert job.facts()["clips"]["train"] == len(noisy.split("train")) + round(FRACTION * len(noisy.split("train")))
-    labels = np.asarray(job.task.class_of)[np.asarray(job.index.split("train").columns["word"]).astype(int)]
+    train = job.index.split("train")
+    assert job.facts()["clips"]["train"] == len(train) == math.ceil((1 + FRACTION) * len(noisy.split("train")))
+    labels = np.asarray(job.task.class_of)[train.values("word", np.arange(len(train)))]
     drawn = np.concatenate([labels[slot.clips] for slot in job.plan(1).rank_slots(0, 1)])
     counts = np.bincount(drawn)
     assert len(counts) == len(noisy.words) + 1
@@ -310,7 +319,7 @@ class ByLoudness(torch.nn.Module):
 
 def test_evaluation_goes_over_it_too(noisy: Index) -> None:
     corpus = quiet(noisy)
-    task = evaluate.tasks.onto(corpus.words, corpus.words)
+    task = tasks.Task(tasks.of_words(noisy.words, FRACTION), range(len(corpus.words)))  # type: ignore[arg-type]
     alone = Runtime(0, 1, torch.device("cpu"), 1, None)
     plain = torch.nn.Module()
     plain.forward = lambda wave: wave.float()[:, None, None] / 32768  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kws import cli
 from kws.config import Config, ModelConfig, to_toml
+from kws.corpus import tasks
 from kws.errors import UsageError
 from kws.metrics import confusion, mcnemar, summary
 from kws.results import compare, compare_text
@@ -133,14 +134,20 @@ def test_a_checkpoint_that_became_better_since_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "clips", "wanted"),
-    [(12, 6835, (97.937, 97.922)), (11, 6835, (97.937, 97.922)), (30, 6835, None), (12, 4890, None)],
+    ("task", "clips", "wanted"),
+    [("seed-12", 6835, (97.937, 97.922)), ("seed-12", 6834, None), ("v1-30", 6835, None), ("v2-12", 4890, None)],
 )
 def test_a_reported_figure_stands_only_beside_the_same_task(
-    classes: int, clips: int, wanted: tuple[float, float] | None
+    task: str, clips: int, wanted: tuple[float, float] | None
 ) -> None:
-    found = compare.published.figure("wrn_28_10", classes, clips)
+    found = compare.published.figure("wrn_28_10", task, clips)
     assert (found and found[:2]) == wanted
+
+
+def test_the_sizes_that_figures_hang_on_are_those_of_the_tasks() -> None:
+    known = compare.published.TEST_CLIPS
+    assert {name: tasks.load(name).clips["test"] for name in known} == known
+    assert {task for _, task in compare.published._FIGURES} == set(known)
 
 
 def test_every_reported_network_is_one_of_ours() -> None:

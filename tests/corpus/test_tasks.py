@@ -1,0 +1,204 @@
+"""Tasks as files: the frozen ones, one's own, and every mistake in them said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kws.corpus import recipe, tasks
+from kws.corpus.tasks import Definition
+from kws.errors import UsageError
+from tests.corpus import official
+
+ROOT = Path(__file__).parent.parent.parent
+FROZEN = ("seed-12", "v1-12", "v1-30", "v2-12", "v2-35")
+TWELVE = ["unknown", "silence", "yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
+SEEDS = (
+    "zero yes wow visual up two tree three stop six sheila seven right one on off no nine marvin left learn house "
+    "happy go four forward follow five eight down dog cat bird bed backward"
+)
+OWN = """
+classes = ["unknown", "silence", "left", "right"]
+others = "unknown"
+[unknown]
+share = 0.5
+[silence]
+share = 0.25
+of = "all"
+kind = "zeros"
+"""
+
+
+def own(folder: Path, text: str = OWN, name: str = "mine") -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return str(path)
+
+
+# --- the frozen ones ------------------------------------------------------------------------------------------
+
+
+def test_there_are_these() -> None:
+    assert tuple(tasks.names()) == FROZEN
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_definition_is_the_same_after_a_checkpoint(name: str) -> None:
+    found = tasks.load(name)
+    assert found.name == name
+    assert tasks.parse(json.loads(json.dumps(found.tree())), "state.json") == found
+
+
+def test_classes_are_in_their_order() -> None:
+    seeds = SEEDS.split()
+    assert list(tasks.load("v2-35").classes) == seeds
+    later = {"visual", "learn", "forward", "follow", "backward"}
+    assert list(tasks.load("v1-30").classes) == [word for word in seeds if word not in later]
+    for name in ("v1-12", "v2-12", "seed-12"):
+        assert list(tasks.load(name).classes) == TWELVE
+        assert tasks.load(name).wanted == tuple(TWELVE[2:]) == official.COMMANDS
+
+
+def test_the_classes_of_whole_corpora_are_their_words() -> None:
+    words = recipe.load(ROOT / "shards" / "speech_commands_v0.02.toml").words
+    assert set(tasks.load("v2-35").classes) == words == set(official.CORPORA["v0.02"].words)
+    assert set(tasks.load("v1-30").classes) == set(official.CORPORA["v0.01"].words)
+
+
+# --- words to classes -----------------------------------------------------------------------------------------
+
+
+def test_other_words_are_unknown_or_left_out() -> None:
+    words = ["bed", "left", "right", "silence"]
+    definition = Definition(name="x", classes=("right", "unknown", "left"), others="unknown")
+    assert tasks.resolve(definition, words).class_of == (1, 2, 0, 1)
+    assert list(map(definition.is_other, words)) == [True, False, False, True]
+    dropping = Definition(name="x", classes=("right", "left"))
+    assert tasks.resolve(dropping, words).class_of == (-1, 1, 0, -1)
+    assert not any(map(dropping.is_other, words))
+
+
+def test_a_class_called_unknown_is_a_word_where_others_are_dropped() -> None:
+    assert Definition(name="x", classes=("left", "unknown")).wanted == ("left", "unknown")
+
+
+def test_words_takes_every_word_in_alphabetical_order() -> None:
+    definition = tasks.of_words(["tree", "bed", "wow"], 0.1)
+    assert definition.classes == ("bed", "silence", "tree", "wow")
+    assert definition.wanted == ("bed", "tree", "wow")
+    assert tasks.resolve(definition, ["tree", "bed", "wow", "silence"]).class_of == (2, 0, 3, 1)
+
+
+def test_a_word_that_the_corpus_lacks_is_named() -> None:
+    with pytest.raises(UsageError, match=r"data\.task=v2-12: the corpus has no word no, go, and .* file of your own"):
+        tasks.resolve(tasks.load("v2-12"), [word for word in TWELVE if word not in ("no", "go")])
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "wanted"),
+    [(0.1, 30769, 3077), (0.1, 10, 1), (0.1, 11, 2), (0.1, 0, 0), (0.07, 100, 7), (1, 9, 9)],
+)
+def test_a_share_is_rounded_up_in_decimal(share: float, count: int, wanted: int) -> None:
+    assert tasks.part(share, count) == wanted
+
+
+# --- one's own ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_ones_own_is_a_task_by_its_own_name(tmp_path: Path) -> None:
+    found = tasks.load(own(tmp_path))
+    assert (found.name, found.wanted, found.unknown_share) == ("mine", ("left", "right"), 0.5)
+    assert found.silence == tasks.Silence(share=0.25, of="all", kind="zeros")
+
+
+def test_a_name_that_is_none_is_answered_with_all_there_are() -> None:
+    with pytest.raises(UsageError) as caught:
+        tasks.load("v3-12")
+    assert "no task 'v3-12'; there are words, seed-12, v1-12, v1-30, v2-12, v2-35; or give a file" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["v2-12", "words"])
+def test_another_task_cannot_take_a_frozen_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is the name of another task; call the file otherwise"):
+        tasks.load(own(tmp_path, name=name))
+
+
+def test_a_copy_of_a_frozen_task_is_that_task(tmp_path: Path) -> None:
+    text = (ROOT / "shards" / "tasks" / "v2-12.toml").read_text()
+    assert tasks.load(own(tmp_path, text, "v2-12")) == tasks.load("v2-12")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"left", "right"', '"left", "left"', "classes: wanted two different words or more"),
+        ('"left", "right"', "1, 2", "classes: wanted two different words or more"),
+        ('others = "unknown"', 'others = "left"', 'others: wanted "unknown" or "drop", found \'left\''),
+        ('others = "unknown"', 'others = "drop"', 'unknown: wanted others = "unknown" beside it'),
+        ('"unknown", "silence"', '"silence"', "wanted unknown among the classes"),
+        ('"unknown", "silence"', '"unknown"', "wanted silence among the classes"),
+        ("share = 0.5", "share = 0", "unknown: wanted a share of more than 0"),
+        ("share = 0.5", "share = true", "unknown: wanted a share of more than 0"),
+        ("share = 0.25", "", "silence: wanted a share of more than 0 and at most 10 clips for each, found None"),
+        ("share = 0.25", "share = 0.25\nloud = 1", "unknown key silence.loud"),
+        ('of = "all"', 'of = "them"', 'silence.of: wanted "wanted" or "all", found \'them\''),
+        ('kind = "zeros"', "", 'silence.kind: wanted "noise" or "zeros", found None'),
+        ('kind = "zeros"', 'kind = "zeros"\nsplits = ["noise"]', "silence.splits: wanted some of train, valid, test"),
+        ('kind = "zeros"', 'kind = "zeros"\n[clips]\ntrain = "many"', "clips: wanted numbers of train, valid, test"),
+        ('others = "unknown"', 'others = "unknown"\nclass = 3', "unknown key class, there are about, from"),
+        ('others = "unknown"', 'others = "unknown"\nabout = 3', "about: wanted text"),
+        ("[unknown]", "[unknown", "not TOML"),
+    ],
+)
+def test_mistakes_are_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in OWN
+    with pytest.raises(UsageError) as caught:
+        tasks.load(own(tmp_path, OWN.replace(old, new)))
+    assert str(caught.value).startswith(f"data.task: {tmp_path}/mine.toml: not ")
+    assert said in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.toml cannot be read \(No such file or directory\); wanted a task"):
+        tasks.load(str(tmp_path / "none.toml"))
+
+
+# --- installed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["target", "environment"])
+def test_an_installed_kws_finds_them_without_a_checkout(tmp_path: Path, where: str) -> None:
+    wheels, place = tmp_path / "wheels", tmp_path / "place"
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, _source(tmp_path)], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    if where == "target":
+        subprocess.run([*pip, "install", "--no-deps", "--target", place, wheel], check=True)
+        python, path = sys.executable, str(place)
+    else:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+        python, path = str(place / "bin" / "python"), ""
+        subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], check=True)
+    say = "import kws.corpus.tasks as t; print(t.__file__, *t.names(), len(t.load('v2-12').classes))"
+    # A fresh environment has no other packages than kws; what tasks.py imports must then be Python's own.
+    done = subprocess.run([python, "-c", say], cwd=tmp_path, env={"PYTHONPATH": path}, capture_output=True, text=True)
+    file, *found = done.stdout.split()
+    assert Path(file).is_relative_to(place), done.stderr
+    assert found == [*FROZEN, "12"]
+
+
+def _source(folder: Path) -> Path:
+    """What an install is built from; setuptools leaves its files in it."""
+    copy = folder / "source"
+    copy.mkdir()
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    for name in tracked.split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    return copy

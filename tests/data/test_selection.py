@@ -1,0 +1,357 @@
+"""Tasks on corpora: sizes on the official names, one choice however packed, planned, read and evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kws import cli, evaluate
+from kws.config import Config, DataConfig, TrainConfig
+from kws.corpus import tasks
+from kws.corpus.tasks import SPLITS, Definition, Silence
+from kws.data import index, pack, scan, selection
+from kws.data.index import Index
+from kws.data.plan import Plan, Recipe, Slot
+from kws.data.selection import Selected, Selection
+from kws.data.stream import Reader, noise_of
+from kws.errors import UsageError
+from kws.job import Job
+from kws.runtime import Runtime
+from tests.conftest import write_corpus
+from tests.corpus import official
+
+SECOND = 16000
+
+
+def made_index(version: str, shard_clips: int = 2000, order: int | None = None) -> Index:
+    """An index of the official names, and six noises; of shards that nobody reads. `order`: seed of a shuffle."""
+    words = sorted(official.CORPORA[version].words)
+    splits = {
+        split: _split(split, _shuffled(names, order), words, shard_clips, SECOND)
+        for split, names in official.names(version).items()
+    }
+    splits["noise"] = _split("noise", _shuffled(official.NOISES, order), ["_background_noise_"], 6, 80 * SECOND)
+    return Index(Path("/nowhere"), tuple(words), version, splits)
+
+
+def _shuffled(names: tuple[str, ...], order: int | None) -> list[str]:
+    return list(names) if order is None else [names[i] for i in np.random.default_rng(order).permutation(len(names))]
+
+
+def _split(name: str, clips: list[str], words: list[str], shard_clips: int, samples: int) -> index.Split:
+    columns = {key: np.zeros(len(clips), kind) for key, kind in index.COLUMNS.items()}
+    columns["shard"][:] = np.arange(len(clips)) // shard_clips
+    columns["word"][:] = np.searchsorted(words, [clip.partition("/")[0] for clip in clips])
+    columns["name"][:] = [scan.name_id(clip.removesuffix(".wav").replace("/", "_")) for clip in clips]
+    columns["samples"][:] = samples
+    starts = range(0, len(clips), shard_clips)
+    shards = tuple(index.Shard(f"{name}/{n}", 1, min(shard_clips, len(clips) - n), n, "") for n in starts)
+    cells = index.count_cells(columns["shard"], columns["word"], len(shards), len(words))
+    return index.Split(name, shards, columns, cells)
+
+
+def rows_of(split: index.Split) -> np.ndarray:
+    """All that a plan may draw."""
+    return np.sort(np.concatenate([split.rows(number) for number in range(len(split.shards))]))
+
+
+def chosen_names(found: Selection, split: str) -> set[int]:
+    """Hashed names of the clips of other words that a split takes."""
+    view = found.index.split(split)
+    rows = rows_of(view)
+    words = view.values("word", rows)
+    others = [number for number, word in enumerate(found.packed.words) if found.task.definition.is_other(word)]
+    return set(view.values("name", rows[np.isin(words, others)]).tolist())
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "wanted"),
+    [
+        ("v1-12", "v0.01", (22_246, 3_093, 3_081)),
+        ("v2-12", "v0.02", (36_923, 4_445, 4_890)),
+        ("v1-30", "v0.01", (51_088, 6_798, 6_835)),
+        ("v2-35", "v0.02", (84_843, 9_981, 11_005)),
+        ("seed-12", "v0.01", (56_197, 7_478, 6_835)),
+    ],
+)
+def test_every_task_has_the_official_sizes(name: str, version: str, wanted: tuple[int, ...]) -> None:
+    found = selection.apply(made_index(version), tasks.load(name), SECOND)
+    assert tuple(found.sizes().values()) == wanted == tuple(tasks.load(name).clips.values())
+    for split in SPLITS:
+        view, counts = found.index.split(split), found.counts(split)
+        assert view.cells.shape[0] == len(view.shards)
+        rows = rows_of(view)
+        labels = np.asarray(found.task.class_of)[view.values("word", rows)]
+        assert np.bincount(labels[labels >= 0], minlength=len(counts)).tolist() == counts
+        words = view.values("word", rows).astype(np.int64)
+        shares = index.count_cells(_drawn_with(view), words, len(view.shards), view.cells.shape[1])
+        assert np.array_equal(view.cells, shares)
+    assert not any("official" in line for line in found.lines())
+
+
+def _drawn_with(split: index.Split) -> np.ndarray:
+    """The shard that each row of rows_of is drawn with."""
+    parts = [split.rows(number) for number in range(len(split.shards))]
+    numbers = np.repeat(np.arange(len(parts)), list(map(len, parts)))
+    return numbers[np.argsort(np.concatenate(parts), kind="stable")]
+
+
+@pytest.mark.parametrize(("name", "version", "test"), [("v2-12", "v0.02", 408), ("v1-12", "v0.01", 257)])
+def test_unknown_and_silence_are_a_tenth_of_the_commands_each(name: str, version: str, test: int) -> None:
+    found = selection.apply(made_index(version), tasks.load(name), SECOND)
+    for split in SPLITS:
+        counts = found.counts(split)
+        assert counts[0] == counts[1] == -(-sum(counts[2:]) // 10)
+        assert sum(counts[2:]) == official.CORPORA[version].commands[split]
+    assert found.counts("test")[0] == test
+
+
+def test_what_becomes_of_other_words_is_said() -> None:
+    corpus = made_index("v0.02")
+    (line,) = selection.apply(corpus, tasks.load("v2-12"), SECOND).lines()
+    assert line == (
+        "v2-12: 12 classes; 25 words are unknown (3,077 of 54,074 clips chosen), 3,077 windows of noise are silence"
+    )
+    line, size = selection.apply(corpus, tasks.load("v1-30"), SECOND).lines()
+    assert line.startswith("v1-30: 30 classes; 5 words are left out (")
+    assert size.startswith("not the official corpus (speech_commands_v0.01): 78,")
+    assert size.endswith("official 51,088/6,798/6,835")
+    (line,) = selection.apply(made_index("v0.01"), tasks.load("seed-12"), SECOND).lines()
+    assert "20 words are unknown (32,550 of 32,550 clips chosen), 5,109 clips of zeros are silence" in line
+    assert selection.apply(corpus, tasks.of_words(corpus.words), SECOND).lines() == []
+
+
+# --- which clips ----------------------------------------------------------------------------------------------
+
+
+def test_the_choice_is_the_same_whatever_the_shards_and_their_order() -> None:
+    definition = tasks.load("v2-12")
+    found = [
+        selection.apply(made_index("v0.02", *packing), definition, SECOND)
+        for packing in ((2000, None), (317, 1), (10**6, 2))
+    ]
+    for split in SPLITS:
+        first, *others = (chosen_names(each, split) for each in found)
+        assert all(other == first for other in others)
+        assert len(first) == found[0].counts(split)[0]
+    windows = [_windows(each) for each in found]
+    assert windows[0] == windows[1] == windows[2]
+
+
+def _windows(found: Selection) -> list[tuple[int, int]]:
+    """Noise recording (its hashed name) and place of each window of silence in the test split."""
+    view = found.index.split("test")
+    assert isinstance(view, Selected)
+    assert view.made is not None
+    which, at = np.divmod(view.made.starts, 8 * SECOND)  # a tenth of each recording is heard
+    names = found.packed.split("noise").columns["name"][which]
+    return list(zip(names.tolist(), at.tolist(), strict=True))
+
+
+def test_chosen_are_those_whose_hashed_names_are_lowest() -> None:
+    corpus = made_index("v0.01")
+    found = selection.apply(corpus, tasks.load("v1-12"), SECOND)
+    split = corpus.split("test")
+    others = [number for number, word in enumerate(corpus.words) if word not in official.COMMANDS]
+    names = split.columns["name"][np.isin(split.columns["word"], others)]
+    hashes = selection._hash(names, ("unknown", "v1-12", "test"))
+    assert chosen_names(found, "test") == set(names[np.argsort(hashes)][:257].tolist())
+
+
+def test_splits_and_tasks_choose_each_for_itself() -> None:
+    corpus = made_index("v0.01")
+    one = tasks.load("v1-12")
+    other = dataclasses.replace(one, name="v1-12 again")
+    first, second = (chosen_names(selection.apply(corpus, each, SECOND), "train") for each in (one, other))
+    assert len(first & second) < 0.1 * len(first)
+
+
+@pytest.mark.parametrize("count", [0, 1, 29, 30, 31])
+def test_exactly_so_many_are_chosen_even_of_clips_with_the_same_name(count: int) -> None:
+    # Shards of others may call their clips by number, in every shard anew.
+    clips = [f"{word}/{number}.wav" for number in range(10) for word in ("bed", "left") for _ in range(3)]
+    split = _split("train", clips, ["bed", "left"], 7, SECOND)
+    split.columns["name"][:] = 5
+    others = np.array([True, False])
+    choice, cells = selection.choose(split, others, count, ("key",))
+    view = Selected("train", split.shards, split.columns, cells, choice)
+    rows = rows_of(view)
+    assert np.count_nonzero(view.values("word", rows) == 0) == min(count, 30) == cells[:, 0].sum()
+    assert np.count_nonzero(view.values("word", rows) == 1) == 30 == cells[:, 1].sum()
+
+
+def test_no_column_is_copied_and_pieces_are_mapped_anew(noisy: Index) -> None:
+    found = selection.apply(noisy, _own(), 1600)
+    for split in SPLITS:
+        packed, view = noisy.split(split), found.index.split(split)
+        assert all(view.columns[name] is column for name, column in packed.columns.items())
+        (piece,) = packed.pieces("word", "name")
+        for name, part in zip(("word", "name"), piece, strict=True):
+            assert isinstance(part, np.memmap)
+            assert not np.shares_memory(part, packed.columns[name])
+            assert np.array_equal(part, packed.columns[name])
+
+
+# --- a packed corpus ------------------------------------------------------------------------------------------
+
+
+def _own(**changes: object) -> Definition:
+    """Two of the three words of the fixture `noisy`, unknown and silence."""
+    silence = Silence(share=0.3, of="wanted", kind="noise")
+    fields = {"classes": ("silence", "high", "unknown", "mid"), "others": "unknown", "unknown_share": 0.25}
+    return Definition(**{"name": "own", "silence": silence, **fields, **changes})  # type: ignore[arg-type]
+
+
+OWN = """
+classes = ["silence", "high", "unknown", "mid"]
+others = "unknown"
+unknown = { share = 0.25 }
+silence = { share = 0.3, of = "wanted", kind = "noise" }
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "own.toml"
+    path.write_text(OWN)
+    assert tasks.load(str(path)) == _own()
+    return path
+
+
+def test_the_choice_is_the_same_in_flac_and_other_shards(noisy: Index, tmp_path: Path) -> None:
+    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", "flac", shard_bytes=70_000)
+    one, other = (selection.apply(corpus, _own(), 1600) for corpus in (noisy, flac))
+    for split in SPLITS:
+        assert one.counts(split) == other.counts(split)
+        assert chosen_names(one, split) == chosen_names(other, split) != set()
+
+
+class Alone(torch.nn.Module):
+    """Says the same of every clip."""
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[0.1, 0.4, 0.3, 0.2]]).expand(len(wave), 4)
+
+
+def test_plan_reader_and_evaluation_take_each_clip_of_the_task_once(noisy: Index, own: Path) -> None:
+    data = DataConfig(shards=str(noisy.root), task=str(own), clip_seconds=0.1, sampling="natural")
+    job = Job(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=4)))
+    for split in SPLITS:
+        packed, view = noisy.split(split), job.index.split(split)
+        wanted = np.count_nonzero(packed.columns["word"] != noisy.words.index("low"))
+        unknown, silent = tasks.part(0.25, wanted), tasks.part(0.3, wanted)
+        assert sum(job.selection.counts(split)) == wanted + unknown + silent
+        plan = Plan(view, job.task.class_of, Recipe.of(job.config), epoch=0)
+        drawn = np.concatenate([slot.clips for slot in plan.rank_slots(0, 1)])
+        assert np.array_equal(np.sort(drawn), rows_of(view))
+        alone = Runtime(0, 1, torch.device("cpu"), 1, None)
+        result = evaluate.evaluate_split(Alone(), torch.nn.Identity(), job.index, split, job.task, 1600, alone)
+        assert np.array_equal(result.clips, rows_of(view))
+        assert np.bincount(result.truth, minlength=4).tolist() == job.selection.counts(split)
+        assert np.bincount(result.truth).tolist()[0::2] == [silent, unknown]
+        summary = evaluate.summarise(result, split, job.task.classes, {})
+        assert [sum(row) for row in summary["confusion"]] == job.selection.counts(split)
+
+
+@pytest.mark.parametrize("mode", ["natural", "balanced", "weighted", "power"])
+def test_one_two_and_four_ranks_have_the_same_plan(noisy: Index, own: Path, mode: str) -> None:
+    data = DataConfig(shards=str(noisy.root), task=str(own), clip_seconds=0.1, sampling=mode)  # type: ignore[arg-type]
+    job = Job(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=4)))
+    plan, inside = job.plan(1), set(rows_of(job.index.split("train")).tolist())
+    whole = {(slot.step, slot.slot): slot.clips.tolist() for slot in plan.rank_slots(0, 1)}
+    assert {clip for clips in whole.values() for clip in clips} <= inside
+    for world in (2, 4):
+        again = {
+            (slot.step, slot.slot): slot.clips.tolist()
+            for rank in range(world)
+            for slot in job.plan(1).rank_slots(rank, world)
+        }
+        assert again == whole
+    if mode == "balanced":
+        reader = Reader(job.index, "train", job.task.class_of, job.read_samples)
+        labels = np.concatenate([reader.batch(slot).labels for slot in plan.rank_slots(0, 1)])
+        assert np.ptp(np.bincount(labels, minlength=4)) <= 1
+
+
+def test_no_window_of_silence_is_heard_in_two_splits(noisy: Index) -> None:
+    # Every sample of the noise is a number of its own, so a clip tells where it is from.
+    found, heard = selection.apply(noisy, _own(), 1600), {}
+    for split in SPLITS:
+        reader, view = Reader(found.index, split, found.task.class_of, 1600), found.index.split(split)
+        rows = rows_of(view)
+        silent = rows[view.values("word", rows) == len(noisy.words)]
+        assert len(silent) == found.counts(split)[0] > 0
+        heard[split] = {sample for clip in silent.tolist() for sample in reader.read(clip).tolist()}
+        assert heard[split] <= {sample for part in noise_of(noisy, split) for sample in part.tolist()}
+    assert sum(map(len, heard.values())) == len(set.union(*heard.values()))
+
+
+def test_zeros_need_no_noise_and_stay_in_their_splits(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "wav", {"high": 40, "low": 40, "mid": 40}, 20, samples=800, noise_seconds=0)
+    corpus, _ = pack.pack([source], tmp_path / "shards", shard_bytes=60_000)
+    zeros = Silence(share=0.2, of="all", kind="zeros", splits=("train", "valid"))
+    found = selection.apply(corpus, _own(silence=zeros, unknown_share=None), 1600)
+    for split in SPLITS:
+        silent, *words = found.counts(split)
+        assert silent == (0 if split == "test" else tasks.part(0.2, sum(words)))
+        assert sum(words) == len(corpus.split(split))
+    view = found.index.split("train")
+    made = np.arange(len(corpus.split("train")), len(view))
+    batch = Reader(found.index, "train", found.task.class_of, 2000).batch(Slot(0, 0, made, made))
+    assert not batch.wave.any()
+    assert set(batch.labels.tolist()) == {0}
+    assert set(batch.lengths.tolist()) == {1600}
+
+
+def test_other_words_are_dropped_where_the_task_says_so(noisy: Index) -> None:
+    definition = Definition(name="two", classes=("mid", "high"))
+    found = selection.apply(noisy, definition, 1600)
+    low = int(noisy.split("train").cells[:, noisy.words.index("low")].sum())
+    assert found.index.split("train") is noisy.split("train")
+    assert sum(found.counts("train")) == len(noisy.split("train")) - low
+    assert found.lines() == [f"two: 2 classes; 1 word is left out ({low} clips)"]
+    assert len(evaluate.clips_of(found.index, "train", found.task)) == sum(found.counts("train"))
+
+
+# --- refused --------------------------------------------------------------------------------------------------
+
+
+def test_silence_beside_a_task_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"task, silence: a task has its own classes, .* use --set data\.silence=0"):
+        DataConfig(task="v2-12", silence=0.1)
+
+
+def test_a_corpus_without_the_words_is_refused_naming_them(noisy: Index) -> None:
+    with pytest.raises(UsageError, match=r"data\.task=v2-12: the corpus has no word yes, no, up, down, left"):
+        selection.apply(noisy, tasks.load("v2-12"), 1600)
+
+
+# --- shown ----------------------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_clips_by_class_beside_the_official_ones(
+    noisy: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'classes = ["low", "unknown"]\nothers = "unknown"\ncorpus = "noisy"\nclips = { train = 1, valid = 2, test = 3 }'
+    )
+    assert cli.main(["inspect", str(noisy.root), "--task", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["clips"] == {split: len(noisy.split(split)) for split in SPLITS}
+    assert found["official"] == {"train": 1, "valid": 2, "test": 3}
+    assert found["classes"]["unknown"]["test"] + found["classes"]["low"]["test"] == found["clips"]["test"]
+    assert cli.main(["inspect", str(noisy.root), "--task", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "clips by task mine" in shown
+    assert "not the official corpus (noisy): " in shown
+    assert cli.main(["inspect", str(noisy.root), "--task", "words"]) == 0
+    assert cli.main(["inspect", str(noisy.root), "--task", "v9"]) == 2
