@@ -35,6 +35,7 @@ from kws import models, runtime
 from kws.audio import codec
 from kws.checkpoint import Checkpoint, Checkpoints
 from kws.config import Config, ModelConfig
+from kws.corpus import tasks
 from kws.data import index
 from kws.data.stream import Reader
 from kws.predict import BATCH, Recognizer
@@ -73,7 +74,8 @@ def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
     """A network with fresh weights, as a checkpoint has it."""
     config = Config(model=ModelConfig(name=model))
     network = models.build(model, 35, (1, 40, 101))
-    state = {"classes": [f"word{number}" for number in range(35)]}
+    words = [f"word{number}" for number in range(35)]
+    state = {"task": tasks.of_words(words).tree(), "words": words}
     path = Checkpoints(folder).save(network.state_dict(), {}, state, "step-00000000")
     trained = Trained(config, Checkpoint(path, state), CPU)
     return Recognizer(trained), trained

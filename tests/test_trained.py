@@ -14,10 +14,12 @@ import torch
 from kws import evaluate
 from kws.audio import codec, statistics
 from kws.audio.features import Features
-from kws.checkpoint import Checkpoints
+from kws.checkpoint import Checkpoint, Checkpoints
+from kws.config import Config
 from kws.data import index
 from kws.data.index import Index
 from kws.data.stream import Reader
+from kws.errors import UsageError
 from kws.predict import Recognizer
 from kws.runtime import Runtime
 from kws.trained import Trained
@@ -99,3 +101,8 @@ def test_its_features_are_normalised_and_those_of_a_run_without_are_not(moved: M
     del state["normal"]  # as runs before there was such a thing
     older = Trained(trained.config, dataclasses.replace(trained.checkpoint, state=state), CPU)
     assert torch.equal(older.features(wave), Features("mel32")(wave))
+
+
+def test_a_checkpoint_of_an_older_kws_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="of an older kws, which kept no task; train again with this one"):
+        Trained(Config(), Checkpoint(tmp_path, {"classes": ["a", "b"]}), CPU)

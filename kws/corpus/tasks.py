@@ -152,7 +152,7 @@ def parse(tree: Mapping[str, Any], where: str) -> Definition:
         raise UsageError(f"{where}: not a task: {'; '.join(wrong)}")
     silence = tree.get("silence")
     return Definition(
-        name=tree["name"],
+        name=tree.get("name", ""),
         classes=tuple(tree["classes"]),
         others=tree["others"],
         unknown_share=tree["unknown"]["share"] if "unknown" in tree else None,
@@ -194,7 +194,8 @@ def _mistakes(tree: Mapping[str, Any]) -> Iterable[str]:
     clips = tree.get("clips", {})
     if not isinstance(clips, dict) or not set(clips) <= set(SPLITS) or not _are(list(clips.values()), int):
         yield f"clips: wanted numbers of {', '.join(SPLITS)}, found {clips!r}"
-    yield from (f"{key}: wanted text" for key in ("about", "from", "corpus") if not isinstance(tree.get(key, ""), str))
+    texts = ("name", "about", "from", "corpus")
+    yield from (f"{key}: wanted text" for key in texts if not isinstance(tree.get(key, ""), str))
 
 
 def _silence(tree: Any) -> Iterable[str]:

@@ -64,10 +64,11 @@ def _probability(p: float) -> str:
 
 
 def title(group: Sequence[Line]) -> str:
-    """Which test set: split, size, corpus."""
+    """Which test set: split, size, corpus, task."""
     result = group[0].result
     corpus = str(result.get("corpus_id"))[:8]
-    return f"{result['split']} of corpus {corpus}: {result['n']:,} clips, {len(result['classes'])} classes"
+    task = f"task {result.get('task', 'words')}, {len(result['classes'])} classes"
+    return f"{result['split']} of corpus {corpus}: {result['n']:,} clips, {task}"
 
 
 PAIRS = (

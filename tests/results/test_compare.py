@@ -78,7 +78,7 @@ def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path:
     assert (texts["mult-adds"], texts["accuracy %"], texts["with crops %"]) == ("1.6 M", "95.00", "96.67")
     assert texts["95 %"] == "86.30 to 98.29"
     text = shown(found)
-    assert "test of corpus cccccccc: 60 clips, 3 classes" in text
+    assert "test of corpus cccccccc: 60 clips, task words, 3 classes" in text
     assert text.index("tc_resnet8") < text.index("resnet32")
     assert f"{mcnemar(2, 7):.4f}" in text
     assert any("McNemar" in note for note in compare_text.notes(found))
@@ -148,6 +148,13 @@ def test_the_sizes_that_figures_hang_on_are_those_of_the_tasks() -> None:
     known = compare.published.TEST_CLIPS
     assert {name: tasks.load(name).clips["test"] for name in known} == known
     assert {task for _, task in compare.published._FIGURES} == set(known)
+
+
+def test_runs_of_two_tasks_are_two_tables(tmp_path: Path) -> None:
+    runs = [make(tmp_path / task, "tc_resnet8", [0], task=task) for task in ("v1-12", "mine", "v1-12 again")]
+    found = compare.compare([*runs, make(tmp_path / "more", "res8", [1], task="mine")])
+    assert sorted(len(group) for group in found.groups) == [1, 1, 2]
+    assert len({compare_text.title(group) for group in found.groups}) == 3
 
 
 def test_every_reported_network_is_one_of_ours() -> None:
