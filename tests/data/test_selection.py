@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -164,6 +165,39 @@ def test_chosen_are_those_whose_hashed_names_are_lowest() -> None:
     names = split.columns["name"][np.isin(split.columns["word"], others)]
     hashes = selection._hash(names, ("unknown", "v1-12", "test"))
     assert chosen_names(found, "test") == set(names[np.argsort(hashes)][:257].tolist())
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "unknown", "windows"),
+    [
+        ("v1-12", "v0.01", "8c673bd70febda56", "bbb32fc65109a7a9"),
+        ("v2-12", "v0.02", "78df4b36e7e78550", "42a880bc4851ea22"),
+    ],
+)
+def test_what_the_frozen_tasks_choose_never_changes(name: str, version: str, unknown: str, windows: str) -> None:
+    # Results are compared across versions of kws by the task's name alone.
+    found = selection.apply(made_index(version), tasks.load(name), SECOND)
+    assert _digest(sorted(chosen_names(found, "test"))) == unknown
+    assert _digest(_windows(found)) == windows
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def test_many_pieces_are_gone_through_as_one(monkeypatch: pytest.MonkeyPatch, noisy: Index) -> None:
+    corpus, definition = made_index("v0.01"), tasks.load("v1-12")
+    whole = selection.apply(corpus, definition, SECOND)
+    monkeypatch.setattr(index, "_PIECE", 999)  # of a million rows
+    pieces = selection.apply(corpus, definition, SECOND)
+    for split in SPLITS:
+        assert chosen_names(pieces, split) == chosen_names(whole, split)
+        assert np.array_equal(pieces.index.split(split).cells, whole.index.split(split).cells)
+    monkeypatch.setattr(index, "_PIECE", 10)
+    train = noisy.split("train")
+    words, names = (np.concatenate(parts) for parts in zip(*train.pieces("word", "name"), strict=True))
+    assert np.array_equal(words, train.columns["word"])
+    assert np.array_equal(names, train.columns["name"])
 
 
 def test_splits_and_tasks_choose_each_for_itself() -> None:
