@@ -99,7 +99,8 @@ def of_words(words: Iterable[str], silence: float = 0.0) -> Definition:
 
 def resolve(definition: Definition, words: Sequence[str]) -> Task:
     """The class of each of a corpus's words. Raises UsageError where it lacks words that the task wants."""
-    missing = [word for word in definition.wanted if word not in words]
+    there = set(words)
+    missing = [word for word in definition.wanted if word not in there]
     if missing:
         raise UsageError(
             f"data.task={definition.name}: the corpus has no word {', '.join(missing)}, and a task means the same on "

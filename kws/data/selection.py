@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -160,17 +161,25 @@ def _select(index: Index, split: Split, task: Task, samples: int) -> Split:
     if definition.unknown_share is not None:
         count = tasks.part(definition.unknown_share, wanted)
         choice, cells = choose(split, others, count, ("unknown", definition.name, split.name))
+    chosen = Selected(split.name, split.shards, split.columns, cells, choice)
     if not definition.silence:
-        return Selected(split.name, split.shards, split.columns, cells, choice)
-    cells = np.pad(cells, ((0, 0), (0, 1)))
-    asked = definition.silence
-    count = tasks.part(asked.share, wanted if asked.of == "wanted" else int(cells[:, :-1][:, inside].sum()))
-    if not count or split.name not in asked.splits:
-        return Selected(split.name, split.shards, split.columns, cells, choice)
-    made = silence.make(index, split, count, asked.kind, samples, _asked(definition))
+        return chosen
+    base = wanted if definition.silence.of == "wanted" else int(cells[:, inside].sum())
+    count = tasks.part(definition.silence.share, base) if split.name in definition.silence.splits else 0
+    return _with_silence(index, chosen, count, definition.silence.kind, samples, _asked(definition))
+
+
+def _with_silence(
+    index: Index, split: Selected, count: int, kind: Literal["noise", "zeros"], samples: int, asked: str
+) -> Selected:
+    """The split with so many clips of silence, which are of one more word."""
+    cells = np.pad(split.cells, ((0, 0), (0, 1)))
+    if not count:
+        return dataclasses.replace(split, cells=cells)
+    made = silence.make(index, split, count, kind, samples, asked)
     cells = np.pad(cells, ((0, 1), (0, 0)))
     cells[:-1, -1] = np.diff(made.shares)
-    return Selected(split.name, (*split.shards, made.entry()), split.columns, cells, choice, made)
+    return dataclasses.replace(split, shards=(*split.shards, made.entry()), cells=cells, made=made)
 
 
 def choose(
@@ -228,5 +237,5 @@ def _up_to(last: tuple[np.uint64, int], hashes: Column, rows: Rows) -> npt.NDArr
 def _cells(split: Split, rows: Rows, words: Column) -> Column:
     """These clips, counted: (shards, words)."""
     starts = np.array([shard.start for shard in split.shards])
-    shards = np.searchsorted(starts, rows, side="right") - 1  # of shards without clips the last starts there, with some
+    shards = np.searchsorted(starts, rows, side="right") - 1  # not shards without clips: the next starts there too
     return count_cells(shards, words, *split.cells.shape)
