@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kws import cli
 from kws.audio import codec
 from kws.data.index import Index
 from kws.data.stream import Reader
@@ -56,38 +57,37 @@ def test_what_became_of_the_words_is_said_first(trained: tuple[Path, str], kws: 
     assert line in facts["task_notes"]
 
 
-def test_all_that_looks_at_a_run_needs_no_task_file(trained: tuple[Path, str], kws: Command) -> None:
+def test_all_that_looks_at_a_run_needs_no_task_file(
+    trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = trained
     (folder / "own.toml").rename(folder / "gone.toml")
     try:
         for split in ("train", "valid", "test"):
-            evaluated = kws("evaluate", folder / "run", "--split", split, "--json")
-            assert evaluated.returncode == 0, evaluated.stderr
-            found = json.loads(evaluated.stdout)
+            assert cli.main(["evaluate", str(folder / "run"), "--split", split, "--json"]) == 0
+            found = json.loads(capsys.readouterr().out)
             assert (found["task"], found["classes"]) == ("own", ["silence", "high", "unknown", "mid"])
             silent, high, unknown, mid = (sum(row) for row in found["confusion"])
             assert (silent, unknown) == (-(-3 * (high + mid) // 10), -(-(high + mid) // 2))
             assert found["accuracy"] > 0.5
-        verified = kws("verify", folder / "run")
-        assert "exactly the plan" in verified.stdout, verified.stderr
-        assert kws("compare", folder / "run").returncode == 0
-        assert kws("report", folder / "run").returncode == 0
+        for command in ("verify", "compare", "report"):
+            assert cli.main([command, str(folder / "run")]) == 0
+        assert "exactly the plan" in capsys.readouterr().out
         assert "What was consumed is what was planned." in (folder / "run" / "report.html").read_text()
     finally:
         (folder / "gone.toml").rename(folder / "own.toml")
 
 
 def test_a_folder_of_a_word_outside_the_classes_is_unknown_in_truth(
-    trained: tuple[Path, str], noisy: Index, tmp_path: Path, kws: Command
+    trained: tuple[Path, str], noisy: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = trained
     reader, names = Reader(noisy, "test", range(len(noisy.words)), 1600), {"low": "unknown", "high": "high", "my": None}
     for word in names:
         (tmp_path / word).mkdir()
         (tmp_path / word / "a.wav").write_bytes(codec.wav_bytes(reader.read(0)[:1600]))
-    done = kws("predict", folder / "run", tmp_path, "--json")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert cli.main(["predict", str(folder / "run"), str(tmp_path), "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {Path(row["path"]).parent.name: row["truth"] for row in rows} == names
 
 
