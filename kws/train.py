@@ -278,7 +278,9 @@ class Trainer:
         if not self.config.train.init:
             return
         fresh = self.network.state_dict()
-        kept, left = trained.matching(Path(self.config.train.init), fresh)
+        classes = self.job.task.classes
+        head = models.head(self.config.model.name, len(classes), self.features.shape(self.job.samples))
+        kept, left = trained.matching(Path(self.config.train.init), fresh, head, classes)
         self.network.load_state_dict(fresh | kept)
         self.say(
             f"{self.config.train.init}: {len(kept)} of {len(fresh)} tensors"

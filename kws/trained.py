@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -44,12 +44,17 @@ class Trained:
         return cls(runfolder.read_config(run), Checkpoints(run).named(checkpoint), device)
 
 
-def matching(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def matching(
+    path: Path, wanted: Mapping[str, Tensor], head: Collection[str], classes: Sequence[str]
+) -> tuple[dict[str, Tensor], list[str]]:
     """Of the weights of a run folder (its best) or a .safetensors file those that fit `wanted` by name and shape, and
-    the names that found none. Raises UsageError where there are none, or none fits."""
+    the names that found none. The `head` of a run with other classes fits never: its numbers mean other words. Raises
+    UsageError where there are none, or none fits."""
     if path.is_dir():
         checkpoint = Checkpoints(path).named("best_accuracy")
         found = checkpoint.ema() or checkpoint.model()
+        if tuple(checkpoint.state["classes"]) != tuple(classes):
+            found = {name: value for name, value in found.items() if name not in head}
     else:
         try:
             found = safetensors.torch.load_file(path)

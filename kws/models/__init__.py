@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import nn
 
 from kws.errors import UsageError
@@ -189,6 +190,13 @@ def build(name: str, num_classes: int = 35, in_shape: InShape = (1, 40, 101)) ->
         raise UsageError(f"model {name}: num_classes is {num_classes}, wanted at least 1")
     _check_shape(name, entry, in_shape)
     return entry.builder(num_classes, in_shape)
+
+
+def head(name: str, num_classes: int, in_shape: InShape) -> set[str]:
+    """Names of the tensors of a network whose shape hangs on the number of classes."""
+    with torch.device("meta"):  # shapes alone
+        one, more = (build(name, count, in_shape).state_dict() for count in (num_classes, num_classes + 1))
+    return {key for key, value in one.items() if more[key].shape != value.shape}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kws.errors import UsageError
-from kws.models import MODELS, InShape, build, count_parameters, densenet, dpn, resnet, vgg, wrn
+from kws.models import MODELS, InShape, build, count_parameters, densenet, dpn, head, resnet, vgg, wrn
 from tests.models.checks import assert_trains
 
 # What scripts, configurations and the reports of others rely on.
@@ -191,3 +191,16 @@ def test_training_lowers_the_loss(family: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["tc_resnet8", "bcresnet_1", "matchboxnet_3x1x64", "kwt_1", "ds_cnn_s", "res8"])
+def test_the_head_is_what_gives_the_classes(name: str) -> None:
+    network, found = build(name, 3), head(name, 3, (1, 40, 101))
+    assert 1 <= len(found) <= 2
+    logits = network.eval()(torch.randn(2, 1, 40, 101))
+    with torch.no_grad():
+        for key, value in network.state_dict().items():
+            if key in found:
+                value.zero_()
+    assert not torch.equal(network(torch.randn(2, 1, 40, 101)), logits)
+    assert (network(torch.randn(2, 1, 40, 101)) == 0).all(), "nothing else comes after it"

@@ -69,6 +69,11 @@ def test_a_new_run_starts_from_the_weights_of_another(train: Run, config: Path, 
     for name, value in average.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(model[name], value, atol=1e-6, rtol=1e-6)
+    task = tmp_path / "others.toml"
+    task.write_text('classes = ["mid", "high", "low"]\nothers = "drop"\n')
+    code, output = finish(start(ALONE, config, tmp_path / "turned", *still, f"train.init={one}", f"data.task={task}"))
+    assert code == 0, output
+    assert "; fresh: " in output, "as many classes, but others: their weights mean nothing here"
     process = start(ALONE, config, tmp_path / "third", "train.init=nowhere.safetensors")
     code, output = finish(process)
     assert code == 2
