@@ -35,9 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kws.data import fetch, index
-from kws.data.fetch import Patience, Source
+from kws.data.fetch import Source
 from kws.data.index import Shard
 from kws.data.store import Caching, Store
+from kws.transport import Patience
 
 HTTP = """
 import http.server, sys

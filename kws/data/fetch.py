@@ -2,8 +2,7 @@
 
 source + name -> address -> chunks -> file, sha256
 
-404, 403, 401 and the like                   a UsageError at once
-no answer, reset, 5xx, short read            again after a growing delay, where it broke off if the server can
+not there, or not to be had (kws.transport)  a UsageError, which names the shard
 another size or sha256 than the index has    once more from the start, then a DamagedError
 """
 
@@ -13,28 +12,24 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import http.client
 import os
-import re
 import select
 import shlex
-import ssl
 import subprocess
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
+from kws import transport
 from kws.data.index import Shard
 from kws.errors import UsageError
+from kws.transport import ChangedError, Opened, Patience
 
-_CHUNK_BYTES = 1 << 20
-_AGAIN = {408, 425, 429}  # beside 5xx: the HTTP answers that may be another one in a moment
+_Opener = Callable[[str, int, float], contextlib.AbstractContextManager[Opened]]
 _SIGNED_FOR_S = 3600
 _S3_SETTINGS = "AWS_PROFILE, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
 
@@ -48,26 +43,6 @@ class DamagedError(UsageError):
 
 class StoppedError(Exception):
     """Nobody wants the shard any more."""
-
-
-class _ChangedError(Exception):
-    """The source has something else than the index."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Patience:
-    """How long a source may be silent, and how long to wait before each further try, in seconds."""
-
-    timeout_s: float = 20.0
-    delays_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
-
-
-class _Opened(NamedTuple):
-    """A shard being read: the byte it starts at, its whole size (None: not said), and what fills a buffer."""
-
-    start: int
-    size: int | None
-    readinto: Callable[[memoryview], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +100,9 @@ class Source:
         parts = urllib.parse.urlsplit(self.address(name))
         return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
-    def open(self, name: str, offset: int, timeout_s: float) -> contextlib.AbstractContextManager[_Opened]:
+    def open(self, name: str, offset: int, timeout_s: float) -> contextlib.AbstractContextManager[Opened]:
         """The shard's bytes, from `offset` on where the source can, else from 0. Raises OSError, HTTPException."""
-        openers = {"folder": _folder, "http": _http, "s3": _s3, "pipe": _pipe}
+        openers: dict[str, _Opener] = {"folder": _folder, "http": transport.open_http, "s3": _s3, "pipe": _pipe}
         return openers[self.kind](self.address(name), offset, timeout_s)
 
 
@@ -141,136 +116,70 @@ def fetch(
     stop, shown = stop or threading.Event(), source.shown(shard.name)
     for last in (False, True):
         try:
-            _download(source, shard, _Target(file), patience, stop)
+            _download(source, shard, _Copy(file, shard, stop), patience, stop)
             return
-        except _ChangedError as error:
+        except ChangedError as error:
             if last:
                 raise DamagedError(
                     f"{shown}: {error}; copy or pack shard {shard.name} again, or make its index anew"
                 ) from error
 
 
-class _Target:
-    """The part of a shard that is there: written to the file, and in the checksum."""
+class _Copy(transport.Target):
+    """The part of a shard that is there: in the file, and in the checksum."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.bytes, self._sha256 = file, 0, hashlib.sha256()
-        self._restart()
+    def __init__(self, file: BinaryIO, shard: Shard, stop: threading.Event) -> None:
+        super().__init__(file, shard.bytes, "the index")
+        self._shard, self._stop = shard, stop
+        self.restart()
 
-    def _restart(self) -> None:
-        self._file.seek(0)
-        self.bytes, self._sha256 = 0, hashlib.sha256()
+    def restart(self) -> None:
+        super().restart()
+        self._sha256 = hashlib.sha256()
 
-    def take(self, opened: _Opened, shard: Shard, stop: threading.Event) -> None:
-        """All that is missing. Raises OSError where the source ends too early."""
-        if opened.size not in (None, shard.bytes):
-            raise _ChangedError(f"{opened.size} bytes, the index has {shard.bytes}")
-        if opened.start != self.bytes:
-            self._restart()
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
-        while count := opened.readinto(buffer):
-            if stop.is_set():
-                raise StoppedError
-            if self.bytes + count > shard.bytes:
-                raise _ChangedError(f"more than {shard.bytes} bytes, which the index has")
-            self._write(buffer[:count])
-        if self.bytes < shard.bytes:
-            raise OSError(f"ends after {self.bytes} of {shard.bytes} bytes")
+    def take(self, opened: Opened) -> None:
+        super().take(opened)
+        if self._sha256.hexdigest() != self._shard.sha256:
+            raise ChangedError("sha256 differs from the index")
 
-    def _write(self, chunk: memoryview) -> None:
-        try:
-            self._file.write(chunk)
-        except OSError as error:  # not the source's fault: trying again would not help
-            raise UsageError(f"{self._file.name}: cannot be written ({error.strerror}); make room there") from error
+    def write(self, chunk: memoryview) -> None:
+        if self._stop.is_set():
+            raise StoppedError
+        super().write(chunk)
         self._sha256.update(chunk)
-        self.bytes += len(chunk)
-
-    def check(self, shard: Shard) -> None:
-        """Raises _ChangedError where the bytes are others than were indexed."""
-        if self._sha256.hexdigest() != shard.sha256:
-            raise _ChangedError("sha256 differs from the index")
 
 
-def _download(source: Source, shard: Shard, target: _Target, patience: Patience, stop: threading.Event) -> None:
-    for number, delay in enumerate((*patience.delays_s, None), start=1):
-        try:
-            with source.open(shard.name, target.bytes, patience.timeout_s) as opened:
-                target.take(opened, shard, stop)
-            target.check(shard)
-            return
-        except (OSError, http.client.HTTPException) as error:
-            fault = _why(error)
-            if _is_final(error) or delay is None:
-                tried = f", tried {number} times" if number > 1 else ""
-                check = f" check {_S3_SETTINGS}," if source.kind == "s3" else ""
-                raise UsageError(
-                    f"{source.shown(shard.name)}: {fault}{tried}; shard {shard.name} cannot be fetched:{check} "
-                    f'put it there, or mend "source" in {source.root / "index" / "index.json"}'
-                ) from error
-            if stop.wait(delay):
-                raise StoppedError from error
-    raise AssertionError("the last try returns or raises")
+def _download(source: Source, shard: Shard, copy: _Copy, patience: Patience, stop: threading.Event) -> None:
+    def wait(delay_s: float, fault: str) -> None:
+        if stop.wait(delay_s):
+            raise StoppedError
 
-
-def _why(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        error.close()  # it holds the connection
-        return f"HTTP {error.code} {error.reason}"
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return str(reason or error or type(error).__name__)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the same would come of another try."""
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code < 500 and error.code not in _AGAIN
-    reason = getattr(error, "reason", error)  # of a URLError
-    if isinstance(reason, ssl.SSLCertVerificationError | http.client.InvalidURL):
-        return True
-    return isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
+    try:
+        transport.download(
+            lambda offset: source.open(shard.name, offset, patience.timeout_s), copy, patience.delays_s, wait
+        )
+    except transport.UnreachableError as error:
+        check = f" check {_S3_SETTINGS}," if source.kind == "s3" else ""
+        raise UsageError(
+            f"{source.shown(shard.name)}: {error}; shard {shard.name} cannot be fetched:{check} "
+            f'put it there, or mend "source" in {source.root / "index" / "index.json"}'
+        ) from error
 
 
 @contextlib.contextmanager
-def _folder(path: str, offset: int, timeout_s: float) -> Iterator[_Opened]:
+def _folder(path: str, offset: int, timeout_s: float) -> Iterator[Opened]:
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (Path.open has no unbuffered type)
         file.seek(offset)
-        yield _Opened(offset, os.fstat(file.fileno()).st_size, lambda buffer: file.readinto(buffer) or 0)
+        yield Opened(offset, os.fstat(file.fileno()).st_size, lambda buffer: file.readinto(buffer) or 0)
 
 
 @contextlib.contextmanager
-def _http(address: str, offset: int, timeout_s: float) -> Iterator[_Opened]:
-    headers = {"User-Agent": "kws"} | ({"Range": f"bytes={offset}-"} if offset else {})
-    try:
-        answer = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        error.close()
-        raise _ChangedError(f"fewer than {offset} bytes") from error
-    with answer:
-        start, length = 0, answer.headers.get("Content-Length")
-        if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
-            said = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-            start = int(said[1]) if said else -1
-            if start != offset:
-                raise OSError(f"another range than asked for: {answer.headers.get('Content-Range')}")
-        yield _Opened(start, start + int(length) if length else None, functools.partial(_read_http, answer))
-
-
-def _read_http(answer: Any, buffer: memoryview) -> int:
-    """What is there by now: HTTPResponse.readinto fills the whole buffer, and a fault meanwhile loses what had come."""
-    chunk = answer.read1(len(buffer))
-    buffer[: len(chunk)] = chunk
-    return len(chunk)
-
-
-@contextlib.contextmanager
-def _s3(address: str, offset: int, timeout_s: float) -> Iterator[_Opened]:
+def _s3(address: str, offset: int, timeout_s: float) -> Iterator[Opened]:
     """Through a signed http address: one way of reading, resuming and failing for both.
 
     Credentials, region and endpoint are those that s3fs finds (AWS_*, ~/.aws, FSSPEC_S3_*); without any, unsigned.
     """
-    with _http(_sign(address), offset, timeout_s) as opened:
+    with transport.open_http(_sign(address), offset, timeout_s) as opened:
         yield opened
 
 
@@ -302,7 +211,7 @@ def _s3_filesystem(pid: int) -> Any:
 
 
 @contextlib.contextmanager
-def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[_Opened]:
+def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[Opened]:
     with (
         tempfile.TemporaryFile() as said,
         # In a session of its own, so that all of a pipeline can be ended.
@@ -311,7 +220,7 @@ def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[_Opened]:
         ) as process,
     ):
         try:
-            yield _Opened(0, None, functools.partial(_read_pipe, process, said, timeout_s))
+            yield Opened(0, None, functools.partial(_read_pipe, process, said, timeout_s))
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

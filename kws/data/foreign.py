@@ -27,6 +27,7 @@ from kws.data import scan
 from kws.data.fetch import Source
 from kws.data.index import SPLITS, Column, Index, Shard, Split
 from kws.errors import UsageError
+from kws.transport import is_final
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -39,7 +40,6 @@ WORD_FILES = ("words.txt", "classes.txt", "classnames.txt", "class_names.txt", "
 
 _TIMEOUT_S = 20.0
 _DELAYS_S = (1.0, 2.0, 4.0, 8.0)
-_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclasses.dataclass
@@ -228,10 +228,9 @@ class _Resumed(ExitStack):
         """Before another try, or raises the error where none can help."""
         self._fill = None
         delay = next(self._delays, None)
-        refused = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
-        if delay is None or refused or isinstance(error, _FINAL):
+        if delay is None or is_final(error):
             raise error
         time.sleep(delay)
 

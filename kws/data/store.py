@@ -20,10 +20,11 @@ from pathlib import Path
 from kws.config import DataConfig
 from kws.data import fetch
 from kws.data.cache import GB, Cache, NoRoomError, default_folder
-from kws.data.fetch import DamagedError, Patience, Source
+from kws.data.fetch import DamagedError, Source
 from kws.data.index import Shard
 from kws.data.plan import Stretch
 from kws.errors import UsageError
+from kws.transport import Patience
 
 # Maps kept open a process: an epoch reads a shard in one stretch, so a few lanes' worth is enough.
 _OPEN_SHARDS = 64

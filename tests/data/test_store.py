@@ -24,12 +24,13 @@ import pytest
 import torch
 
 from kws.data import foreign, index, scan
-from kws.data.fetch import DamagedError, Patience, Source
+from kws.data.fetch import DamagedError, Source
 from kws.data.index import Index, Shard
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.store import Caching, Store, require_room
 from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.errors import UsageError
+from kws.transport import Patience
 from tests.conftest import require
 from tests.data.web import Web, serve
 
