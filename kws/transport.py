@@ -19,6 +19,7 @@ import re
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -136,6 +137,12 @@ def is_final(error: Exception) -> bool:
     if isinstance(reason, ssl.SSLCertVerificationError | http.client.InvalidURL):
         return True
     return isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
+
+
+def shown(address: str) -> str:
+    """An http(s) address as messages have it: without passwords and signatures."""
+    parts = urllib.parse.urlsplit(address)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @contextlib.contextmanager

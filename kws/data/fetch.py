@@ -29,7 +29,6 @@ from kws.data.index import Shard
 from kws.errors import UsageError
 from kws.transport import ChangedError, Opened, Patience
 
-_Opener = Callable[[str, int, float], contextlib.AbstractContextManager[Opened]]
 _SIGNED_FOR_S = 3600
 _S3_SETTINGS = "AWS_PROFILE, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
 
@@ -94,16 +93,15 @@ class Source:
         return self.base.replace("{}", quoted) if "{}" in self.base else f"{self.base.rstrip('/')}/{quoted}"
 
     def shown(self, name: str) -> str:
-        """The address as messages have it: without passwords and signatures."""
-        if self.kind != "http":
-            return self.address(name)
-        parts = urllib.parse.urlsplit(self.address(name))
-        return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        """The address as messages have it."""
+        return transport.shown(self.address(name)) if self.kind == "http" else self.address(name)
 
     def open(self, name: str, offset: int, timeout_s: float) -> contextlib.AbstractContextManager[Opened]:
         """The shard's bytes, from `offset` on where the source can, else from 0. Raises OSError, HTTPException."""
-        openers: dict[str, _Opener] = {"folder": _folder, "http": transport.open_http, "s3": _s3, "pipe": _pipe}
-        return openers[self.kind](self.address(name), offset, timeout_s)
+        address = self.address(name)
+        if self.kind == "http":
+            return transport.open_http(address, offset, timeout_s)
+        return {"folder": _folder, "s3": _s3, "pipe": _pipe}[self.kind](address, offset, timeout_s)
 
 
 def fetch(
