@@ -34,6 +34,17 @@ def _corpus_commands(commands: Any) -> None:
     synth.add_argument("--takes", type=int, default=2, help="clips of each word by each voice (default 2)")
     synth.add_argument("--seed", type=int, default=0)
 
+    fetch = _command(
+        commands,
+        "fetch",
+        "download a known corpus into shards; the same command again goes on",
+        "kws fetch speech_commands_v0.02 data/sc2",
+    )
+    fetch.add_argument("name", metavar="NAME", help="a recipe in shards/ such as speech_commands_v0.01, or a TOML file")
+    fetch.add_argument("dir", type=Path, metavar="DIR", help="folder for the shards")
+    fetch.add_argument("--url", metavar="U", help="its archive: http(s)://, or a file, which is used in place")
+    fetch.add_argument("--keep", action="store_true", help="keep the archive in DIR too")
+
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
     pack.add_argument(
         "paths",
@@ -46,7 +57,7 @@ def _corpus_commands(commands: Any) -> None:
         "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
     )
     pack.add_argument(
-        "--recipe", type=Path, help="what the corpus must hold, see shards/; other words or counts: exit code 1"
+        "--recipe", help="what it must hold: a name or file as in shards/; other words or counts: exit code 1"
     )
 
     pack.add_argument(

@@ -55,6 +55,7 @@ def _speaks(error: UsageError) -> bool:
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "synth": corpus.synth,
+    "fetch": corpus.fetch,
     "pack": corpus.pack,
     "index": corpus.index,
     "inspect": corpus.inspect,

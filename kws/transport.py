@@ -75,6 +75,8 @@ class Target:
         wanted = opened.size if self._wanted is None else self._wanted
         if opened.size not in (None, wanted):
             raise ChangedError(f"{opened.size} bytes, {self._source} has {wanted}")
+        if wanted is not None and opened.start > wanted:
+            raise ChangedError(f"fewer than {opened.start} bytes")
         if opened.start != self.bytes:
             self.restart()
         buffer = memoryview(bytearray(_CHUNK_BYTES))

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from kws.commands.shown import FAILED, OK, USAGE, console, progress
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
+    from kws.corpus.recipe import Recipe
     from kws.data.index import Index
+    from kws.data.pack import AudioFormat, Part, Report
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -38,8 +41,39 @@ def synth(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def fetch(arguments: argparse.Namespace) -> int:
+    from kws.corpus import fetch, recipe
+    from kws.data import index, pack
+
+    wanted, out = recipe.find(arguments.name), arguments.dir
+    address = arguments.url or wanted.url
+    if not address or len(wanted.sha256) > 1:
+        raise UsageError(f"{wanted.path}: not one archive with a url; give --url, or kws pack its archives")
+    report = pack.Report()
+    if (out / "index" / "index.json").exists():
+        corpus = index.load(out)
+        if differs := recipe.differences(wanted, corpus.words, _counts(corpus)):
+            raise UsageError(f"{out}: holds another corpus ({differs[0]}); give another folder")
+        report.notes.append(f"{wanted.name} was there already")
+    else:
+        pack.check_free(out)
+        with progress("fetching", in_bytes=True) as show:
+            archive = fetch.archive(wanted, address, out, _say, show)
+        corpus, report = _pack([archive], out)
+    if fetch.is_unfinished(out):
+        _measure(corpus)
+    code = _say_packed(corpus, report, wanted, arguments.json)
+    if code == OK:
+        fetch.finish(wanted, out, arguments.keep)
+    return code
+
+
+def _say(line: str) -> None:
+    """While a command is at it: above the bar."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def pack(arguments: argparse.Namespace) -> int:
-    from kws.audio.codec import SAMPLE_RATE_HZ
     from kws.corpus import recipe as recipes
     from kws.data import pack
 
@@ -51,29 +85,54 @@ def pack(arguments: argparse.Namespace) -> int:
         out = out / "part-{}-of-{}".format(*part)
         if arguments.recipe:
             raise UsageError("--recipe: counts a whole corpus, and --part is not one; leave it out")
-    recipe = recipes.load(arguments.recipe) if arguments.recipe else None
+    recipe = recipes.find(arguments.recipe) if arguments.recipe else None
     if recipe:
         recipes.check_archives(recipe, sources)
-    with progress("packing") as show:
-        index, report = pack.pack(
-            sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what), part=part
-        )
-    if part == pack.WHOLE and len(index.splits.get("train", ())):
-        from kws.audio import statistics
+    corpus, report = _pack(sources, out, arguments.format, part)
+    if part == pack.WHOLE and len(corpus.splits.get("train", ())):
+        _measure(corpus)
+    return _say_packed(corpus, report, recipe, arguments.json)
 
-        with progress("measuring features") as show:
-            statistics.write(index, SAMPLE_RATE_HZ, show)
-    facts = {name: len(split) for name, split in index.splits.items()}
-    faults = report.skipped + (recipes.differences(recipe, index.words, facts) if recipe else [])
-    if arguments.json:
-        print(json.dumps({"clips": facts, "content_id": index.content_id, "faults": faults, "notes": report.notes}))
+
+def _pack(
+    sources: Sequence[Path], out: Path, audio_format: AudioFormat = "wav", part: Part = (1, 1)
+) -> tuple[Index, Report]:
+    from kws.data import pack
+
+    with progress("packing") as show:
+        return pack.pack(
+            sources, out, audio_format, progress=lambda what, done, total: show(done, total, what), part=part
+        )
+
+
+def _measure(corpus: Index) -> None:
+    """What features are normalised by."""
+    from kws.audio import statistics
+    from kws.audio.codec import SAMPLE_RATE_HZ
+
+    with progress("measuring features") as show:
+        statistics.write(corpus, SAMPLE_RATE_HZ, show)
+
+
+def _counts(corpus: Index) -> dict[str, int]:
+    return {name: len(split) for name, split in corpus.splits.items()}
+
+
+def _say_packed(corpus: Index, report: Report, recipe: Recipe | None, as_json: bool) -> int:
+    """What became of it, and whether it is what the recipe wants; the exit code."""
+    from kws.corpus import recipe as recipes
+
+    facts = _counts(corpus)
+    faults = report.skipped + (recipes.differences(recipe, corpus.words, facts) if recipe else [])
+    if as_json:
+        print(json.dumps({"clips": facts, "content_id": corpus.content_id, "faults": faults, "notes": report.notes}))
         return FAILED if faults else OK
     for note in report.notes:
         print(f"note: {note}")
     for line in faults:
         print(f"fault: {line}", file=sys.stderr)
     counts = ", ".join(f"{count} {name}" for name, count in facts.items())
-    print(f"{out}: {counts}; corpus {index.content_id}; next: kws inspect {out}")
+    print(f"{corpus.root}: {counts}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
     return FAILED if faults else OK
 
 

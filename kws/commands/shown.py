@@ -21,13 +21,14 @@ def console() -> Any:
 
 
 @contextmanager
-def progress(what: str, hidden: bool = False) -> Iterator[Callable[..., None]]:
-    """A bar on stderr where that is a terminal, nothing elsewhere."""
+def progress(what: str, hidden: bool = False, in_bytes: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal, nothing elsewhere; of bytes with how many there are, and their rate."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
     console, hidden = Console(stderr=True), hidden or not sys.stderr.isatty()
+    columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if in_bytes else [])]
     # What is printed meanwhile must not take the way of the bar: it may be meant for a file.
-    with Progress(console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
+    with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)

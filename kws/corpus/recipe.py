@@ -1,6 +1,6 @@
 """Recipes: what a known corpus must hold. `shards/NAME.toml` says where it comes from, its words and its counts.
 
-recipe + archives -> sha256 of the archives, before anything is packed
+recipe + archives -> size and sha256 of the archives, before anything is packed
 recipe + index    -> words and clips of each split, after
 """
 
@@ -8,28 +8,74 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from kws.errors import UsageError
+
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Expected words, clips by split, and sha256 by archive name (only those that are known)."""
+    """Expected words, clips by split, and sha256 by archive name (only those that are known).
+
+    `url`: where its one archive lies, of so many `bytes` ("", None: not known). `allow_leaks`: it is packed as it was
+    published, although the same sound or speaker is in it twice where an audit would refuse that.
+    """
 
     path: Path
     words: frozenset[str]
     clips: Mapping[str, int]
     sha256: Mapping[str, str]
+    url: str = ""
+    bytes: int | None = None
+    allow_leaks: bool = False
+
+    @property
+    def name(self) -> str:
+        """As `kws fetch` is given it."""
+        return self.path.stem
+
+    def archive(self, address: str = "") -> str:
+        """The file's name of its one archive, as the recipe has it, else as `address` has it."""
+        return PurePosixPath(urlsplit(self.url or address).path).name or self.name
+
+    def check_archive(self, path: Path, progress: Callable[[int, int, str], None] = lambda *done: None) -> None:
+        """Compares its one archive, whatever that file is called. Raises UsageError where it differs."""
+        size = path.stat().st_size
+        if self.bytes not in (None, size):
+            raise UsageError(f"{path}: found {size} bytes, wanted {self.bytes} ({self.path}); fetch it again")
+        for wanted in self.sha256.values():
+            _check_sha256(path, wanted, self.path, lambda done: progress(done, size, "checking"))
+
+
+def shards_folder() -> Path:
+    """The recipes' folder: shards/ of the checkout, else where `pip install` put it."""
+    checkout = Path(__file__).parents[2] / "shards"
+    return checkout if checkout.is_dir() else Path(sys.prefix, "share", "kws", "shards")
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name, or in that TOML file. Raises UsageError that says which there are."""
+    path = Path(name) if name.endswith(".toml") else shards_folder() / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in shards_folder().glob("*.toml")))
+        raise UsageError(f"{name}: no such recipe; there are {known or 'none'}; or give a file, NAME.toml")
+    return load(path)
 
 
 def load(path: Path) -> Recipe:
     """Reads a recipe. Raises UsageError where it is none."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Recipe(path, frozenset(tree["words"]), dict(tree["clips"]), dict(tree.get("sha256", {})))
+        return Recipe(
+            path, frozenset(tree["words"]), dict(tree["clips"]), dict(tree.get("sha256", {})),
+            str(tree.get("url", "")), tree.get("bytes"), bool(tree.get("allow_leaks", False)),
+        )  # fmt: skip
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read ({error.strerror}); wanted a recipe such as shards/demo.toml"
@@ -39,14 +85,21 @@ def load(path: Path) -> Recipe:
 
 
 def check_archives(recipe: Recipe, paths: Sequence[Path]) -> None:
-    """Compares the archives that the recipe knows. Raises UsageError for the first that differs."""
+    """Compares the archives that the recipe knows by name. Raises UsageError for the first that differs."""
     for path in paths:
         wanted = recipe.sha256.get(path.name)
         if wanted and path.is_file():
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != wanted:
-                raise UsageError(f"{path}: sha256 {found}, {recipe.path} has {wanted}; fetch it again")
+            _check_sha256(path, wanted, recipe.path)
+
+
+def _check_sha256(path: Path, wanted: str, source: Path, done: Callable[[int], None] = lambda done: None) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            done(file.tell())
+    if digest.hexdigest() != wanted:
+        raise UsageError(f"{path}: found sha256 {digest.hexdigest()}, wanted {wanted} ({source}); fetch it again")
 
 
 def differences(recipe: Recipe, words: Sequence[str], clips: Mapping[str, int]) -> list[str]:

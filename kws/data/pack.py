@@ -74,7 +74,7 @@ def pack(
     official hash rule on the speaker; noises go to the split `noise`. `part`: only that of the recordings, each part a
     like mixture of all; kws.data.foreign makes one index for the shards of all parts.
     """
-    _check_free(out)
+    check_free(out)
     corpus, report, scratch, made = Sources(sources), Report(), out / ".packing", not out.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -95,11 +95,11 @@ def pack(
     return index, report
 
 
-def _check_free(out: Path) -> None:
-    """Refuses a folder that holds anything, but for what a killed packing left there."""
+def check_free(out: Path) -> None:
+    """Refuses a folder that holds anything, but for what a killed packing or a fetch left there."""
     if (out / "index" / "index.json").exists():
         raise UsageError(f"{out}: holds a packed corpus already; give another folder, or remove this one first")
-    if out.is_dir() and any(out.iterdir()) and not (out / ".packing").exists():
+    if out.is_dir() and {path.name for path in out.iterdir()} - {".fetch"} and not (out / ".packing").exists():
         raise UsageError(f"{out}: not empty; give a new folder for the shards: kws pack SRC... DIR")
 
 

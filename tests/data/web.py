@@ -17,7 +17,7 @@ class Web:
     """Serves a folder. `faults[name]`: what goes wrong, one a request, in order:
 
     "503", "404", ... that answer; "drop" a reset connection, "truncate" an orderly end, "stall" silence, each after
-    half of the bytes. `served` counts requests and `sent` bytes, by name.
+    half of the bytes. `served` counts requests and `sent` bytes, by name. `version`: what ETag says of every file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +26,7 @@ class Web:
         self.served: collections.Counter[str] = collections.Counter()
         self.sent: collections.Counter[str] = collections.Counter()
         self.stalled, self.resume = threading.Event(), threading.Event()
-        self.url = ""
+        self.url, self.version = "", ""
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -49,13 +49,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(int(fault or 404))
             return
         data, start = path.read_bytes(), 0
-        wanted = self.headers.get("Range")
-        if wanted and web.ranges:
+        wanted, etag = self.headers.get("Range"), f'"{web.version}"'
+        if wanted and web.ranges and self.headers.get("If-Range", etag) == etag:
             start = int(wanted.removeprefix("bytes=").partition("-")[0])
+            if start >= len(data):
+                self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                return
             self.send_response(HTTPStatus.PARTIAL_CONTENT)
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         else:
             self.send_response(HTTPStatus.OK)
+        if web.version:
+            self.send_header("ETag", etag)
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         self._send(name, data[start:], fault)

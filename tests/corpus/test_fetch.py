@@ -1,0 +1,426 @@
+"""A corpus comes whole or not at all, from a real server with real faults, into shards as its recipe says."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws import cli
+from kws.audio import codec
+from kws.corpus import fetch, recipe
+from kws.data import index
+from kws.errors import UsageError
+from kws.transport import Patience
+from tests.conftest import tone
+from tests.corpus import official
+from tests.data.web import Web, serve
+
+SOON = Patience(timeout_s=5.0, delays_s=(0.01, 0.01, 0.01))
+NAME = "spoken.tar.gz"
+CLIPS = {"train": 12, "valid": 4, "test": 4}
+Kws = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def archive_of(files: Mapping[str, bytes]) -> bytes:
+    """A tar.gz in the official layout; the same files give the same bytes."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0) as whole:
+        tar = tarfile.open(fileobj=whole, mode="w|")  # noqa: SIM115 (closed below, before the file is)
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        tar.close()
+    return packed.getvalue()
+
+
+def small(seed: int = 0) -> bytes:
+    """Two words by five speakers, their lists, a noise; 0.3 MB."""
+    files, lists = {}, {"validation_list.txt": "", "testing_list.txt": ""}
+    for number in range(20):
+        word, speaker = ("low", "high")[number % 2], number % 10 // 2
+        name = f"{word}/{speaker:08x}_nohash_{number // 10}.wav"
+        files[name] = codec.wav_bytes(tone(200 + 20 * number, 8000, seed=seed + number))
+        if speaker < 2:
+            lists[("validation_list.txt", "testing_list.txt")[speaker]] += f"{name}\n"
+    files["_background_noise_/hiss.wav"] = codec.wav_bytes(tone(50, 32000, seed=seed))
+    return archive_of(files | {name: text.encode() for name, text in lists.items()})
+
+
+def recipe_file(folder: Path, data: bytes | None, url: str, words: str = '"low", "high"', **clips: int) -> Path:
+    """A recipe; with the archive's `data` also its size and sha256."""
+    counts = "".join(f"{split} = {count}\n" for split, count in ({**CLIPS, "noise": 1} | clips).items())
+    text = f'url = "{url}"\nwords = [{words}]\n'
+    if data is not None:
+        text += f"bytes = {len(data)}\n"
+    text += f"[clips]\n{counts}"
+    if data is not None:
+        text += f'[sha256]\n"{NAME}" = "{hashlib.sha256(data).hexdigest()}"\n'
+    path = folder / "spoken.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@dataclasses.dataclass
+class Published:
+    """An archive on a server, and the recipe that knows it."""
+
+    web: Web
+    data: bytes
+    folder: Path
+    recipe: Path
+    said: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"{self.web.url}/{NAME}"
+
+    def publish(self, data: bytes, version: str = "") -> None:
+        self.web.version = version
+        (self.web.folder / NAME).write_bytes(data)
+
+    def fetch(self, out: Path) -> Path:
+        return fetch.archive(recipe.load(self.recipe), self.url, out, self.said.append, patience=SOON)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[Published]:
+    (tmp_path / "served").mkdir()
+    with serve(tmp_path / "served") as web:
+        data = small()
+        found = Published(web, data, tmp_path, recipe_file(tmp_path, data, f"{web.url}/{NAME}"))
+        found.publish(data, "first")
+        yield found
+
+
+def is_packed(out: Path) -> bool:
+    """Whether the whole corpus is there, and nothing of the way to it."""
+    corpus = index.load(out)
+    counts = {split: len(clips) for split, clips in corpus.splits.items()}
+    assert (set(corpus.words), counts) == ({"low", "high"}, {**CLIPS, "noise": 1})
+    return {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
+
+
+# --- what comes ----------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_goes_straight_into_shards(published: Published, tmp_path: Path, kws: Kws) -> None:
+    out = tmp_path / "shards"
+    done = kws("fetch", published.recipe, out)
+    assert done.returncode == 0, done.stderr
+    assert "spoken: " in done.stderr  # what it will do and how much it takes
+    assert "of disk on the way" in done.stderr
+    assert f"{out}: 12 train, 4 valid, 4 test, 1 noise" in done.stdout
+    assert is_packed(out)
+    assert (out / "index" / "features.json").is_file()  # measured as kws pack does
+    again = kws("fetch", published.recipe, out, "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["notes"] == ["spoken was there already"]
+    assert published.web.served[NAME] == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("faults", [["drop"], ["truncate"], ["500"], ["429", "503", "drop", "truncate"]], ids=" ".join)
+def test_faults_that_pass_are_outlived_and_said(
+    published: Published, tmp_path: Path, faults: list[str], ranges: bool
+) -> None:
+    published.web.ranges, published.web.faults[NAME] = ranges, list(faults)
+    assert published.fetch(tmp_path / "out").read_bytes() == published.data
+    assert published.web.served[NAME] == len(faults) + 1
+    again = [line for line in published.said if "; again in" in line]
+    assert len(again) == len(faults)
+    anew = [line for line in published.said if "cannot go on in the middle: from the start" in line]
+    came = sum(fault in ("drop", "truncate") for fault in faults)
+    assert len(anew) <= (0 if ranges else came)
+    if ranges and "drop" not in faults:  # a reset loses what was on the way
+        assert published.web.sent[NAME] == len(published.data)
+    assert sorted(path.name for path in (tmp_path / "out" / ".fetch").iterdir()) == [NAME]
+
+
+def test_tries_that_come_further_are_not_counted(published: Published, tmp_path: Path) -> None:
+    published.web.faults[NAME] = ["truncate"] * 9  # three delays
+    assert published.fetch(tmp_path / "out").read_bytes() == published.data
+
+
+def test_what_came_is_kept_for_the_next_call(published: Published, tmp_path: Path) -> None:
+    published.web.faults[NAME] = ["truncate", "503", "503", "503", "503"]
+    with pytest.raises(UsageError, match=r"HTTP 503 .*, tried 4 times; .* are kept in .*spoken.tar.gz.part: run the"):
+        published.fetch(tmp_path / "out")
+    part = tmp_path / "out" / ".fetch" / f"{NAME}.part"
+    assert published.data.startswith(part.read_bytes())
+    half = part.stat().st_size
+    assert half == len(published.data) // 2
+    assert published.fetch(tmp_path / "out").read_bytes() == published.data
+    assert published.web.sent[NAME] == len(published.data)  # nothing twice
+
+
+def test_a_changed_archive_is_begun_anew(published: Published, tmp_path: Path) -> None:
+    """One file made of two archives would be neither."""
+    other = small(seed=100)
+    published.recipe = recipe_file(tmp_path, None, published.url)
+    published.web.faults[NAME] = ["truncate", "404"]
+    with pytest.raises(UsageError, match="404"):
+        published.fetch(tmp_path / "out")
+    published.publish(other, "second")
+    assert published.fetch(tmp_path / "out").read_bytes() == other
+    assert "the archive there is another one by now: from the start" in published.said
+
+
+def test_a_shorter_archive_than_what_came_is_begun_anew(published: Published, tmp_path: Path) -> None:
+    published.recipe = recipe_file(tmp_path, None, published.url)
+    published.web.faults[NAME] = ["truncate", "404"]
+    with pytest.raises(UsageError, match="404"):
+        published.fetch(tmp_path / "out")
+    published.publish(b"short", "first")  # a server that says nothing of the change
+    assert published.fetch(tmp_path / "out").read_bytes() == b"short"
+
+
+def test_without_version_or_sha256_nothing_is_taken_up(published: Published, tmp_path: Path) -> None:
+    published.recipe = recipe_file(tmp_path, None, published.url)
+    published.web.version, published.web.faults[NAME] = "", ["truncate", "404"]
+    with pytest.raises(UsageError, match="404"):
+        published.fetch(tmp_path / "out")
+    assert published.fetch(tmp_path / "out").read_bytes() == published.data
+    assert any("cannot be told from a changed archive: from the start" in line for line in published.said)
+
+
+def test_a_download_that_was_whole_is_only_checked(published: Published, tmp_path: Path) -> None:
+    """Killed after the last byte."""
+    out = tmp_path / "out"
+    published.fetch(out).rename(out / ".fetch" / f"{NAME}.part")
+    about = {"address": published.url, "version": '"first"', "bytes": len(published.data)}
+    (out / ".fetch" / f"{NAME}.json").write_text(json.dumps(about), encoding="utf-8")
+    assert published.fetch(out).read_bytes() == published.data
+    assert published.web.served[NAME] == 1
+
+
+# --- what does not ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["404", "403"])
+def test_what_is_not_there_fails_at_once(published: Published, tmp_path: Path, code: str) -> None:
+    published.web.faults[NAME] = [code]
+    with pytest.raises(UsageError, match=rf"^{published.url}: HTTP {code} .*--url$"):
+        published.fetch(tmp_path / "out")
+    assert published.web.served[NAME] == 1
+
+
+def test_wrong_bytes_are_refused_and_removed(published: Published, tmp_path: Path) -> None:
+    wrong = bytes(len(published.data))
+    published.publish(wrong)
+    found, wanted = (hashlib.sha256(data).hexdigest() for data in (wrong, published.data))
+    with pytest.raises(UsageError, match=f"found sha256 {found}, wanted {wanted} .*what came is removed"):
+        published.fetch(tmp_path / "out")
+    assert list((tmp_path / "out" / ".fetch").iterdir()) == []
+    published.publish(published.data)
+    assert published.fetch(tmp_path / "out").read_bytes() == published.data
+
+
+def test_another_size_is_refused_before_it_comes(published: Published, tmp_path: Path) -> None:
+    size = len(published.data)
+    published.publish(published.data[:-100])
+    with pytest.raises(UsageError, match=rf"{size - 100} bytes, .*spoken.toml has {size}; what came is removed"):
+        published.fetch(tmp_path / "out")
+    assert published.web.served[NAME] == 1
+
+
+def test_a_cut_archive_without_sha256_is_found_when_it_is_packed(
+    published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe_file(tmp_path, None, published.url)
+    published.publish(published.data[:-100])
+    assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.USAGE
+    assert "damaged after" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "index").exists()
+
+
+def test_other_words_or_counts_than_the_recipe_has_are_a_failure(
+    published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe_file(tmp_path, None, published.url, words='"low", "middle"', train=13)
+    assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.FAILED
+    said = capsys.readouterr().err
+    assert "fault: word middle: in the recipe, not in the corpus" in said
+    assert "fault: train: 12 clips" in said
+    assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.USAGE
+    assert "holds another corpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["speech_commands_v0.03", "OUT"],
+            "no such recipe; there are demo, .*speech_commands_v0.01, ",
+        ),
+        (["speech_commands_24", "OUT"], "not one archive with a url"),
+        (["speech_commands_v0.01", "OUT", "--url", "s3://bucket/a.tar.gz"], "wanted http://, https://, file://"),
+        (["speech_commands_v0.01", "OUT", "--url", "OUT/none.tar.gz"], "no such file"),
+        (["speech_commands_v0.01", "served", "--url", "served/spoken.tar.gz"], "not empty"),
+        (["huge.toml", "OUT"], "1.0 EB are to come, .* are free; make room"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    text = published.recipe.read_text(encoding="utf-8")
+    size = f"bytes = {len(published.data)}"
+    (tmp_path / "huge.toml").write_text(text.replace(size, f"bytes = {10**18}"), encoding="utf-8")
+    assert cli.main(["fetch", *arguments]) == cli.USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("kws: ")
+    assert re.search(message, said), said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line(published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = tmp_path / "out" / ".fetch" / f"{NAME}.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.USAGE
+    assert f"{part}: cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+# --- an archive of one's own ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_local_archive_is_used_in_place(
+    published: Published, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = tmp_path / "my own.tar.gz", tmp_path / "shards"
+    mine.write_bytes(published.data)
+    url = form.format(str(mine).replace(" ", "%20") if "://" in form else mine)
+    assert cli.main(["fetch", str(published.recipe), str(out), "--url", url]) == cli.OK
+    assert "which stays where it is" in capsys.readouterr().err
+    assert is_packed(out)
+    assert mine.read_bytes() == published.data
+    assert published.web.served[NAME] == 0
+
+
+def test_a_local_archive_is_checked(published: Published, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.tar.gz"
+    mine.write_bytes(published.data[:-1] + b"x")
+    with pytest.raises(UsageError, match=f"^{mine}: found sha256 .*, wanted "):
+        fetch.archive(recipe.load(published.recipe), str(mine), tmp_path / "out")
+    assert mine.exists()
+
+
+def test_the_archive_can_be_kept(published: Published, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["fetch", str(published.recipe), str(out), "--keep"]) == cli.OK
+    assert (out / NAME).read_bytes() == published.data
+    assert not (out / ".fetch").exists()
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_kills_later_it_is_finished(published: Published, tmp_path: Path, kws: Kws) -> None:
+    """Each process gets half of what is missing and is killed in the silence that follows."""
+    out, web = tmp_path / "shards", published.web
+    part, sizes = out / ".fetch" / f"{NAME}.part", []
+    for _ in range(2):
+        web.stalled.clear()
+        web.faults[NAME] = ["stall"]
+        command = [sys.executable, "-m", "kws", "fetch", str(published.recipe), str(out)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+            assert web.stalled.wait(60)
+            while process.poll() is None and not (part.exists() and part.stat().st_size > sum(sizes)):
+                os.sched_yield()
+            os.killpg(process.pid, signal.SIGKILL)
+        sizes.append(part.stat().st_size - sum(sizes))
+        assert not (out / "index").exists()
+        assert published.data.startswith(part.read_bytes())
+    done = kws("fetch", published.recipe, out)
+    assert done.returncode == 0, done.stderr
+    assert "of which are here" in done.stderr
+    assert is_packed(out)
+    whole = len(published.data)
+    lost = whole // 2 - sizes[0] + (whole - sizes[0]) // 2 - sizes[1]  # on the way to the disk
+    assert (web.served[NAME], web.sent[NAME]) == (3, whole + lost)
+
+
+def test_two_at_once_are_refused(published: Published, tmp_path: Path) -> None:
+    published.web.faults[NAME] = ["stall"]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "kws", "fetch", str(published.recipe), str(out)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        assert published.web.stalled.wait(60)
+        with pytest.raises(UsageError, match="another kws fetch is at work there"):
+            published.fetch(out)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("at", ["packed", "measured"])
+def test_killed_after_packing_it_still_finishes(published: Published, tmp_path: Path, at: str) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["fetch", str(published.recipe), str(out), "--keep"]) == cli.OK
+    (out / ".fetch").mkdir()
+    (out / NAME).rename(out / ".fetch" / NAME)
+    if at == "packed":
+        (out / "index" / "features.json").unlink()
+    assert cli.main(["fetch", str(published.recipe), str(out)]) == cli.OK
+    assert (out / "index" / "features.json").is_file()
+    assert is_packed(out)
+
+
+# --- the official corpora --------------------------------------------------------------------------------------------
+
+
+def test_the_recipes_of_the_official_corpora_are_those_of_the_literature() -> None:
+    for version, clips, size in (("v0.01", 64_721, 1_489_096_277), ("v0.02", 105_829, 2_428_923_189)):
+        known = recipe.find(f"speech_commands_{version}")
+        assert known.words == set(official.CORPORA[version].words)
+        assert known.clips == {**official.CORPORA[version].clips, "noise": 6}
+        assert sum(known.clips.values()) == clips + 6
+        assert (known.bytes, known.allow_leaks) == (size, True)
+        assert known.url.endswith(f"/{next(iter(known.sha256))}")
+
+
+def official_archive(version: str, lists: bool) -> bytes:
+    """Every clip of the official archive under an official name, each of a few samples that no other has."""
+    names = [name for clips in official.names(version).values() for name in clips] + list(official.NOISES)
+    numbers = np.arange(len(names), dtype="<u4")[:, None] + np.zeros(4, "<u4")
+    files = {name: codec.wav_bytes(number.view("<i2")) for name, number in zip(sorted(names), numbers, strict=True)}
+    return archive_of(
+        files | ({name: text.encode() for name, text in official.lists(version).items()} if lists else {})
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "lists"), [("v0.02", True), ("v0.01", False)], ids=["by lists", "by hash"])
+def test_the_full_official_layout(tmp_path: Path, kws: Kws, version: str, lists: bool) -> None:
+    """105,829 clips through a server that drops three times: the recipe's words and counts come out."""
+    known = recipe.shards_folder() / f"speech_commands_{version}.toml"
+    text = known.read_text(encoding="utf-8").partition("[sha256]")[0]
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("bytes"))
+    (tmp_path / known.name).write_text(text, encoding="utf-8")
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / NAME).write_bytes(official_archive(version, lists))
+    with serve(tmp_path / "served") as web:
+        web.version, web.faults[NAME] = "official", ["drop", "truncate", "500"]
+        done = kws("fetch", tmp_path / known.name, tmp_path / "out", "--url", f"{web.url}/{NAME}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count("; again in") == 3
+    corpus = index.load(tmp_path / "out")
+    assert len(corpus.words) == len(official.CORPORA[version].words)
+    for split, names in official.names(version).items():  # the hash rule made them, so both ways give the same
+        assert len(corpus.split(split)) == len(names)
