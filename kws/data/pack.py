@@ -1,41 +1,43 @@
-"""A corpus to shards: recordings -> 16 kHz PCM16 in one scratch file -> keyed shuffle -> tars -> index.
+"""A corpus to shards: recordings -> 16 kHz PCM16 in scratch files -> keyed shuffle -> tars -> index.
 
-    SRC (folder, tar, tar.gz) --decode, threads--> DIR/.packing/pcm --shuffled by key--> DIR/SPLIT/NNNNNN.tar
+    SRC (folder, tar, tar.gz) --decode, workers--> DIR/.packing/*.pcm, journal --shuffled by key--> audited
+        --write, workers--> DIR/.packing/SPLIT/NNNNNN.tar --> index --> all to its place: DIR/SPLIT, DIR/index
 
-The order hangs on the clips' names alone, so the same clips give the same bytes. The index is written last: a killed
-packing leaves nothing that looks finished, and the next one starts clean.
+The order hangs on the clips' names alone, so the same clips give the same bytes, on any number of processes. What is
+done stands in the journal (kws/data/journal.py): a packing that was killed goes on there, and memory does not grow with
+the corpus. The index is put in place last: until then nothing looks finished.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import functools
 import hashlib
 import json
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import webdataset as wds  # type: ignore[import-untyped]
 
 from kws import keyed
-from kws.audio import codec
 from kws.corpus.source import NOISE_FOLDER, Recording, Sources, split_by_hash, split_key
+from kws.data import decoding, journal, leaks, publish, shardwriter
 from kws.data import index as index_file
-from kws.data import scan
 from kws.data.index import SPLITS, Index
+from kws.data.journal import Journal
+from kws.data.publish import Numbering
+from kws.data.scan import name_id
+from kws.data.shardwriter import AudioFormat
+from kws.data.workers import WorkerLost, Workers
 from kws.errors import UsageError
 
 SHARD_BYTES = 64_000_000
-AudioFormat = Literal["wav", "flac"]
 Part = tuple[int, int]
 """Number and count, from (1, 1): so many jobs share a corpus, each taking the recordings that their names deal it."""
 WHOLE: Part = (1, 1)
+Percents = tuple[float, float]
+"""Of the speakers, in valid and in test."""
+OFFICIAL: Percents = (10.0, 10.0)
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
@@ -49,15 +51,19 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Clip:
-    """One decoded recording in the scratch file; `start` and `samples` in samples."""
+class Options:
+    """How to pack. `append`: to the corpus that is there. `allow_leaks`: what the audit finds is noted, not refused."""
 
-    name: str
-    word: str
-    speaker: str
-    start: int
-    samples: int
-    sha1: bytes
+    audio_format: AudioFormat = "wav"
+    shard_bytes: int = SHARD_BYTES
+    part: Part = WHOLE
+    percents: Percents = OFFICIAL
+    append: bool = False
+    allow_leaks: bool = False
+
+
+class _Unfinished(UsageError):
+    """Stops a packing that can go on: its scratch folder stays."""
 
 
 def pack(
@@ -67,193 +73,307 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = lambda what, done, total: None,
     part: Part = WHOLE,
+    percents: Percents = OFFICIAL,
+    append: bool = False,
+    allow_leaks: bool = False,
+    processes: int = 1,
 ) -> tuple[Index, Report]:
-    """Packs the sources as one corpus into `out`. Raises UsageError for what stops it: no shards are left then.
+    """Packs the sources as one corpus into `out`, or adds them to the one there. Raises UsageError for what stops it:
+    then there is no corpus, or the old one.
 
     Damaged recordings are left out and listed in the report. Splits are those of the official lists, else of the
     official hash rule on the speaker; noises go to the split `noise`. `part`: only that of the recordings, each part a
-    like mixture of all; kws.data.foreign makes one index for the shards of all parts.
+    like mixture of all; kws.data.foreign makes one index for the shards of all parts. With several processes the
+    caller's main module is imported by each: it must do nothing when imported.
     """
-    check_free(out)
-    corpus, report, scratch, made = Sources(sources), Report(), out / ".packing", not out.exists()
-    shutil.rmtree(scratch, ignore_errors=True)
+    options = Options(audio_format, shard_bytes, part, percents, append, allow_leaks)
+    corpus, made = Sources(sources), not out.exists()
+    made_of = json.dumps([[str(path.absolute()) for path in sources], part, append])
     try:
-        scratch.mkdir(parents=True)
-        clips = _decode_all(corpus, part, scratch / "pcm", report, progress)
-        if not any(clip.word != NOISE_FOLDER for clip in clips):
-            raise UsageError(f"{', '.join(map(str, sources))}: no readable clip ({len(report.skipped)} damaged)")
-        members = _assign(clips, corpus, part, report)
-        samples = np.memmap(scratch / "pcm", dtype=np.int16, mode="r")
-        _write_splits(members, samples, scratch, audio_format, shard_bytes, progress)
-        index = _publish(scratch, out, clips, progress)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror}); nothing was packed") from error
+        publish.recover(out)
+        done = _finished(out, made_of)
+        if done:
+            return done, Report(notes=["was packed to the end before"])
+        base = _base(out, append)
+        book = Journal(out / ".packing")
+    except (OSError, sqlite3.Error) as error:
+        raise UsageError(f"{out}: cannot be written ({_why(error)}); nothing was packed") from error
+    try:
+        publish.take_back(out, book)
+        book.begin(made_of=made_of, base=base.content_id if base else "")
+        with Workers(processes) as workers:
+            return _Packing(corpus, out, options, book, base, workers, progress).run()
+    except WorkerLost as error:
+        raise _unfinished(f"{out}: {error}; nothing was packed", book) from error
+    except (OSError, sqlite3.Error) as error:
+        raise _unfinished(f"{out}: cannot be written ({_why(error)}); nothing was packed", book) from error
+    except _Unfinished:
+        raise
+    except UsageError:
+        book.remove()
+        raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        book.close()
         if made and out.is_dir() and not any(out.iterdir()):
             out.rmdir()  # nothing came of it
-    return index, report
+
+
+def _unfinished(what: str, book: Journal) -> _Unfinished:
+    folder = book.folder
+    return _Unfinished(f"{what}; the same again goes on from what is in {folder} (or give it up: rm -r {folder})")
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _finished(out: Path, made_of: str) -> Index | None:
+    """The corpus, where a packing of the same sources was killed after all was in place."""
+    if not ((out / ".packing" / "journal").exists() and (out / "index" / "index.json").exists()):
+        return None
+    book, index = Journal(out / ".packing"), index_file.load(out)
+    ended, same = book.fact("target") == index.content_id, book.fact("made_of") == made_of
+    if ended:
+        book.remove()
+    book.close()
+    return index if ended and same else None
+
+
+def _base(out: Path, append: bool) -> Index | None:
+    """The corpus to add to. Refuses a folder that holds anything else, but for what a killed packing left there."""
+    if append:
+        base = index_file.load(out)
+        if base.source:
+            raise UsageError(f"{out}: an index of shards at {base.source}; --append needs them beside it: pack anew")
+        return base
+    check_free(out)
+    return None
 
 
 def check_free(out: Path) -> None:
     """Refuses a folder that holds anything, but for what a killed packing or a fetch left there."""
     if (out / "index" / "index.json").exists():
-        raise UsageError(f"{out}: holds a packed corpus already; give another folder, or remove this one first")
+        raise UsageError(
+            f"{out}: holds a packed corpus already; give another folder, add to it with --append, or remove it first"
+        )
     if out.is_dir() and {path.name for path in out.iterdir()} - {".fetch"} and not (out / ".packing").exists():
         raise UsageError(f"{out}: not empty; give a new folder for the shards: kws pack SRC... DIR")
 
 
-def _decode_all(corpus: Sources, part: Part, path: Path, report: Report, progress: Progress) -> list[_Clip]:
-    """A part's recordings as PCM16 in one file, in the sources' order; identical copies once."""
-    clips: dict[str, tuple[_Clip, Path]] = {}
-    done, total, start = 0, corpus.total_bytes, 0
-    with path.open("wb") as file:
-        for recording, future in _in_order(recording for recording in corpus if _in_part(recording.name, part)):
-            done += recording.size
-            progress("decode", min(done, total), total)
-            try:
-                samples = future.result()
-            except codec.AudioError as error:
-                report.skipped.append(f"{recording.origin}: {recording.name}: {error}")
-                continue
-            clip = _Clip(recording.name, recording.word, recording.speaker, start, len(samples), _sha1(samples))
-            if _is_new(clip, recording.origin, clips, report):
-                file.write(samples.tobytes())
-                start += len(samples)
-    report.skipped += corpus.ignored
-    return [clip for clip, _ in clips.values()]
+class _Packing:
+    """One packing, from its sources to the finished corpus."""
 
+    def __init__(
+        self, corpus: Sources, out: Path, options: Options, book: Journal, base: Index | None, workers: Workers,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self._corpus, self._out, self._options, self._book, self._base = corpus, out, options, book, base
+        self._workers, self._progress, self._report = workers, progress, Report()
+        self._kept_shards = 0
 
-def _in_part(name: str, part: Part) -> bool:
-    """Names that would give the same key are in the same part."""
-    number, count = part
-    return keyed.digest("part", _key(name)) % count == number - 1
+    def run(self) -> tuple[Index, Report]:
+        """The corpus, and what is to be said about it."""
+        kept, total = self._decode()
+        self._settle(total)
+        if self._base and not self._book.count():
+            self._report.notes.append("nothing new: the corpus is as it was")
+            self._book.remove()
+            return self._base, self._report
+        numbering = Numbering(self._book.words(), self._book.speakers(), self._base)
+        self._audit(numbering)
+        self._write(numbering)
+        self._say_what_was_there(kept, total)
+        return publish.publish(self._out, self._book, self._base, numbering), self._report
 
+    # --- decoding ---------------------------------------------------------------------------------------------
 
-def _in_order(corpus: Iterable[Recording]) -> Iterator[tuple[Recording, Future[codec.Pcm]]]:
-    """Decodes ahead in threads (libsndfile and soxr release the lock), a bounded number, keeping the order."""
-    waiting: collections.deque[tuple[Recording, Future[codec.Pcm]]] = collections.deque()
-    with ThreadPoolExecutor() as pool:
-        for recording in corpus:
-            waiting.append((recording, pool.submit(recording.decode)))
-            if len(waiting) > 256:
-                yield waiting.popleft()
-        yield from waiting
+    def _decode(self) -> tuple[int, int]:
+        """All recordings to the journal. How many were there before, and how many there are."""
+        total, kept, count = self._corpus.total_bytes, 0, 0
+        done = 0
 
+        def passed(one: decoding.Marked) -> None:
+            nonlocal done
+            done += one.size
+            self._progress("decode", min(done, total), total)
 
-def _is_new(clip: _Clip, origin: Path, clips: dict[str, tuple[_Clip, Path]], report: Report) -> bool:
-    if clip.name not in clips:
-        clips[clip.name] = (clip, origin)
-        return True
-    other, first = clips[clip.name]
-    if other.sha1 != clip.sha1:
-        raise UsageError(f"{origin}: {clip.name} is another recording than the one of that name in {first}; rename one")
-    report.notes.append(f"{origin}: {clip.name}: same as in {first}, taken once")
-    return False
+        def wanted() -> Iterator[decoding.Marked]:
+            nonlocal kept, count
+            for one in decoding.marked(filter(self._is_mine, self._corpus)):
+                count += 1
+                if self._book.has(one.seq, one.mark):
+                    kept += 1
+                    passed(one)
+                else:
+                    yield one
 
+        for rows in self._workers.map(decoding.decode, decoding.chunks(self._book.folder, wanted(), passed)):
+            self._book.add(rows)
+        return kept, count
 
-def _sha1(samples: codec.Pcm) -> bytes:
-    return hashlib.sha1(samples.tobytes(), usedforsecurity=False).digest()
+    def _is_mine(self, recording: Recording) -> bool:
+        return self._in_part(recording.name)
 
+    def _in_part(self, name: str) -> bool:
+        """Names that would give the same key are in the same part."""
+        number, count = self._options.part
+        return keyed.digest("part", decoding.key_of(name)) % count == number - 1
 
-def _key(name: str) -> str:
-    """WORD/FILE.wav as a key of WebDataset, without dots."""
-    return re.sub(r"[^\w-]+", "_", name.rpartition(".")[0].strip("_"))
+    # --- what becomes a clip, and where it goes ---------------------------------------------------------------
 
+    def _settle(self, total: int) -> None:
+        """Keys and splits; clips that are there twice go in once."""
+        book, report = self._book, self._report
+        book.settle(total, self._split_of, _suffix)
+        report.skipped += [f"{origin}: {name}: {why}" for origin, name, why in book.faults()]
+        report.skipped += self._corpus.ignored
+        for origin, name, first, same in book.twice():
+            if not same:
+                raise UsageError(
+                    f"{origin}: {name} is another recording than the one of that name in {first}; rename one"
+                )
+            report.notes.append(f"{origin}: {name}: same as in {first}, taken once")
+        if not book.words():
+            paths = ", ".join(map(str, self._corpus.paths))
+            raise UsageError(f"{paths}: no readable clip ({book.count_faults()} damaged)")
+        if self._base:
+            self._leave_out_known(self._base)
+        self._note_splits()
 
-def _assign(clips: Sequence[_Clip], corpus: Sources, part: Part, report: Report) -> dict[str, list[tuple[str, _Clip]]]:
-    """Each split's clips with their keys, in the keyed order."""
-    members: dict[str, list[tuple[str, _Clip]]] = {split: [] for split in SPLITS}
-    keys: set[str] = set()
-    for clip in sorted(clips, key=lambda clip: clip.name):
-        key = _key(clip.name)
-        if key in keys:
-            key = f"{key}-{hashlib.sha1(clip.name.encode(), usedforsecurity=False).hexdigest()[:8]}"
-        keys.add(key)
-        members[_split_of(clip, corpus)].append((key, clip))
-    for split in SPLITS:
-        members[split].sort(key=lambda pair: (keyed.digest("pack", pair[0]), pair[0]))
-    absent = {name for name in corpus.split_of if _in_part(name, part)} - {clip.name for clip in clips}
-    _note_lists(len(absent), bool(corpus.split_of), members, report)
-    return members
+    def _split_of(self, name: str, word: str, speaker: str) -> str:
+        if word == NOISE_FOLDER:
+            return "noise"
+        if self._corpus.split_of:
+            return self._corpus.split_of.get(name, "train")
+        return split_by_hash(split_key(name, speaker), *self._options.percents)
 
+    def _leave_out_known(self, base: Index) -> None:
+        """What has the name and the sound of a clip of the corpus is that clip; another sound is refused."""
+        known = _Known(base)
+        there = []
+        for split in SPLITS:
+            for clip in self._book.clips(split):
+                sound = known.sound_of(name_id(clip.key))
+                if sound is not None and sound != clip.sound:
+                    raise UsageError(
+                        f"{clip.name} is another recording than the one of that name in {base.root}; rename it"
+                    )
+                if sound is not None:
+                    there.append(clip.name)
+        self._book.leave_out(there)
+        if there:
+            some = ", ".join(there[:3]) + (", ..." if there[3:] else "")
+            self._report.notes.append(f"{len(there):,} recordings are in the corpus already ({some}): taken once")
 
-def _split_of(clip: _Clip, corpus: Sources) -> str:
-    if clip.word == NOISE_FOLDER:
-        return "noise"
-    if corpus.split_of:
-        return corpus.split_of.get(clip.name, "train")
-    return split_by_hash(split_key(clip.name, clip.speaker))
+    def _note_splits(self) -> None:
+        notes, listed = self._report.notes, self._corpus.split_of
+        absent = sum(self._in_part(name) and not self._book.has_name(name) for name in listed)
+        if absent:
+            notes.append(f"the official lists name {absent} clips that are not in the sources")
+        valid, test = self._options.percents
+        if not listed:
+            notes.append(f"no official lists: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %")
+        elif self._options.percents != OFFICIAL:
+            notes.append("the official lists decide the splits, not --valid and --test")
+        if not (self._book.count("test") or (self._base and len(self._base.splits.get("test", ())))):
+            notes.append("no clip fell to the test split: evaluate with --split valid, or pack more speakers")
 
+    # --- the audit --------------------------------------------------------------------------------------------
 
-def _note_lists(absent: int, lists: bool, members: dict[str, list[tuple[str, _Clip]]], report: Report) -> None:
-    if absent:
-        report.notes.append(f"the official lists name {absent} clips that are not in the sources")
-    if not lists:
-        report.notes.append("no official lists: split by the hash of the speaker, 80/10/10 %")
-    if not members["test"]:
-        report.notes.append("no clip fell to the test split: evaluate with --split valid, or pack more speakers")
-    splits_of: dict[str, set[str]] = collections.defaultdict(set)
-    for split in ("train", "valid", "test"):
-        for _, clip in members[split]:
-            splits_of[clip.speaker or clip.name].add(split)
-    shared = sorted(speaker for speaker, splits in splits_of.items() if len(splits) > 1)
-    if shared:
-        report.notes.append(
-            f"{len(shared)} speakers are in more than one split (such as {shared[0]}): the test is easier"
+    def _audit(self, numbering: Numbering) -> None:
+        """Refuses, or only notes, what a test would share with training; old clips and new ones together."""
+        old = _old_parts(self._base, numbering) if self._base else []
+        new = [_new_part(self._book, split, numbering) for split in SPLITS if split != "noise"]
+
+        def name_of(place: leaks.Place) -> str:
+            number, row = place
+            split = [*old, *new][number].split
+            return f"{self._out}: {split}/{row}" if number < len(old) else self._book.name_at(split, row)
+
+        parts = [*old, *new]
+        lines = leaks.described(leaks.find(parts, numbering.speakers), parts, name_of)
+        if lines and not self._options.allow_leaks:
+            raise _unfinished(
+                f"{self._out}: {'; '.join(lines)}; take one of each away (or mend the lists), or pack all the same with "
+                "--allow-leaks", self._book,
+            )  # fmt: skip
+        self._report.notes += lines
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def _write(self, numbering: Numbering) -> None:
+        """All shards to the scratch folder; those of an earlier call are kept where they would be the same."""
+        total = self._book.count()
+        done = 0
+
+        def jobs() -> Iterator[shardwriter.Shard]:
+            nonlocal done
+            for split in SPLITS:
+                for shard in self._shards(split, numbering):
+                    if self._book.is_written(split, shard.number, shard.digest):
+                        self._kept_shards += 1
+                        done += len(shard.clips)
+                    else:
+                        self._book.forget_shards(split, shard.number, shard.number)
+                        yield shard
+
+        for written in self._workers.map(shardwriter.write, jobs()):
+            self._book.add_shard(written)
+            done += written.clips
+            self._progress("write", done, total)
+
+    def _shards(self, split: str, numbering: Numbering) -> Iterator[shardwriter.Shard]:
+        """What each shard of a split holds."""
+        words, speakers, audio_format = numbering.word_ids, numbering.speaker_ids, self._options.audio_format
+        clips = (
+            shardwriter.Numbered(clip, words[clip.word], speakers[clip.speaker]) for clip in self._book.clips(split)
         )
+        number = publish.next_number(self._base, split)
+        for lot in shardwriter.dealt(clips, self._options.shard_bytes, audio_format):
+            digest = journal.digest(audio_format, lot)
+            yield shardwriter.Shard(self._book.folder, split, number, digest, audio_format, lot)
+            number += 1
+        self._book.forget_shards(split, number)
+
+    def _say_what_was_there(self, kept: int, total: int) -> None:
+        if self._book.anew:
+            self._report.notes.append("what a killed packing of other sources had done was thrown away")
+        elif kept or self._kept_shards:
+            shards = f", {self._kept_shards:,} shards written" if self._kept_shards else ""
+            self._report.notes.insert(0, f"goes on: {kept:,} of {total:,} recordings were decoded already{shards}")
 
 
-def _write_splits(
-    members: dict[str, list[tuple[str, _Clip]]],
-    samples: np.ndarray[tuple[int, ...], np.dtype[np.int16]],
-    folder: Path,
-    audio_format: AudioFormat,
-    shard_bytes: int,
-    progress: Progress,
-) -> None:
-    encode = codec.wav_bytes if audio_format == "wav" else codec.flac_bytes
-    done, total = 0, sum(map(len, members.values()))
-    for split in SPLITS:
-        (folder / split).mkdir()
-        # Tar pads headers and members to 512 bytes: about 2 kB a clip beside its audio.
-        number, room, tar = 0, 0, None
-        for key, clip in members[split]:
-            data = encode(samples[clip.start : clip.start + clip.samples])
-            if tar is None or room < len(data):
-                tar = _next_shard(tar, folder / split / f"{number:06d}.tar")
-                number, room = number + 1, shard_bytes
-            room -= len(data) + 2048
-            label = {"word": clip.word, "speaker": clip.speaker, "source": clip.name}
-            tar.write({"__key__": key, audio_format: data, "json": json.dumps(label).encode()})
-            done += 1
-            progress("write", done, total)
-        if tar is not None:
-            tar.close()
+def _suffix(name: str) -> str:
+    return "-" + hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
-def _next_shard(last: wds.TarWriter | None, path: Path) -> wds.TarWriter:
-    if last is not None:
-        last.close()
-    # Absolute: WebDataset takes what stands before a colon for a protocol.
-    return wds.TarWriter(str(path.absolute()), mtime=0.0, encoder=False)
+def _old_parts(base: Index, numbering: Numbering) -> list[leaks.Part]:
+    return [
+        leaks.Part(
+            part.split, numbering.renumbered(part.split, "word", part.word),
+            numbering.renumbered(part.split, "speaker", part.speaker), part.sound,
+        )
+        for part in leaks.parts_of(base)
+    ]  # fmt: skip
 
 
-def _publish(scratch: Path, out: Path, clips: Sequence[_Clip], progress: Progress) -> Index:
-    """Indexes the finished shards and moves all to its place, the index last: it makes the corpus whole."""
-    words = sorted({clip.word for clip in clips} - {NOISE_FOLDER})
-    speakers = sorted({clip.speaker for clip in clips})
-    splits = {}
-    for name in SPLITS:
-        paths = sorted((scratch / name).glob("*.tar"))
-        show = functools.partial(_show_indexed, progress, name, len(clips))
-        splits[name] = scan.build_split(scratch, name, paths, words, speakers, show)
-    index_file.write(scratch, words, speakers, splits)
-    for name in (*SPLITS, "index"):
-        shutil.rmtree(out / name, ignore_errors=True)  # what a killed packing left
-        (scratch / name).replace(out / name)
-    return index_file.load(out)
+def _new_part(book: Journal, split: str, numbering: Numbering) -> leaks.Part:
+    words, speakers = numbering.word_ids, numbering.speaker_ids
+    rows = ((words[clip.word], speakers[clip.speaker], clip.sound) for clip in book.clips(split))
+    table = np.fromiter(rows, np.dtype([("word", np.uint32), ("speaker", np.uint32), ("sound", np.uint64)]))
+    return leaks.Part(split, table["word"], table["speaker"], table["sound"])
 
 
-def _show_indexed(progress: Progress, split: str, total: int, done: int) -> None:
-    progress(f"index {split}", done, total)
+class _Known:
+    """The clips of a corpus by name."""
+
+    def __init__(self, base: Index) -> None:
+        names = np.concatenate([split.columns["name"] for split in base.splits.values()])
+        sounds = np.concatenate([split.columns["sound"] for split in base.splits.values()])
+        order = np.argsort(names, kind="stable")
+        self._names, self._sounds = names[order], sounds[order]
+
+    def sound_of(self, name: int) -> int | None:
+        """None where there is no clip of that name."""
+        at = int(np.searchsorted(self._names, np.uint64(name)))
+        return int(self._sounds[at]) if at < len(self._names) and self._names[at] == name else None
