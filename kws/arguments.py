@@ -29,10 +29,18 @@ def _corpus_commands(commands: Any) -> None:
     """Make, pack, look at and check a corpus."""
     synth = _command(commands, "synth", "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96")
     synth.add_argument("dir", type=Path, help="new folder, in the layout of Speech Commands")
-    synth.add_argument("--words", help="comma-separated; default: sixteen words of Speech Commands")
+    synth.add_argument(
+        "--words", metavar="FILE|A,B", help="in any script; a file has a word a line (default: sixteen English ones)"
+    )
+    synth.add_argument(
+        "--languages", metavar="A,B", help="of espeak-ng, such as de,fr-CH,en-US; each voice has one (default: English)"
+    )
     synth.add_argument("--voices", type=int, default=96, help="different voices, each in one split (default 96)")
     synth.add_argument("--takes", type=int, default=2, help="clips of each word by each voice (default 2)")
-    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--noise", metavar="LOW:HIGH", help="add noise to all clips, so many decibels below the clip")
+    synth.add_argument("--rooms", type=float, default=0.0, metavar="SHARE", help="of the clips are heard in a room")
+    synth.add_argument("--seed", type=int, default=0, help="of all that is drawn: the same seed, the same bytes")
+    synth.add_argument("--processes", type=int, default=0, help="(default: a core each)")
 
     fetch = _command(
         commands,

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kws import keyed
 from kws.audio.chance import Ints
-from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
+from kws.audio.codec import Pcm
+from kws.audio.rooms import response
 
 ROOMS = 64
-_EARLY_SECONDS = 0.05
 
 
 class NoiseBank:
@@ -50,26 +49,6 @@ class NoiseBank:
 
 
 def rooms(seconds: tuple[float, float], seed: int, device: torch.device, count: int = ROOMS) -> Tensor:
-    """Impulse responses of `count` synthetic rooms, (count, R) float, of unit energy, the direct sound first.
-
-    The direct sound, then noise that falls by 60 dB in the room's reverberation time, from `seconds`, at a ratio of
-    direct to reflected energy between 0 and 15 dB. Source of the model: Polack, "La transmission de l'energie sonore
-    dans les salles", 1988: late reverberation as exponentially decaying Gaussian noise.
-    """
-    length = round((seconds[1] + _EARLY_SECONDS) * SAMPLE_RATE_HZ)
-    time = np.arange(1, length) / SAMPLE_RATE_HZ
-    tails = np.zeros((count, length), dtype=np.float32)
-    for room in range(count):
-        tails[room] = _room(keyed.generator("room", seed, room), time, seconds)
-    return torch.from_numpy(tails).to(device)
-
-
-def _room(
-    rng: np.random.Generator, time: npt.NDArray[np.float64], seconds: tuple[float, float]
-) -> npt.NDArray[np.float64]:
-    decay, ratio_db, gap = rng.uniform(*seconds), rng.uniform(0.0, 15.0), rng.uniform(0.001, 0.01)
-    tail = rng.standard_normal(len(time)) * 10.0 ** (-3.0 * time / decay) * (time >= gap)
-    tail *= 10.0 ** (-ratio_db / 20.0) / np.linalg.norm(tail)
-    response = np.concatenate([[1.0], tail])
-    found: npt.NDArray[np.float64] = response / np.linalg.norm(response)
-    return found
+    """Impulse responses of `count` synthetic rooms (kws.audio.rooms), (count, R) float."""
+    responses = [response(keyed.generator("room", seed, room), seconds) for room in range(count)]
+    return torch.from_numpy(np.stack(responses).astype(np.float32)).to(device)

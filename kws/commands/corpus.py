@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kws.commands.shown import FAILED, OK, USAGE, console, progress
 from kws.errors import UsageError
@@ -16,22 +16,26 @@ from kws.errors import UsageError
 if TYPE_CHECKING:
     from kws.corpus.recipe import Recipe
     from kws.data.index import Index
-    from kws.data.pack import AudioFormat, Part, Report
+    from kws.data.pack import Part, Report
+    from kws.data.shardwriter import AudioFormat
 
 
 def synth(arguments: argparse.Namespace) -> int:
+    from kws import workers
     from kws.corpus import synth
+    from kws.data.foreign import read_words
 
-    words = tuple(arguments.words.split(",")) if arguments.words else synth.DEFAULT_WORDS
+    chosen: dict[str, Any] = {}
+    if arguments.words:
+        chosen["words"] = read_words(arguments.words)
+    if arguments.languages:
+        chosen["languages"] = tuple(arguments.languages.split(","))
+    speech = synth.Speech(
+        voices=arguments.voices, takes=arguments.takes, seed=arguments.seed,
+        noise_db=_range(arguments.noise) if arguments.noise else None, rooms=arguments.rooms, **chosen,
+    )  # fmt: skip
     with progress("speaking") as show:
-        summary = synth.synthesize(
-            arguments.dir,
-            words,
-            arguments.voices,
-            arguments.takes,
-            arguments.seed,
-            lambda done, total: show(done, total),
-        )
+        summary = synth.synthesize(arguments.dir, speech, show, arguments.processes or workers.usable_cores())
     facts = dataclasses.asdict(summary)
     if arguments.json:
         print(json.dumps(facts))
@@ -39,6 +43,15 @@ def synth(arguments: argparse.Namespace) -> int:
         print(f"{arguments.dir}: {summary.clips} clips of {summary.words} words by {summary.voices} voices, "
               f"{summary.seconds / 60:.0f} min of speech; next: kws pack {arguments.dir} SHARDS")  # fmt: skip
     return OK
+
+
+def _range(text: str) -> tuple[float, float]:
+    """5:20 -> (5.0, 20.0)."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise UsageError(f"--noise {text}: wanted LOW:HIGH, decibels of clip to noise, such as 5:20") from None
 
 
 def fetch(arguments: argparse.Namespace) -> int:

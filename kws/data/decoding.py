@@ -1,6 +1,6 @@
 """A worker's half of packing, the first: recordings -> 16 kHz PCM16 at the end of its scratch file -> rows of the journal.
 
-    [(place in the sources, Recording), ...] --decode--> DIR/.packing/PROCESS.pcm
+[(place in the sources, Recording), ...] --decode--> DIR/.packing/PROCESS.pcm
 """
 
 from __future__ import annotations

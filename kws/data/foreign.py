@@ -163,7 +163,7 @@ def _words_beside(base: str) -> tuple[str, ...]:
 def read_words(given: str) -> tuple[str, ...]:
     """A file with a word a line, or the words themselves between commas. Raises UsageError where one is there twice."""
     path = Path(given)
-    text = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else given.split(",")
+    text = path.read_text(encoding="utf-8-sig", errors="replace").split("\n") if path.is_file() else given.split(",")
     words = tuple(line.strip() for line in text if line.strip())
     twice = sorted({word for word in words if words.count(word) > 1})
     if twice or not words:

@@ -126,7 +126,9 @@ class Journal:
         except sqlite3.Error as error:
             self._db.close()
             if "locked" in str(error):
-                raise UsageError(f"{self.folder.parent}: another kws pack is at work there; wait for its end") from error
+                raise UsageError(
+                    f"{self.folder.parent}: another kws pack is at work there; wait for its end"
+                ) from error
             raise
 
     def _wipe(self, facts: dict[str, str]) -> None:

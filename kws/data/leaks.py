@@ -110,7 +110,6 @@ def _line(count: int, what: str, examples: Sequence[str]) -> str:
     return f"{count:,} {what} ({', '.join(examples)}{more})"
 
 
-
 # --- speakers -------------------------------------------------------------------------------------------------
 
 

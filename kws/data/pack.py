@@ -28,8 +28,8 @@ from kws.data.journal import Journal
 from kws.data.publish import Numbering
 from kws.data.scan import name_id
 from kws.data.shardwriter import AudioFormat
-from kws.data.workers import WorkerLost, Workers
 from kws.errors import UsageError
+from kws.workers import WorkerLost, Workers
 
 SHARD_BYTES = 64_000_000
 Part = tuple[int, int]
@@ -272,7 +272,9 @@ class _Packing:
             notes.append(f"the official lists name {absent} clips that are not in the sources")
         valid, test = self._options.percents
         if not listed:
-            notes.append(f"no official lists: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %")
+            notes.append(
+                f"no official lists: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %"
+            )
         elif self._options.percents != OFFICIAL:
             notes.append("the official lists decide the splits, not --valid and --test")
         if not (self._book.count("test") or (self._base and len(self._base.splits.get("test", ())))):

@@ -1,7 +1,7 @@
 """Finished shards and their index from the scratch folder to their places, in an order in which a kill does no harm.
 
-    journal: rows of the shards (+ the corpus they are added to) -> columns -> DIR/.packing/index
-    shards -> DIR/SPLIT; then the index -> DIR/index, in one move: only then is there a (or another) corpus
+journal: rows of the shards (+ the corpus they are added to) -> columns -> DIR/.packing/index
+shards -> DIR/SPLIT; then the index -> DIR/index, in one move: only then is there a (or another) corpus
 """
 
 from __future__ import annotations
