@@ -16,8 +16,7 @@ from kws.errors import UsageError
 if TYPE_CHECKING:
     from kws.corpus.recipe import Recipe
     from kws.data.index import Index
-    from kws.data.pack import Part, Report
-    from kws.data.shardwriter import AudioFormat
+    from kws.data.pack import Report
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -55,6 +54,7 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def fetch(arguments: argparse.Namespace) -> int:
+    from kws import workers
     from kws.corpus import fetch, recipe
     from kws.data import index, pack
 
@@ -62,17 +62,18 @@ def fetch(arguments: argparse.Namespace) -> int:
     address = arguments.url or wanted.url
     if not address or len(wanted.sha256) > 1:
         raise UsageError(f"{wanted.path}: not one archive with a url; give --url, or kws pack its archives")
-    report = pack.Report()
-    if (out / "index" / "index.json").exists():
+    report, half_done = pack.Report(), (out / ".packing").exists()
+    if (out / "index" / "index.json").exists() and not half_done:
         corpus = index.load(out)
         if differs := recipe.differences(wanted, corpus.words, _counts(corpus)):
             raise UsageError(f"{out}: holds another corpus ({differs[0]}); give another folder")
         report.notes.append(f"{wanted.name} was there already")
     else:
-        pack.check_free(out)
+        if not half_done:
+            pack.check_free(out)
         with progress("fetching", in_bytes=True) as show:
             archive = fetch.archive(wanted, address, out, _say, show)
-        corpus, report = _pack([archive], out)
+        corpus, report = _pack([archive], out, allow_leaks=wanted.allow_leaks, processes=workers.usable_cores())
     if fetch.is_unfinished(out):
         _measure(corpus)
     code = _say_packed(corpus, report, wanted, arguments.json)
@@ -101,21 +102,17 @@ def pack(arguments: argparse.Namespace) -> int:
     recipe = recipes.find(arguments.recipe) if arguments.recipe else None
     if recipe:
         recipes.check_archives(recipe, sources)
-    corpus, report = _pack(sources, out, arguments.format, part)
+    corpus, report = _pack(sources, out, audio_format=arguments.format, part=part)
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):
         _measure(corpus)
     return _say_packed(corpus, report, recipe, arguments.json)
 
 
-def _pack(
-    sources: Sequence[Path], out: Path, audio_format: AudioFormat = "wav", part: Part = (1, 1)
-) -> tuple[Index, Report]:
+def _pack(sources: Sequence[Path], out: Path, **options: Any) -> tuple[Index, Report]:
     from kws.data import pack
 
     with progress("packing") as show:
-        return pack.pack(
-            sources, out, audio_format, progress=lambda what, done, total: show(done, total, what), part=part
-        )
+        return pack.pack(sources, out, progress=lambda what, done, total: show(done, total, what), **options)
 
 
 def _measure(corpus: Index) -> None:

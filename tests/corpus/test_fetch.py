@@ -358,6 +358,23 @@ def test_two_kills_later_it_is_finished(published: Published, tmp_path: Path, kw
     assert (web.served[NAME], web.sent[NAME]) == (3, whole + lost)
 
 
+def test_killed_while_packing_it_goes_on_without_another_download(
+    published: Published, tmp_path: Path, kws: Kws
+) -> None:
+    out = tmp_path / "shards"
+    command = [sys.executable, "-m", "kws", "fetch", str(published.recipe), str(out)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while process.poll() is None and not (out / ".packing").exists():
+            os.sched_yield()
+        os.killpg(process.pid, signal.SIGKILL)
+    assert (out / ".fetch" / NAME).exists()
+    done = kws("fetch", published.recipe, out)
+    assert done.returncode == 0, done.stderr
+    assert "is here already" in done.stderr
+    assert is_packed(out)
+    assert published.web.served[NAME] == 1
+
+
 def test_two_at_once_are_refused(published: Published, tmp_path: Path) -> None:
     published.web.faults[NAME] = ["stall"]
     out = tmp_path / "out"
