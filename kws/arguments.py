@@ -40,7 +40,7 @@ def _corpus_commands(commands: Any) -> None:
     synth.add_argument("--noise", metavar="LOW:HIGH", help="add noise to all clips, so many decibels below the clip")
     synth.add_argument("--rooms", type=float, default=0.0, metavar="SHARE", help="of the clips are heard in a room")
     synth.add_argument("--seed", type=int, default=0, help="of all that is drawn: the same seed, the same bytes")
-    synth.add_argument("--processes", type=int, default=0, help="(default: a core each)")
+    synth.add_argument("--processes", type=int, metavar="N", help="(default: a core each)")
 
     fetch = _command(
         commands,
@@ -67,7 +67,18 @@ def _corpus_commands(commands: Any) -> None:
     pack.add_argument(
         "--recipe", help="what it must hold: a name or file as in shards/; other words or counts: exit code 1"
     )
-
+    pack.add_argument("--append", action="store_true", help="add the recordings to the corpus in DIR, in new shards")
+    pack.add_argument(
+        "--valid", type=float, metavar="PERCENT", help="of the speakers, where no lists say who (default 10)"
+    )
+    pack.add_argument("--test", type=float, metavar="PERCENT", help="the same for the test split (default 10)")
+    pack.add_argument(
+        "--allow-leaks", action="store_true",
+        help="also with a speaker or a recording in two splits, or one recording under two words",
+    )  # fmt: skip
+    pack.add_argument(
+        "--processes", type=int, metavar="N", help="at work (default: one a core); the result is the same"
+    )
     pack.add_argument(
         "--part", metavar="I/N",
         help="only that part of the recordings, into DIR/part-I-of-N; when all are there: kws index DIR",

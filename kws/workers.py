@@ -24,7 +24,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-class WorkerLost(RuntimeError):
+class WorkerLostError(RuntimeError):
     """A worker has ended, not by its own doing."""
 
 
@@ -54,7 +54,7 @@ class Workers:
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Results in the order of the jobs, which are taken as they are needed. `function`: one of a module.
 
-        Raises WorkerLost, and whatever the function raises.
+        Raises WorkerLostError, and whatever the function raises.
         """
         if self._pool is None:
             yield from map(function, jobs)
@@ -69,7 +69,7 @@ class Workers:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise WorkerLost("a worker process has ended; was it killed, or memory short?") from error
+            raise WorkerLostError("a worker process has ended; was it killed, or memory short?") from error
 
 
 def _begin(parent: int) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def synth(arguments: argparse.Namespace) -> int:
-    from kws import workers
     from kws.corpus import synth
     from kws.data.foreign import read_words
 
@@ -34,7 +33,7 @@ def synth(arguments: argparse.Namespace) -> int:
         noise_db=_range(arguments.noise) if arguments.noise else None, rooms=arguments.rooms, **chosen,
     )  # fmt: skip
     with progress("speaking") as show:
-        summary = synth.synthesize(arguments.dir, speech, show, arguments.processes or workers.usable_cores())
+        summary = synth.synthesize(arguments.dir, speech, show, _processes(arguments.processes))
     facts = dataclasses.asdict(summary)
     if arguments.json:
         print(json.dumps(facts))
@@ -54,7 +53,6 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def fetch(arguments: argparse.Namespace) -> int:
-    from kws import workers
     from kws.corpus import fetch, recipe
     from kws.data import index, pack
 
@@ -73,7 +71,7 @@ def fetch(arguments: argparse.Namespace) -> int:
             pack.check_free(out)
         with progress("fetching", in_bytes=True) as show:
             archive = fetch.archive(wanted, address, out, _say, show)
-        corpus, report = _pack([archive], out, allow_leaks=wanted.allow_leaks, processes=workers.usable_cores())
+        corpus, report = _pack([archive], out, allow_leaks=wanted.allow_leaks, processes=_processes(None))
     if fetch.is_unfinished(out):
         _measure(corpus)
     code = _say_packed(corpus, report, wanted, arguments.json)
@@ -99,10 +97,16 @@ def pack(arguments: argparse.Namespace) -> int:
         out = out / "part-{}-of-{}".format(*part)
         if arguments.recipe:
             raise UsageError("--recipe: counts a whole corpus, and --part is not one; leave it out")
+        if arguments.append:
+            raise UsageError("--append: adds to one corpus, and --part makes another; pack the part without it")
     recipe = recipes.find(arguments.recipe) if arguments.recipe else None
     if recipe:
         recipes.check_archives(recipe, sources)
-    corpus, report = _pack(sources, out, audio_format=arguments.format, part=part)
+    corpus, report = _pack(
+        sources, out, audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
+        append=arguments.append, processes=_processes(arguments.processes),
+        allow_leaks=arguments.allow_leaks or (recipe is not None and recipe.allow_leaks),
+    )  # fmt: skip
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):
         _measure(corpus)
     return _say_packed(corpus, report, recipe, arguments.json)
@@ -154,8 +158,24 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def _percents(valid: float | None, test: float | None) -> tuple[float, float]:
+    """Shares of valid and test; 10 where none is given."""
+    found = tuple(10.0 if percent is None else percent for percent in (valid, test))
+    if not (min(found) >= 0 and sum(found) < 100):  # not the other way round: a nan is neither
+        raise UsageError(f"--valid {found[0]:g} --test {found[1]:g}: wanted percents that leave some for training")
+    return found[0], found[1]
+
+
+def _processes(given: int | None) -> int:
+    from kws import workers
+
+    if given is not None and given < 1:
+        raise UsageError(f"--processes {given}: wanted 1 or more")
+    return given or workers.usable_cores()
+
+
 def index(arguments: argparse.Namespace) -> int:
-    from kws.data import contents, foreign
+    from kws.data import contents, foreign, leaks
 
     words = foreign.read_words(arguments.words) if arguments.words else None
     with progress("indexing") as show:
@@ -167,7 +187,7 @@ def index(arguments: argparse.Namespace) -> int:
         print(json.dumps({"clips": facts, "content_id": index.content_id, "words": list(index.words),
                           "faults": report.skipped, "notes": report.notes}))  # fmt: skip
         return FAILED if report.skipped else OK
-    for note in report.notes + contents.shuffle_lines(index):
+    for note in report.notes + leaks.lines(index) + contents.shuffle_lines(index):
         print(f"note: {note}")
     for line in report.skipped:
         print(f"left out: {line}", file=sys.stderr)
@@ -179,7 +199,7 @@ def index(arguments: argparse.Namespace) -> int:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    from kws.data import contents, index
+    from kws.data import contents, index, leaks
 
     if arguments.clip:
         return _inspect_clip(arguments)
@@ -187,10 +207,10 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.task:
         return _inspect_task(arguments, corpus)
     if arguments.json:
-        print(json.dumps(contents.facts(corpus)))
+        print(json.dumps(contents.facts(corpus) | {"leaks": leaks.of_index(corpus).counts}))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
-        print("\n".join(contents.shuffle_lines(corpus)))
+        print("\n".join(leaks.lines(corpus) + contents.shuffle_lines(corpus)))
     return OK
 
 

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from kws.errors import UsageError
@@ -23,8 +24,8 @@ _CHUNK_BYTES = 1 << 22
 class Recipe:
     """Expected words, clips by split, and sha256 by archive name (only those that are known).
 
-    `url`: where its one archive lies, of so many `bytes` ("", None: not known). `allow_leaks`: it is packed as it was
-    published, although the same sound or speaker is in it twice where an audit would refuse that.
+    `url`: where its one archive lies, of so many `bytes` ("", None: not known). `allow_leaks`: the corpus is packed as
+    it was published, whatever its test shares with its training.
     """
 
     path: Path
@@ -74,7 +75,7 @@ def load(path: Path) -> Recipe:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
         return Recipe(
             path, frozenset(tree["words"]), dict(tree["clips"]), dict(tree.get("sha256", {})),
-            str(tree.get("url", "")), tree.get("bytes"), bool(tree.get("allow_leaks", False)),
+            _typed(tree, "url", str, ""), _typed(tree, "bytes", int, None), _typed(tree, "allow_leaks", bool, False),
         )  # fmt: skip
     except OSError as error:
         raise UsageError(
@@ -82,6 +83,13 @@ def load(path: Path) -> Recipe:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: not a recipe ({error}); wanted words, [clips] and perhaps [sha256]") from error
+
+
+def _typed(tree: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = tree.get(name, default)
+    if name in tree and type(value) is not kind:
+        raise TypeError(f"{name} = {value!r}, wanted {kind.__name__}")
+    return value
 
 
 def check_archives(recipe: Recipe, paths: Sequence[Path]) -> None:

@@ -28,7 +28,7 @@ from kws.corpus.espeak import PREFIX, Audio, Espeak, refuse
 from kws.corpus.source import NOISE_FOLDER
 from kws.corpus.voices import ACCENTS, SPLITS, Voice, plan_voices
 from kws.errors import UsageError
-from kws.workers import WorkerLost, Workers
+from kws.workers import WorkerLostError, Workers
 
 Progress = Callable[[int, int], None]  # (done, in all)
 
@@ -121,7 +121,7 @@ def synthesize(
                 _write_noises(folder / NOISE_FOLDER, engine, speech, voices)
                 _write_facts(folder / "synth.json", engine.version, speech, voices)
             folder.rename(out)
-    except WorkerLost as error:
+    except WorkerLostError as error:
         raise UsageError(f"{out}: {error}; run the same again, with fewer --processes where memory is short") from error
     except OSError as error:
         refuse(str(out), error, "a folder that can be written", "type another folder")

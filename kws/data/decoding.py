@@ -1,4 +1,4 @@
-"""A worker's half of packing, the first: recordings -> 16 kHz PCM16 at the end of its scratch file -> rows of the journal.
+"""A worker's first half of packing: recordings -> 16 kHz PCM16 at the end of a scratch file -> rows of the journal.
 
 [(place in the sources, Recording), ...] --decode--> DIR/.packing/PROCESS.pcm
 """

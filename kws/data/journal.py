@@ -2,8 +2,9 @@
 
     decoded recordings, in the sources' order -> settled: twice there, keys, splits -> dealt to shards -> shards written
 
-An sqlite database beside the scratch files of the samples. A row counts once its samples lie there; writers of shards
-compare them with its `sound`, so a torn file is found. The database is locked while its packing lives.
+An sqlite database beside the scratch files of the samples. A row counts once its samples lie there; where a packing
+goes on, they are compared with its `sound`, so that what a power cut left is found. The database is locked while its
+packing lives.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CREATE TABLE IF NOT EXISTS recordings (
     base TEXT, place INTEGER, key TEXT, split TEXT, taken INTEGER
 );
 CREATE TABLE IF NOT EXISTS shards (
-    split TEXT, number INTEGER, digest TEXT, clips INTEGER, bytes INTEGER, sha256 TEXT, rows BLOB,
+    split TEXT, number INTEGER, digest TEXT, clips INTEGER, size INTEGER, sha256 TEXT, rows BLOB,
     PRIMARY KEY (split, number)
 );
 """
@@ -72,13 +73,14 @@ class Clip(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A shard that lies whole in the scratch folder; `rows`: (clips, columns) uint64, as scan.table has them."""
+    """A shard that lies whole in the scratch folder: its bytes in `size`; `rows`: (clips, columns) uint64, in the order
+    of the index's columns, as bytes."""
 
     split: str
     number: int
     digest: str
     clips: int
-    bytes: int
+    size: int
     sha256: str
     rows: bytes
 
@@ -193,8 +195,8 @@ class Journal:
         self._db.execute("COMMIT")
 
     def settle(self, count: int, split_of: Callable[[str, str, str], str], suffix: Callable[[str], str]) -> None:
-        """All `count` recordings are there: decides splits by (name, word, speaker), of names that are there twice takes
-        the first, and gives clips of one key different ones: the first name has the key as it is, others a suffix."""
+        """All `count` recordings are there: decides splits by (name, word, speaker), takes the first where a name is
+        there twice, and gives clips of one key different ones: the first name keeps it, the others get a suffix."""
         self._db.create_function("split_of", 3, split_of, deterministic=True)
         self._db.create_function("suffix", 1, suffix, deterministic=True)
         self._db.execute("BEGIN")
@@ -259,7 +261,8 @@ class Journal:
         """In the order in which they go to shards."""
         query = f"SELECT {', '.join(Clip._fields)} FROM recordings WHERE taken AND split = ? ORDER BY place, key"
         for row in self._db.execute(query, (split,)):
-            yield Clip(*row[:-1], row[-1] + _SIGNED)
+            clip = Clip(*row)
+            yield clip._replace(sound=clip.sound + _SIGNED)
 
     def name_at(self, split: str, row: int) -> str:
         """Of the clip of that number in `clips`."""
@@ -285,7 +288,7 @@ class Journal:
     def is_written(self, split: str, number: int, digest: str) -> bool:
         """Whether that very shard was written before, and lies there whole."""
         row = self._db.execute(
-            "SELECT bytes FROM shards WHERE split = ? AND number = ? AND digest = ?", (split, number, digest)
+            "SELECT size FROM shards WHERE split = ? AND number = ? AND digest = ?", (split, number, digest)
         ).fetchone()
         path = self.folder / f"{split}/{number:06d}.tar"
         with contextlib.suppress(OSError):

@@ -58,7 +58,7 @@ class Leaks:
 
 
 def find(parts: Sequence[Part], speakers: Sequence[str] | Column) -> Leaks:
-    """Looks through all parts, of which none is noise; `speakers`: what the numbers stand for, "" being nobody known."""
+    """Looks through all parts, of which none is noise; `speakers` are what the numbers stand for, "": nobody known."""
     shared = _shared_speakers(parts, speakers)
     clips = list(_repeated(parts))
     splits = [pair for group in clips if (pair := _differing(group, lambda clip: parts[clip.place[0]].split))]
@@ -120,7 +120,7 @@ def _shared_speakers(parts: Sequence[Part], speakers: Sequence[str] | Column) ->
     for part in parts:
         for start in range(0, len(part.speaker), _CHUNK):
             heard[splits.index(part.split), part.speaker[start : start + _CHUNK]] = True
-    shared = ((_text(speakers[number]), heard[:, number]) for number in np.flatnonzero(heard.sum(axis=0) > 1))
+    shared = ((_text(speakers[number]), heard[:, number]) for number in np.flatnonzero(heard.sum(axis=0) > 1).tolist())
     return [(name, tuple(itertools.compress(splits, where.tolist()))) for name, where in shared if name]
 
 

@@ -29,7 +29,7 @@ from kws.data.publish import Numbering
 from kws.data.scan import name_id
 from kws.data.shardwriter import AudioFormat
 from kws.errors import UsageError
-from kws.workers import WorkerLost, Workers
+from kws.workers import WorkerLostError, Workers
 
 SHARD_BYTES = 64_000_000
 Part = tuple[int, int]
@@ -62,7 +62,7 @@ class Options:
     allow_leaks: bool = False
 
 
-class _Unfinished(UsageError):
+class _UnfinishedError(UsageError):
     """Stops a packing that can go on: its scratch folder stays."""
 
 
@@ -103,11 +103,11 @@ def pack(
         book.begin(made_of=made_of, base=base.content_id if base else "")
         with Workers(processes) as workers:
             return _Packing(corpus, out, options, book, base, workers, progress).run()
-    except WorkerLost as error:
+    except WorkerLostError as error:
         raise _unfinished(f"{out}: {error}; nothing was packed", book) from error
     except (OSError, sqlite3.Error) as error:
         raise _unfinished(f"{out}: cannot be written ({_why(error)}); nothing was packed", book) from error
-    except _Unfinished:
+    except _UnfinishedError:
         raise
     except UsageError:
         book.remove()
@@ -118,9 +118,9 @@ def pack(
             out.rmdir()  # nothing came of it
 
 
-def _unfinished(what: str, book: Journal) -> _Unfinished:
+def _unfinished(what: str, book: Journal) -> _UnfinishedError:
     folder = book.folder
-    return _Unfinished(f"{what}; the same again goes on from what is in {folder} (or give it up: rm -r {folder})")
+    return _UnfinishedError(f"{what}; the same again goes on from what is in {folder} (or give it up: rm -r {folder})")
 
 
 def _why(error: Exception) -> str:
@@ -296,8 +296,8 @@ class _Packing:
         lines = leaks.described(leaks.find(parts, numbering.speakers), parts, name_of)
         if lines and not self._options.allow_leaks:
             raise _unfinished(
-                f"{self._out}: {'; '.join(lines)}; take one of each away (or mend the lists), or pack all the same with "
-                "--allow-leaks", self._book,
+                f"{self._out}: {'; '.join(lines)}; take one of each away (or mend the lists), "
+                "or pack all the same with --allow-leaks", self._book,
             )  # fmt: skip
         self._report.notes += lines
 
@@ -333,7 +333,7 @@ class _Packing:
         number = publish.next_number(self._base, split)
         for lot in shardwriter.dealt(clips, self._options.shard_bytes, audio_format):
             digest = journal.digest(audio_format, lot)
-            yield shardwriter.Shard(self._book.folder, split, number, digest, audio_format, lot)
+            yield shardwriter.Shard(self._book.folder, split, number, digest, audio_format, self._book.goes_on, lot)
             number += 1
         self._book.forget_shards(split, number)
 

@@ -117,7 +117,7 @@ def _joined(folder: Path, split: str, book: Journal, base: Index | None, numberi
         for name, values in table.items():
             columns[name][start : start + written.clips] = values
         cells.append(index_file.count_cells(np.zeros(written.clips), table["word"], 1, len(numbering.words)))
-        shards.append(Shard(written.name, written.bytes, written.clips, start, written.sha256))
+        shards.append(Shard(written.name, written.size, written.clips, start, written.sha256))
         start += written.clips
     nothing = np.zeros((0, len(numbering.words)), np.uint32)
     return Split(split, tuple(shards), columns, np.concatenate([nothing, *cells]))
@@ -129,7 +129,7 @@ def _columns(folder: Path, clips: int) -> Mapping[str, npt.NDArray[Any]]:
     if not clips:  # a file of none cannot be mapped
         return {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
     return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (clips,))  # type: ignore[no-untyped-call]
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (clips,))
         for name, dtype in COLUMNS.items()
     }
 

@@ -1,4 +1,4 @@
-"""A worker's half of packing, the second: clips' samples -> members of a tar -> one whole shard, and its rows.
+"""A worker's second half of packing: clips' samples -> members of a tar -> one whole shard, and its rows.
 
     DIR/.packing/*.pcm --audio member, json member--> DIR/.packing/SPLIT/NNNNNN.tar, sha256, rows of the index
 
@@ -42,13 +42,14 @@ class Numbered(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """What to write: `digest` says the same of the same contents."""
+    """What to write: `digest` says the same of the same contents. `doubted`: a killed packing decoded some of it."""
 
     folder: Path
     split: str
     number: int
     digest: str
     audio_format: AudioFormat
+    doubted: bool
     clips: Sequence[Numbered]
 
 
@@ -92,7 +93,7 @@ def _write_clips(shard: Shard, tar: _Tar) -> Iterator[tuple[int, ...]]:
         files: dict[str, BinaryIO] = {}
         for clip, word, speaker in shard.clips:
             file = files.get(clip.file) or stack.enter_context((shard.folder / clip.file).open("rb", buffering=0))
-            data = encode(_samples(shard.folder, files.setdefault(clip.file, file), clip))
+            data = encode(_samples(shard, files.setdefault(clip.file, file), clip))
             label = json.dumps({"word": clip.word, "speaker": clip.speaker, "source": clip.name}).encode()
             members = {shard.audio_format: data, "json": label}
             offsets = {suffix: tar.add(f"{clip.key}.{suffix}", members[suffix]) for suffix in sorted(members)}
@@ -102,11 +103,11 @@ def _write_clips(shard: Shard, tar: _Tar) -> Iterator[tuple[int, ...]]:
             )  # fmt: skip
 
 
-def _samples(folder: Path, file: BinaryIO, clip: Clip) -> codec.Pcm:
+def _samples(shard: Shard, file: BinaryIO, clip: Clip) -> codec.Pcm:
     file.seek(2 * clip.start)
     samples = np.frombuffer(file.read(2 * clip.samples), "<i2").astype(np.int16, copy=False)
-    if len(samples) != clip.samples or codec.sound_id(samples) != clip.sound:
-        raise UsageError(f"{folder / clip.file}: damaged at {clip.name}; rm -r {folder}, then run the same again")
+    if len(samples) != clip.samples or (shard.doubted and codec.sound_id(samples) != clip.sound):
+        raise UsageError(f"{shard.folder / clip.file}: damaged at {clip.name}; run the same again, which starts anew")
     return samples
 
 
