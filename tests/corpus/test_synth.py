@@ -22,6 +22,7 @@ import soundfile
 if "espeak" not in os.environ.get("KWS_REQUIRE", "").split(","):
     pytest.importorskip("espeakng_loader", reason="espeakng_loader (espeak-ng) is not installed")
 
+from kws import cli
 from kws.audio import codec
 from kws.corpus import espeak, scenes, synth
 from kws.corpus.espeak import Espeak
@@ -286,6 +287,27 @@ def test_folders_in_several_languages_are_packed_as_one(tmp_path: Path) -> None:
         "noise": 10,
     }
     assert report.skipped == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--noise", "loud"), "--noise loud: wanted LOW:HIGH"),
+        (("--noise", "5"), "--noise 5: wanted LOW:HIGH"),
+        (("--processes", "0"), "--processes 0: wanted 1 or more"),
+        (("--words", "none.txt"), "the path of a file with a word a line"),
+        (("--languages", "de,,fr"), "languages: found ''"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], message: str
+) -> None:
+    assert cli.main(["synth", str(tmp_path / "out"), *arguments]) == cli.USAGE
+    said = capsys.readouterr().err
+    assert said.startswith("kws: ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 # --- rooms and noise --------------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""Recipes are found by name, read strictly, and compared with archives and corpora."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from kws.corpus import recipe
+from kws.errors import UsageError
+
+WHOLE = 'words = ["a", "b"]\n[clips]\ntrain = 3\ntest = 1\n'
+
+
+@pytest.mark.parametrize("path", sorted(recipe.shards_folder().glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_is_found_by_its_name(path: Path) -> None:
+    found = recipe.find(path.stem)
+    assert found == recipe.load(path)
+    assert found.name == path.stem
+    assert found.words
+    assert found.clips["train"] > 0
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^sc2: no such recipe; there are demo, .*speech_commands_v0.02; or give"):
+        recipe.find("sc2")
+    with pytest.raises(UsageError, match=r"none\.toml: no such recipe"):
+        recipe.find(str(tmp_path / "none.toml"))
+
+
+def test_a_recipe_without_the_rest_has_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(WHOLE, encoding="utf-8")
+    found = recipe.find(str(path))
+    assert (found.url, found.bytes, found.allow_leaks, found.sha256) == ("", None, False, {})
+    assert found.archive("https://host/x/them.tar.gz?token=1") == "them.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("words = [", "at end of document"),
+        ('words = ["a"]', "'clips'"),
+        (f'bytes = "3"\n{WHOLE}', "bytes = '3', wanted int"),
+        (f'allow_leaks = "no"\n{WHOLE}', "allow_leaks = 'no', wanted bool"),
+        (f"url = 3\n{WHOLE}", "url = 3, wanted str"),
+    ],
+)
+def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=f"^{path}: not a recipe .*{message}"):
+        recipe.load(path)
+
+
+def test_an_archive_is_checked_whatever_it_is_called(tmp_path: Path) -> None:
+    archive, path = tmp_path / "copy.tgz", tmp_path / "mine.toml"
+    archive.write_bytes(b"sound")
+    sha256 = hashlib.sha256(b"sound").hexdigest()
+    path.write_text(f'bytes = 5\n{WHOLE}[sha256]\n"mine.tar.gz" = "{sha256}"\n', encoding="utf-8")
+    seen: list[tuple[int, int, str]] = []
+    recipe.load(path).check_archive(archive, lambda *done: seen.append(done))
+    assert seen == [(5, 5, "checking")]
+    for data, message in ((b"soun", "found 4 bytes, wanted 5"), (b"Sound", f"found sha256 .*, wanted {sha256}")):
+        archive.write_bytes(data)
+        with pytest.raises(UsageError, match=f"^{archive}: {message}"):
+            recipe.load(path).check_archive(archive)
+
+
+def test_archives_known_by_name_are_checked_before_packing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'{WHOLE}[sha256]\n"mine.tar.gz" = "{"0" * 64}"\n', encoding="utf-8")
+    for name in ("mine.tar.gz", "other.tar.gz"):
+        (tmp_path / name).write_bytes(b"sound")
+    recipe.check_archives(recipe.load(path), [tmp_path / "other.tar.gz", tmp_path])
+    with pytest.raises(UsageError, match=r"mine.tar.gz: found sha256 .*, wanted 0{64}"):
+        recipe.check_archives(recipe.load(path), [tmp_path / "mine.tar.gz"])
+
+
+def test_differences_are_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(WHOLE, encoding="utf-8")
+    wanted = recipe.load(path)
+    assert recipe.differences(wanted, ["b", "a"], {"train": 3, "test": 1}) == []
+    assert recipe.differences(wanted, ["b", "c"], {"train": 2, "test": 1, "noise": 5}) == [
+        "word a: in the recipe, not in the corpus",
+        "word c: in the corpus, not in the recipe",
+        f"train: 2 clips, {path} has 3",
+    ]
