@@ -176,7 +176,7 @@ def _fill(part: _Part, address: str, out: Path, patience: transport.Patience) ->
     part.say(f"{part.recipe.name}: {size} from {shown}{begun}; {room}")
 
     def wait(delay_s: float, fault: str) -> None:
-        part.say(f"{fault}, after {decimal(part.bytes)}; again in {delay_s:g} s")
+        part.say(f"{fault}; again from {decimal(part.bytes)} in {delay_s:g} s")
         time.sleep(delay_s)
 
     def download() -> None:

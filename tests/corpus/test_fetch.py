@@ -141,7 +141,7 @@ def test_faults_that_pass_are_outlived_and_said(
     published.web.ranges, published.web.faults[NAME] = ranges, list(faults)
     assert published.fetch(tmp_path / "out").read_bytes() == published.data
     assert published.web.served[NAME] == len(faults) + 1
-    again = [line for line in published.said if "; again in" in line]
+    again = [line for line in published.said if "; again from" in line]
     assert len(again) == len(faults)
     anew = [line for line in published.said if "cannot go on in the middle: from the start" in line]
     came = sum(fault in ("drop", "truncate") for fault in faults)
@@ -436,7 +436,7 @@ def test_the_full_official_layout(tmp_path: Path, kws: Kws, version: str, lists:
         web.version, web.faults[NAME] = "official", ["drop", "truncate", "500"]
         done = kws("fetch", tmp_path / known.name, tmp_path / "out", "--url", f"{web.url}/{NAME}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count("; again in") == 3
+    assert done.stderr.count("; again from") == 3
     corpus = index.load(tmp_path / "out")
     assert len(corpus.words) == len(official.CORPORA[version].words)
     for split, names in official.names(version).items():  # the hash rule made them, so both ways give the same
