@@ -10,12 +10,13 @@ packing lives.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from kws.corpus.source import NOISE_FOLDER
 from kws.errors import UsageError
@@ -33,6 +34,7 @@ CREATE TABLE IF NOT EXISTS shards (
     PRIMARY KEY (split, number)
 );
 """
+_OWN = ("journal", "lock")
 _SIGNED = 1 << 63
 """sqlite's integers have a sign: 64-bit numbers are kept less this, which leaves their order as it is."""
 
@@ -90,6 +92,19 @@ class Written(NamedTuple):
         return f"{self.split}/{self.number:06d}.tar"
 
 
+def _locked(folder: Path) -> TextIO:
+    """One packing a folder, where the file system knows such locks."""
+    file = (folder / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UsageError(f"{folder.parent}: another kws pack is at work there; wait for its end") from error
+    except OSError:
+        pass
+    return file
+
+
 class Journal:
     """Of the packing into a folder. `goes_on`: there was one of the same sources; `anew`: there was one of others."""
 
@@ -97,6 +112,7 @@ class Journal:
         """Opens or makes it. Raises UsageError where another process has it."""
         self.folder, self.goes_on, self.anew = folder, False, False
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder)
         try:
             self._open()
         except sqlite3.DatabaseError as error:
@@ -117,32 +133,30 @@ class Journal:
         self._last = int(self._one("SELECT coalesce(max(seq), -1) FROM recordings") or 0)
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.folder / "journal", timeout=1.0, isolation_level=None)
+        # Neither sqlite's locks nor the memory that processes share through it: network disks may have none.
+        address = (self.folder / "journal").absolute().as_uri() + "?nolock=1"
+        self._db = sqlite3.connect(address, uri=True, isolation_level=None)
         try:
-            # Exclusive: one packing a folder, and no shared memory, which network disks do not have.
             self._db.executescript("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
-            self._db.execute("BEGIN EXCLUSIVE")
-            for statement in filter(str.strip, _TABLES.split(";")):
-                self._db.execute(statement)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._db.executescript(_TABLES)
+        except sqlite3.Error:
             self._db.close()
-            if "locked" in str(error):
-                raise UsageError(
-                    f"{self.folder.parent}: another kws pack is at work there; wait for its end"
-                ) from error
             raise
 
     def _wipe(self, facts: dict[str, str]) -> None:
         for table in ("facts", "recordings", "shards"):
             self._db.execute(f"DELETE FROM {table}")
+        self._clear()
+        for name, value in facts.items():
+            self.note(name, value)
+
+    def _clear(self) -> None:
+        """Removes all but the journal."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif not path.name.startswith("journal"):
+            elif not path.name.startswith(_OWN):
                 path.unlink()
-        for name, value in facts.items():
-            self.note(name, value)
 
     def _forget_torn(self) -> None:
         """Rows whose samples are not all there."""
@@ -154,11 +168,14 @@ class Journal:
     def close(self) -> None:
         """Leaves all as it is, for a packing that goes on."""
         self._db.close()
+        self._lock.close()
 
     def remove(self) -> None:
-        """With the whole scratch folder."""
+        """With the whole scratch folder; itself last, as it knows what the folder is."""
+        self._clear()
         self._db.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
 
     def _one(self, query: str, *values: object) -> int | str | None:
         row = self._db.execute(query, values).fetchone()
