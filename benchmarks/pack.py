@@ -29,12 +29,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from kws.data.workers import usable_cores
 from rich.console import Console
 from rich.table import Table
 
 from kws.audio import codec
 from kws.data import index, pack
+from kws.workers import usable_cores
 
 SAMPLES, WORDS, SPEAKERS = 16000, 35, 500
 
