@@ -172,7 +172,7 @@ def _fill(part: _Part, address: str, out: Path, patience: transport.Patience) ->
     shown = transport.shown(address)
     size = "its archive" if part.total is None else decimal(part.total)
     begun = f", {decimal(part.bytes)} of which are here" if part.bytes else ""
-    room = _room(part.recipe, out, (part.total or 0) - part.bytes)
+    room = _room(part.recipe, out, max(0, (part.total or 0) - part.bytes))
     part.say(f"{part.recipe.name}: {size} from {shown}{begun}; {room}")
 
     def wait(delay_s: float, fault: str) -> None:

@@ -199,9 +199,7 @@ def goes_on(long: Path, tmp_path: Path) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
-def test_a_signal_ends_the_workers_too(
-    started: Started, long: Path, tmp_path: Path, number: str, code: int
-) -> None:
+def test_a_signal_ends_the_workers_too(started: Started, long: Path, tmp_path: Path, number: str, code: int) -> None:
     process = started()
     family = children(process)
     assert len(family) >= 2
