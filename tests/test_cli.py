@@ -223,3 +223,20 @@ def test_a_part_that_cannot_be_is_refused(part: str, tmp_path: Path, capsys: pyt
 def test_a_recipe_does_not_count_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "pack", tmp_path, tmp_path / "out", "--part", "1/8", "--recipe", "shards/demo.toml")
     assert "--recipe: counts a whole corpus" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--valid", "60", "--test", "40"], "--valid 60 --test 40: wanted percents that leave some for training"),
+        (["--valid", "-1"], "--valid -1 --test 10: wanted percents"),
+        (["--test", "nan"], "--valid 10 --test nan: wanted percents"),
+        (["--processes", "0"], "--processes 0: wanted 1 or more"),
+        (["--part", "1/2", "--append"], "--append: adds to one corpus, and --part makes another"),
+    ],
+)
+def test_options_of_pack_that_cannot_be_are_refused(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, "pack", tmp_path, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()

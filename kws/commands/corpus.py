@@ -185,7 +185,8 @@ def index(arguments: argparse.Namespace) -> int:
     facts = {name: len(split) for name, split in index.splits.items()}
     if arguments.json:
         print(json.dumps({"clips": facts, "content_id": index.content_id, "words": list(index.words),
-                          "faults": report.skipped, "notes": report.notes}))  # fmt: skip
+                          "leaks": leaks.of_index(index).counts, "faults": report.skipped,
+                          "notes": report.notes}))  # fmt: skip
         return FAILED if report.skipped else OK
     for note in report.notes + leaks.lines(index) + contents.shuffle_lines(index):
         print(f"note: {note}")

@@ -21,7 +21,7 @@ from kws.data import foreign, pack, scan
 from kws.data import index as index_file
 from kws.data.index import Index
 from kws.errors import UsageError
-from tests.conftest import tone, write_corpus
+from tests.conftest import REAL, tone, write_corpus
 
 WORDS = {"yes": 14, "turn left": 8, "grün": 6}
 
@@ -138,12 +138,39 @@ def test_without_lists_the_speakers_hash_decides(source: Path, tmp_path: Path) -
     assert any("split by the hash of the speaker" in note for note in report.notes)
 
 
-def test_a_speaker_in_two_splits_is_said(source: Path, tmp_path: Path) -> None:
-    for take in (7, 8):
-        (source / "yes" / f"anna_nohash_{take}.wav").write_bytes(codec.wav_bytes(tone(200 + take)))
-    (source / "testing_list.txt").write_text("yes/anna_nohash_7.wav\n")
-    _, report = pack.pack([source], tmp_path / "out")
-    assert any("1 speakers are in more than one split (such as anna)" in note for note in report.notes)
+def shares(corpus: Index) -> list[float]:
+    """Of the clips of words, in percent: valid, test."""
+    total = sum(len(split) for name, split in corpus.splits.items() if name != "noise")
+    return [100 * len(corpus.splits[name]) / total for name in ("valid", "test")]
+
+
+def test_percentages_move_speakers_to_valid_and_test(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "wav", {"yes": 200}, speakers=200, samples=400, noise_seconds=0)
+    corpus, report = pack.pack([source], tmp_path / "out", percents=(25.0, 0.0))
+    assert shares(corpus) == [pytest.approx(25, abs=8), 0]
+    assert "no official lists: split by the hash of the speaker, 75/25/0 %" in report.notes
+    wider, _ = pack.pack([source], tmp_path / "wider", percents=(25.0, 37.5))
+    assert shares(wider)[1] == pytest.approx(37.5, abs=8)
+    assert sources_in(wider, "valid") == sources_in(corpus, "valid")
+
+
+def test_where_no_speaker_is_known_the_files_name_decides(tmp_path: Path) -> None:
+    source = tmp_path / "wav"
+    for word in ("yes", "no"):
+        (source / word).mkdir(parents=True)
+        for take in range(40):
+            pcm = tone(300, 400, seed=take + 100 * len(word))
+            (source / word / f"{take}.wav").write_bytes(codec.wav_bytes(pcm))
+    corpus, _ = pack.pack([source], tmp_path / "out")
+    for split in ("train", "valid", "test"):
+        names = {name.partition("/")[2].removesuffix(".wav") for name in sources_in(corpus, split)}
+        assert {split_by_hash(name) for name in names} == {split}
+
+
+def test_percentages_beside_lists_are_said_to_be_idle(source: Path, tmp_path: Path) -> None:
+    (source / "testing_list.txt").write_text("yes/nobody.wav\n")
+    _, report = pack.pack([source], tmp_path / "out", percents=(20.0, 10.0))
+    assert "the official lists decide the splits, not --valid and --test" in report.notes
 
 
 def test_noise_is_a_split_of_its_own_and_no_word(source: Path, tmp_path: Path) -> None:
@@ -313,23 +340,100 @@ def test_what_lies_in_the_way_is_not_deleted(source: Path, tmp_path: Path, place
     assert files(tmp_path / "out") == {place: b"mine"}
 
 
-def test_what_a_killed_packing_left_does_no_harm(source: Path, tmp_path: Path) -> None:
-    clean, _ = pack.pack([source], tmp_path / "clean")
-    torn = tmp_path / "out"
-    shutil.copytree(clean.root / "train", torn / "train")
-    (torn / "train" / "000099.tar").write_bytes(b"x")
-    (torn / ".packing").mkdir()
-    (torn / ".packing" / "pcm").write_bytes(b"x" * 99)
-    corpus, _ = pack.pack([source], torn)
+def stopped(source: Path, out: Path, what: str = "write", **more: Any) -> None:
+    """A packing that Ctrl-C ends where it has written the first shards (or decoded the first clips)."""
+
+    def stop(doing: str, done: int, total: int) -> None:
+        if doing == what and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack.pack([source], out, progress=stop, shard_bytes=50_000, **more)
+    assert not (out / "index").exists()
+
+
+def test_what_was_interrupted_goes_on_and_says_so(source: Path, tmp_path: Path) -> None:
+    clean, _ = pack.pack([source], tmp_path / "clean", shard_bytes=50_000)
+    stopped(source, tmp_path / "out")
+    corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
     assert files(corpus.root) == files(clean.root)
+    assert report.notes[0] == "goes on: 29 of 29 recordings were decoded already, 1 shards written"
 
 
-def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> Index:
-        raise OSError(28, "No space left on device")
+def test_other_options_keep_what_was_decoded_and_no_shard(source: Path, tmp_path: Path) -> None:
+    clean, _ = pack.pack([source], tmp_path / "clean", "flac", percents=(30.0, 10.0))
+    stopped(source, tmp_path / "out")
+    corpus, report = pack.pack([source], tmp_path / "out", "flac", percents=(30.0, 10.0))
+    assert files(corpus.root) == files(clean.root)
+    assert report.notes[0] == "goes on: 29 of 29 recordings were decoded already"
 
-    monkeypatch.setattr(index_file, "write", full)
-    refused(r"out: cannot be written \(No space left on device\); nothing was packed", [source], tmp_path / "out")
+
+def test_other_sources_start_anew_and_that_is_said(source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / "out")
+    tar = archive(source, tmp_path / "a.tar", mode="w")
+    corpus, report = pack.pack([tar], tmp_path / "out")
+    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean")[0].root)
+    assert "what a killed packing of other sources had done was thrown away" in report.notes
+
+
+def test_a_recording_that_was_changed_meanwhile_is_decoded_again(source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / "out")
+    changed, gone, *_ = sorted((source / "yes").iterdir())
+    changed.write_bytes(codec.wav_bytes(tone(777, 3000)))
+    gone.unlink()
+    corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
+    assert report.notes[0].startswith("goes on: 15 of 28 ")  # those before: what comes after has another place
+
+
+def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / "out")
+    (pcm,) = (tmp_path / "out" / ".packing").glob("*.pcm")
+    size = pcm.stat().st_size
+    pcm.write_bytes(bytes(size))
+    refused(r"pcm: damaged at .*; run the same again, which starts anew", [source], tmp_path / "out")
+    stopped(source, tmp_path / "out")
+    (pcm,) = (tmp_path / "out" / ".packing").glob("*.pcm")
+    pcm.write_bytes(pcm.read_bytes()[: size // 2])
+    corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
+    assert report.notes[0].startswith("goes on: 13 of 29 ")
+
+
+def test_scratch_of_another_kind_starts_anew(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".packing" / "train").mkdir(parents=True)
+    (tmp_path / "out" / ".packing" / "pcm").write_bytes(b"x" * 99)
+    (tmp_path / "out" / ".packing" / "journal").write_bytes(b"x" * 4099)
+    corpus, _ = pack.pack([source], tmp_path / "out")
+    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean")[0].root)
+
+
+def test_a_file_in_a_shards_place_is_not_written_over(source: Path, tmp_path: Path) -> None:
+    stopped(source, tmp_path / "out")
+    (tmp_path / "out" / "train").mkdir()
+    (tmp_path / "out" / "train" / "000000.tar").write_text("mine")
+    with pytest.raises(UsageError, match=r"train/000000.tar: in the way, and not of this corpus; move it elsewhere"):
+        pack.pack([source], tmp_path / "out")
+    assert (tmp_path / "out" / "train" / "000000.tar").read_text() == "mine"
+
+
+@pytest.mark.multiproc
+def test_any_number_of_processes_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    (source / "yes" / "damaged.wav").write_bytes(b"")
+    tar = archive(source, tmp_path / "a.tar.gz")
+    one, report = pack.pack([source], tmp_path / "one", shard_bytes=50_000)
+    for number, path in enumerate([source, tar]):
+        many, said = pack.pack([path], tmp_path / f"many{number}", shard_bytes=50_000, processes=4)
+        assert files(many.root) == files(one.root)
+        assert [line.removeprefix(str(path)) for line in said.skipped] == [
+            line.removeprefix(str(source)) for line in report.skipped
+        ]
+
+
+@pytest.mark.multiproc
+def test_real_clips_are_the_same_bytes_from_one_process_and_from_four(real_mini: Index, tmp_path: Path) -> None:
+    many, _ = pack.pack([REAL / "speech_commands_mini.tar.gz"], tmp_path / "many", processes=4)
+    assert files(many.root) == files(real_mini.root)
 
 
 def test_a_target_that_is_a_file_is_refused(source: Path, tmp_path: Path) -> None:
@@ -348,7 +452,7 @@ def test_only_shards_and_index_lie_there_at_any_time(source: Path, tmp_path: Pat
         assert 0 <= done <= total
 
     pack.pack([source], out, progress=look)
-    assert 1 <= most <= 6, "a scratch file and a shard a split, not a file a clip"
+    assert 1 <= most <= 8, "the journal, its lock, a scratch file and a shard a split, not a file a clip"
     assert {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
 
 
