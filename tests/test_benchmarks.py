@@ -19,6 +19,7 @@ KEYS = {
     "torture.py": {"kills"},
     "frontend.py": {"ratio_train", "ratio_eval"},
     "remote.py": {"ratio_curl_http", "ratio_curl_s3"},
+    "pack.py": {"clips_per_s", "ratio_tar", "peak_mb"},
     "predict.py": {"ratio_network", "ratio_network_cpu", "ratio_one_by_one"},
 }
 
