@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kws.data.workers import WorkerLostError, Workers
+from kws.workers import WorkerLostError, Workers
 
 pytestmark = pytest.mark.multiproc
 
