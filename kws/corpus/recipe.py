@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from kws.corpus import shipped
 from kws.errors import UsageError
 
 _CHUNK_BYTES = 1 << 22
@@ -54,17 +54,12 @@ class Recipe:
             _check_sha256(path, wanted, self.path, lambda done: progress(done, size, "checking"))
 
 
-def shards_folder() -> Path:
-    """The recipes' folder: shards/ of the checkout, else where `pip install` put it."""
-    checkout = Path(__file__).parents[2] / "shards"
-    return checkout if checkout.is_dir() else Path(sys.prefix, "share", "kws", "shards")
-
-
 def find(name: str) -> Recipe:
     """The recipe of that name, or in that TOML file. Raises UsageError that says which there are."""
-    path = Path(name) if name.endswith(".toml") else shards_folder() / f"{name}.toml"
+    folder = shipped.folder("")
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in shards_folder().glob("*.toml")))
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
         raise UsageError(f"{name}: no such recipe; there are {known or 'none'}; or give a file, NAME.toml")
     return load(path)
 

@@ -21,7 +21,7 @@ import pytest
 
 from kws import cli
 from kws.audio import codec
-from kws.corpus import fetch, recipe
+from kws.corpus import fetch, recipe, shipped
 from kws.data import index
 from kws.errors import UsageError
 from kws.transport import Patience
@@ -426,7 +426,7 @@ def official_archive(version: str, lists: bool) -> bytes:
 @pytest.mark.parametrize(("version", "lists"), [("v0.02", True), ("v0.01", False)], ids=["by lists", "by hash"])
 def test_the_full_official_layout(tmp_path: Path, kws: Kws, version: str, lists: bool) -> None:
     """105,829 clips through a server that drops three times: the recipe's words and counts come out."""
-    known = recipe.shards_folder() / f"speech_commands_{version}.toml"
+    known = shipped.folder("") / f"speech_commands_{version}.toml"
     text = known.read_text(encoding="utf-8").partition("[sha256]")[0]
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("bytes"))
     (tmp_path / known.name).write_text(text, encoding="utf-8")
