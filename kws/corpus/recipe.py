@@ -18,6 +18,7 @@ from kws.corpus import shipped
 from kws.errors import UsageError
 
 _CHUNK_BYTES = 1 << 22
+_KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def load(path: Path) -> Recipe:
 def _typed(tree: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
     value = tree.get(name, default)
     if name in tree and type(value) is not kind:
-        raise TypeError(f"{name} = {value!r}, wanted {kind.__name__}")
+        raise TypeError(f"{name} = {value!r}, wanted {_KINDS[kind]}")
     return value
 
 

@@ -42,9 +42,9 @@ def test_a_recipe_without_the_rest_has_its_defaults(tmp_path: Path) -> None:
     [
         ("words = [", "at end of document"),
         ('words = ["a"]', "'clips'"),
-        (f'bytes = "3"\n{WHOLE}', "bytes = '3', wanted int"),
-        (f'allow_leaks = "no"\n{WHOLE}', "allow_leaks = 'no', wanted bool"),
-        (f"url = 3\n{WHOLE}", "url = 3, wanted str"),
+        (f'bytes = "3"\n{WHOLE}', "bytes = '3', wanted a whole number"),
+        (f'allow_leaks = "no"\n{WHOLE}', "allow_leaks = 'no', wanted true or false"),
+        (f"url = 3\n{WHOLE}", "url = 3, wanted a text"),
     ],
 )
 def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, message: str) -> None:
