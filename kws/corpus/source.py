@@ -144,7 +144,9 @@ def split_by_hash(key: str, valid_percent: float = 10.0, test_percent: float = 1
 
 
 def _size(path: Path) -> int:
-    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+    if path.is_dir():  # not by rglob, which remembers every path
+        return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+    return path.stat().st_size
 
 
 def _is_of_interest(base: str) -> bool:
