@@ -17,15 +17,13 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from kws import keyed
 from kws.corpus.source import NOISE_FOLDER, Recording, Sources, split_by_hash, split_key
 from kws.data import decoding, journal, leaks, publish, shardwriter
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
 from kws.data.journal import Journal
-from kws.data.publish import Numbering
+from kws.data.merge import Known, Numbering, new_part, next_number, old_parts
 from kws.data.scan import name_id
 from kws.data.shardwriter import AudioFormat
 from kws.errors import UsageError
@@ -249,7 +247,7 @@ class _Packing:
 
     def _leave_out_known(self, base: Index) -> None:
         """What has the name and the sound of a clip of the corpus is that clip; another sound is refused."""
-        known = _Known(base)
+        known = Known(base)
         there = []
         for split in SPLITS:
             for clip in self._book.clips(split):
@@ -284,8 +282,8 @@ class _Packing:
 
     def _audit(self, numbering: Numbering) -> None:
         """Refuses, or only notes, what a test would share with training; old clips and new ones together."""
-        old = _old_parts(self._base, numbering) if self._base else []
-        new = [_new_part(self._book, split, numbering) for split in SPLITS if split != "noise"]
+        old = old_parts(self._base, numbering) if self._base else []
+        new = [new_part(self._book, split, numbering) for split in SPLITS if split != "noise"]
 
         def name_of(place: leaks.Place) -> str:
             number, row = place
@@ -330,7 +328,7 @@ class _Packing:
         clips = (
             shardwriter.Numbered(clip, words[clip.word], speakers[clip.speaker]) for clip in self._book.clips(split)
         )
-        number = publish.next_number(self._base, split)
+        number = next_number(self._base, split)
         for lot in shardwriter.dealt(clips, self._options.shard_bytes, audio_format):
             digest = journal.digest(audio_format, lot)
             yield shardwriter.Shard(self._book.folder, split, number, digest, audio_format, self._book.goes_on, lot)
@@ -347,35 +345,3 @@ class _Packing:
 
 def _suffix(name: str) -> str:
     return "-" + hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:8]
-
-
-def _old_parts(base: Index, numbering: Numbering) -> list[leaks.Part]:
-    return [
-        leaks.Part(
-            part.split, numbering.renumbered(part.split, "word", part.word),
-            numbering.renumbered(part.split, "speaker", part.speaker), part.sound,
-        )
-        for part in leaks.parts_of(base)
-    ]  # fmt: skip
-
-
-def _new_part(book: Journal, split: str, numbering: Numbering) -> leaks.Part:
-    words, speakers = numbering.word_ids, numbering.speaker_ids
-    rows = ((words[clip.word], speakers[clip.speaker], clip.sound) for clip in book.clips(split))
-    table = np.fromiter(rows, np.dtype([("word", np.uint32), ("speaker", np.uint32), ("sound", np.uint64)]))
-    return leaks.Part(split, table["word"], table["speaker"], table["sound"])
-
-
-class _Known:
-    """The clips of a corpus by name."""
-
-    def __init__(self, base: Index) -> None:
-        names = np.concatenate([split.columns["name"] for split in base.splits.values()])
-        sounds = np.concatenate([split.columns["sound"] for split in base.splits.values()])
-        order = np.argsort(names, kind="stable")
-        self._names, self._sounds = names[order], sounds[order]
-
-    def sound_of(self, name: int) -> int | None:
-        """None where there is no clip of that name."""
-        at = int(np.searchsorted(self._names, np.uint64(name)))
-        return int(self._sounds[at]) if at < len(self._names) and self._names[at] == name else None

@@ -9,59 +9,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kws.corpus.source import NOISE_FOLDER
 from kws.data import index as index_file
 from kws.data.index import COLUMNS, SPLITS, Column, Index, Shard, Split
 from kws.data.journal import Journal, Written
+from kws.data.merge import Numbering
 from kws.errors import UsageError
 
 _CHUNK = 1 << 20
-
-
-class Numbering:
-    """Words and speakers of a corpus and what is added to it, sorted, and their numbers."""
-
-    def __init__(self, words: Sequence[str], speakers: Sequence[str], base: Index | None) -> None:
-        old_words = base.words if base else ()
-        old_speakers = _names(base.speakers) if base else []
-        self.words, self.speakers = sorted({*old_words, *words}), sorted({*old_speakers, *speakers})
-        self.word_ids = {word: number for number, word in enumerate(self.words)} | {NOISE_FOLDER: 0}
-        self.speaker_ids = {speaker: number for number, speaker in enumerate(self.speakers)}
-        self._of_old = {
-            "word": np.array([self.word_ids[word] for word in old_words], np.uint32),
-            "speaker": np.array([self.speaker_ids[speaker] for speaker in old_speakers], np.uint32),
-        }
-
-    def renumbered(self, split: str, name: str, column: Column) -> Column:
-        """A column of the old corpus, or a part of one, with the numbers of now."""
-        if name not in self._of_old or (name == "word" and split == "noise"):
-            return column
-        return self._of_old[name][column]
-
-    def cells(self, split: str, old: Column) -> Column:
-        """Clips of each word in each shard of the old corpus: (shards, words)."""
-        cells = np.zeros((len(old), len(self.words)), np.uint32)
-        cells[:, np.arange(old.shape[1]) if split == "noise" else self._of_old["word"]] = old
-        return cells
-
-
-def _names(speakers: Column) -> list[str]:
-    return [name.decode() for name in speakers.tolist()]
-
-
-def next_number(base: Index | None, split: str) -> int:
-    """Of the first shard that is added to a split."""
-    names = [shard.name for shard in base.splits[split].shards] if base and split in base.splits else []
-    found = [int(match[1]) for name in names if (match := re.fullmatch(rf"{split}/(\d{{6,}})\.tar", name))]
-    return max(found, default=-1) + 1
 
 
 def recover(out: Path) -> None:
