@@ -40,8 +40,12 @@ def _corpus_commands(commands: Any) -> None:
         type=Path,
         nargs="+",
         metavar="SRC... DIR",
-        help="folders or tar archives of WORD/FILE; last the folder for the shards",
+        help="folders or tar archives of WORD/FILE, or CSVs of clips (docs/data.md); last the folder for the shards",
     )
+    pack.add_argument(
+        "--names", default="", metavar="PATTERN",
+        help="what files' names say, such as '{word}_{speaker}_{}' ({} is anything), where no folder names the word",
+    )  # fmt: skip
     pack.add_argument(
         "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
     )

@@ -56,7 +56,12 @@ def pack(arguments: argparse.Namespace) -> int:
         recipes.check_archives(recipe, sources)
     with progress("packing") as show:
         index, report = pack.pack(
-            sources, out, arguments.format, progress=lambda what, done, total: show(done, total, what), part=part
+            sources,
+            out,
+            arguments.format,
+            progress=lambda what, done, total: show(done, total, what),
+            part=part,
+            names=arguments.names,
         )
     if part == pack.WHOLE and len(index.splits.get("train", ())):
         from kws.audio import statistics

@@ -67,15 +67,16 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = lambda what, done, total: None,
     part: Part = WHOLE,
+    names: str = "",
 ) -> tuple[Index, Report]:
     """Packs the sources as one corpus into `out`. Raises UsageError for what stops it: no shards are left then.
 
     Damaged recordings are left out and listed in the report. Splits are those of the official lists, else of the
     official hash rule on the speaker; noises go to the split `noise`. `part`: only that of the recordings, each part a
-    like mixture of all; kws.data.foreign makes one index for the shards of all parts.
+    like mixture of all; kws.data.foreign makes one index for the shards of all parts. `names`: as Sources has it.
     """
     _check_free(out)
-    corpus, report, scratch, made = Sources(sources), Report(), out / ".packing", not out.exists()
+    corpus, report, scratch, made = Sources(sources, names), Report(), out / ".packing", not out.exists()
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
