@@ -34,6 +34,15 @@ def _corpus_commands(commands: Any) -> None:
     synth.add_argument("--takes", type=int, default=2, help="clips of each word by each voice (default 2)")
     synth.add_argument("--seed", type=int, default=0)
 
+    record = _command(
+        commands, "record", "record a word with the microphone", "kws record yes data/mine --speaker anna"
+    )
+    record.add_argument("word", help="what is said; noise: the room without a voice, for _background_noise_")
+    record.add_argument("dir", type=Path, help="folder of word folders, for kws pack; what is there stays")
+    record.add_argument("--count", type=int, default=20, help="takes to keep (default 20)")
+    record.add_argument("--speaker", default="me", metavar="NAME", help="who speaks: goes into the names (default me)")
+    record.add_argument("--seconds", type=float, default=1.0, help="length of a take (default 1)")
+
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
     pack.add_argument(
         "paths",

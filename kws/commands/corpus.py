@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kws.commands.shown import FAILED, OK, USAGE, console, progress
+from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,30 @@ def synth(arguments: argparse.Namespace) -> int:
         print(f"{arguments.dir}: {summary.clips} clips of {summary.words} words by {summary.voices} voices, "
               f"{summary.seconds / 60:.0f} min of speech; next: kws pack {arguments.dir} SHARDS")  # fmt: skip
     return OK
+
+
+def record(arguments: argparse.Namespace) -> int:
+    from kws.corpus import microphone
+
+    session = microphone.Session(arguments.word, arguments.dir, arguments.speaker, arguments.count, arguments.seconds)
+    first, code = session.first_number(), OK
+    try:
+        with microphone.Microphone() as open_microphone, live_line() as show:
+            for event in microphone.record(session, open_microphone):
+                if isinstance(event, microphone.Refused):
+                    print(f"again: {event.why}", file=sys.stderr)
+                else:
+                    what = event.countdown or f"say {session.word}"
+                    show(f"take {event.take} of {session.count}  {what:<16} {meter(event.level_db)}")
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    kept = [str(session.path(number)) for number in range(first, session.first_number())]
+    if arguments.json:
+        print(json.dumps({"kept": len(kept), "files": kept}))
+    else:
+        then = "stopped; the same again adds more" if code else f"next: kws pack {session.folder} SHARDS"
+        print(f"{session.place}: {len(kept)} takes kept; {then}")
+    return code
 
 
 def pack(arguments: argparse.Namespace) -> int:
