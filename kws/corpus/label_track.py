@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kws.corpus.recording import NOISE_FOLDER, Span, bytes_of, word_of
+from kws.corpus.recording import NOISE_FOLDER, Span, bytes_of, cannot_read, word_of
 from kws.errors import UsageError, all_mistakes
 
-CLIP_S = 1.0
+CLIP_S, PRAAT = 1.0, ".TextGrid"
 _ROUNDING_S = 0.05
 _TWO_NUMBERS = re.compile(r"^\s*-?\d[\d.,]*\s+-?\d[\d.,]*(\s|$)", re.MULTILINE)
 
 
 class Label(NamedTuple):
-    """`where` names file and line; times in seconds, equal at a point; `word` is "" where nothing is written."""
+    """`where` names file and place; times in seconds, equal at a point; `word` is "" where nothing is written."""
 
     where: str
     start: float
@@ -30,8 +30,10 @@ class Label(NamedTuple):
 
 
 def beside(recording: Path) -> Path | None:
-    """The recording's label track: a .txt of its name in which a line starts with two numbers (others are texts)."""
-    track = recording.with_suffix(".txt")
+    """The recording's label track: its .TextGrid, or its .txt if a line starts with two numbers (others are texts)."""
+    grid, track = recording.with_suffix(PRAAT), recording.with_suffix(".txt")
+    if grid.is_file():
+        return grid
     if not track.is_file():
         return None
     return track if _TWO_NUMBERS.search(bytes_of(track).decode("utf-8", errors="replace")) else None
@@ -39,20 +41,45 @@ def beside(recording: Path) -> Path | None:
 
 def read(track: Path, length_s: float) -> list[Label]:
     """The labels of a recording of that length, by their start. Raises UsageError with every mistake of the track."""
+    labels, mistakes = list[Label](), list[str]()
+    for where, fields in _intervals(track) if track.suffix == PRAAT else _lines(track):
+        try:
+            labels.append(_label(where, fields, length_s))
+        except ValueError as error:
+            mistakes.append(f"{where}: {error}")
+    if mistakes:
+        raise all_mistakes(mistakes)
+    return sorted(labels, key=lambda label: (label.start, label.end))
+
+
+def _lines(track: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each line of Audacity's with its fields, but for those that are a label's frequencies."""
     try:
         text = bytes_of(track).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{track}: not UTF-8; wanted a label track as Audacity exports it") from error
-    labels, mistakes = list[Label](), list[str]()
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip() and not line.startswith("\\"):  # a label's frequencies
-            try:
-                labels.append(_label(f"{track}:{number}", line, length_s))
-            except ValueError as error:
-                mistakes.append(f"{track}:{number}: {error}")
-    if mistakes:
-        raise all_mistakes(mistakes)
-    return sorted(labels, key=lambda label: (label.start, label.end))
+        if line.strip() and not line.startswith("\\"):
+            yield f"{track}:{number}", line.rstrip("\r").split("\t", 2)
+
+
+def _intervals(track: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each interval or point of Praat's that has a text: of the only tier, or of the one of words."""
+    from praatio import textgrid  # type: ignore[import-untyped]
+    from praatio.utilities.errors import PraatioException  # type: ignore[import-untyped]
+
+    try:
+        tiers = textgrid.openTextgrid(str(track), includeEmptyIntervals=False).tiers
+    except OSError as error:
+        cannot_read(error)
+    except (PraatioException, LookupError, ValueError) as error:
+        raise UsageError(f"{track}: no TextGrid that can be read ({error}); wanted one as Praat saves it") from error
+    chosen = tiers if len(tiers) == 1 else [tier for tier in tiers if tier.name.lower() in ("word", "words")]
+    if len(chosen) != 1:
+        found = ", ".join(tier.name for tier in tiers) or "none"
+        raise UsageError(f"{track}: the tiers {found}; wanted a single one, or one that is called words")
+    for *times, text in chosen[0].entries:
+        yield f"{track}: at {times[0]:g} s", [str(times[0]), str(times[-1]), text]
 
 
 def cuts(labels: Sequence[Label], length_s: float) -> Iterator[tuple[str, Span]]:
@@ -85,13 +112,12 @@ def seconds_of(text: str) -> float:
     return seconds
 
 
-def _label(where: str, line: str, length_s: float) -> Label:
+def _label(where: str, fields: Sequence[str], length_s: float) -> Label:
     """Raises ValueError with what is wrong of it."""
-    start_text, *more = line.rstrip("\r").split("\t", 2)
-    if not more:
-        raise ValueError(f"found {line.strip()[:40]!r}; wanted START, END and LABEL with tabs between them")
-    start, end = seconds_of(start_text), seconds_of(more[0])
-    label = more[1].strip() if more[1:] else ""
+    if len(fields) < 2:
+        raise ValueError(f"found {fields[0].strip()[:40]!r}; wanted START, END and LABEL with tabs between them")
+    start, end = seconds_of(fields[0]), seconds_of(fields[1])
+    label = fields[2].strip() if fields[2:] else ""
     word = word_of(label) if label else ""
     if not 0 <= start <= end:
         raise ValueError(f"from {start:g} to {end:g} s; wanted 0 or more, and an end after the start")

@@ -79,7 +79,7 @@ def word_of(label: str) -> str:
     if not word:
         raise ValueError("no word; wanted what is said there, or noise")
     if "/" in word or word.startswith((".", "_")) or not word.isprintable():
-        raise ValueError(f"the word {word!r}; wanted one without / that starts with a letter or number")
+        raise ValueError(f"the word {word!r}; wanted one without /, that starts with neither . nor _")
     return word
 
 

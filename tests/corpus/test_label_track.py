@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from praatio import textgrid
 
 from kws.audio import codec
 from kws.corpus import label_track
@@ -101,6 +102,46 @@ def test_all_clips_of_a_recording_fall_into_one_split(folder: Path) -> None:
         assert {recording.speaker for recording in found} == {speaker}
         assert len(found) == 10
         assert len({split_by_hash(split_key(recording.name, recording.speaker)) for recording in found}) == 1
+
+
+def praat(folder: Path, tiers: dict[str, list[tuple[float, float, str]]], form: str = "long_textgrid") -> Path:
+    grid, path = textgrid.Textgrid(), folder / "days" / "monday.TextGrid"
+    for name, entries in tiers.items():
+        grid.addTier(textgrid.IntervalTier(name, entries, 0, LENGTH_S))
+    grid.save(str(path), format=form, includeBlankSpaces=True)
+    return path
+
+
+@pytest.mark.parametrize("form", ["long_textgrid", "short_textgrid"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("tiers", [["mine"], ["phones", "Words"]])
+def test_praats_textgrids_are_label_tracks(folder: Path, form: str, encoding: str, tiers: list[str]) -> None:
+    (folder / "days" / "monday.txt").write_text("what is said there")
+    entries = [(0.5, 0.9, "yes"), (4.5, 4.8, "grün"), (7.0, 9.0, "noise")]
+    path = praat(folder, {name: [] for name in tiers} | {tiers[-1]: entries}, form)
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    corpus = Sources([folder])
+    assert [recording.name for recording in corpus] == [
+        "yes/days/monday-0000200-0001200.wav", "grün/days/monday-0004150-0005150.wav",
+        f"{NOISE_FOLDER}/days/monday-0007000-0009000.wav",
+    ]  # fmt: skip
+    assert corpus.ignored == []
+
+
+def test_a_textgrid_that_is_none_or_says_not_which_tier_is_refused(folder: Path) -> None:
+    path = praat(folder, {"anna": [(1, 2, "yes")], "bert": [(1, 2, "no")]})
+    with pytest.raises(UsageError, match=rf"{path}: the tiers anna, bert; wanted a single one, or one .* called words"):
+        list(Sources([folder]))
+    for damaged in (path.read_text()[:300], "", "yes"):
+        path.write_text(damaged)
+        with pytest.raises(UsageError, match=rf"{path}: no TextGrid that can be read .* wanted one as Praat"):
+            list(Sources([folder]))
+    praat(folder, {"words": [(1, 2, "a/b"), (3, 4, "_")]})
+    with pytest.raises(UsageError) as caught:
+        list(Sources([folder]))
+    assert [line[:line.index(";")] for line in str(caught.value).splitlines()] == [
+        f"{path}: at 1 s: the word 'a/b'", f"{path}: at 3 s: the word '_'",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["the words that are said\nin 3 takes\n", "", "2 apples\n"])
