@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kws.audio import codec
 from kws.corpus import clips_csv
@@ -148,3 +152,13 @@ def test_what_is_no_such_table_says_what_one_is(folder: Path, data: bytes, says:
 def test_a_table_without_clips_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"clips.csv: no clips in it; wanted a line for each below the header"):
         list(Sources([table(folder, "path,word")]))
+
+
+@given(st.one_of(st.binary(max_size=80), st.text('path,word;"\n\tstar0.5x/', max_size=80).map(str.encode)))
+def test_no_bytes_are_more_than_a_mistake(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clips.csv"
+        for whole in (data, b"path,word,start,end\n" + data):
+            path.write_bytes(whole)
+            with contextlib.suppress(UsageError):
+                assert clips_csv.read(path) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,13 @@ def test_a_long_recording_that_is_no_sound_is_left_out(folder: Path) -> None:
     corpus = Sources([folder])
     assert len(list(corpus)) == 4
     assert any("days/sunday.wav: not readable as audio" in line for line in corpus.ignored)
+
+
+@given(st.text("0123456789.,-\t\n\\ayn\u00fc ", max_size=80))
+def test_no_text_is_more_than_a_mistake(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.txt"
+        path.write_text(text, newline="")
+        with contextlib.suppress(UsageError):
+            for _, (start, end) in label_track.cuts(label_track.read(path, LENGTH_S), LENGTH_S):
+                assert 0 <= start < end <= LENGTH_S
