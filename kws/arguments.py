@@ -53,14 +53,27 @@ def _corpus_commands(commands: Any) -> None:
     fetch.add_argument("--url", metavar="U", help="its archive: http(s)://, or a file, which is used in place")
     fetch.add_argument("--keep", action="store_true", help="keep the archive in DIR too")
 
+    record = _command(
+        commands, "record", "record a word with the microphone", "kws record yes data/mine --speaker anna"
+    )
+    record.add_argument("word", help="what is said; noise: the room without a voice, for _background_noise_")
+    record.add_argument("dir", type=Path, help="folder of word folders, for kws pack; what is there stays")
+    record.add_argument("--count", type=int, default=20, help="takes to keep (default 20)")
+    record.add_argument("--speaker", default="me", metavar="NAME", help="who speaks: goes into the names (default me)")
+    record.add_argument("--seconds", type=float, default=1.0, help="length of a take (default 1)")
+
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
     pack.add_argument(
         "paths",
         type=Path,
         nargs="+",
         metavar="SRC... DIR",
-        help="folders or tar archives of WORD/FILE; last the folder for the shards",
+        help="folders or tar archives of WORD/FILE, or CSVs of clips (docs/data.md); last the folder for the shards",
     )
+    pack.add_argument(
+        "--names", default="", metavar="PATTERN",
+        help="what files' names say, such as '{word}_{speaker}_{}' ({} is anything), where no folder names the word",
+    )  # fmt: skip
     pack.add_argument(
         "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kws.arguments import parser
 from kws.commands import corpus, runs
-from kws.commands.shown import FAILED, OK, USAGE
+from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE
 from kws.errors import PeerError, RankError, UsageError, mendable
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"kws: {error}; see what it said, then run the same again", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return code
 
 
@@ -56,6 +56,7 @@ def _speaks(error: UsageError) -> bool:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "synth": corpus.synth,
     "fetch": corpus.fetch,
+    "record": corpus.record,
     "pack": corpus.pack,
     "index": corpus.index,
     "inspect": corpus.inspect,

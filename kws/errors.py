@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # A disk that is full or may not be written: nothing that a traceback would explain.
@@ -22,6 +22,12 @@ class RankError(UsageError):
 
 class PeerError(RuntimeError):
     """Another process of the run is gone, hangs or failed. Empty where another rank says so."""
+
+
+def all_mistakes(lines: Sequence[str], most: int = 10) -> UsageError:
+    """The mistakes of a file as one error, a line each; those beyond `most` are counted."""
+    more = [f"and {len(lines) - most} more mistakes"] if len(lines) > most else []
+    return UsageError("\n".join([*lines[:most], *more]))
 
 
 @contextlib.contextmanager

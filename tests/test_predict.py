@@ -259,7 +259,7 @@ def test_predict_prints_truth_where_the_folder_names_a_word_and_says_what_it_lef
     assert "(longer than 1 s: surest at " in by_name["long.wav"]
     assert "\\udcff\\udcfe.wav" in by_name
     assert " of 2 files in folders of known words" in out
-    assert err.startswith(f"left out: {recordings}/mine/broken.wav: not readable as audio")
+    assert err.startswith(f"left out: {recordings}/mine/broken.wav: ends early")
 
 
 def test_predict_as_json_is_an_object_a_line(run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,7 +277,7 @@ def test_predict_as_json_tells_what_was_left_out_and_draws_a_grid(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 6
     assert rows[-1]["path"] == f"{recordings}/mine/broken.wav"
-    assert rows[-1]["error"].startswith("not readable as audio")
+    assert rows[-1]["error"].startswith("ends early")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kws.commands.shown import FAILED, OK, USAGE, console, progress
+from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +85,30 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def record(arguments: argparse.Namespace) -> int:
+    from kws.corpus import microphone
+
+    session = microphone.Session(arguments.word, arguments.dir, arguments.speaker, arguments.count, arguments.seconds)
+    first, code = session.first_number(), OK
+    try:
+        with microphone.Microphone() as open_microphone, live_line() as show:
+            for event in microphone.record(session, open_microphone):
+                if isinstance(event, microphone.Refused):
+                    print(f"again: {event.why}", file=sys.stderr)
+                else:
+                    what = event.countdown or f"say {session.word}"
+                    show(f"take {event.take} of {session.count}  {what:<16} {meter(event.level_db)}")
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    kept = [str(session.path(number)) for number in range(first, session.first_number())]
+    if arguments.json:
+        print(json.dumps({"kept": len(kept), "files": kept}))
+    else:
+        then = "stopped; the same again adds more" if code else f"next: kws pack {session.folder} SHARDS"
+        print(f"{session.place}: {len(kept)} takes kept; {then}")
+    return code
+
+
 def pack(arguments: argparse.Namespace) -> int:
     from kws.corpus import recipe as recipes
     from kws.data import pack
@@ -104,7 +128,7 @@ def pack(arguments: argparse.Namespace) -> int:
         recipes.check_archives(recipe, sources)
     corpus, report = _pack(
         sources, out, audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
-        append=arguments.append, processes=_processes(arguments.processes),
+        append=arguments.append, processes=_processes(arguments.processes), names=arguments.names,
         allow_leaks=arguments.allow_leaks or (recipe is not None and recipe.allow_leaks),
     )  # fmt: skip
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def console() -> Any:
@@ -32,3 +32,24 @@ def progress(what: str, hidden: bool = False, in_bytes: bool = False) -> Iterato
     with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)
+
+
+@contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """One line on stderr that is written anew, where that is a terminal; nothing elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
+        yield lambda text: live.update(Text(text), refresh=True)
+
+
+def meter(level_db: float, width: int = 30, floor_db: float = -60.0) -> str:
+    """A level against full scale as a bar: -60 dB is empty, 0 dB full."""
+    filled = round(min(1.0, max(0.0, 1 - level_db / floor_db)) * width)
+    return f"{'█' * filled}{'·' * (width - filled)} {level_db:4.0f} dB"

@@ -1,8 +1,9 @@
-"""Corpora as people have them: folders of word folders, and tar archives of such folders.
+"""Corpora as people have them: folders of word folders, tar archives of such folders, tables of clips.
 
-    SRC... -> recordings one by one (word, speaker, bytes), and the official lists found on the way
+    SRC... -> recordings one by one (word, speaker, bytes or file), and the splits that lists or a table say
 
-Nothing is unpacked to disk. A recording's word is its folder's name; `_background_noise_` holds noises.
+Nothing is unpacked to disk. A recording's word is its folder's name, or what its own name, its label track or the table
+says; `_background_noise_` holds noises.
 """
 
 from __future__ import annotations
@@ -13,72 +14,55 @@ import gzip
 import hashlib
 import lzma
 import os
-import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn, Self, cast
+from typing import IO, Self, cast
 
 from kws.audio import codec
+from kws.corpus import clips_csv, label_track
+from kws.corpus.name_pattern import NamePattern
+from kws.corpus.recording import (
+    NOISE_FOLDER,
+    Recording,
+    bytes_of,
+    cannot_read,
+    cut_name,
+    speaker_of,
+    speaker_of_long,
+)  # fmt: skip
 from kws.errors import UsageError
 
-NOISE_FOLDER = "_background_noise_"
+__all__ = ["NOISE_FOLDER", "Recording", "Sources", "StrictInfo", "speaker_of", "split_by_hash", "split_key"]
+
 LISTS = {"validation_list.txt": "valid", "testing_list.txt": "test"}
 _MAX_PER_CLASS = 2**27 - 1
 _OTHER_AUDIO = frozenset({"aac", "amr", "m4a", "mp4", "webm", "wma", "3gp"})
 """Endings of sound that soundfile does not read: worth a word, where other files are passed over in silence."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """One clip to be: `name` is WORD/FILE, `origin` the folder, archive or list it came from.
-
-    `audio`: a file, which is read where it is decoded, or an archive's bytes. `speaker`: "" where nothing says who.
-    `span`: of a longer file from where to where, in seconds.
-    """
-
-    name: str
-    origin: Path
-    audio: Path | bytes
-    speaker: str = ""
-    span: tuple[float, float] | None = None
-
-    @property
-    def word(self) -> str:
-        """The folder's name."""
-        return self.name.partition("/")[0]
-
-    @property
-    def size(self) -> int:
-        """Bytes of its file."""
-        return len(self.audio) if isinstance(self.audio, bytes) else self.audio.stat().st_size
-
-    def decode(self) -> codec.Pcm:
-        """Its samples. Raises codec.AudioError for what is no sound, UsageError for a file that cannot be read."""
-        pcm = codec.decode(self.audio if isinstance(self.audio, bytes) else _bytes_of(self.audio))
-        if self.span is None:
-            return pcm
-        start, end = (round(seconds * codec.SAMPLE_RATE_HZ) for seconds in self.span)
-        if not 0 <= start < min(end, len(pcm)):
-            raise codec.AudioError(f"no sound from {self.span[0]} to {self.span[1]} s")
-        return pcm[start:end]
-
-
 @dataclasses.dataclass
 class Sources:
-    """Several folders or archives as one corpus. Iterating fills `split_of` and `ignored`."""
+    """Several folders, archives or tables as one corpus. Iterating fills `split_of` and `ignored`.
+
+    `names`: what file names say, as kws.corpus.name_pattern has it; "": only who speaks, before `_nohash_`.
+    """
 
     paths: Sequence[Path]
+    names: str = ""
     split_of: dict[str, str] = dataclasses.field(default_factory=dict)
-    """WORD/FILE -> valid or test, from the lists."""
+    """WORD/FILE -> valid or test, from the lists; also train, from a table."""
     ignored: list[str] = dataclasses.field(default_factory=list)
     """Audio that belongs to no word, with the reason."""
 
     def __post_init__(self) -> None:
+        self._pattern = NamePattern(self.names) if self.names else None
         for path in self.paths:
             if not path.exists():
-                raise UsageError(f"{path}: no such folder or archive; wanted a folder of word folders or a tar of one")
+                raise UsageError(
+                    f"{path}: no such folder or archive; wanted a folder of word folders, a tar of one, or a CSV"
+                )
 
     @property
     def total_bytes(self) -> int:
@@ -92,41 +76,80 @@ class Sources:
                 found += 1
                 yield recording
             if not found:
-                raise UsageError(
-                    f"{path}: no audio in word folders there; wanted WORD/FILE.wav (or flac, opus, ogg, mp3)"
-                )
+                raise UsageError(self._nothing_in(path))
+
+    def _nothing_in(self, path: Path) -> str:
+        if _is_table(path):
+            return f"{path}: no clips in it; wanted a line for each below the header"
+        if self._pattern:
+            such = f" (such as {self.ignored[0].rpartition(': ')[0]})" if self.ignored else ""
+            return f"{path}: no recording there that is named as --names {self.names!r} says{such}"
+        return (
+            f"{path}: no audio in word folders there; wanted WORD/FILE.wav (or flac, opus, ogg, mp3), or "
+            "--names '{word}_{}' where the files' names say the word"
+        )
 
     def _of(self, path: Path) -> Iterator[Recording]:
+        if _is_table(path):
+            yield from self._of_table(path)
+            return
         for name, content in _folder_files(path) if path.is_dir() else _archive_files(path):
             base = PurePosixPath(name).name
+            track = label_track.beside(content) if isinstance(content, Path) and codec.is_audio(base) else None
             if content is None:
                 self.ignored.append(f"{path}: {name}: a link that leads nowhere, or one inside an archive")
             elif base in LISTS:
-                self._read_list(base, content if isinstance(content, bytes) else _bytes_of(content))
-            elif codec.is_audio(base):
-                yield from self._recording(path, PurePosixPath(name), content)
-            else:
+                self._read_list(base, content if isinstance(content, bytes) else bytes_of(content))
+            elif not codec.is_audio(base):
                 self.ignored.append(f"{path}: {name}: not a format that is read; convert it to wav or flac")
+            elif str(name).encode(errors="replace").decode() != str(name):
+                self.ignored.append(f"{path}: {str(name)!a}: the name is not UTF-8; rename it")
+            elif track and isinstance(content, Path):
+                yield from self._cuts(path, PurePosixPath(name), content, track)
+            else:
+                yield from self._recording(path, PurePosixPath(name), content)
+
+    def _of_table(self, path: Path) -> Iterator[Recording]:
+        rows = clips_csv.read(path)
+        for row, name in zip(rows, clips_csv.names(rows), strict=True):
+            speaker = row.speaker or (speaker_of_long if row.span else speaker_of)(row.path.name)
+            if row.split:
+                self.split_of[name] = row.split
+            yield Recording(name, path, row.path, speaker, row.span)
 
     def _recording(self, path: Path, name: PurePosixPath, audio: Path | bytes) -> Iterator[Recording]:
-        word = name.parent.name
+        word, speaker = name.parent.name, speaker_of(name.name)
+        if self._pattern and word != NOISE_FOLDER:
+            said = self._pattern.read(name.stem)
+            if said is None:
+                self.ignored.append(f"{path}: {name}: not named as --names {self.names!r} says")
+                return
+            word, speaker = said.word or word, said.speaker or speaker
         if not word or (word.startswith((".", "_")) and word != NOISE_FOLDER):
             self.ignored.append(f"{path}: {name}: not in a word folder")
-        elif str(name).encode(errors="replace").decode() != str(name):
-            self.ignored.append(f"{path}: {str(name)!a}: the name is not UTF-8; rename it")
         else:
-            yield Recording(f"{word}/{name.name}", path, audio, speaker_of(name.name))
+            yield Recording(f"{word}/{name.name}", path, audio, speaker)
+
+    def _cuts(self, path: Path, name: PurePosixPath, audio: Path, track: Path) -> Iterator[Recording]:
+        """The clips of a long recording; their names have its folders, so that they are unique."""
+        try:
+            with audio.open("rb") as file:
+                length_s = codec.seconds(file)
+        except codec.AudioError as error:
+            self.ignored.append(f"{path}: {name}: {error}")
+            return
+        except OSError as error:
+            cannot_read(error)
+        labels = label_track.read(track, length_s)
+        self.ignored += [f"{label.where}: a label without a word" for label in labels if not label.word]
+        for word, span in label_track.cuts(labels, length_s):
+            file_name = name.with_name(cut_name(name.name, span)).as_posix()
+            yield Recording(f"{word}/{file_name}", path, audio, speaker_of_long(name.name), span)
 
     def _read_list(self, base: str, data: bytes) -> None:
         for line in data.decode("utf-8", errors="replace").split("\n"):
             if line.strip():
                 self.split_of[line.strip()] = LISTS[base]
-
-
-def speaker_of(name: str) -> str:
-    """WORD/SPEAKER_nohash_N.wav -> SPEAKER; "" where the name does not say who."""
-    found = re.match(r"(.+?)_nohash_", PurePosixPath(name).name)
-    return found[1] if found else ""
 
 
 def split_key(name: str, speaker: str) -> str:
@@ -143,9 +166,15 @@ def split_by_hash(key: str, valid_percent: float = 10.0, test_percent: float = 1
     return "test" if percent < valid_percent + test_percent else "train"
 
 
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in clips_csv.ENDINGS
+
+
 def _size(path: Path) -> int:
     if path.is_dir():  # not by rglob, which remembers every path
         return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+    if _is_table(path):
+        return sum(recording.size for recording in Sources([path]))
     return path.stat().st_size
 
 
@@ -155,22 +184,11 @@ def _is_of_interest(base: str) -> bool:
 
 def _folder_files(root: Path) -> Iterator[tuple[str, Path | None]]:
     """Names below the folder with their paths, None for a dead link. Linked folders count, unless they lead upwards."""
-    for folder, folders, names in os.walk(root, onerror=_cannot_read, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=cannot_read, followlinks=True):
         here = Path(folder).resolve()
         folders[:] = sorted(name for name in folders if not here.is_relative_to((here / name).resolve()))
         for path in (Path(folder, name) for name in sorted(names) if _is_of_interest(name)):
             yield path.relative_to(root).as_posix(), path if path.is_file() else None
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        _cannot_read(error)
-
-
-def _cannot_read(error: OSError) -> NoReturn:
-    raise UsageError(f"{error.filename}: cannot be read ({error.strerror}); wanted the right to read it") from error
 
 
 class StrictInfo(tarfile.TarInfo):

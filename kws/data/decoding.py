@@ -41,15 +41,15 @@ def marked(recordings: Iterable[Recording]) -> Iterator[Marked]:
     """Numbers them. Raises UsageError for a file that cannot be read."""
     for seq, recording in enumerate(recordings):
         if isinstance(recording.audio, bytes):
-            size, contents = len(recording.audio), str(zlib.crc32(recording.audio))
+            contents = str(zlib.crc32(recording.audio))
         else:
             try:
                 found = recording.audio.stat()
             except OSError as error:
                 raise UsageError(f"{recording.audio}: cannot be read ({error.strerror}); run the same again") from error
-            size, contents = found.st_size, f"{recording.audio.absolute()} {found.st_mtime_ns}"
-        what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), size, contents)
-        yield Marked(seq, keyed.digest("recording", *what), size, recording)
+            contents = f"{recording.audio.absolute()} {found.st_size} {found.st_mtime_ns}"
+        what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), contents)
+        yield Marked(seq, keyed.digest("recording", *what), recording.size, recording)
 
 
 def chunks(folder: Path, wanted: Iterable[Marked], passed: Callable[[Marked], None]) -> Iterator[Chunk]:

@@ -75,18 +75,19 @@ def pack(
     append: bool = False,
     allow_leaks: bool = False,
     processes: int = 1,
+    names: str = "",
 ) -> tuple[Index, Report]:
     """Packs the sources as one corpus into `out`, or adds them to the one there. Raises UsageError for what stops it:
     then there is no corpus, or the old one.
 
     Damaged recordings are left out and listed in the report. Splits are those of the official lists, else of the
     official hash rule on the speaker; noises go to the split `noise`. `part`: only that of the recordings, each part a
-    like mixture of all; kws.data.foreign makes one index for the shards of all parts. With several processes the
-    caller's main module is imported by each: it must do nothing when imported.
+    like mixture of all; kws.data.foreign makes one index for the shards of all parts. `names`: as Sources has it. With
+    several processes the caller's main module is imported by each: it must do nothing when imported.
     """
     options = Options(audio_format, shard_bytes, part, percents, append, allow_leaks)
-    corpus, made = Sources(sources), not out.exists()
-    made_of = json.dumps([[str(path.absolute()) for path in sources], part, append])
+    corpus, made = Sources(sources, names), not out.exists()
+    made_of = json.dumps([[str(path.absolute()) for path in sources], part, append, names])
     try:
         publish.recover(out)
         done = _finished(out, made_of)

@@ -85,8 +85,8 @@ def test_what_is_not_finite_is_refused(wrong: float) -> None:
     [
         (b"", "empty file"),
         (b"hello, this is text\n" * 50, "not readable as audio"),
-        (codec.wav_bytes(CLIP)[:30], "not readable as audio"),
-        (codec.wav_bytes(CLIP)[:44], "no samples"),
+        (codec.wav_bytes(CLIP)[:30], "ends early: its samples are missing"),
+        (codec.wav_bytes(CLIP)[:44], "ends early: 32000 bytes"),
         (codec.wav_bytes(np.array([], dtype=np.int16)), "no samples"),
         (codec.wav_bytes(CLIP)[:-1], "ends early: 1 bytes"),
         (codec.wav_bytes(CLIP)[:-1000], "ends early: 1000 bytes"),
@@ -147,3 +147,41 @@ def test_one_sample_is_a_sound() -> None:
 @pytest.mark.parametrize(("name", "wanted"), [("a.WAV", True), ("b/c.flac", True), ("a.txt", False), ("wav.", False)])
 def test_audio_is_told_by_the_files_ending(name: str, wanted: bool) -> None:
     assert codec.is_audio(name) is wanted
+
+
+LONG = np.random.default_rng(1).standard_normal(31 * 16000) * 0.05 * (1 + np.sin(np.arange(31 * 16000) / 16000))
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype", "rate", "channels"),
+    [
+        ("WAV", "PCM_16", 16000, 1),
+        ("WAV", "PCM_24", 44100, 2),
+        ("WAV", "PCM_16", 8000, 1),
+        ("FLAC", "PCM_16", 48000, 1),
+        ("AIFF", "PCM_16", 12345, 1),
+        ("OGG", "OPUS", 16000, 1),
+        ("OGG", "VORBIS", 16000, 1),
+        ("OGG", "VORBIS", 44100, 2),
+    ],
+)
+def test_a_cut_is_what_the_whole_has_there(form: str, subtype: str, rate: int, channels: int) -> None:
+    data = encoded(np.stack([LONG] * channels, axis=1), rate, subtype, form)
+    whole = codec.decode(data).astype(int)
+    seconds = len(LONG) / rate
+    assert codec.seconds(io.BytesIO(data)) == seconds
+    for start in (0.0, 0.4321, seconds / 3, seconds - 1.5, seconds - 0.6):  # a page of Vorbis is some seconds
+        cut = codec.decode_span(io.BytesIO(data), start, start + 0.6)
+        wanted = whole[round(start * 16000) :][: len(cut)]
+        assert len(cut) in (round((start + 0.6) * 16000) - round(start * 16000), len(wanted))
+        assert np.abs(cut - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 1.2), (1.5, 2.0), (-0.1, 0.5), (0.5, 0.5), (0.7, 0.3)])
+def test_a_cut_that_the_recording_does_not_have_is_refused(start: float, end: float) -> None:
+    with pytest.raises(codec.AudioError, match=rf"no sound from {start} to {end:g} s: it has 1.00 s"):
+        codec.decode_span(io.BytesIO(codec.wav_bytes(CLIP)), start, end)
+
+
+def test_a_cut_may_reach_the_end_but_for_rounding() -> None:
+    assert len(codec.decode_span(io.BytesIO(codec.wav_bytes(CLIP)), 0.5, 1.02)) == 8000

@@ -247,7 +247,7 @@ def float_wav(value: float) -> bytes:
 
 DAMAGED = {
     "zero": (b"", "empty file"),
-    "header-only": (codec.wav_bytes(tone(300))[:44], "no samples"),
+    "header-only": (codec.wav_bytes(tone(300))[:44], "ends early"),
     "truncated": (codec.wav_bytes(tone(300))[:20000], "ends early"),
     "truncated-flac": (codec.flac_bytes(tone(300))[:9000], "not readable as audio"),
     "text": (b"this is not audio\n" * 100, "not readable as audio"),

@@ -1,0 +1,164 @@
+"""A table of clips is read as people write it, and every mistake in it is said at once, with its line."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kws.audio import codec
+from kws.corpus import clips_csv
+from kws.corpus.source import NOISE_FOLDER, Sources
+from kws.errors import UsageError
+from tests.conftest import tone
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four recordings, two of one name, and a long one."""
+    for number, name in enumerate(("anna/take.wav", "bert/take.wav", "c_nohash_0.wav", "grün, ja.wav")):
+        path = tmp_path / "clips" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(codec.wav_bytes(tone(200 + 50 * number, 4000)))
+    (tmp_path / "clips" / "long.wav").write_bytes(codec.wav_bytes(tone(440, 80000)))
+    return tmp_path
+
+
+def table(folder: Path, *lines: str, end: str = "\n", encoding: str = "utf-8") -> Path:
+    path = folder / "clips.csv"
+    path.write_bytes("".join(line + end for line in lines).encode(encoding))
+    return path
+
+
+LINES = (
+    "path,word,speaker,split", "clips/anna/take.wav,yes,anna,train", "clips/c_nohash_0.wav,no,,test",
+    '"clips/grün, ja.wav",ja,dora,dev',
+)  # fmt: skip
+
+
+def test_rows_become_recordings_with_word_speaker_and_split(folder: Path) -> None:
+    corpus = Sources([table(folder, *LINES)])
+    found = {recording.name: recording for recording in corpus}
+    assert corpus.split_of == {"yes/take.wav": "train", "no/c_nohash_0.wav": "test", "ja/grün, ja.wav": "valid"}
+    assert {name: recording.speaker for name, recording in found.items()} == {
+        "yes/take.wav": "anna", "no/c_nohash_0.wav": "c", "ja/grün, ja.wav": "dora",
+    }  # fmt: skip
+    assert len(found["yes/take.wav"].decode()) == 4000
+    assert corpus.total_bytes == sum(recording.size for recording in found.values())
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(("end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8-sig"), ("\n\n", "utf-8")])
+def test_tables_are_read_however_they_were_saved(folder: Path, separator: str, end: str, encoding: str) -> None:
+    lines = [line.replace('"', "").split(",") for line in (*LINES[:3], "clips/bert/take.wav,yes,bert,validation")]
+    quoted = [separator.join(f'"{value}"' for value in [*line, "more"]) for line in lines]
+    wanted = clips_csv.read(table(folder, *LINES[:3], "clips/bert/take.wav,yes,bert,validation"))
+    found = clips_csv.read(table(folder, quoted[0].upper(), *quoted[1:], end=end, encoding=encoding))
+    assert [row[1:] for row in found] == [row[1:] for row in wanted]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        *(("train", "train"), ("Training", "train"), ("valid", "valid"), ("validation", "valid")),
+        *(("val", "valid"), ("DEV", "valid"), ("test", "test"), ("testing", "test")),
+    ],
+)
+def test_splits_are_called_as_people_call_them(folder: Path, written: str, meant: str) -> None:
+    assert clips_csv.read(table(folder, "word,split,path", f"a,{written},clips/long.wav"))[0].split == meant
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders_in_any_order(folder: Path) -> None:
+    lines = [f"clips/{name},yes" for name in ("anna/take.wav", "bert/take.wav", "c_nohash_0.wav")]
+    wanted = {"yes/anna/take.wav", "yes/bert/take.wav", "yes/c_nohash_0.wav"}
+    for seed in range(4):
+        random.Random(seed).shuffle(lines)
+        assert {recording.name for recording in Sources([table(folder, "path,word", *lines)])} == wanted
+    assert {r.name for r in Sources([table(folder, "path,word", lines[0].replace("yes", "no"), *lines[1:])])} != wanted
+
+
+def test_parts_of_a_recording_are_clips_of_one_speaker(folder: Path) -> None:
+    path = table(folder, "path;word;start;end", "clips/long.wav;yes;0,5;1,25", "clips/long.wav;noise;2;4.5")
+    yes, noise = Sources([path])
+    assert (yes.name, noise.name) == ("yes/long-0000500-0001250.wav", f"{NOISE_FOLDER}/long-0002000-0004500.wav")
+    assert {yes.speaker, noise.speaker} == {"long"}
+    whole = codec.decode((folder / "clips" / "long.wav").read_bytes())
+    assert yes.decode().tolist() == whole[8000:20000].tolist()
+    assert noise.decode().tolist() == whole[32000:72000].tolist()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("clips/gone.wav,yes,,,,", r"clips/gone.wav: no such file; wanted a path seen from"),
+        (",yes,,,,", "no path; wanted the audio file"),
+        ("clips.csv,yes,,,,", "clips.csv: not a format that is read; convert"),
+        ("clips/long.wav,,,,,", "no word; wanted what is said there, or noise"),
+        ("clips/long.wav,a/b,,,,", "the word 'a/b'; wanted one without /"),
+        ("clips/long.wav,_x,,,,", "the word '_x'; wanted"),
+        ("clips/long.wav,yes,,trial,,", "the split 'trial'; wanted train, valid or test"),
+        ("clips/long.wav,yes,,,1,", "start or end alone; wanted both"),
+        ("clips/long.wav,yes,,,x,2", "the time 'x'; wanted seconds, such as 12.5"),
+        ("clips/long.wav,yes,,,nan,2", "the time 'nan'; wanted seconds"),
+        ("clips/long.wav,yes,,,2,1", "from 2 to 1 s; wanted 0 or more, and an end after the start"),
+        ("clips/long.wav,yes,,,1,2,,x", "8 values, 6 columns; quote what holds the separator"),
+        ('clips/long.wav,"yes,,,1,2', "unexpected end of data; wanted quotes"),
+        ("clips/anna/take.wav,yes,,,,", "take.wav is in line 2 already; remove one"),
+        ("clips/anna/take.wav,no,,,,", "take.wav is in line 2 already, as 'yes'; remove one"),
+    ],
+)
+def test_a_mistake_names_its_line(folder: Path, line: str, says: str) -> None:
+    path = table(folder, "path,word,speaker,split,start,end", "clips/anna/take.wav,yes,,,,", line)
+    with pytest.raises(UsageError, match=rf"^\S+/clips.csv:3: {says}"):
+        clips_csv.read(path)
+
+
+def test_mistakes_are_said_together_and_no_more_than_ten(folder: Path) -> None:
+    path = table(folder, "path,word", *(f"clips/{number}.wav,yes" for number in range(30)))
+    with pytest.raises(UsageError) as caught:
+        clips_csv.read(path)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines[:10]] == [f"{path}:{number}" for number in range(2, 12)]
+    assert lines[10:] == ["and 20 more mistakes"]
+
+
+def test_a_split_in_some_lines_only_is_refused_but_noise_needs_none(folder: Path) -> None:
+    lines = ["path,word,split", "clips/anna/take.wav,yes,test", "clips/long.wav,noise,", "clips/bert/take.wav,yes,"]
+    assert len(clips_csv.read(table(folder, *lines[:3]))) == 2
+    with pytest.raises(UsageError, match=r"clips.csv:4: no split, but line 2 has one; wanted one in every line"):
+        clips_csv.read(table(folder, *lines))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", r"1: found ''; wanted a first line with path and word"),
+        (b"clips/long.wav,yes\n", r"1: found 'clips/long.wav,yes'; wanted a first line with path and word"),
+        (b"path,word,word\nx,y,z\n", r"1: the column word twice; wanted"),
+        (b"path,word\n\xfcbel.wav,yes\n", r"2: not UTF-8; wanted the table saved as CSV in UTF-8"),
+    ],
+)
+def test_what_is_no_such_table_says_what_one_is(folder: Path, data: bytes, says: str) -> None:
+    (folder / "clips.csv").write_bytes(data)
+    with pytest.raises(UsageError, match=rf"clips.csv:{says}"):
+        clips_csv.read(folder / "clips.csv")
+
+
+def test_a_table_without_clips_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"clips.csv: no clips in it; wanted a line for each below the header"):
+        list(Sources([table(folder, "path,word")]))
+
+
+@given(st.one_of(st.binary(max_size=80), st.text('path,word;"\n\tstar0.5x/', max_size=80).map(str.encode)))
+def test_no_bytes_are_more_than_a_mistake(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clips.csv"
+        for whole in (data, b"path,word,start,end\n" + data):
+            path.write_bytes(whole)
+            with contextlib.suppress(UsageError):
+                assert clips_csv.read(path) == []

@@ -1,0 +1,211 @@
+"""Takes from a microphone that is a file: ALSA's file plugin gives PortAudio what these tests say."""
+
+from __future__ import annotations
+
+import ctypes.util
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws.audio import codec
+from kws.corpus import microphone
+from kws.corpus.microphone import Session
+from kws.corpus.source import NOISE_FOLDER, Sources
+from kws.errors import UsageError
+from tests.conftest import require, tone
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+WAIT = np.zeros(int(microphone.COUNTDOWN_S * len(microphone.COUNTDOWN) * 16000), np.int16)
+SILENT, CLIPPED = (
+    (tone(440) // 1000).astype(np.int16),
+    np.clip(tone(300).astype(int) * 9, -32768, 32767).astype(np.int16),
+)
+HIGH, LOW = tone(800, seed=1), tone(200, seed=2)
+
+
+@pytest.fixture
+def heard(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """The environment in which the microphone hears these takes, each after its countdown."""
+    there = bool(find_spec("sounddevice") and ctypes.util.find_library("portaudio"))
+    require("microphone", there, "sounddevice or PortAudio is absent (apt-get install libportaudio2)")
+
+    def environment(*takes: codec.Pcm) -> dict[str, str]:
+        whole = np.concatenate([part for take in takes for part in (WAIT, take)])
+        (tmp_path / "microphone.raw").write_bytes(whole.tobytes())
+        plugin = f'type file\n slave.pcm null\n file /dev/null\n infile "{tmp_path}/microphone.raw"\n format raw'
+        (tmp_path / "asound.conf").write_text(f"pcm.!default {{\n {plugin}\n}}\npcm.null {{ type null }}\n")
+        return {"ALSA_CONFIG_PATH": str(tmp_path / "asound.conf")}
+
+    return environment
+
+
+def samples(path: Path) -> list[int]:
+    data = path.read_bytes()
+    assert codec.is_plain_wav(data)
+    return codec.decode(data).tolist()
+
+
+def test_takes_are_kept_as_they_are_but_for_silent_and_clipped_ones(
+    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+) -> None:
+    env, out = heard(SILENT, HIGH, CLIPPED, LOW), tmp_path / "mine"
+    done = kws("record", "turn left", out, "--count", 2, "--speaker", "anna", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}/turn left: 2 takes kept; next: kws pack {out} SHARDS\n"
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" silent", " clipped"]
+    place = out / "turn left"
+    assert {path.name for path in place.iterdir()} == {"anna_nohash_0.wav", "anna_nohash_1.wav"}
+    assert samples(place / "anna_nohash_0.wav") == HIGH.tolist()
+    assert samples(place / "anna_nohash_1.wav") == LOW.tolist()
+    assert {(r.word, r.speaker) for r in Sources([out])} == {("turn left", "anna")}
+
+
+def test_numbers_go_on_where_files_are(heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command) -> None:
+    (tmp_path / "yes").mkdir()
+    for name in ("anna_nohash_6.wav", "anna_nohash_2.flac", "bert_nohash_9.wav"):
+        (tmp_path / "yes" / name).write_bytes(b"mine")
+    done = kws("record", "yes", tmp_path, "--count", 1, "--speaker", "anna", "--json", env=heard(HIGH))
+    assert json.loads(done.stdout) == {"kept": 1, "files": [f"{tmp_path}/yes/anna_nohash_7.wav"]}
+    assert (tmp_path / "yes" / "anna_nohash_6.wav").read_bytes() == b"mine"
+
+
+def test_noise_may_be_silent_and_as_long_as_wanted(
+    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+) -> None:
+    done = kws("record", "noise", tmp_path, "--count", 1, "--seconds", 2.5, env=heard(np.tile(SILENT, 3)))
+    assert done.returncode == 0, done.stderr
+    assert len(samples(tmp_path / NOISE_FOLDER / "me_nohash_0.wav")) == 40000
+
+
+def test_a_microphone_that_hears_nothing_ends_it(
+    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+) -> None:
+    done = kws("record", "yes", tmp_path / "mine", env=heard(HIGH, *[SILENT] * 6))
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"kws: {tmp_path}/mine/yes: 5 takes in a row were no good, the last one silent")
+    assert "1 are kept" in last
+    assert len(list((tmp_path / "mine" / "yes").iterdir())) == 1
+
+
+def test_ctrl_c_keeps_what_is_there(heard: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    env = {**os.environ, **heard(*[np.tile(LOW, 4)] * 2)}
+    command = [sys.executable, "-m", "kws", "record", "yes", str(tmp_path / "mine"), "--count", "1000000"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    place, until = tmp_path / "mine" / "yes", time.monotonic() + 60
+    while not (place / "me_nohash_2.wav").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    files = list(place.iterdir())
+    assert len(files) >= 3
+    assert out == f"{place}: {len(files)} takes kept; stopped; the same again adds more\n"
+    assert all(len(samples(path)) == 16000 for path in files)
+
+
+def test_a_terminal_shows_countdown_word_and_level(heard: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, **heard(HIGH), "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "kws", "record", "yes", str(tmp_path / "mine"), "--count", "1"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        try:
+            while part := os.read(ours, 65536):
+                text += part
+        except OSError:  # the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    shown = text.decode()
+    assert shown.index("take 1 of 1  3 ") < shown.index("take 1 of 1  1 ") < shown.index("take 1 of 1  say yes ")
+    assert f"{'·' * 30}  -96 dB" in shown
+    assert f"{'█' * 23}{'·' * 7}  -13 dB" in shown
+
+
+def test_a_microphone_of_another_rate_is_resampled(heard: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    time_s = np.arange(3 * 44100) / 44100
+    env = {**os.environ, **heard((9000 * np.sin(2 * np.pi * 440 * time_s)).astype(np.int16))}
+    code = (
+        "from kws.corpus import microphone; from pathlib import Path\n"
+        "microphone.Microphone._takes = lambda self, rate: False\n"
+        "with microphone.Microphone() as open_one:\n"
+        "    assert open_one._rate == 44100, open_one._rate\n"
+        f"    list(microphone.record(microphone.Session('yes', Path({str(tmp_path)!r}), 'me', 1), open_one))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+    pcm = np.array(samples(tmp_path / "yes" / "me_nohash_0.wav"))
+    spectrum = np.abs(np.fft.rfft(pcm[4000:12000]))  # 2 Hz a bin
+    assert len(pcm) == 16000
+    assert spectrum.argmax() * 2 == 440
+
+
+def no_microphone() -> bool:
+    cards = Path("/proc/asound/cards")
+    return not cards.exists() or "no soundcards" in cards.read_text()
+
+
+@pytest.mark.skipif(not no_microphone(), reason="this machine has a sound card")
+def test_without_a_microphone_a_line_says_so(
+    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+) -> None:
+    env = heard(HIGH)
+    Path(env["ALSA_CONFIG_PATH"]).write_text("pcm.!default { type asym playback.pcm { type null } }\n")
+    done = kws("record", "yes", tmp_path / "mine", env=env)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("kws: record: no microphone (Error querying device -1); plug one in")
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("absent", "says"),
+    [
+        ("sys.modules['sounddevice'] = None", "needs the library sounddevice; type: pip install 'kws[record]'"),
+        ("import ctypes.util; ctypes.util.find_library = lambda name: None", "needs PortAudio; type: apt-get install"),
+    ],
+)
+def test_without_library_or_portaudio_a_line_says_what_to_install(absent: str, says: str, tmp_path: Path) -> None:
+    if "find_library" in absent:
+        require("microphone", find_spec("sounddevice") is not None, "sounddevice is absent")
+    code = f"import sys; {absent}; from kws import cli; sys.exit(cli.main(['record', 'yes', {str(tmp_path)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"kws: record: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("session", "says"),
+    [
+        (("", "me"), "record: no word; wanted"),
+        (("a/b", "me"), "record: the word 'a/b'; wanted"),
+        (("yes", "a b"), "--speaker 'a b': wanted letters, numbers"),
+        (("yes", "a_nohash_b"), "--speaker 'a_nohash_b': wanted"),
+        (("yes", "../me"), "--speaker '../me': wanted"),
+        (("yes", "me", 0), "--count 0 --seconds 1: wanted 1 take or more"),
+        (("yes", "me", 1, 0.0), "--count 1 --seconds 0: wanted"),
+        (("yes", "me", 1, float("nan")), "--count 1 --seconds nan: wanted"),
+    ],
+)
+def test_what_cannot_be_a_name_or_a_take_is_refused(session: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    word, *rest = session
+    with pytest.raises(UsageError, match=says.replace("(", r"\(")):
+        Session(word, tmp_path, *rest)  # type: ignore[arg-type]
+
+
+def test_levels_are_against_full_scale() -> None:
+    assert microphone.level_db(np.full(800, -32768, np.int16)) == 0.0
+    assert microphone.level_db(np.zeros(800, np.int16)) == -96.0
+    assert microphone.level_db(np.full(800, 3277, np.int16)) == pytest.approx(-20, abs=0.01)
