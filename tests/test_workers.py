@@ -10,8 +10,15 @@ from collections.abc import Iterator
 import pytest
 
 from kws.workers import WorkerLostError, Workers
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.multiproc
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This module, where the workers look for their jobs."""
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def slow_square(number: int) -> int:

@@ -384,7 +384,7 @@ def test_inspect_shows_clips_by_class_beside_the_official_ones(
     assert found["official"] == {"train": 1, "valid": 2, "test": 3}
     assert found["classes"]["unknown"]["test"] + found["classes"]["low"]["test"] == found["clips"]["test"]
     assert cli.main(["inspect", str(noisy.root), "--task", str(path)]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())  # a title breaks where its table is narrow
     assert "clips by task mine" in shown
     assert "not the official corpus (noisy): " in shown
     assert cli.main(["inspect", str(noisy.root), "--task", "words"]) == 0
