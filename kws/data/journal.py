@@ -133,11 +133,11 @@ class Journal:
         self._last = int(self._one("SELECT coalesce(max(seq), -1) FROM recordings") or 0)
 
     def _open(self) -> None:
-        # Neither sqlite's locks nor the memory that processes share through it: network disks may have none.
+        # Without sqlite's own locks, which network disks may not have; so without its write-ahead log.
         address = (self.folder / "journal").absolute().as_uri() + "?nolock=1"
         self._db = sqlite3.connect(address, uri=True, isolation_level=None)
         try:
-            self._db.executescript("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
+            self._db.executescript("PRAGMA journal_mode=TRUNCATE; PRAGMA synchronous=NORMAL;")
             self._db.executescript(_TABLES)
         except sqlite3.Error:
             self._db.close()
