@@ -10,7 +10,7 @@ help:  ## this list
 demo: setup  ## corpus, shards, training on two processes, evaluation, report: under five minutes on two cores
 	@launch/demo.sh
 
-test: setup  ## the tests, about fifteen minutes on two cores
+test: setup  ## the tests, about twelve minutes on two cores
 	$(BIN)/pytest
 
 setup: .venv/.ready  ## .venv with kws and all it needs
