@@ -40,6 +40,13 @@ def test_a_name_that_begins_like_others_is_itself(tmp_path: Path) -> None:
             assert find_clip(corpus, names.name(clip)) == (split.name, clip)
 
 
+def test_a_clip_is_found_by_the_file_it_was_packed_from(tmp_path: Path) -> None:
+    (tmp_path / "wav" / "straße").mkdir(parents=True)
+    (tmp_path / "wav" / "straße" / "b.c_nohash_0.wav").write_bytes(codec.wav_bytes(tone(300)))
+    corpus, _ = pack.pack([tmp_path / "wav"], tmp_path / "shards", percents=(0.0, 0.0))
+    assert find_clip(corpus, "straße/b.c_nohash_0.wav") == find_clip(corpus, "straße/b.c_nohash_0") == ("train", 0)
+
+
 @pytest.mark.parametrize("name", ["nothing_nohash_0", "", ".", "nohash", "train/x", "elsewhere/0"])
 def test_what_is_not_there_is_said(tones: index.Index, name: str) -> None:
     with pytest.raises(UsageError, match=r"no clip is called .*; wanted a name as `tar tf`"):
