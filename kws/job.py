@@ -72,10 +72,10 @@ class Job:
 
     def _check_valid(self) -> None:
         """A corpus whose first evaluation would fail is refused before an epoch is spent."""
-        self.index.split("valid")
         if not sum(self.selection.counts("valid")):
             raise UsageError(
-                f"{self.index.root}: split valid has no clip of the task's words; pack some, to validate on"
+                f"{self.index.root}: split valid has no clip of the task's words, to validate on; pack again with a "
+                "larger --valid, or with lists or a CSV that give it some"
             )
 
 

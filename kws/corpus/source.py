@@ -63,6 +63,14 @@ class Sources:
                 raise UsageError(
                     f"{path}: no such folder or archive; wanted a folder of word folders, a tar of one, or a CSV"
                 )
+            if (path / "index" / "index.json").exists():
+                raise UsageError(
+                    f"{path}: packed already; train on it, or add recordings: kws pack SRC... {path} --append"
+                )
+            if path.is_file() and codec.is_audio(path.name):
+                raise UsageError(
+                    f"{path}: one audio file; give its folder, in which folders, names or label tracks say the words"
+                )
 
     @property
     def total_bytes(self) -> int:
@@ -72,9 +80,11 @@ class Sources:
     def __iter__(self) -> Iterator[Recording]:
         for path in self.paths:
             found = 0
+            self._outside: dict[str, list[str]] = {}
             for recording in self._of(path):
                 found += 1
                 yield recording
+            self.ignored += [_not_words(path, folder, names) for folder, names in self._outside.items()]
             if not found:
                 raise UsageError(self._nothing_in(path))
 
@@ -126,7 +136,7 @@ class Sources:
                 return
             word, speaker = said.word or word, said.speaker or speaker
         if not word or (word.startswith((".", "_")) and word != NOISE_FOLDER):
-            self.ignored.append(f"{path}: {name}: not in a word folder")
+            self._outside.setdefault(str(name.parent), []).append(name.name)
         else:
             yield Recording(f"{word}/{name.name}", path, audio, speaker)
 
@@ -164,6 +174,12 @@ def split_by_hash(key: str, valid_percent: float = 10.0, test_percent: float = 1
     if percent < valid_percent:
         return "valid"
     return "test" if percent < valid_percent + test_percent else "train"
+
+
+def _not_words(path: Path, folder: str, names: Sequence[str]) -> str:
+    """Of a folder that names no word: there may be thousands of files in it."""
+    inside = "" if folder == "." else f"{folder}/"
+    return f"{path}: {inside}{names[0]}: not in a word folder" + (f", and {len(names) - 1:,} more" if names[1:] else "")
 
 
 def _is_table(path: Path) -> bool:

@@ -104,7 +104,7 @@ def resolve(definition: Definition, words: Sequence[str]) -> Task:
     if missing:
         raise UsageError(
             f"data.task={definition.name}: the corpus has no word {', '.join(missing)}, and a task means the same on "
-            "every corpus; write a file of your own, as shards/README.md says, and use --set data.task=FILE.toml"
+            "every corpus; write a task of your own, FILE.toml, as shards/README.md says, and give that"
         )
     labels = {word: label for label, word in enumerate(definition.classes)}
     outside = labels[UNKNOWN] if definition.others == "unknown" else -1
@@ -179,7 +179,7 @@ def _mistakes(tree: Mapping[str, Any]) -> Iterable[str]:
     others = tree.get("others")
     if not _are(classes, str) or len(set(classes)) != len(classes) or len(classes) < 2:
         yield f"classes: wanted two different words or more, found {classes!r}"
-        classes = []
+        classes = classes if _are(classes, str) else (UNKNOWN, SILENCE)  # one mistake is not to be said thrice
     if others not in ("unknown", "drop"):
         yield f'others: wanted "unknown" or "drop", found {others!r}'
     if others == "unknown" and UNKNOWN not in classes:

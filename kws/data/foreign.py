@@ -163,6 +163,8 @@ def _words_beside(base: str) -> tuple[str, ...]:
 def read_words(given: str) -> tuple[str, ...]:
     """A file with a word a line, or the words themselves between commas. Raises UsageError where one is there twice."""
     path = Path(given)
+    if path.suffix == ".txt" and not path.is_file():
+        raise UsageError(f"--words {given}: no such file; wanted one with a word a line, or the words between commas")
     text = path.read_text(encoding="utf-8-sig", errors="replace").split("\n") if path.is_file() else given.split(",")
     words = tuple(line.strip() for line in text if line.strip())
     twice = sorted({word for word in words if words.count(word) > 1})

@@ -129,12 +129,18 @@ def load(root: Path) -> Index:
         return Index(root, tuple(head["words"]), head["content_id"], splits, str(head.get("source", "")))
     except FileNotFoundError as error:
         raise UsageError(
-            f"{root}: no packed corpus there (no {Path(error.filename).name}); make one with kws pack SRC... {root}"
+            f"{root}: no packed corpus there (no {Path(error.filename).name}); make one with kws pack {_how(root)}"
         ) from error
     except (OSError, EOFError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: damaged index ({error}); pack again with kws pack") from error
+
+
+def _how(root: Path) -> str:
+    """What a folder with something in it may be: recordings."""
+    there = root.is_dir() and any(root.iterdir())
+    return f"{root} SHARDS, if these are recordings" if there else f"SRC... {root}"
 
 
 def _load_split(root: Path, name: str, shards: Sequence[Mapping[str, Any]]) -> Split:

@@ -94,20 +94,20 @@ def described(leaks: Leaks, parts: Sequence[Part], name_of: NameOf) -> list[str]
     found = []
     if leaks.speakers:
         some = [f"{speaker}: {' and '.join(splits)}" for speaker, splits in leaks.speaker_examples]
-        found.append(_line(leaks.speakers, "speakers are in more than one split", some))
+        found.append(_line(leaks.speakers, "speaker", "in more than one split", some))
     if leaks.between_splits:
         some = [" = ".join(f"{parts[place[0]].split}: {name_of(place)}" for place in pair)
                 for pair in leaks.split_examples]  # fmt: skip
-        found.append(_line(leaks.between_splits, "recordings are in more than one split", some))
+        found.append(_line(leaks.between_splits, "recording", "in more than one split", some))
     if leaks.between_words:
         some = [" = ".join(map(name_of, pair)) for pair in leaks.word_examples]
-        found.append(_line(leaks.between_words, "recordings are under more than one word", some))
+        found.append(_line(leaks.between_words, "recording", "under more than one word", some))
     return found
 
 
-def _line(count: int, what: str, examples: Sequence[str]) -> str:
+def _line(count: int, what: str, where: str, examples: Sequence[str]) -> str:
     more = ", ..." if count > len(examples) else ""
-    return f"{count:,} {what} ({', '.join(examples)}{more})"
+    return f"{count:,} {what}{'s are' if count > 1 else ' is'} {where} ({', '.join(examples)}{more})"
 
 
 # --- speakers -------------------------------------------------------------------------------------------------

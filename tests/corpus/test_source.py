@@ -13,6 +13,7 @@ import pytest
 
 from kws.corpus import source
 from kws.corpus.source import Recording, Sources
+from kws.data import pack
 from kws.errors import UsageError
 from tests.conftest import REAL, require, write_corpus
 
@@ -203,3 +204,22 @@ def test_the_hash_rule_agrees_with_the_official_lists() -> None:
     assert len(corpus.split_of) >= 250
     wanted = {name: corpus.split_of.get(name, "train") for name in found}
     assert {name: source.split_by_hash(source.speaker_of(name)) for name in found} == wanted
+
+
+def test_many_files_in_a_folder_that_names_no_word_are_one_line(folder: Path) -> None:
+    (folder / ".cache").mkdir()
+    for number in range(2000):
+        (folder / ".cache" / f"{number}.wav").write_bytes(b"")
+    corpus = Sources([folder])
+    list(corpus)
+    assert corpus.ignored == [f"{folder}: .cache/0.wav: not in a word folder, and 1,999 more"]
+
+
+def test_what_is_no_source_is_answered_by_what_to_give(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"one audio file; give its folder"):
+        Sources([next((folder / "yes").iterdir())])
+    packed, _ = pack.pack([folder], tmp_path / "shards")
+    with pytest.raises(
+        UsageError, match=r"packed already; train on it, or add recordings: kws pack SRC\.\.\. .* --append"
+    ):
+        Sources([packed.root])

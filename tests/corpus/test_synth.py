@@ -295,7 +295,7 @@ def test_folders_in_several_languages_are_packed_as_one(tmp_path: Path) -> None:
         (("--noise", "loud"), "--noise loud: wanted LOW:HIGH"),
         (("--noise", "5"), "--noise 5: wanted LOW:HIGH"),
         (("--processes", "0"), "--processes 0: wanted 1 or more"),
-        (("--words", "none.txt"), "the path of a file with a word a line"),
+        (("--words", "none.txt"), "--words none.txt: no such file; wanted one with a word a line"),
         (("--languages", "de,,fr"), "languages: found ''"),
     ],
 )

@@ -94,7 +94,7 @@ def test_words_takes_every_word_in_alphabetical_order() -> None:
 
 
 def test_a_word_that_the_corpus_lacks_is_named() -> None:
-    with pytest.raises(UsageError, match=r"data\.task=v2-12: the corpus has no word no, go, and .* file of your own"):
+    with pytest.raises(UsageError, match=r"data\.task=v2-12: the corpus has no word no, go, and .* task of your own"):
         tasks.resolve(tasks.load("v2-12"), [word for word in TWELVE if word not in ("no", "go")])
 
 

@@ -116,7 +116,7 @@ def test_old_and_new_are_audited_together(corpus: Index, source: Path, tmp_path:
     old = sorted((source / "left").iterdir())[0]
     (tmp_path / "new" / "up").mkdir(parents=True)
     shutil.copy(old, tmp_path / "new" / "up" / "somebody_nohash_0.wav")
-    told = r"1 recordings are under more than one word \(.*shards: (train|valid|test)/\d+ = up/somebody_nohash_0.wav\)"
+    told = r"1 recording is under more than one word \(.*shards: (train|valid|test)/\d+ = up/somebody_nohash_0.wav\)"
     unchanged(corpus, told, tmp_path / "new")
     after, report = append(corpus, tmp_path / "new", allow_leaks=True)
     assert any("under more than one word" in note for note in report.notes)
@@ -128,7 +128,7 @@ def test_a_speaker_whom_the_corpus_has_in_another_split_is_refused(corpus: Index
     (tmp_path / "new" / "up").mkdir(parents=True)
     (tmp_path / "new" / "up" / f"{speaker}_nohash_0.wav").write_bytes(codec.wav_bytes(tone(432, 2000)))
     (tmp_path / "new" / "testing_list.txt").write_text(f"up/{speaker}_nohash_0.wav\n")
-    unchanged(corpus, rf"1 speakers are in more than one split \({speaker}: train and test\)", tmp_path / "new")
+    unchanged(corpus, rf"1 speaker is in more than one split \({speaker}: train and test\)", tmp_path / "new")
 
 
 def test_the_new_shards_may_be_of_another_format(corpus: Index, more: Path) -> None:

@@ -42,9 +42,9 @@ def test_each_kind_is_counted_and_told_by_example() -> None:
     assert found.counts == {"speakers_in_two_splits": 1, "audio_in_two_splits": 1, "audio_under_two_words": 1}
     names = {0: "a", 1: "b", 2: "c"}
     assert leaks.described(found, parts(rows), lambda place: f"{names[place[0]]}{place[1]}") == [
-        "1 speakers are in more than one split (anna: train and test)",
-        "1 recordings are in more than one split (train: a2 = test: c0)",
-        "1 recordings are under more than one word (b0 = b1)",
+        "1 speaker is in more than one split (anna: train and test)",
+        "1 recording is in more than one split (train: a2 = test: c0)",
+        "1 recording is under more than one word (b0 = b1)",
     ]
 
 
@@ -101,15 +101,15 @@ def clip(source: Path, name: str, seed: int) -> str:
 LEAKS = {
     "speaker": (
         [("yes/anna_nohash_0.wav", 0), ("yes/anna_nohash_1.wav", 1)],
-        r"1 speakers are in more than one split \(anna: train and test\)",
+        r"1 speaker is in more than one split \(anna: train and test\)",
     ),
     "splits": (
         [("yes/ben_nohash_0.wav", 0), ("yes/cleo_nohash_1.wav", 0)],
-        r"1 recordings are in more than one split \(train: yes/ben_nohash_0.wav = test: yes/cleo_nohash_1.wav\)",
+        r"1 recording is in more than one split \(train: yes/ben_nohash_0.wav = test: yes/cleo_nohash_1.wav\)",
     ),
     "words": (
         [("no/dora_nohash_0.wav", 0), ("yes/dora_nohash_0.wav", 0)],
-        r"1 recordings are under more than one word \((yes|no)/dora_nohash_0.wav = (yes|no)/dora_nohash_0.wav\)",
+        r"1 recording is under more than one word \((yes|no)/dora_nohash_0.wav = (yes|no)/dora_nohash_0.wav\)",
     ),
 }
 
@@ -141,7 +141,7 @@ def test_a_recipe_may_take_a_corpus_as_it_was_published(
     assert cli.main(command) == cli.USAGE
     assert "--allow-leaks" in capsys.readouterr().err
     assert cli.main([*command, "--recipe", str(recipe)]) == cli.OK
-    assert "note: 1 recordings are under more than one word" in capsys.readouterr().out
+    assert "note: 1 recording is under more than one word" in capsys.readouterr().out
     recipe.write_text('allow_leaks = "yes"\nwords = []\n[clips]\n')
     assert cli.main([*command, "--recipe", str(recipe)]) == cli.USAGE
     assert "allow_leaks = 'yes', wanted true or false" in capsys.readouterr().err
@@ -151,7 +151,7 @@ def test_inspect_and_index_say_what_leaks(source: Path, tmp_path: Path, capsys: 
     for name, seed in LEAKS["words"][0]:
         clip(source, name, seed)
     corpus, _ = pack.pack([source], tmp_path / "out", allow_leaks=True)
-    told = r"1 recordings are under more than one word \((train|valid|test)/\d+ = (train|valid|test)/\d+\)"
+    told = r"1 recording is under more than one word \((train|valid|test)/\d+ = (train|valid|test)/\d+\)"
     assert cli.main(["inspect", str(corpus.root)]) == cli.OK
     inspected = capsys.readouterr().out
     assert [line for line in inspected.splitlines() if "more than one" in line] == leaks.lines(corpus)
@@ -189,5 +189,5 @@ def test_real_clips_do_not_leak_but_copies_of_them_do(real_mini: Index, tmp_path
     for name in tested[:2]:  # as if it were another speaker's, in training; and under another word
         shutil.copy(tmp_path / "mini" / name, tmp_path / "mini" / name.replace("_nohash_", "x_nohash_"))
     shutil.copy(tmp_path / "mini" / tested[2], tmp_path / "mini" / "bed" / "else_nohash_0.wav")
-    with pytest.raises(UsageError, match=r"3 recordings are in more than one split .*1 recordings are under more than"):
+    with pytest.raises(UsageError, match=r"3 recordings are in more than one split .*1 recording is under more than"):
         pack.pack([tmp_path / "mini"], tmp_path / "out")

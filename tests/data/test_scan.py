@@ -216,7 +216,7 @@ def test_an_index_of_another_version_is_refused(corpus: Index) -> None:
 
 
 def test_a_folder_without_an_index_says_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no packed corpus there .*; make one with kws pack SRC... "):
+    with pytest.raises(UsageError, match=r"no packed corpus there .*; make one with kws pack "):
         index.load(tmp_path)
 
 
