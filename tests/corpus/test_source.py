@@ -219,7 +219,5 @@ def test_what_is_no_source_is_answered_by_what_to_give(folder: Path, tmp_path: P
     with pytest.raises(UsageError, match=r"one audio file; give its folder"):
         Sources([next((folder / "yes").iterdir())])
     packed, _ = pack.pack([folder], tmp_path / "shards")
-    with pytest.raises(
-        UsageError, match=r"packed already; train on it, or add recordings: kws pack SRC\.\.\. .* --append"
-    ):
+    with pytest.raises(UsageError, match=r"packed already; train on it, or add .*: kws pack SRC\.\.\. .* --append"):
         Sources([packed.root])
