@@ -6,15 +6,17 @@ import gzip
 import io
 import lzma
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kws.audio import codec
 from kws.corpus import source
 from kws.corpus.source import Recording, Sources
 from kws.errors import UsageError
-from tests.conftest import REAL, require, write_corpus
+from tests.conftest import REAL, require, tone, write_corpus
 
 MINI = REAL / "speech_commands_mini.tar.gz"
 
@@ -203,3 +205,18 @@ def test_the_hash_rule_agrees_with_the_official_lists() -> None:
     assert len(corpus.split_of) >= 250
     wanted = {name: corpus.split_of.get(name, "train") for name in found}
     assert {name: source.split_by_hash(source.speaker_of(name)) for name in found} == wanted
+
+
+def test_a_name_is_the_same_however_its_letters_are_composed(tmp_path: Path) -> None:
+    whole, apart = (unicodedata.normalize(form, "gehört/jörg_nohash_0.wav") for form in ("NFC", "NFD"))
+    root = tmp_path / "wav"
+    for name in (whole, apart.replace("0", "1")):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(codec.wav_bytes(tone(300)))
+    (root / "testing_list.txt").write_text(apart)
+    corpus = Sources([root])
+    assert {(one.word, one.speaker) for one in corpus} == {("gehört", "jörg")}
+    assert corpus.split_of == {whole: "test"}
+    table = tmp_path / "clips.csv"
+    table.write_text(f"path,word,speaker\nwav/{whole},ja,jörg\nwav/{apart.replace('0', '1')},{apart[:7]},")
+    assert [(one.word, one.speaker) for one in Sources([table])] == [("ja", "jörg"), ("gehört", "jörg")]
