@@ -47,7 +47,9 @@ def marked(recordings: Iterable[Recording]) -> Iterator[Marked]:
                 found = recording.audio.stat()
             except OSError as error:
                 raise UsageError(f"{recording.audio}: cannot be read ({error.strerror}); run the same again") from error
-            contents = f"{recording.audio.absolute()} {found.st_size} {found.st_mtime_ns}"
+            # A file moved over another keeps its own mtime and may have the other's; not its inode and its ctime.
+            times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+            contents = f"{recording.audio.absolute()} {found.st_size} {times}"
         what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), contents)
         yield Marked(seq, keyed.digest("recording", *what), recording.size, recording)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import warnings
@@ -384,6 +385,17 @@ def test_a_recording_that_was_changed_meanwhile_is_decoded_again(source: Path, t
     corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
     assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
     assert report.notes[0].startswith("goes on: 15 of 28 ")  # those before: what comes after has another place
+
+
+def test_recordings_that_changed_places_meanwhile_are_decoded_again(source: Path, tmp_path: Path) -> None:
+    for path in source.rglob("*.wav"):
+        os.utime(path, (10**9, 10**9))  # as archives leave them; clips of a second are of one size, too
+    stopped(source, tmp_path / "out")
+    one, other = (sorted((source / word).iterdir())[0] for word in ("yes", "grün"))
+    for path, place in ((one, tmp_path / "aside"), (other, one), (tmp_path / "aside", other)):
+        path.rename(place)
+    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
 
 
 def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path) -> None:
