@@ -8,6 +8,7 @@ An archive on this machine is checked where it lies. DIR/.fetch is there for as 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -82,6 +83,8 @@ def finish(recipe: Recipe, out: Path, keep: bool) -> None:
         if keep and path.suffix not in (".part", ".json"):
             path.replace(out / path.name)
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (out / ".packing").rmdir()  # empty: of a packing that was killed as it removed it
 
 
 def _local(address: str) -> Path | None:

@@ -390,13 +390,15 @@ def test_two_at_once_are_refused(published: Published, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("at", ["packed", "measured"])
+@pytest.mark.parametrize("at", ["cleared", "packed", "measured"])
 def test_killed_after_packing_it_still_finishes(published: Published, tmp_path: Path, at: str) -> None:
     out = tmp_path / "out"
     assert cli.main(["fetch", str(published.recipe), str(out), "--keep"]) == cli.OK
     (out / ".fetch").mkdir()
     (out / NAME).rename(out / ".fetch" / NAME)
-    if at == "packed":
+    if at == "cleared":  # all but the scratch folder itself
+        (out / ".packing").mkdir()
+    if at != "measured":
         (out / "index" / "features.json").unlink()
     assert cli.main(["fetch", str(published.recipe), str(out)]) == cli.OK
     assert (out / "index" / "features.json").is_file()
