@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -98,4 +99,9 @@ def _row(one: Marked, file: str, start: int, samples: codec.Pcm | None, fault: s
 
 def key_of(name: str) -> str:
     """WORD/FILE.wav as a key of WebDataset, without dots."""
-    return re.sub(r"[^\w-]+", "_", name.rpartition(".")[0].strip("_"))
+    return re.sub(r"[^\w-]+", _only_marks, name.rpartition(".")[0].strip("_"))
+
+
+def _only_marks(found: re.Match[str]) -> str:
+    """What is no letter as one _, but for vowel signs and accents: in some scripts words differ by them alone."""
+    return re.sub("_+", "_", "".join(c if unicodedata.category(c).startswith("M") else "_" for c in found[0]))

@@ -284,11 +284,15 @@ class _Packing:
 
     def _note_alike(self, words: Sequence[str]) -> None:
         """Two spellings of one word are two classes, which nobody may want."""
-        alike = itertools.groupby(sorted(words, key=lambda word: (word.casefold(), word)), str.casefold)
+
+        def plain(word: str) -> str:
+            return word.casefold().strip()
+
+        alike = itertools.groupby(sorted(words, key=lambda word: (plain(word), word)), plain)
         for group in (list(same) for _, same in alike):
             if len(group) > 1:
                 self._report.notes.append(
-                    f"{' and '.join(group)} are {len(group)} words; rename one if they are the same"
+                    f"{' and '.join(map(repr, group))} are {len(group)} words; rename one if they are the same"
                 )
 
     # --- the audit --------------------------------------------------------------------------------------------

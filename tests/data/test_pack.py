@@ -178,7 +178,7 @@ def test_words_that_differ_in_case_alone_and_an_empty_split_are_said(tmp_path: P
     source = write_corpus(tmp_path / "wav", {"Go": 3, "go": 3, "stop": 2}, samples=2000)
     corpus, report = pack.pack([source], tmp_path / "out", percents=(0.0, 0.0))
     assert corpus.words == ("Go", "go", "stop")
-    assert "Go and go are 2 words; rename one if they are the same" in report.notes
+    assert "'Go' and 'go' are 2 words; rename one if they are the same" in report.notes
     assert [note.partition(":")[0] for note in report.notes if "no clip" in note] == [
         "no clip fell to the valid split", "no clip fell to the test split",
     ]  # fmt: skip
