@@ -21,6 +21,7 @@ from kws import metrics
 from kws.audio import codec
 from kws.audio.recordings import Heard, Skipped, decoded, printable
 from kws.corpus import tasks
+from kws.corpus.recording import composed
 from kws.errors import UsageError
 from kws.results import grid
 from kws.trained import Trained
@@ -116,7 +117,7 @@ class Recognizer:
         return list(shown[:, 0].cpu().numpy())
 
     def _truth_of(self, folder: Path) -> str | None:
-        name = folder.resolve().name
+        name = composed(folder.resolve().name)
         if name in self.classes:
             return name
         return tasks.UNKNOWN if name in self._trained.unknown else None

@@ -16,6 +16,7 @@ from typing import Any
 from kws import config as settings_file
 from kws.config import Config
 from kws.corpus import tasks
+from kws.corpus.tasks import Definition
 from kws.errors import UsageError
 
 
@@ -84,14 +85,28 @@ def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
     """What must not change beside the settings: corpus, task, and the threads, on which the last bits hang."""
     if not path.exists():
         return []
-    try:
-        old = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: damaged ({error}); put it back, or --run ANOTHER_FOLDER for a new run") from error
+    old = _facts(path)
     mend = {"corpus_id": "", "threads": f" (--set train.threads={old.get('threads')})"}
     return [
         f"{key}: {old.get(key)} there, {facts[key]} now{how}" for key, how in mend.items() if old.get(key) != facts[key]
     ] + tasks.differences(old.get("task"), facts["task"])
+
+
+def kept_task(run: Path, task: str) -> Definition | None:
+    """The task that a run with checkpoints keeps, where it had it from the file `task`, which is gone; else None."""
+    file, path = Path(task), run / "run.json"
+    if file.suffix != ".toml" or file.exists() or not path.exists() or not any((run / "checkpoints").glob("step-*")):
+        return None
+    kept = _facts(path).get("task")
+    return tasks.parse(kept, str(path)) if isinstance(kept, dict) and kept.get("name") == file.stem else None
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """run.json."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: damaged ({error}); put it back, or --run ANOTHER_FOLDER for a new run") from error
 
 
 def begin_attempt(run: Path, step: int) -> int:

@@ -45,7 +45,7 @@ class Trainer:
         self.config, self.folder, self.runtime = config, folder, here
         slots_of(here.rank, here.world_size, config.train.slots)  # refuses a world size that does not fit
         curves.require_wandb(config.train.wandb)
-        self.job = Job(config)
+        self.job = Job(config, runfolder.kept_task(folder, config.data.task))
         self._use_normal(None)  # until it is known: a checkpoint may have it
         shape, classes = self.features.shape(self.job.samples), len(self.job.task.classes)
         self.network = network.build(config, classes, shape, here)

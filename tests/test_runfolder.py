@@ -210,6 +210,15 @@ def test_a_tasks_file_may_move(tmp_path: Path) -> None:
     claimed(tmp_path, Config(data=DataConfig(task="there/mine.toml")))
 
 
+def test_a_tasks_file_may_go(tmp_path: Path) -> None:
+    begun(tmp_path)
+    assert runfolder.kept_task(tmp_path, str(tmp_path / "v2-12.toml")) == tasks.load("v2-12")
+    for other in ("v2-12", str(tmp_path / "another.toml")):
+        assert runfolder.kept_task(tmp_path, other) is None
+    (tmp_path / "v2-12.toml").touch()
+    assert runfolder.kept_task(tmp_path, str(tmp_path / "v2-12.toml")) is None
+
+
 def test_a_run_that_kept_no_task_is_refused_without_a_traceback(tmp_path: Path) -> None:
     begun(tmp_path, task=None)
     assert "task's name: None there, v2-12 now" in refusal(tmp_path)

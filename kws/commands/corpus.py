@@ -60,7 +60,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     address = arguments.url or wanted.url
     if not address or len(wanted.sha256) > 1:
         raise UsageError(f"{wanted.path}: not one archive with a url; give --url, or kws pack its archives")
-    report, half_done = pack.Report(), (out / ".packing").exists()
+    report, half_done = pack.Report(), (out / ".packing" / "journal").exists()
     if (out / "index" / "index.json").exists() and not half_done:
         corpus = index.load(out)
         if differs := recipe.differences(wanted, corpus.words, _counts(corpus)):

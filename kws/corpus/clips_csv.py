@@ -11,13 +11,14 @@ import collections
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from kws.audio import codec
 from kws.corpus.label_track import seconds_of
-from kws.corpus.recording import NOISE_FOLDER, Span, bytes_of, cut_name, word_of
+from kws.corpus.recording import NOISE_FOLDER, Span, bytes_of, composed, cut_name, word_of
 from kws.errors import UsageError, all_mistakes
 
 ENDINGS = frozenset({".csv", ".tsv"})
@@ -44,9 +45,14 @@ class Row(NamedTuple):
     span: Span | None
 
     @property
+    def file(self) -> str:
+        """Its name without its folders."""
+        return composed(self.path.name)
+
+    @property
     def file_name(self) -> str:
         """The file's, with the span where there is one."""
-        return cut_name(self.path.name, self.span) if self.span else self.path.name
+        return cut_name(self.file, self.span) if self.span else self.file
 
 
 def read(path: Path) -> list[Row]:
@@ -71,7 +77,9 @@ def names(rows: Sequence[Row]) -> list[str]:
     shared = {name for name, count in collections.Counter(short).items() if count > 1}
     root = os.path.commonpath([row.path.parent for row in rows]) if rows else ""
     return [
-        f"{row.word}/{row.path.relative_to(root).with_name(row.file_name).as_posix()}" if name in shared else name
+        composed(str(PurePosixPath(row.word, row.path.parent.relative_to(root), row.file_name)))
+        if name in shared
+        else name
         for row, name in zip(rows, short, strict=True)
     ]
 
@@ -99,7 +107,7 @@ def _lines(path: Path, text: str, separator: str) -> Iterator[tuple[int, Sequenc
 
 def _header(path: Path, text: str) -> tuple[list[str], str]:
     """The columns' names, and what separates them."""
-    first = text.split("\n", 1)[0].rstrip("\r")
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0][: csv.field_size_limit()]
     for separator in ",;\t":
         columns = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=separator), [])]
         if {"path", "word"} <= set(columns):
@@ -122,13 +130,13 @@ def _row(folder: Path, line: int, values: Mapping[str, str]) -> Row:
     if not given:
         raise ValueError("no path; wanted the audio file, seen from the table's folder")
     path = Path(os.path.normpath((folder / given).absolute()))  # not resolved: a link's name may say who speaks
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         raise ValueError(f"{given}: no such file; wanted a path seen from {folder}")
     if not codec.is_audio(path.name):
         raise ValueError(f"{given}: not a format that is read; convert it to wav or flac")
     if split and split.lower() not in SPLITS:
         raise ValueError(f"the split {split!r}; wanted train, valid or test")
-    return Row(line, path, word_of(word), speaker, SPLITS.get(split.lower(), ""), _span(start, end))
+    return Row(line, path, word_of(word), composed(speaker), SPLITS.get(split.lower(), ""), _span(start, end))
 
 
 def _span(start: str, end: str) -> Span | None:

@@ -8,6 +8,7 @@ An archive on this machine is checked where it lies. DIR/.fetch is there for as 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -46,7 +47,10 @@ def archive(
     than the recipe's, an address where nothing is, no room. What has come of a download then stays for the next call.
     """
     local, place = _local(address), out / SCRATCH / recipe.archive(address)
-    out.joinpath(SCRATCH).mkdir(parents=True, exist_ok=True)
+    try:
+        out.joinpath(SCRATCH).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
     if local is not None:
         say(f"{recipe.name}: from {local}, which stays where it is; {_room(recipe, out, 0)}")
         recipe.check_archive(local, progress)
@@ -79,16 +83,25 @@ def finish(recipe: Recipe, out: Path, keep: bool) -> None:
         if keep and path.suffix not in (".part", ".json"):
             path.replace(out / path.name)
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (out / ".packing").rmdir()  # empty: of a packing that was killed as it removed it
 
 
 def _local(address: str) -> Path | None:
-    """The file that an address means; None for http(s)."""
+    """The file that an address means; None for http(s). Raises UsageError for what is neither."""
     scheme, _, rest = address.partition("://")
+    try:
+        parts = urlsplit(address)
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # of brackets, or a port that is none
+        raise UsageError(f"--url {address}: {error}; wanted an address such as https://host/archive.tar.gz") from error
     if scheme in ("http", "https"):
+        if not is_whole:
+            raise UsageError(f"--url {address}: no host in it; wanted an address such as https://host/archive.tar.gz")
         return None
     if rest and scheme != "file":
         raise UsageError(f"--url {address}: wanted http://, https://, file:// or the path of an archive")
-    path = Path(unquote(urlsplit(address).path)) if rest else Path(address)
+    path = Path(unquote(parts.path)) if rest else Path(address)
     if not path.is_file():
         raise UsageError(f"--url {address}: no such file; wanted the archive, or its address with http(s)://")
     return path

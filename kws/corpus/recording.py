@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -53,6 +54,11 @@ class Recording:
             cannot_read(error)
 
 
+def composed(text: str) -> str:
+    """The one spelling of a text: macOS writes the ö of a file's name as two characters, others as one."""
+    return unicodedata.normalize("NFC", text)
+
+
 def cut_name(file_name: str, span: Span) -> str:
     """What a part of a recording is called: day1.flac from 12.5 to 13.5 s -> day1-0012500-0013500.flac."""
     path = PurePosixPath(file_name)
@@ -73,7 +79,7 @@ def speaker_of_long(name: str) -> str:
 
 def word_of(label: str) -> str:
     """A label as a person writes it -> the word it stands for. Raises ValueError with what is wrong of it."""
-    word = label.strip()
+    word = composed(label.strip())
     if word in (NOISE_FOLDER, "noise"):
         return NOISE_FOLDER
     if not word:

@@ -28,6 +28,7 @@ from kws.corpus.recording import (
     Recording,
     bytes_of,
     cannot_read,
+    composed,
     cut_name,
     speaker_of,
     speaker_of_long,
@@ -57,7 +58,7 @@ class Sources:
     """Audio that belongs to no word, with the reason."""
 
     def __post_init__(self) -> None:
-        self._pattern = NamePattern(self.names) if self.names else None
+        self._pattern = NamePattern(composed(self.names)) if self.names else None
         for path in self.paths:
             if not path.exists():
                 raise UsageError(
@@ -103,7 +104,8 @@ class Sources:
         if _is_table(path):
             yield from self._of_table(path)
             return
-        for name, content in _folder_files(path) if path.is_dir() else _archive_files(path):
+        for spelt, content in _folder_files(path) if path.is_dir() else _archive_files(path):
+            name = composed(spelt)
             base = PurePosixPath(name).name
             track = label_track.beside(content) if isinstance(content, Path) and codec.is_audio(base) else None
             if content is None:
@@ -122,7 +124,7 @@ class Sources:
     def _of_table(self, path: Path) -> Iterator[Recording]:
         rows = clips_csv.read(path)
         for row, name in zip(rows, clips_csv.names(rows), strict=True):
-            speaker = row.speaker or (speaker_of_long if row.span else speaker_of)(row.path.name)
+            speaker = row.speaker or (speaker_of_long if row.span else speaker_of)(row.file)
             if row.split:
                 self.split_of[name] = row.split
             yield Recording(name, path, row.path, speaker, row.span)
@@ -159,7 +161,7 @@ class Sources:
     def _read_list(self, base: str, data: bytes) -> None:
         for line in data.decode("utf-8", errors="replace").split("\n"):
             if line.strip():
-                self.split_of[line.strip()] = LISTS[base]
+                self.split_of[composed(line.strip())] = LISTS[base]
 
 
 def split_key(name: str, speaker: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from kws.corpus import shipped
+from kws.corpus.recording import composed
 from kws.errors import UsageError
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
@@ -154,7 +155,7 @@ def parse(tree: Mapping[str, Any], where: str) -> Definition:
     silence = tree.get("silence")
     return Definition(
         name=tree.get("name", ""),
-        classes=tuple(tree["classes"]),
+        classes=tuple(map(composed, tree["classes"])),
         others=tree["others"],
         unknown_share=tree["unknown"]["share"] if "unknown" in tree else None,
         silence=Silence(**{**silence, "splits": tuple(silence.get("splits", SPLITS))}) if silence else None,

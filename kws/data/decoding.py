@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -47,7 +48,9 @@ def marked(recordings: Iterable[Recording]) -> Iterator[Marked]:
                 found = recording.audio.stat()
             except OSError as error:
                 raise UsageError(f"{recording.audio}: cannot be read ({error.strerror}); run the same again") from error
-            contents = f"{recording.audio.absolute()} {found.st_size} {found.st_mtime_ns}"
+            # A file moved over another keeps its own mtime and may have the other's; not its inode and its ctime.
+            times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+            contents = f"{recording.audio.absolute()} {found.st_size} {times}"
         what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), contents)
         yield Marked(seq, keyed.digest("recording", *what), recording.size, recording)
 
@@ -96,4 +99,9 @@ def _row(one: Marked, file: str, start: int, samples: codec.Pcm | None, fault: s
 
 def key_of(name: str) -> str:
     """WORD/FILE.wav as a key of WebDataset, without dots."""
-    return re.sub(r"[^\w-]+", "_", name.rpartition(".")[0].strip("_"))
+    return re.sub(r"[^\w-]+", _only_marks, name.rpartition(".")[0].strip("_"))
+
+
+def _only_marks(found: re.Match[str]) -> str:
+    """What is no letter as one _, but for vowel signs and accents: in some scripts words differ by them alone."""
+    return re.sub("_+", "_", "".join(c if unicodedata.category(c).startswith("M") else "_" for c in found[0]))

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from braceexpand import braceexpand
 
+from kws.corpus.recording import composed
 from kws.corpus.source import NOISE_FOLDER, split_by_hash
 from kws.data import index as index_file
 from kws.data import scan
@@ -166,7 +167,7 @@ def read_words(given: str) -> tuple[str, ...]:
     if path.suffix == ".txt" and not path.is_file():
         raise UsageError(f"--words {given}: no such file; wanted one with a word a line, or the words between commas")
     text = path.read_text(encoding="utf-8-sig", errors="replace").split("\n") if path.is_file() else given.split(",")
-    words = tuple(line.strip() for line in text if line.strip())
+    words = tuple(composed(line.strip()) for line in text if line.strip())
     twice = sorted({word for word in words if words.count(word) > 1})
     if twice or not words:
         raise UsageError(

@@ -171,9 +171,11 @@ class Journal:
         self._lock.close()
 
     def remove(self) -> None:
-        """With the whole scratch folder; itself last, as it knows what the folder is."""
+        """With the whole scratch folder; itself last, as it knows what the folder is; where it is gone, all is done."""
         self._clear()
         self._db.close()
+        for name in ("lock", "journal-journal", "journal"):
+            (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kws.corpus.source import speaker_of
+from kws.corpus.recording import composed, speaker_of
 
 WORD_KEYS = ("word", "keyword", "command", "label", "class", "class_name", "category", "text", "transcript")
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id")
@@ -27,7 +27,7 @@ def word_and_speaker(key: str, members: Members, words: Sequence[str] = ()) -> t
     wanted, where there is no word.
     """
     facts = _facts(members)
-    return _word(key, facts, members, words), _speaker(key, facts)
+    return composed(_word(key, facts, members, words)), composed(_speaker(key, facts))
 
 
 def listed(suffixes: Iterable[str]) -> str:

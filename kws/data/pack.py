@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -180,6 +181,7 @@ class _Packing:
             return self._base, self._report
         numbering = Numbering(self._book.words(), self._book.speakers(), self._base)
         self._audit(numbering)
+        self._note_alike(numbering.words)
         self._write(numbering)
         self._say_what_was_there(kept, total)
         return publish.publish(self._out, self._book, self._base, numbering), self._report
@@ -234,7 +236,8 @@ class _Packing:
             report.notes.append(f"{origin}: {name}: same as in {first}, taken once")
         if not book.words():
             paths = ", ".join(map(str, self._corpus.paths))
-            raise UsageError(f"{paths}: no readable clip ({book.count_faults()} damaged)")
+            some = next((f", such as {name}: {why}" for _, name, why in book.faults()), "")
+            raise UsageError(f"{paths}: no readable clip ({book.count_faults()} damaged{some})")
         if self._base:
             self._leave_out_known(self._base)
         self._note_splits()
@@ -268,16 +271,30 @@ class _Packing:
         notes, listed = self._report.notes, self._corpus.split_of
         absent = sum(self._in_part(name) and not self._book.has_name(name) for name in listed)
         if absent:
-            notes.append(f"the official lists name {absent} clips that are not in the sources")
+            notes.append(f"splits are given for {absent} clips that are not in the sources")
         valid, test = self._options.percents
         if not listed:
             notes.append(
-                f"no official lists: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %"
+                f"no splits are given: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %"
             )
         elif self._options.percents != OFFICIAL:
-            notes.append("the official lists decide the splits, not --valid and --test")
-        if not (self._book.count("test") or (self._base and len(self._base.splits.get("test", ())))):
-            notes.append("no clip fell to the test split: evaluate with --split valid, or pack more speakers")
+            notes.append("the splits that are given decide, not --valid and --test")
+        for split, then in (("valid", "training needs one; give splits"), ("test", "evaluate with --split valid")):
+            if not (self._book.count(split) or (self._base and len(self._base.splits.get(split, ())))):
+                notes.append(f"no clip fell to the {split} split: {then}, or pack more speakers")
+
+    def _note_alike(self, words: Sequence[str]) -> None:
+        """Two spellings of one word are two classes, which nobody may want."""
+
+        def plain(word: str) -> str:
+            return word.casefold().strip()
+
+        alike = itertools.groupby(sorted(words, key=lambda word: (plain(word), word)), plain)
+        for group in (list(same) for _, same in alike):
+            if len(group) > 1:
+                self._report.notes.append(
+                    f"{' and '.join(map(repr, group))} are {len(group)} words; rename one if they are the same"
+                )
 
     # --- the audit --------------------------------------------------------------------------------------------
 

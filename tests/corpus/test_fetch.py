@@ -270,6 +270,10 @@ def test_other_words_or_counts_than_the_recipe_has_are_a_failure(
         (["speech_commands_24", "OUT"], "not one archive with a url"),
         (["speech_commands_v0.01", "OUT", "--url", "s3://bucket/a.tar.gz"], "wanted http://, https://, file://"),
         (["speech_commands_v0.01", "OUT", "--url", "OUT/none.tar.gz"], "no such file"),
+        (["speech_commands_v0.01", "OUT", "--url", "http://"], "no host in it; wanted an address"),
+        (["speech_commands_v0.01", "OUT", "--url", "http://[::1/a.tar.gz"], "Invalid IPv6 URL; wanted an address"),
+        (["speech_commands_v0.01", "OUT", "--url", "http://host:99999/a.tar.gz"], "Port out of range"),
+        (["speech_commands_v0.01", "huge.toml/OUT"], "huge.toml/OUT: cannot be written .Not a directory"),
         (["speech_commands_v0.01", "served", "--url", "served/spoken.tar.gz"], "not empty"),
         (["huge.toml", "OUT"], "1.0 EB are to come, .* are free; make room"),
     ],
@@ -386,13 +390,15 @@ def test_two_at_once_are_refused(published: Published, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("at", ["packed", "measured"])
+@pytest.mark.parametrize("at", ["cleared", "packed", "measured"])
 def test_killed_after_packing_it_still_finishes(published: Published, tmp_path: Path, at: str) -> None:
     out = tmp_path / "out"
     assert cli.main(["fetch", str(published.recipe), str(out), "--keep"]) == cli.OK
     (out / ".fetch").mkdir()
     (out / NAME).rename(out / ".fetch" / NAME)
-    if at == "packed":
+    if at == "cleared":  # all but the scratch folder itself
+        (out / ".packing").mkdir()
+    if at != "measured":
         (out / "index" / "features.json").unlink()
     assert cli.main(["fetch", str(published.recipe), str(out)]) == cli.OK
     assert (out / "index" / "features.json").is_file()

@@ -6,16 +6,18 @@ import gzip
 import io
 import lzma
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kws.audio import codec
 from kws.corpus import source
 from kws.corpus.source import Recording, Sources
 from kws.data import pack
 from kws.errors import UsageError
-from tests.conftest import REAL, require, write_corpus
+from tests.conftest import REAL, require, tone, write_corpus
 
 MINI = REAL / "speech_commands_mini.tar.gz"
 
@@ -221,3 +223,18 @@ def test_what_is_no_source_is_answered_by_what_to_give(folder: Path, tmp_path: P
     packed, _ = pack.pack([folder], tmp_path / "shards")
     with pytest.raises(UsageError, match=r"packed already; train on it, or add .*: kws pack SRC\.\.\. .* --append"):
         Sources([packed.root])
+
+
+def test_a_name_is_the_same_however_its_letters_are_composed(tmp_path: Path) -> None:
+    whole, apart = (unicodedata.normalize(form, "gehört/jörg_nohash_0.wav") for form in ("NFC", "NFD"))
+    root = tmp_path / "wav"
+    for name in (whole, apart.replace("0", "1")):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(codec.wav_bytes(tone(300)))
+    (root / "testing_list.txt").write_text(apart)
+    corpus = Sources([root])
+    assert {(one.word, one.speaker) for one in corpus} == {("gehört", "jörg")}
+    assert corpus.split_of == {whole: "test"}
+    table = tmp_path / "clips.csv"
+    table.write_text(f"path,word,speaker\nwav/{whole},ja,jörg\nwav/{apart.replace('0', '1')},{apart[:7]},")
+    assert [(one.word, one.speaker) for one in Sources([table])] == [("ja", "jörg"), ("gehört", "jörg")]

@@ -58,6 +58,16 @@ def labels(corpus: Index, split: str, rows: slice = slice(None)) -> list[tuple[o
     return list(zip(*columns.values(), strict=True))
 
 
+def test_words_that_differ_in_a_vowel_sign_alone_can_be_added(tmp_path: Path) -> None:
+    corpus, _ = pack.pack([clips(tmp_path / "old", {"का": 4, "की": 4})], tmp_path / "shards")
+    new = clips(tmp_path / "new", {"none": 0, "neither": 0, "के": 4})  # of another sound than the old ones
+    for take in range(4):
+        (new / "के" / f"new{take}_nohash_2.wav").rename(new / "के" / f"new{take}_nohash_0.wav")
+    after, _ = append(corpus, new)
+    assert after.words == ("का", "की", "के")
+    assert sum(map(len, after.splits.values())) == 12
+
+
 def test_the_old_shards_and_rows_stay_and_the_new_come_after(corpus: Index, more: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus.root, tmp_path / "before")
     before = index.load(tmp_path / "before")

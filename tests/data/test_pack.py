@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import warnings
@@ -88,7 +89,7 @@ def test_a_note_on_the_lists_is_on_the_clips_of_the_part(source: Path, tmp_path:
     names = sorted(path.relative_to(source).as_posix() for path in source.glob("yes/*"))
     (source / "testing_list.txt").write_text("\n".join([*names[:3], "yes/nobody.wav"]))
     notes = [pack.pack([source], tmp_path / str(number), part=(number, 3))[1].notes for number in (1, 2, 3)]
-    assert sum("name 1 clips that are not in the sources" in line for part in notes for line in part) == 1
+    assert sum("given for 1 clips that are not in the sources" in line for part in notes for line in part) == 1
 
 
 def test_other_clips_give_another_content_id(source: Path, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_lists_decide_the_splits_where_there_are_any(source: Path, tmp_path: Pat
     assert [sources_in(corpus, split) for split in ("valid", "test", "train")] == [
         set(clips[:3]), set(clips[3:5]), set(clips[5:]),
     ]  # fmt: skip
-    assert "the official lists name 1 clips that are not in the sources" in report.notes
+    assert "splits are given for 1 clips that are not in the sources" in report.notes
 
 
 def test_without_lists_the_speakers_hash_decides(source: Path, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_percentages_move_speakers_to_valid_and_test(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"yes": 200}, speakers=200, samples=400, noise_seconds=0)
     corpus, report = pack.pack([source], tmp_path / "out", percents=(25.0, 0.0))
     assert shares(corpus) == [pytest.approx(25, abs=8), 0]
-    assert "no official lists: split by the hash of the speaker, 75/25/0 %" in report.notes
+    assert "no splits are given: split by the hash of the speaker, 75/25/0 %" in report.notes
     wider, _ = pack.pack([source], tmp_path / "wider", percents=(25.0, 37.5))
     assert shares(wider)[1] == pytest.approx(37.5, abs=8)
     assert sources_in(wider, "valid") == sources_in(corpus, "valid")
@@ -170,7 +171,17 @@ def test_where_no_speaker_is_known_the_files_name_decides(tmp_path: Path) -> Non
 def test_percentages_beside_lists_are_said_to_be_idle(source: Path, tmp_path: Path) -> None:
     (source / "testing_list.txt").write_text("yes/nobody.wav\n")
     _, report = pack.pack([source], tmp_path / "out", percents=(20.0, 10.0))
-    assert "the official lists decide the splits, not --valid and --test" in report.notes
+    assert "the splits that are given decide, not --valid and --test" in report.notes
+
+
+def test_words_that_differ_in_case_alone_and_an_empty_split_are_said(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "wav", {"Go": 3, "go": 3, "stop": 2}, samples=2000)
+    corpus, report = pack.pack([source], tmp_path / "out", percents=(0.0, 0.0))
+    assert corpus.words == ("Go", "go", "stop")
+    assert "'Go' and 'go' are 2 words; rename one if they are the same" in report.notes
+    assert [note.partition(":")[0] for note in report.notes if "no clip" in note] == [
+        "no clip fell to the valid split", "no clip fell to the test split",
+    ]  # fmt: skip
 
 
 def test_noise_is_a_split_of_its_own_and_no_word(source: Path, tmp_path: Path) -> None:
@@ -319,7 +330,7 @@ def test_only_damaged_or_only_noise_is_refused(source: Path, tmp_path: Path) -> 
     refused(r"no readable clip \(0 damaged\)", [source], tmp_path / "out")
     (source / "yes").mkdir()
     (source / "yes" / "x.wav").write_bytes(b"")
-    refused(r"no readable clip \(1 damaged\)", [source], tmp_path / "out")
+    refused(r"no readable clip \(1 damaged, such as .*/.*: ", [source], tmp_path / "out")
 
 
 def test_a_packed_corpus_is_not_packed_over(source: Path, tmp_path: Path) -> None:
@@ -384,6 +395,17 @@ def test_a_recording_that_was_changed_meanwhile_is_decoded_again(source: Path, t
     corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
     assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
     assert report.notes[0].startswith("goes on: 15 of 28 ")  # those before: what comes after has another place
+
+
+def test_recordings_that_changed_places_meanwhile_are_decoded_again(source: Path, tmp_path: Path) -> None:
+    for path in source.rglob("*.wav"):
+        os.utime(path, (10**9, 10**9))  # as archives leave them; clips of a second are of one size, too
+    stopped(source, tmp_path / "out")
+    one, other = (sorted((source / word).iterdir())[0] for word in ("yes", "grün"))
+    for path, place in ((one, tmp_path / "aside"), (other, one), (tmp_path / "aside", other)):
+        path.rename(place)
+    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
 
 
 def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_folder_of_a_word_outside_the_classes_is_unknown_in_truth(
     assert {Path(row["path"]).parent.name: row["truth"] for row in rows} == names
 
 
-def test_a_changed_task_file_is_refused_with_the_difference(
+def test_a_task_file_may_go_and_a_changed_one_is_refused_with_the_difference(
     trained: tuple[Path, str], tmp_path: Path, kws: Command
 ) -> None:
     folder, _ = trained
@@ -99,6 +99,8 @@ def test_a_changed_task_file_is_refused_with_the_difference(
     moved = tmp_path / "own.toml"
     moved.write_text(OWN)
     again = ("train", folder / "tiny.toml", "--run", tmp_path / "run", "--set", f"data.task={moved}")
+    assert "finished already" in kws(*again).stdout
+    moved.unlink()
     assert "finished already" in kws(*again).stdout
     moved.write_text(OWN.replace("share = 0.5", "share = 0.75"))
     refused = kws(*again)

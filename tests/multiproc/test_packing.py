@@ -101,6 +101,7 @@ def test_killed_at_any_operation_it_leaves_no_corpus_and_goes_on_to_the_same_byt
         if (out / "index" / "index.json").exists():
             assert scan.verify(index.load(out)) == (29, []), "in place, but for the scratch folder"
             if not (out / ".packing" / "journal").exists():
+                assert not any((out / ".packing").glob("*")), "what is removed last"
                 continue  # nobody can tell it from one that was not killed
         corpus, _ = pack.pack([source], out, shard_bytes=30_000)
         assert files(corpus.root) == files(clean.root), f"killed in front of operation {number}"
