@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kws.arguments import parser
 from kws.commands import corpus, runs
-from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE
-from kws.errors import PeerError, RankError, UsageError, mendable
+from kws.commands.shown import FAILED, INTERRUPTED, OK, STOPPED, USAGE
+from kws.errors import PeerError, RankError, StoppedError, UsageError, mendable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if str(error):
             print(f"kws: {error}; see what it said, then run the same again", file=sys.stderr)
         return FAILED
+    except StoppedError as error:
+        print(f"kws: {error}", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

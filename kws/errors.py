@@ -24,6 +24,10 @@ class PeerError(RuntimeError):
     """Another process of the run is gone, hangs or failed. Empty where another rank says so."""
 
 
+class StoppedError(Exception):
+    """Ended by a signal, with all kept that was done: `kws` prints the message and exits with code 75."""
+
+
 def all_mistakes(lines: Sequence[str], most: int = 10) -> UsageError:
     """The mistakes of a file as one error, a line each; those beyond `most` are counted."""
     more = [f"and {len(lines) - most} more mistakes"] if len(lines) > most else []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress
+from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress, stoppable
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     else:
         if not half_done:
             pack.check_free(out)
-        with progress("fetching", in_bytes=True) as show:
+        with stoppable(out), progress("fetching", in_bytes=True) as show:
             archive = fetch.archive(wanted, address, out, _say, show)
         corpus, report = _pack([archive], out, allow_leaks=wanted.allow_leaks, processes=_processes(None))
     if fetch.is_unfinished(out):
@@ -139,7 +139,7 @@ def pack(arguments: argparse.Namespace) -> int:
 def _pack(sources: Sequence[Path], out: Path, **options: Any) -> tuple[Index, Report]:
     from kws.data import pack
 
-    with progress("packing") as show:
+    with stoppable(out), progress("packing") as show:
         return pack.pack(sources, out, progress=lambda what, done, total: show(done, total, what), **options)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from kws.errors import StoppedError
+
+OK, FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def console() -> Any:
@@ -32,6 +36,22 @@ def progress(what: str, hidden: bool = False, in_bytes: bool = False) -> Iterato
     with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)
+
+
+@contextmanager
+def stoppable(place: Path) -> Iterator[None]:
+    """Around what keeps, in `place`, all that it has done: Ctrl-C and SIGTERM become a StoppedError that says so."""
+
+    def leave(number: int, _: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        raise StoppedError(f"{place}: stopped; the same again goes on from what is done") from stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

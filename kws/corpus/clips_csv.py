@@ -130,7 +130,7 @@ def _row(folder: Path, line: int, values: Mapping[str, str]) -> Row:
     if not given:
         raise ValueError("no path; wanted the audio file, seen from the table's folder")
     path = Path(os.path.normpath((folder / given).absolute()))  # not resolved: a link's name may say who speaks
-    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
+    if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises where the name is too long
         raise ValueError(f"{given}: no such file; wanted a path seen from {folder}")
     if not codec.is_audio(path.name):
         raise ValueError(f"{given}: not a format that is read; convert it to wav or flac")
