@@ -11,6 +11,7 @@ import collections
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -106,7 +107,7 @@ def _lines(path: Path, text: str, separator: str) -> Iterator[tuple[int, Sequenc
 
 def _header(path: Path, text: str) -> tuple[list[str], str]:
     """The columns' names, and what separates them."""
-    first = text.split("\n", 1)[0].rstrip("\r")
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0][: csv.field_size_limit()]
     for separator in ",;\t":
         columns = [cell.strip().lower() for cell in next(csv.reader([first], delimiter=separator), [])]
         if {"path", "word"} <= set(columns):
@@ -129,7 +130,7 @@ def _row(folder: Path, line: int, values: Mapping[str, str]) -> Row:
     if not given:
         raise ValueError("no path; wanted the audio file, seen from the table's folder")
     path = Path(os.path.normpath((folder / given).absolute()))  # not resolved: a link's name may say who speaks
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where the name is too long
         raise ValueError(f"{given}: no such file; wanted a path seen from {folder}")
     if not codec.is_audio(path.name):
         raise ValueError(f"{given}: not a format that is read; convert it to wav or flac")

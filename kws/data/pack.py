@@ -236,7 +236,8 @@ class _Packing:
             report.notes.append(f"{origin}: {name}: same as in {first}, taken once")
         if not book.words():
             paths = ", ".join(map(str, self._corpus.paths))
-            raise UsageError(f"{paths}: no readable clip ({book.count_faults()} damaged)")
+            some = next((f", such as {name}: {why}" for _, name, why in book.faults()), "")
+            raise UsageError(f"{paths}: no readable clip ({book.count_faults()} damaged{some})")
         if self._base:
             self._leave_out_known(self._base)
         self._note_splits()

@@ -53,7 +53,9 @@ def test_rows_become_recordings_with_word_speaker_and_split(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize(("end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8-sig"), ("\n\n", "utf-8")])
+@pytest.mark.parametrize(
+    ("end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8-sig"), ("\n\n", "utf-8"), ("\r", "utf-8")]
+)
 def test_tables_are_read_however_they_were_saved(folder: Path, separator: str, end: str, encoding: str) -> None:
     lines = [line.replace('"', "").split(",") for line in (*LINES[:3], "clips/bert/take.wav,yes,bert,validation")]
     quoted = [separator.join(f'"{value}"' for value in [*line, "more"]) for line in lines]
@@ -96,6 +98,7 @@ def test_parts_of_a_recording_are_clips_of_one_speaker(folder: Path) -> None:
     ("line", "says"),
     [
         ("clips/gone.wav,yes,,,,", r"clips/gone.wav: no such file; wanted a path seen from"),
+        (f"{'a' * 400}.wav,yes,,,,", "a+.wav: no such file; wanted a path seen from"),
         (",yes,,,,", "no path; wanted the audio file"),
         ("clips.csv,yes,,,,", "clips.csv: not a format that is read; convert"),
         ("clips/long.wav,,,,,", "no word; wanted what is said there, or noise"),
@@ -139,6 +142,7 @@ def test_a_split_in_some_lines_only_is_refused_but_noise_needs_none(folder: Path
     [
         (b"", r"1: found ''; wanted a first line with path and word"),
         (b"clips/long.wav,yes\n", r"1: found 'clips/long.wav,yes'; wanted a first line with path and word"),
+        (b"x" * 200_000, r"1: found 'x+'; wanted a first line"),
         (b"path,word,word\nx,y,z\n", r"1: the column word twice; wanted"),
         (b"path,word\n\xfcbel.wav,yes\n", r"2: not UTF-8; wanted the table saved as CSV in UTF-8"),
     ],

@@ -330,7 +330,7 @@ def test_only_damaged_or_only_noise_is_refused(source: Path, tmp_path: Path) -> 
     refused(r"no readable clip \(0 damaged\)", [source], tmp_path / "out")
     (source / "yes").mkdir()
     (source / "yes" / "x.wav").write_bytes(b"")
-    refused(r"no readable clip \(1 damaged\)", [source], tmp_path / "out")
+    refused(r"no readable clip \(1 damaged, such as .*/.*: ", [source], tmp_path / "out")
 
 
 def test_a_packed_corpus_is_not_packed_over(source: Path, tmp_path: Path) -> None:
