@@ -272,6 +272,10 @@ class _Packing:
         absent = sum(self._in_part(name) and not self._book.has_name(name) for name in listed)
         if absent:
             notes.append(f"splits are given for {absent} clips that are not in the sources")
+        if "train" in listed.values():  # a table, which has a split in every line, beside sources that have none
+            unsaid = sum(clip.name not in listed for clip in self._book.clips("train"))
+            if unsaid:
+                notes.append(f"no split is given for {unsaid:,} clips: they are for training")
         valid, test = self._options.percents
         if not listed:
             notes.append(

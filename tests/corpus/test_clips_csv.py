@@ -98,7 +98,7 @@ def test_parts_of_a_recording_are_clips_of_one_speaker(folder: Path) -> None:
     ("line", "says"),
     [
         ("clips/gone.wav,yes,,,,", r"clips/gone.wav: no such file; wanted a path seen from"),
-        (f"{'a' * 400}.wav,yes,,,,", "no such file; wanted a path seen from"),
+        (f"{'a' * 400}.wav,yes,,,,", "a+.wav: no such file; wanted a path seen from"),
         (",yes,,,,", "no path; wanted the audio file"),
         ("clips.csv,yes,,,,", "clips.csv: not a format that is read; convert"),
         ("clips/long.wav,,,,,", "no word; wanted what is said there, or noise"),

@@ -174,6 +174,18 @@ def test_percentages_beside_lists_are_said_to_be_idle(source: Path, tmp_path: Pa
     assert "the splits that are given decide, not --valid and --test" in report.notes
 
 
+def test_clips_beside_a_table_with_splits_are_for_training_and_that_is_said(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "own" / f"{split}.wav").write_bytes(codec.wav_bytes(tone(1000 + len(split), 4000)))
+    table = tmp_path / "clips.csv"
+    table.write_text("path,word,split\nown/train.wav,yes,train\nown/test.wav,yes,test\n")
+    assert not any("no split" in note for note in pack.pack([table], tmp_path / "table")[1].notes)
+    corpus, report = pack.pack([source, table], tmp_path / "both")
+    assert [len(corpus.splits[split]) for split in ("train", "valid", "test")] == [29, 0, 1]
+    assert "no split is given for 28 clips: they are for training" in report.notes
+
+
 def test_words_that_differ_in_case_alone_and_an_empty_split_are_said(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"Go": 3, "go": 3, "stop": 2}, samples=2000)
     corpus, report = pack.pack([source], tmp_path / "out", percents=(0.0, 0.0))
