@@ -82,9 +82,15 @@ def decode(chunk: Chunk) -> list[Decoded]:
                 samples = one.recording.decode()
                 file.write(samples.astype("<i2", copy=False).tobytes())
             except codec.AudioError as error:
-                fault = str(error)
+                fault = f"{error}{_where(one.recording)}"
             rows.append(_row(one, path.name, start, samples, fault))
     return rows
+
+
+def _where(recording: Recording) -> str:
+    """The file, where it is not the one that origin and name make."""
+    path = recording.audio
+    return "" if isinstance(path, bytes) or path == recording.origin / recording.name else f" ({path})"
 
 
 def _row(one: Marked, file: str, start: int, samples: codec.Pcm | None, fault: str | None) -> Decoded:

@@ -61,12 +61,16 @@ class Known:
         names = np.concatenate([split.columns["name"] for split in base.splits.values()])
         sounds = np.concatenate([split.columns["sound"] for split in base.splits.values()])
         order = np.argsort(names, kind="stable")
-        self._names, self._sounds = names[order], sounds[order]
+        self._splits = tuple(base.splits)
+        which = np.repeat(np.arange(len(self._splits), dtype=np.uint8), [len(split) for split in base.splits.values()])
+        self._names, self._sounds, self._which = names[order], sounds[order], which[order]
 
-    def sound_of(self, name: int) -> int | None:
-        """None where there is no clip of that name."""
+    def find(self, name: int) -> tuple[int, str] | None:
+        """Sound and split of the clip of that name, if there is one."""
         at = int(np.searchsorted(self._names, np.uint64(name)))
-        return int(self._sounds[at]) if at < len(self._names) and self._names[at] == name else None
+        if at == len(self._names) or self._names[at] != name:
+            return None
+        return int(self._sounds[at]), self._splits[self._which[at]]
 
 
 def old_parts(base: Index, numbering: Numbering) -> list[leaks.Part]:

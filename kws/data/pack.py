@@ -252,20 +252,30 @@ class _Packing:
     def _leave_out_known(self, base: Index) -> None:
         """What has the name and the sound of a clip of the corpus is that clip; another sound is refused."""
         known = Known(base)
-        there = []
+        there, elsewhere = list[str](), list[str]()
         for split in SPLITS:
             for clip in self._book.clips(split):
-                sound = known.sound_of(name_id(clip.key))
-                if sound is not None and sound != clip.sound:
+                found = known.find(name_id(clip.key))
+                if found is None:
+                    continue
+                sound, old_split = found
+                if sound != clip.sound:
                     raise UsageError(
                         f"{clip.name} is another recording than the one of that name in {base.root}; rename it"
                     )
-                if sound is not None:
-                    there.append(clip.name)
+                there.append(clip.name)
+                elsewhere += [f"{clip.name}: {old_split} there, {split} now"] * (old_split != split)
         self._book.leave_out(there)
-        if there:
-            some = ", ".join(there[:3]) + (", ..." if there[3:] else "")
-            self._report.notes.append(f"{len(there):,} recordings are in the corpus already ({some}): taken once")
+        self._note_known(there, elsewhere)
+
+    def _note_known(self, there: Sequence[str], elsewhere: Sequence[str]) -> None:
+        for clips, what in (
+            (there, "recordings are in the corpus already ({}): taken once"),
+            (elsewhere, "of them are in another split there ({}): they stay in it; pack anew to move them"),
+        ):
+            some = ", ".join(clips[:3]) + (", ..." if clips[3:] else "")
+            if clips:
+                self._report.notes.append(f"{len(clips):,} {what.format(some)}")
 
     def _note_splits(self) -> None:
         notes, listed = self._report.notes, self._corpus.split_of

@@ -99,6 +99,18 @@ def test_a_clip_that_is_there_is_taken_once(corpus: Index, source: Path, more: P
     assert scan.verify(after).faults == []
 
 
+def test_a_clip_that_would_now_be_in_another_split_stays_and_that_is_said(corpus: Index, source: Path) -> None:
+    before = files(corpus.root)
+    names = (path.relative_to(source).as_posix() for path in source.glob("[!_]*/*.wav"))
+    (source / "testing_list.txt").write_text("\n".join(names))
+    _, report = append(corpus, source)
+    moved = [note for note in report.notes if "are in another split there" in note]
+    assert len(moved) == 1
+    assert ": train there, test now" in moved[0]
+    assert moved[0].endswith("they stay in it; pack anew to move them")
+    assert files(corpus.root) == before
+
+
 def test_nothing_new_changes_nothing(corpus: Index, source: Path) -> None:
     before = files(corpus.root)
     after, report = append(corpus, source)

@@ -293,6 +293,14 @@ def test_damaged_recordings_are_left_out_and_listed_each_with_its_reason(source:
         assert "0x" not in line
 
 
+def test_a_damaged_recording_that_a_table_names_is_told_by_its_file(source: Path, tmp_path: Path) -> None:
+    (source / "cut.wav").write_bytes(codec.wav_bytes(tone(300))[:-5])
+    (tmp_path / "clips.csv").write_text(f"path,word\n{source}/cut.wav,yes\n{next((source / 'yes').iterdir())},yes\n")
+    _, report = pack.pack([tmp_path / "clips.csv"], tmp_path / "out")
+    assert len(report.skipped) == 1
+    assert report.skipped[0].endswith(f"({source / 'cut.wav'})")
+
+
 def test_what_no_word_folder_holds_is_listed_too(source: Path, tmp_path: Path) -> None:
     (source / "loose.wav").write_bytes(codec.wav_bytes(tone(300)))
     _, report = pack.pack([source], tmp_path / "out")
