@@ -123,7 +123,9 @@ class Checkpoints:
         pointer = self._root / name
         path = self._root / _target(pointer) if pointer.is_file() else pointer
         if not path.is_dir():
-            raise UsageError(f"{self._root}: no checkpoint {name!r}; there are: {self._there()}")
+            raise UsageError(
+                f"{self._root}: no checkpoint {name!r}; there are: {self._there()}; choose with --checkpoint"
+            )
         fault = _fault(path)
         if fault is not None:
             raise UsageError(f"{path}: broken checkpoint ({fault}); use another with --checkpoint: {self._there()}")
