@@ -213,6 +213,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "parameters": models.count_parameters(trained.network),
         "multiply_adds": multiply_adds(trained.network, trained.features.shape(trained.samples)),
         "task": trained.task.name,
+        "task_digest": trained.task.digest,
         "corpus_id": state["corpus_id"],
         "checkpoint": trained.checkpoint.path.name,
         "weights": trained.weights,

@@ -9,6 +9,8 @@ word of the corpus is a class, in alphabetical order.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +24,8 @@ from kws.errors import UsageError
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
 SPLITS = ("train", "valid", "test")
+_DECIDING = ("name", "others", "unknown", "silence")
+"""Beside the classes: what decides which clip is which class."""
 Tree = dict[str, Any]
 """A definition as plain values: what its file has, and its name."""
 
@@ -61,6 +65,13 @@ class Definition:
     def is_other(self, word: str) -> bool:
         """Whether a word of a corpus is outside the classes, and counts as unknown."""
         return self.others == "unknown" and word not in self.wanted and not (self.silence and word == SILENCE)
+
+    @property
+    def digest(self) -> str:
+        """Equal for tasks of the same name that decide alike which clip is which class."""
+        tree = self.tree()
+        deciding = {key: tree.get(key) for key in (*_DECIDING, "classes")}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
     def tree(self) -> Tree:
         """For a checkpoint or run.json; `parse` makes the same of it."""
@@ -228,8 +239,9 @@ def _are(values: Any, kind: type) -> bool:
 def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[str]:
     """A line for each thing that decides which clip is which class, and differs between two trees."""
     was = cast("Mapping[str, Any]", old if isinstance(old, Mapping) else {})
-    keys = ("name", "others", "unknown", "silence")
-    lines = [f"task's {key}: {was.get(key)} there, {new.get(key)} now" for key in keys if was.get(key) != new.get(key)]
+    lines = [
+        f"task's {key}: {was.get(key)} there, {new.get(key)} now" for key in _DECIDING if was.get(key) != new.get(key)
+    ]
     before, after = was.get("classes", []), new.get("classes", [])
     gone, come = (
         " ".join(word for word in one if word not in other) for one, other in ((before, after), (after, before))

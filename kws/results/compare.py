@@ -55,7 +55,7 @@ class Line:
     @property
     def test_set(self) -> tuple[object, ...]:
         """Equal for runs evaluated on the same clips of the same task."""
-        return tuple(self.result.get(key) for key in ("split", "corpus_id", "task", "n")) + tuple(
+        return tuple(self.result.get(key) for key in ("split", "corpus_id", "task", "task_digest", "n")) + tuple(
             self.result["classes"]
         )
 

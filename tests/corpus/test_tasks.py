@@ -202,3 +202,12 @@ def _source(folder: Path) -> Path:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
     return copy
+
+
+def test_a_digest_tells_tasks_apart_that_have_one_name() -> None:
+    tree = tasks.load("v2-12").tree()
+    same = tasks.parse(tree | {"about": "another text", "clips": {}}, "here")
+    assert same.digest == tasks.load("v2-12").digest
+    for other in ({"classes": tree["classes"][::-1]}, {"unknown": {"share": 0.2}},
+                  {"silence": tree["silence"] | {"kind": "zeros"}}):  # fmt: skip
+        assert tasks.parse(tree | other, "here").digest != same.digest

@@ -84,7 +84,9 @@ def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path:
     assert any("McNemar" in note for note in compare_text.notes(found))
 
 
-@pytest.mark.parametrize("facts", [{"corpus_id": "d" * 32}, {"classes": ["a", "b", "x"]}, {"n": 61}])
+@pytest.mark.parametrize(
+    "facts", [{"corpus_id": "d" * 32}, {"classes": ["a", "b", "x"]}, {"n": 61}, {"task_digest": "d"}]
+)
 def test_runs_on_other_clips_are_never_set_against_each_other(tmp_path: Path, facts: dict[str, Any]) -> None:
     runs = [make(tmp_path / "one", "tc_resnet8", [0]), make(tmp_path / "two", "resnet32", [1, 2], **facts)]
     found = compare.compare(runs)
