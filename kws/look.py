@@ -20,6 +20,7 @@ from kws.data.names import find_clip
 from kws.data.plan import Slot
 from kws.data.store import Caching
 from kws.data.stream import Reader, noise_of
+from kws.errors import UsageError
 from kws.job import Job
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ _INK, _WAVE = "#333333", "#0072B2"
 
 def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     """A PNG of the corpus's clip `name` (its key, or SPLIT/NUMBER): as it is, then `draws` ways in which the settings'
-    training chain varies it. Raises UsageError where there is no such clip."""
+    training chain varies it. Raises UsageError where there is no such clip, or no place
+    for the picture."""
     from matplotlib.figure import Figure
 
     job = Job(config)
@@ -59,7 +61,10 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     )  # fmt: skip
     axes[-1][0].set_xlabel("seconds", fontsize=9, color=_INK)
     axes[-1][1].set_xlabel("seconds", fontsize=9, color=_INK)
-    figure.savefig(path, dpi=110, format="png")
+    try:
+        figure.savefig(path, dpi=110, format="png")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
 
 
 def told(chain: Augment, draws: Ints) -> list[str]:

@@ -54,6 +54,13 @@ def test_a_clip_that_is_not_there_is_one_line(kws: Kws, tones: Index) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
+def test_a_picture_that_cannot_be_written_is_one_line(kws: Kws, tones: Index, tmp_path: Path) -> None:
+    done = kws("inspect", tones.root, "--clip", "train/0", "--draws", "0", "--out", tmp_path / "none" / "clip.png")
+    assert done.returncode == 2
+    assert "clip.png: cannot be written (No such file or directory); give another --out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_told_is_what_was_drawn() -> None:
     noise = [tone(100, 80_000)]
     for name in ("seed", "modern"):
