@@ -69,7 +69,7 @@ def test_a_run_killed_and_resumed_on_other_numbers_of_processes_ends_with_the_bi
     train: Run, config: Path, tmp_path: Path
 ) -> None:
     whole, broken = train(ALONE, "whole", *EXACT), tmp_path / "broken"
-    for ranks, at in ((2, 2), (4, 5), (1, 7)):
+    for ranks, at in ((2, 2), (4, 5)):
         process = start(torchrun(ranks), config, broken, *EXACT)
         until = time.monotonic() + 200
         while saved(broken) < at and process.poll() is None and time.monotonic() < until:
@@ -77,12 +77,12 @@ def test_a_run_killed_and_resumed_on_other_numbers_of_processes_ends_with_the_bi
         assert saved(broken) >= at, finish(process)[1]
         kill(process)
         process.communicate()
-    train(torchrun(2), "broken", *EXACT)
+    train(ALONE, "broken", *EXACT)
     assert_same_bits(whole, broken)
     verdict = verify_run(broken)
     assert verdict.faults == []
     rows = [json.loads(line) for line in (broken / "metrics.jsonl").read_text().splitlines()]
-    assert [row["world_size"] for row in rows if row["event"] == "start"] == [2, 4, 1, 2]
+    assert [row["world_size"] for row in rows if row["event"] == "start"] == [2, 4, 1]
 
 
 def saved(run: Path) -> int:

@@ -103,6 +103,7 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     assert json.loads(starts[1])["step"] > 0
 
 
+@pytest.mark.slow  # test_exact.py has it in the same way, and more
 def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
     train: Run, config: Path, tmp_path: Path
 ) -> None:

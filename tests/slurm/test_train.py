@@ -102,7 +102,8 @@ Fault = Callable[[Cluster, Training], None]
 @pytest.mark.parametrize(
     ("faults", "starts"),
     [
-        pytest.param((requeue, warn), 3, id="requeued, warned"),
+        pytest.param((requeue,), 2, id="requeued"),
+        pytest.param((requeue, warn), 3, marks=slow, id="requeued, warned"),
         pytest.param((kill_rank,), 2, marks=slow, id="rank killed"),
         pytest.param((functools.partial(kill_node, 2),), 2, marks=slow, id="node killed"),
         pytest.param((functools.partial(kill_node, 1),), 2, marks=slow, id="first node killed"),
