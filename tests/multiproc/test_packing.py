@@ -158,7 +158,8 @@ Started = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def started(long: Path, tmp_path: Path) -> Iterator[Started]:
-    """started() is `kws pack` of the long recordings on two processes, some of which it has decoded."""
+    """started() is `kws pack` of the long recordings on two processes, some of which it has decoded. It is held there,
+    or a test that is not awake in time would find it done: SIGCONT lets it go on."""
     begun: list[subprocess.Popen[str]] = []
 
     def start(*options: str) -> subprocess.Popen[str]:
@@ -173,6 +174,7 @@ def started(long: Path, tmp_path: Path) -> Iterator[Started]:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
         return process
 
     yield start
@@ -208,6 +210,7 @@ def test_a_signal_ends_the_workers_too(started: Started, long: Path, tmp_path: P
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     else:
         process.send_signal(signal.Signals[number])
+    process.send_signal(signal.SIGCONT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code, (output, errors)
     assert nobody_is_left(family)
@@ -223,6 +226,7 @@ def test_a_worker_that_is_killed_ends_the_packing_with_a_line(started: Started, 
     family = children(process)
     worker = next(one for one in family if "spawn_main" in " ".join(one.cmdline()))
     worker.kill()
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "a worker process has ended; was it killed, or memory short?; nothing was packed; the same again" in errors
@@ -238,6 +242,7 @@ def test_two_packings_into_one_folder_are_refused(
     second = kws("pack", long, tmp_path / "out")
     assert second.returncode == 2
     assert "another kws pack is at work there" in second.stderr
+    process.send_signal(signal.SIGCONT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, (output, errors)
     assert scan.verify(index.load(tmp_path / "out")) == (24, [])
