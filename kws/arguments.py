@@ -26,7 +26,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _corpus_commands(commands: Any) -> None:
-    """Make, pack, look at and check a corpus."""
+    """Make, fetch, record, pack, look at and check a corpus."""
+    for add in (
+        _synth_command, _fetch_command, _record_command, _pack_command, _inspect_command, _verify_command,
+    ):  # fmt: skip
+        add(commands)
+
+
+def _synth_command(commands: Any) -> None:
+    """A corpus of espeak-ng's voices."""
     synth = _command(commands, "synth", "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96")
     synth.add_argument("dir", type=Path, help="new folder, in the layout of Speech Commands")
     synth.add_argument(
@@ -42,6 +50,9 @@ def _corpus_commands(commands: Any) -> None:
     synth.add_argument("--seed", type=int, default=0, help="of all that is drawn: the same seed, the same bytes")
     synth.add_argument("--processes", type=int, metavar="N", help="(default: a core each)")
 
+
+def _fetch_command(commands: Any) -> None:
+    """From its official address."""
     fetch = _command(
         commands,
         "fetch",
@@ -53,6 +64,9 @@ def _corpus_commands(commands: Any) -> None:
     fetch.add_argument("--url", metavar="U", help="its archive: http(s)://, or a file, which is used in place")
     fetch.add_argument("--keep", action="store_true", help="keep the archive in DIR too")
 
+
+def _record_command(commands: Any) -> None:
+    """One's own voice."""
     record = _command(
         commands, "record", "record a word with the microphone", "kws record yes data/mine --speaker anna"
     )
@@ -62,6 +76,9 @@ def _corpus_commands(commands: Any) -> None:
     record.add_argument("--speaker", default="me", metavar="NAME", help="who speaks: goes into the names (default me)")
     record.add_argument("--seconds", type=float, default=1.0, help="length of a take (default 1)")
 
+
+def _pack_command(commands: Any) -> None:
+    """Recordings to shards."""
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
     pack.add_argument(
         "paths",
@@ -97,6 +114,9 @@ def _corpus_commands(commands: Any) -> None:
         help="only that part of the recordings, into DIR/part-I-of-N; when all are there: kws index DIR",
     )  # fmt: skip
 
+
+def _inspect_command(commands: Any) -> None:
+    """What is in a corpus."""
     inspect = _command(
         commands,
         "inspect",
@@ -121,6 +141,9 @@ def _corpus_commands(commands: Any) -> None:
         "--set", action="append", default=[], metavar="A.B=C", help="with --clip: such as --set frontend.augment=seed"
     )
 
+
+def _verify_command(commands: Any) -> None:
+    """Of a corpus or a run."""
     verify = _command(commands, "verify", "check a packed corpus, or what a run consumed", "kws verify data/mine")
     verify.add_argument(
         "dir", type=Path, help="packed corpus: every member against the index; run folder: its ledger against the plan"
