@@ -35,16 +35,17 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the reference is one of the tests'
 
-from kws import models, runtime
+from kws import models
 from kws.audio import frames
 from kws.audio.augment import Augment, played
-from kws.audio.chance import Chance, Course
+from kws.audio.augment_parameters import Chance, Course
 from kws.audio.codec import Pcm
 from kws.audio.features import Features, to_float
 from kws.audio.noise import NoiseBank
 from kws.config import preset
 from kws.data import index
 from kws.data.stream import Reader, noise_of
+from kws.distributed import ranks as ranks_module
 from tests.audio import librosa_chain
 from tests.audio.librosa_chain import steps_of
 
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer clips, fewer rounds: under a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runtime.keep_freed_memory()
+    ranks_module.keep_freed_memory()
     count, rounds, each = (128, 5, 16) if arguments.quick else (512, 15, 48)
     clips = clips_of(arguments.data, count)
     with torch.inference_mode():

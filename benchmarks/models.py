@@ -28,7 +28,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from kws import catalogue, models, runtime
+from kws import models
+from kws.commands import catalogue
+from kws.distributed import ranks as ranks_module
 from kws.errors import UsageError
 from kws.models.cost import multiply_adds
 
@@ -111,7 +113,7 @@ def resident(field: str) -> int:
 def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer: Any) -> None:
     """One network, for a process of its own."""
     torch.set_num_threads(1)
-    runtime.keep_freed_memory()
+    ranks_module.keep_freed_memory()
     shape = catalogue.row(name)["input"]
     found: dict[str, Any] = {"name": name, "input": shape}
     torch.manual_seed(0)
@@ -131,7 +133,7 @@ def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer:
 def in_own_process(name: str, batch: int, seconds: float, modes: Sequence[str]) -> dict[str, Any]:
     """A network's row; a name with an error where its process failed."""
     context = multiprocessing.get_context("forkserver")  # clean processes that have torch loaded already
-    context.set_forkserver_preload(["torch", "kws.catalogue"])
+    context.set_forkserver_preload(["torch", "kws.commands.catalogue"])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(name, batch, seconds, modes, send))
     process.start()

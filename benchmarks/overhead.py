@@ -31,19 +31,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kws import models, runtime
+from kws import models
 from kws.audio import codec
 from kws.audio.augment import Augment
 from kws.audio.features import Features
-from kws.checkpoint import Checkpoints
 from kws.config import Config, DataConfig, ModelConfig, TrainConfig
-from kws.data import pack
 from kws.data.stream import Batch, Reader, noise_of, stream
-from kws.job import Job
-from kws.optim import build_optimizer
-from kws.runtime import Runtime
-from kws.saver import Saver
-from kws.step import Stepper
+from kws.data.training_set import Job
+from kws.distributed import ranks as ranks_module
+from kws.distributed.ranks import Runtime
+from kws.packing import pack
+from kws.run.checkpoint import Checkpoints
+from kws.run.saver import Saver
+from kws.training.optim import build_optimizer
+from kws.training.step import Stepper
 
 SLOTS, MICRO = 4, 32
 
@@ -185,7 +186,7 @@ def main() -> None:
         folder = Path(name)
         shards = (arguments.data or clips(folder, count)).resolve()
         config = settings(shards, arguments.model, "fast")
-        with runtime.start(config.train) as here:
+        with ranks_module.start(config.train) as here:
             steps = seconds_a_step(config, here, rounds)
             save = seconds_a_save(config, here, folder / "saves", 3 if arguments.quick else 9)
         one, two = (clips_per_s(shards, arguments.model, ranks, folder, epochs) for ranks in (1, 2))

@@ -3,7 +3,7 @@
     python benchmarks/pack.py [--quick] [--clips N] [--data DIR]
 
 - tar         `tar cf` of the folder of clips to a file: the same reading, the same writing, nothing else
-- ours        kws.data.pack as `kws pack` calls it, in a fresh Python whose start is not counted, from the folder and
+- ours        kws.packing.pack as `kws pack` calls it, in a fresh Python whose start is not counted, from the folder and
               from a tar.gz of it, with one process and with as many as there are cores
 
 Ours writes the samples twice (scratch and shards), waits for the disk at every shard, and ends with the index. Rounds
@@ -34,8 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from kws.audio import codec
-from kws.data import index, pack
-from kws.workers import usable_cores
+from kws.data import index
+from kws.distributed.worker_pool import usable_cores
+from kws.packing import pack
 
 SAMPLES, WORDS, SPEAKERS = 16000, 35, 500
 

@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kws import keyed
+from kws import counter_rng
 from kws.corpus import tasks
 from kws.data import index, selection
 from kws.data.plan import Mode, Plan, Recipe
@@ -62,7 +62,7 @@ def make_split(folder: Path, scale: Scale) -> None:
         # Squares of evenly spread numbers: the first word has about 17 times the clips of the last.
         spread = (np.arange(low, high) * 0.6180339887498949) % 1.0
         words[low:high] = (spread**2 * CLASSES).astype(np.uint32)
-        names[low:high] = keyed.bits(np.arange(low, high), 1, "name")[:, 0]
+        names[low:high] = counter_rng.bits(np.arange(low, high), 1, "name")[:, 0]
         cells[number] = np.bincount(words[low:high], minlength=CLASSES)
     np.save(folder / "cells.npy", cells)
 

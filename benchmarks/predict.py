@@ -31,15 +31,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kws import models, runtime
+from kws import models
 from kws.audio import codec
-from kws.checkpoint import Checkpoint, Checkpoints
 from kws.config import Config, ModelConfig
 from kws.corpus import tasks
 from kws.data import index
 from kws.data.stream import Reader
-from kws.predict import BATCH, Recognizer
-from kws.trained import Trained
+from kws.distributed import ranks as ranks_module
+from kws.evaluation.predict import BATCH, Recognizer
+from kws.evaluation.trained import Trained
+from kws.run.checkpoint import Checkpoint, Checkpoints
 
 CPU = torch.device("cpu")
 
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer files, fewer rounds: under a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runtime.keep_freed_memory()
+    ranks_module.keep_freed_memory()
     count, rounds = (500, 3) if arguments.quick else (2000, 7)
     clips = clips_of(arguments.data, count)
     with tempfile.TemporaryDirectory() as name:

@@ -34,9 +34,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kws.data import fetch, index
-from kws.data.fetch import Source
+from kws.data import index, shard_fetch
 from kws.data.index import Shard
+from kws.data.shard_fetch import Source
 from kws.data.store import Caching, Store
 from kws.transport import Patience
 
@@ -116,7 +116,7 @@ def ways_of(root: Path, source: str, shards: Sequence[Shard], scratch: Path, url
     def no_cache() -> None:
         for shard in shards:
             with (scratch / "plain").open("wb") as file:
-                fetch.fetch(Source(root, source), shard, file, Patience())
+                shard_fetch.fetch(Source(root, source), shard, file, Patience())
         (scratch / "plain").unlink()
 
     def curl() -> None:

@@ -38,11 +38,12 @@ import webdataset as wds
 from rich.console import Console
 from rich.table import Table
 
-from kws import keyed
+from kws import counter_rng
 from kws.audio import codec
-from kws.data import index, pack
+from kws.data import index
 from kws.data.plan import Plan, Recipe
 from kws.data.stream import Reader, stream
+from kws.packing import pack
 
 BATCH, SAMPLES, SHUFFLE, EPOCH = 64, 16000, 1000, 1_000_000
 Way = Callable[[], Iterator[int]]
@@ -132,7 +133,7 @@ def files(paths: list[Path], load: Callable[[Path], codec.Pcm]) -> Iterator[int]
 
 def chunks(count: int, *key: int) -> list[list[int]]:
     """Random order in full batches (what is over is left out)."""
-    order = keyed.permutation(count, "bench", *key)
+    order = counter_rng.permutation(count, "bench", *key)
     return order[: max(1, count // BATCH) * BATCH].reshape(-1, min(BATCH, count)).tolist()
 
 

@@ -38,11 +38,12 @@ from rich.console import Console
 from rich.table import Table
 
 from kws.audio import codec
-from kws.audit import verify_run
-from kws.checkpoint import Checkpoints
-from kws.data import index, pack
-from kws.job import Job
-from kws.runfolder import read_config
+from kws.data import index
+from kws.data.training_set import Job
+from kws.evaluation.ledger_audit import verify_run
+from kws.packing import pack
+from kws.run.checkpoint import Checkpoints
+from kws.run.folder import read_config
 
 SETTINGS = """
 [model]

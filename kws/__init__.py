@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kws.predict import Recognizer
+    from kws.evaluation.predict import Recognizer
 
 __version__ = "0.1.0"
 
@@ -17,6 +17,6 @@ def load(run: str | Path, checkpoint: str = "best_accuracy") -> Recognizer:
     `load(run)(wave, rate)` takes float or int16 samples (T,) at `rate` Hz and returns [(word, probability), ...],
     most probable first. Raises `kws.errors.UsageError` where the folder holds no whole checkpoint.
     """
-    from kws.predict import Recognizer
+    from kws.evaluation.predict import Recognizer
 
     return Recognizer.from_run(Path(run), checkpoint)

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from kws.arguments import parser
 from kws.commands import corpus, runs
-from kws.commands.shown import FAILED, INTERRUPTED, OK, STOPPED, USAGE
+from kws.commands.arguments import parser
+from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE
 from kws.errors import PeerError, RankError, StoppedError, UsageError, mendable
 
 

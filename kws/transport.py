@@ -6,7 +6,7 @@
     no answer, reset, 5xx, short read     again after a growing delay, where it broke off if the server can
     other content than is wanted          ChangedError: what then is the owner's to say
 
-Shards (kws.data.fetch) and whole archives (kws.corpus.fetch) come this way.
+Shards (kws.data.shard_fetch) and whole archives (kws.corpus.fetch) come this way.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from kws.audio import codec
-from kws.data import index, pack
+from kws.data import index
+from kws.packing import pack
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("KWS_REAL_DATA", ROOT.parent / "shared" / "data"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kws import arguments, cli, models
+from kws import cli, models
+from kws.commands import arguments
 from kws.data import index
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]

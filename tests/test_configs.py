@@ -11,7 +11,7 @@ from kws import models
 from kws.audio.augment import Augment
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import SPECS, Features
-from kws.optim import build_optimizer, lr_at, set_lr
+from kws.training.optim import build_optimizer, lr_at, set_lr
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
 # Those whose step takes a second or more on one core.

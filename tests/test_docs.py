@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from kws.audio import codec
-from kws.data import foreign, scan
 from kws.data.index import COLUMNS, VERSION
+from kws.packing import external_index, scan
 from tests.conftest import ROOT, tone
 
 
@@ -20,7 +20,7 @@ def test_shards_written_by_the_code_of_docs_data_md_are_indexed(tmp_path: Path) 
         words = ["yes", "no", "turn left"]
         clips = [(f"{word}-{speaker}", codec.wav_bytes(tone(300 + 9 * len(word))), word, speaker) for word in words]
         written["shard"](tmp_path / split / "000000.tar", clips)  # type: ignore[operator]
-    corpus, report = foreign.index_shards(str(tmp_path))
+    corpus, report = external_index.index_shards(str(tmp_path))
     assert report.skipped == []
     assert corpus.words == ("no", "turn left", "yes")
     assert [len(corpus.splits[name]) for name in ("train", "test")] == [3, 3]

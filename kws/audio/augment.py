@@ -3,7 +3,7 @@
     (B, T) -> amplitude, volume, speed, shift -> room -> noise at a ratio -> spectrum -> stretch, frame shift
            -> noise that went the same way, in the spectrum -> mel, decibels or log -> masks -> (B, 1, F, N)
 
-What happens to a clip is drawn in kws/audio/chance.py, from (seed, epoch, draw number, name of the step). On a CPU a
+What happens to a clip is drawn in kws/audio/augment_parameters.py, from (seed, epoch, draw number, name of the step). On a CPU a
 few clips at a time are taken through, as many as stay in its cache; a step that none of them has drawn costs nothing.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kws.audio import frames
-from kws.audio.chance import Chance, Course, Floats, Ints, Noise
+from kws.audio.augment_parameters import Chance, Course, Floats, Ints, Noise
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.audio.features import Features
 from kws.audio.frames import changed, column

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kws.audio.chance import NOTHING, Course, Flags, Floats, Ints
+from kws.audio.augment_parameters import NOTHING, Course, Flags, Floats, Ints
 
 
 @dataclasses.dataclass(frozen=True)

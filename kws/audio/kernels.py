@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from kws.audio.chance import NOTHING, Floats, Ints
+from kws.audio.augment_parameters import NOTHING, Floats, Ints
 
 Samples = npt.NDArray[np.float32]
 _Function = TypeVar("_Function", bound=Callable[..., Any])

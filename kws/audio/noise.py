@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kws import keyed
-from kws.audio.chance import Ints
+from kws import counter_rng
+from kws.audio.augment_parameters import Ints
 from kws.audio.codec import Pcm
 from kws.audio.rooms import response
 
@@ -50,5 +50,5 @@ class NoiseBank:
 
 def rooms(seconds: tuple[float, float], seed: int, device: torch.device, count: int = ROOMS) -> Tensor:
     """Impulse responses of `count` synthetic rooms (kws.audio.rooms), (count, R) float."""
-    responses = [response(keyed.generator("room", seed, room), seconds) for room in range(count)]
+    responses = [response(counter_rng.generator("room", seed, room), seconds) for room in range(count)]
     return torch.from_numpy(np.stack(responses).astype(np.float32)).to(device)

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kws.commands.shown import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress, stoppable
+from kws.commands.terminal import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress, stoppable
 from kws.errors import UsageError
 
 if TYPE_CHECKING:
     from kws.corpus.recipe import Recipe
     from kws.data.index import Index
-    from kws.data.pack import Report
+    from kws.packing.pack import Report
 
 
 def synth(arguments: argparse.Namespace) -> int:
     from kws.corpus import synth
-    from kws.data.foreign import read_words
+    from kws.packing.external_index import read_words
 
     chosen: dict[str, Any] = {}
     if arguments.words:
@@ -54,7 +54,8 @@ def _range(text: str) -> tuple[float, float]:
 
 def fetch(arguments: argparse.Namespace) -> int:
     from kws.corpus import fetch, recipe
-    from kws.data import index, pack
+    from kws.data import index
+    from kws.packing import pack
 
     wanted, out = recipe.find(arguments.name), arguments.dir
     address = arguments.url or wanted.url
@@ -111,7 +112,7 @@ def record(arguments: argparse.Namespace) -> int:
 
 def pack(arguments: argparse.Namespace) -> int:
     from kws.corpus import recipe as recipes
-    from kws.data import pack
+    from kws.packing import pack
 
     *sources, out = arguments.paths
     if not sources:
@@ -137,7 +138,7 @@ def pack(arguments: argparse.Namespace) -> int:
 
 
 def _pack(sources: Sequence[Path], out: Path, **options: Any) -> tuple[Index, Report]:
-    from kws.data import pack
+    from kws.packing import pack
 
     with stoppable(out), progress("packing") as show:
         return pack.pack(sources, out, progress=lambda what, done, total: show(done, total, what), **options)
@@ -145,11 +146,11 @@ def _pack(sources: Sequence[Path], out: Path, **options: Any) -> tuple[Index, Re
 
 def _measure(corpus: Index) -> None:
     """What features are normalised by."""
-    from kws.audio import statistics
     from kws.audio.codec import SAMPLE_RATE_HZ
+    from kws.data import normalisation
 
     with progress("measuring features") as show:
-        statistics.write(corpus, SAMPLE_RATE_HZ, show)
+        normalisation.write(corpus, SAMPLE_RATE_HZ, show)
 
 
 def _counts(corpus: Index) -> dict[str, int]:
@@ -191,19 +192,19 @@ def _percents(valid: float | None, test: float | None) -> tuple[float, float]:
 
 
 def _processes(given: int | None) -> int:
-    from kws import workers
+    from kws.distributed import worker_pool
 
     if given is not None and given < 1:
         raise UsageError(f"--processes {given}: wanted 1 or more")
-    return given or workers.usable_cores()
+    return given or worker_pool.usable_cores()
 
 
 def index(arguments: argparse.Namespace) -> int:
-    from kws.data import contents, foreign, leaks
+    from kws.packing import contents, external_index, leaks
 
-    words = foreign.read_words(arguments.words) if arguments.words else None
+    words = external_index.read_words(arguments.words) if arguments.words else None
     with progress("indexing") as show:
-        index, report = foreign.index_shards(
+        index, report = external_index.index_shards(
             arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show
         )
     facts = {name: len(split) for name, split in index.splits.items()}
@@ -224,7 +225,8 @@ def index(arguments: argparse.Namespace) -> int:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    from kws.data import contents, index, leaks
+    from kws.data import index
+    from kws.packing import contents, leaks
 
     if arguments.clip:
         return _inspect_clip(arguments)
@@ -242,7 +244,8 @@ def inspect(arguments: argparse.Namespace) -> int:
 def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
     from kws.audio.codec import SAMPLE_RATE_HZ
     from kws.corpus import tasks
-    from kws.data import contents, selection
+    from kws.data import selection
+    from kws.packing import contents
 
     definition = tasks.of_words(corpus.words) if arguments.task == tasks.WORDS else tasks.load(arguments.task)
     found = selection.apply(corpus, definition, SAMPLE_RATE_HZ)
@@ -257,13 +260,13 @@ def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
 
 def _inspect_clip(arguments: argparse.Namespace) -> int:
     from kws import config as settings_file
-    from kws import look
+    from kws.evaluation import clip_picture
 
     changes = arguments.set
     config = settings_file.load(arguments.config, changes) if arguments.config else settings_file.of_overrides(changes)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(arguments.dir)))
     out = arguments.out or Path(f"{arguments.clip.replace('/', '_')}.png")
-    look.draw_clip(config, arguments.clip, arguments.draws, out)
+    clip_picture.draw_clip(config, arguments.clip, arguments.draws, out)
     print(
         json.dumps({"picture": str(out)})
         if arguments.json
@@ -275,12 +278,13 @@ def _inspect_clip(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     if (arguments.dir / "config.toml").is_file():
         return _verify_run(arguments.dir, arguments.json)
-    from kws.data import foreign, index, scan
+    from kws.data import index
+    from kws.packing import external_index, scan
 
     corpus = index.load(arguments.dir)
     total = sum(map(len, corpus.splits.values()))
     with progress("verifying") as show:
-        clips, faults = scan.verify(corpus, foreign.shards_of(corpus), lambda done: show(done, total))
+        clips, faults = scan.verify(corpus, external_index.shards_of(corpus), lambda done: show(done, total))
     for fault in faults:
         print(f"kws: {fault}", file=sys.stderr)
     if arguments.json:
@@ -293,9 +297,9 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_run(run: Path, as_json: bool) -> int:
-    from kws import audit
+    from kws.evaluation import ledger_audit
 
-    verdict = audit.verify_run(run)
+    verdict = ledger_audit.verify_run(run)
     if as_json:
         print(json.dumps(dataclasses.asdict(verdict)))
         return FAILED if verdict.faults else OK

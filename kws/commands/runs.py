@@ -11,33 +11,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kws.commands.shown import FAILED, OK, USAGE, console, progress
+from kws.commands.terminal import FAILED, OK, USAGE, console, progress
 
 
 def train(arguments: argparse.Namespace) -> int:
     from kws import config as settings_file
-    from kws import launcher
+    from kws.distributed import parent_death
 
-    launcher.end_with_it()
+    parent_death.end_with_it()
     config = settings_file.load(arguments.config, arguments.set)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
-    from kws import runfolder, runtime, train, zero
+    from kws.distributed import deepspeed_zero
+    from kws.distributed import ranks as ranks_module
+    from kws.run import folder as run_folder
+    from kws.training import trainer as trainer_module
 
-    stage = zero.stage(config.train.zero)  # which must suit the other settings too, wherever it comes from
+    stage = deepspeed_zero.stage(config.train.zero)  # which must suit the other settings too, wherever it comes from
     config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
-    threads = config.train.threads or runfolder.recorded_threads(run)
-    with runtime.start(dataclasses.replace(config.train, threads=threads)) as here:
-        trainer = here.together(lambda: train.Trainer(config, run, here))
+    threads = config.train.threads or run_folder.recorded_threads(run)
+    with ranks_module.start(dataclasses.replace(config.train, threads=threads)) as here:
+        trainer = here.together(lambda: trainer_module.Trainer(config, run, here))
         if arguments.check:
             return _check(trainer, arguments) if here.is_main else OK
         code = trainer.run()
         del trainer
-    runtime.ignore_stops()
+    ranks_module.ignore_stops()
     return code
 
 
 def _check(trainer: Any, arguments: argparse.Namespace) -> int:
-    from kws import preview
+    from kws.commands import preview
 
     found = preview.facts(trainer, arguments.config)
     if arguments.json:
@@ -48,24 +51,25 @@ def _check(trainer: Any, arguments: argparse.Namespace) -> int:
 
 
 def launch(arguments: argparse.Namespace) -> int:
-    from kws import launch
+    from kws.commands import slurm_submit
 
-    order = launch.Order(
+    order = slurm_submit.Order(
         configs=arguments.configs, run=arguments.run, changes=arguments.set, nodes=arguments.nodes, gpus=arguments.gpus,
         tasks=arguments.tasks, time=arguments.time, options=arguments.sbatch,
     )  # fmt: skip
-    lines = launch.launch(order, arguments.dry_run)
+    lines = slurm_submit.launch(order, arguments.dry_run)
     print(json.dumps(lines) if arguments.json else "\n".join(lines))
     return OK
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from kws import launcher
+    from kws.distributed import parent_death
 
-    launcher.end_with_it()
-    from kws import evaluate, runtime
+    parent_death.end_with_it()
+    from kws.distributed import ranks as ranks_module
+    from kws.evaluation import evaluate
 
-    with runtime.start(evaluate.settings_of(arguments.runs)) as here:
+    with ranks_module.start(evaluate.settings_of(arguments.runs)) as here:
         for run in arguments.runs:
             with progress(f"evaluating {run.name}", hidden=not here.is_main) as show:
                 summary = evaluate.evaluate_run(
@@ -79,7 +83,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
-    from kws import evaluate
+    from kws.evaluation import evaluate
     from kws.results import report
 
     picture = run / "eval" / f"{evaluate.file_stem(summary['split'], summary['crop'])}.png"
@@ -111,14 +115,15 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def predict(arguments: argparse.Namespace) -> int:
-    from kws import predict, runtime
-    from kws.audio import recordings
+    from kws.audio import audio_files
+    from kws.distributed import ranks as ranks_module
+    from kws.evaluation import predict
     from kws.results import grid
 
-    paths = recordings.find_audio(arguments.paths)
+    paths = audio_files.find_audio(arguments.paths)
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
-    runtime.keep_freed_memory()
-    skipped: list[recordings.Skipped] = []
+    ranks_module.keep_freed_memory()
+    skipped: list[audio_files.Skipped] = []
     tally = predict.Tally(grid.PANELS if arguments.grid else 0)
     say = _say_as_json if arguments.json else _say_prediction
     with progress("listening", hidden=sys.stdout.isatty()) as show:  # there the lines show how far it is
@@ -145,7 +150,7 @@ def _say_as_json(item: Any, top: int) -> None:
 
 
 def _say_prediction(item: Any, _: int) -> None:
-    from kws.audio.recordings import printable
+    from kws.audio.audio_files import printable
 
     word, probability = item.words[0]
     mark = {None: "", True: "  right", False: f"  wrong, is {item.truth}"}[item.right]
@@ -166,7 +171,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def models(arguments: argparse.Namespace) -> int:
-    from kws import catalogue
+    from kws.commands import catalogue
 
     names = catalogue.matching(arguments.names)
     with progress("counting") as show:

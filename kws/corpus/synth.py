@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kws import keyed
+from kws import counter_rng
 from kws.audio import codec
 from kws.corpus import scenes
 from kws.corpus.espeak import PREFIX, Audio, Espeak, refuse
 from kws.corpus.source import NOISE_FOLDER
 from kws.corpus.voices import ACCENTS, SPLITS, Voice, plan_voices
+from kws.distributed.worker_pool import WorkerLostError, Workers
 from kws.errors import UsageError
-from kws.workers import WorkerLostError, Workers
 
 Progress = Callable[[int, int], None]  # (done, in all)
 
@@ -241,7 +241,7 @@ def _write_noises(folder: Path, engine: Espeak, speech: Speech, voices: Sequence
     noises["rumble"] = scenes.coloured(rng, 2, size)
     noises["mains_hum"] = scenes.coloured(rng, 2, size, comb=50 * NOISE_SECONDS)  # 50 Hz and its overtones
     noises["babble"] = _babble(engine, voices, rng)
-    made_for = keyed.digest(speech.seed, *speech.languages)  # in the names, so that folders can be packed together
+    made_for = counter_rng.digest(speech.seed, *speech.languages)  # in the names, so that folders can be packed together
     for name, noise in noises.items():
         _write_wav(
             folder / f"{name}_{made_for:016x}.wav", noise * min(NOISE_RMS / noise.std(), 0.9 / np.abs(noise).max())

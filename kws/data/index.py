@@ -86,7 +86,7 @@ class Split:
 class Index:
     """A corpus: its folder, words, speakers, splits and content id; `source` where the shards lie elsewhere.
 
-    source "": below the folder; else a base address that their names are joined to (kws.data.fetch.Source).
+    source "": below the folder; else a base address that their names are joined to (kws.data.shard_fetch.Source).
     """
 
     root: Path

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from kws import keyed
+from kws import counter_rng
 from kws.config import Config
 from kws.data.index import Split
 from kws.errors import UsageError
@@ -86,7 +86,7 @@ class Plan:
         self.clips = wanted if recipe.mode == "natural" else self.steps * batch
         self._cells = cells
         self._draws, self._extras = self._count(cells)  # (shards, classes) each
-        self._order = keyed.permutation(len(cells), *self._key("shards"))
+        self._order = counter_rng.permutation(len(cells), *self._key("shards"))
         self._ends = np.cumsum(self._draws.sum(axis=1)[self._order])
         self._lane_ends = np.cumsum([self._lane_length(slot) for slot in range(recipe.slots)])
         # Lanes are walked in order, so a shard or a window is asked for many times in a row.
@@ -160,7 +160,7 @@ class Plan:
         drawn = np.diff(ends) if first else np.diff(ends, prepend=0)  # not those without draws in between
         return [int(number) for number in self._order[first : last + 1][drawn > 0]]
 
-    def _key(self, *name: keyed.Key) -> tuple[keyed.Key, ...]:
+    def _key(self, *name: counter_rng.Key) -> tuple[counter_rng.Key, ...]:
         return ("plan", self._recipe.seed, self._epoch, *name)
 
     def _window_width(self) -> int:
@@ -178,7 +178,7 @@ class Plan:
 
         With replacement the second is not used: -1 everywhere.
         """
-        rng = keyed.generator(*self._key("counts"))
+        rng = counter_rng.generator(*self._key("counts"))
         sizes = cells.sum(axis=0)  # clips a class
         if self._recipe.mode in ("weighted", "power"):
             return _with_replacement(rng, cells, self.clips, self._alpha()), np.full_like(cells, -1)
@@ -204,7 +204,7 @@ class Plan:
             groups = [rows[kinds >= 0]]
         drawn = [self._draw_cell(number, kind, group) for kind, group in enumerate(groups)]
         clips = np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
-        return clips[keyed.permutation(len(clips), *self._key("order", number))]
+        return clips[counter_rng.permutation(len(clips), *self._key("order", number))]
 
     def _draw_cell(self, number: int, kind: int, rows: Ids) -> Ids:
         """The draws of one class in one shard: evenly over its clips, or with replacement."""
@@ -212,9 +212,9 @@ class Plan:
         if draws == 0:
             return rows[:0]
         if extra < 0:
-            picks = keyed.uniforms(np.arange(draws), 1, *self._key("with", number, kind))[:, 0]
+            picks = counter_rng.uniforms(np.arange(draws), 1, *self._key("with", number, kind))[:, 0]
             return rows[(picks * len(rows)).astype(np.int64)]
-        lucky = rows[keyed.permutation(len(rows), *self._key("extra", number, kind))[:extra]]
+        lucky = rows[counter_rng.permutation(len(rows), *self._key("extra", number, kind))[:extra]]
         return np.concatenate([np.repeat(rows, (draws - extra) // len(rows)), lucky])
 
     def _shuffle_window(self, slot: int, window: int) -> Ids:
@@ -282,17 +282,17 @@ def _with_replacement(rng: np.random.Generator, cells: Ids, total: int, alpha: f
     return draws
 
 
-def _spread(draws: Ids, micro_batch: int, *key: keyed.Key) -> Ids:
+def _spread(draws: Ids, micro_batch: int, *key: counter_rng.Key) -> Ids:
     """A window in random order in which the repeats of a clip fall into different slots where they can.
 
     Clips in random order, each with its repeats beside it, are dealt to the slots like cards. Where no clip repeats
     that is a uniform shuffle, since dealing out a shuffled deck is as good as cutting it.
     """
     kinds, which = np.unique(draws, return_inverse=True)
-    deck = draws[np.argsort(keyed.permutation(len(kinds), *key, "deck")[which], kind="stable")]
+    deck = draws[np.argsort(counter_rng.permutation(len(kinds), *key, "deck")[which], kind="stable")]
     room = np.full(-(-len(deck) // micro_batch), micro_batch)
     room[-1:] -= len(room) * micro_batch - len(deck)  # the last slot of `natural` may be short
     turns = np.nonzero(room > np.arange(micro_batch)[:, None])[1]  # card -> slot, round after round
     full = np.arange(np.count_nonzero(room == micro_batch))
-    places = np.concatenate([keyed.permutation(len(full), *key, "slots"), np.arange(len(full), len(room))])
-    return deck[np.lexsort((keyed.bits(np.arange(len(deck)), 1, *key, "mix")[:, 0], places[turns]))]
+    places = np.concatenate([counter_rng.permutation(len(full), *key, "slots"), np.arange(len(full), len(room))])
+    return deck[np.lexsort((counter_rng.bits(np.arange(len(deck)), 1, *key, "mix")[:, 0], places[turns]))]

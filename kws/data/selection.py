@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from kws import keyed
+from kws import counter_rng
 from kws.corpus import tasks
 from kws.corpus.tasks import SILENCE, SPLITS, Definition, Task
 from kws.data import silence
@@ -31,7 +31,7 @@ class Choice:
     """Clips of `others` (words,): those whose name, hashed with `key`, is below `last` (hash, row), or is it."""
 
     others: npt.NDArray[np.bool_]
-    key: tuple[keyed.Key, ...]
+    key: tuple[counter_rng.Key, ...]
     last: tuple[np.uint64, int]
 
     def takes(self, split: Split, rows: Rows) -> npt.NDArray[np.bool_]:
@@ -183,7 +183,7 @@ def _with_silence(
 
 
 def choose(
-    split: Split, others: npt.NDArray[np.bool_], count: int, key: tuple[keyed.Key, ...]
+    split: Split, others: npt.NDArray[np.bool_], count: int, key: tuple[counter_rng.Key, ...]
 ) -> tuple[Choice | None, Column]:
     """`count` clips of the words that are `others`, and the cells that are left; no choice where there are no more.
 
@@ -210,7 +210,7 @@ def choose(
 
 
 def _hashed(
-    split: Split, others: npt.NDArray[np.bool_], key: tuple[keyed.Key, ...]
+    split: Split, others: npt.NDArray[np.bool_], key: tuple[counter_rng.Key, ...]
 ) -> Iterator[tuple[Rows, Column, Column]]:
     """Rows, words and hashes of the clips of other words, piece by piece."""
     start = 0
@@ -225,8 +225,8 @@ def _group(hashes: Column) -> Rows:
     return (hashes >> np.uint64(48)).astype(np.int64)
 
 
-def _hash(names: Column, key: tuple[keyed.Key, ...]) -> npt.NDArray[np.uint64]:
-    return keyed.bits(names, 1, *key)[:, 0]
+def _hash(names: Column, key: tuple[counter_rng.Key, ...]) -> npt.NDArray[np.uint64]:
+    return counter_rng.bits(names, 1, *key)[:, 0]
 
 
 def _up_to(last: tuple[np.uint64, int], hashes: Column, rows: Rows) -> npt.NDArray[np.bool_]:

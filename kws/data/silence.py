@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from kws import keyed
+from kws import counter_rng
 from kws.audio.codec import WAV_HEADER_BYTES
 from kws.corpus.tasks import SILENCE
 from kws.data.index import COLUMNS, Column, Index, Shard, Split
@@ -102,7 +102,7 @@ def _windows(index: Index, split: str, samples: int, count: int, asked: str) -> 
             f"{asked}: {split} hears {low:.0%} to {high:.0%} of each noise recording of {index.root}, and none of "
             f"these parts is as long as a clip ({samples} samples); wanted a recording of {samples / (high - low):.0f}"
         )
-    place = (keyed.uniforms(np.arange(count), 1, "silence", split)[:, 0] * rooms.sum()).astype(np.int64)
+    place = (counter_rng.uniforms(np.arange(count), 1, "silence", split)[:, 0] * rooms.sum()).astype(np.int64)
     ends = np.cumsum(rooms)
     which = np.searchsorted(ends, place, side="right")
     found: npt.NDArray[np.int64] = (np.cumsum(sizes) - sizes)[order[which]] + place - (ends - rooms)[which]

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kws.config import DataConfig
-from kws.data import fetch
+from kws.data import shard_fetch
 from kws.data.cache import GB, Cache, NoRoomError, default_folder
-from kws.data.fetch import DamagedError, Source
 from kws.data.index import Shard
 from kws.data.plan import Stretch
+from kws.data.shard_fetch import DamagedError, Source
 from kws.errors import UsageError
 from kws.transport import Patience
 
@@ -144,7 +144,7 @@ class Store:
             raise DamagedError(self._damaged[shard.name])
         try:
             return self._cache.open(
-                shard, lambda file: fetch.fetch(self._source, shard, file, self._caching.patience, stop), wait
+                shard, lambda file: shard_fetch.fetch(self._source, shard, file, self._caching.patience, stop), wait
             )
         except DamagedError as error:
             self._damaged[shard.name] = str(error)
@@ -237,7 +237,7 @@ class Ahead:
                 whole = self._store.pin(self._shards[number], wait=False, stop=self._stop)
             except NoRoomError:
                 whole = None
-            except (UsageError, OSError, fetch.StoppedError):
+            except (UsageError, OSError, shard_fetch.StoppedError):
                 continue
             if whole is None:  # another process is at it, or has the room: what comes after first
                 todo.append(number)

@@ -29,10 +29,10 @@ from torch.utils.data import get_worker_info
 from kws.audio import codec
 from kws.corpus.tasks import SILENCE
 from kws.data import silence
-from kws.data.fetch import DamagedError
 from kws.data.index import Index, Shard, Split
 from kws.data.plan import Slot, Stretch
 from kws.data.selection import Selected
+from kws.data.shard_fetch import DamagedError
 from kws.data.store import USUAL, Ahead, Caching, Store
 from kws.errors import UsageError
 

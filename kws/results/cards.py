@@ -1,4 +1,4 @@
-"""An evaluation's worst mistakes, as kws.mistakes keeps them: cards with a player and a spectrogram each."""
+"""An evaluation's worst mistakes, as kws.evaluation.mistakes keeps them: cards with a player and a spectrogram each."""
 
 from __future__ import annotations
 

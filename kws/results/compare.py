@@ -17,11 +17,12 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from kws import metrics, runfolder
+from kws import metrics
 from kws.errors import UsageError
 from kws.results import published, records
 from kws.results.published import Published
 from kws.results.records import Row
+from kws.run import folder as run_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def compare(runs: Sequence[Path], split: str = "test") -> Comparison:
     """The runs' rows. Raises UsageError for a folder that is no run, and where no run has been evaluated."""
     lines, missing = [], []
     for run in dict.fromkeys(runs):
-        network = runfolder.read_config(run).model.name
+        network = run_folder.read_config(run).model.name
         result = records.read_json(run / "eval" / f"{split}.json")
         if records.is_whole(result) and "corpus_id" in result:
             lines.append(_line(run, network, result, split))

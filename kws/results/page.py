@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from html import escape
 
 from kws import metrics
+from kws.evaluation.sampling_audit import Audit
 from kws.results.records import Attempt, Row
-from kws.results.sampling import Audit
 from kws.results.style import STYLE, policy, scripts
 
 

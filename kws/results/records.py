@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kws import lock
+from kws.run import lock
 
 Row = dict[str, Any]
 

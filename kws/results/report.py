@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kws.errors import UsageError
+from kws.evaluation.sampling_audit import audit
 from kws.results import records
 from kws.results.cards import cards
 from kws.results.page import (
@@ -25,7 +26,6 @@ from kws.results.page import (
 from kws.results.pictures import confusion_png, curves_png, draw_confusion, draw_curves
 from kws.results.plots import confusion, curves
 from kws.results.records import Row, read_events, rows_of
-from kws.results.sampling import audit
 
 if TYPE_CHECKING:
     from rich.table import Table

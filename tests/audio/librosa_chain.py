@@ -12,7 +12,7 @@ import librosa
 import numpy as np
 import numpy.typing as npt
 
-from kws.audio.chance import Course
+from kws.audio.augment_parameters import Course
 
 N_FFT, HOP, RATE_HZ = 2048, 512, 16_000
 Floats = npt.NDArray[np.floating]

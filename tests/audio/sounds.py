@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kws.audio.chance import Course, Ints
+from kws.audio.augment_parameters import Course, Ints
 from kws.audio.codec import Pcm
 from tests.conftest import tone
 
 SAMPLES = 16000
 HEADROOM = 20001
-"""What kws.job.Job.read_samples gives clips of one second where speed reaches 0.2."""
+"""What kws.data.training_set.Job.read_samples gives clips of one second where speed reaches 0.2."""
 
 
 @dataclasses.dataclass(frozen=True)

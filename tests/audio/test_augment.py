@@ -13,7 +13,7 @@ import torch
 from kws.audio import augment as module
 from kws.audio import frames
 from kws.audio.augment import Augment
-from kws.audio.chance import Chance
+from kws.audio.augment_parameters import Chance
 from kws.audio.features import SPECS, Features
 from kws.audio.noise import NoiseBank, rooms
 from kws.config import PRESETS, FrontEndConfig, preset

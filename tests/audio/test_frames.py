@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kws.audio import frames
-from kws.audio.chance import Course
+from kws.audio.augment_parameters import Course
 from kws.audio.features import Features
 from tests.audio import librosa_chain as reference
 from tests.audio.sounds import SAMPLES, Sounds, batch, course

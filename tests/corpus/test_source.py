@@ -15,8 +15,8 @@ import pytest
 from kws.audio import codec
 from kws.corpus import source
 from kws.corpus.source import Recording, Sources
-from kws.data import pack
 from kws.errors import UsageError
+from kws.packing import pack
 from tests.conftest import REAL, require, tone, write_corpus
 
 MINI = REAL / "speech_commands_mini.tar.gz"

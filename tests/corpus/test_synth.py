@@ -27,8 +27,8 @@ from kws.audio import codec
 from kws.corpus import espeak, scenes, synth
 from kws.corpus.espeak import Espeak
 from kws.corpus.voices import ACCENTS, SPLITS, VARIANTS, plan_voices
-from kws.data import pack
 from kws.errors import UsageError
+from kws.packing import pack
 
 Kws = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = ("yes", "stop", "turn left")

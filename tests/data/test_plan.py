@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kws import keyed
+from kws import counter_rng
 from kws.data import index
 from kws.data.plan import Mode, Plan, Recipe, Slot, slots_of
 from kws.errors import UsageError
@@ -337,10 +337,10 @@ def entropy(words: list[int]) -> float:
 @pytest.mark.parametrize("sort", [False, True], ids=["shuffled", "sorted inside each shard"])
 @pytest.mark.parametrize("window", [16, 4096])
 def test_batches_are_as_mixed_as_those_of_an_ideal_shuffle(window: int, sort: bool) -> None:
-    words = np.repeat(np.arange(12), np.arange(40, 640, 50))[keyed.permutation(3780, "packed")]
+    words = np.repeat(np.arange(12), np.arange(40, 640, 50))[counter_rng.permutation(3780, "packed")]
     shards = [np.sort(shard) if sort else shard for shard in np.array_split(words, 30)]
     plan = Plan(split_of(shards, 12), tuple(range(12)), Recipe("natural", 4, 16, seed=0, window=window), epoch=0)
-    ideal, packed = words[keyed.permutation(len(words), "ideal")], np.concatenate(shards)
+    ideal, packed = words[counter_rng.permutation(len(words), "ideal")], np.concatenate(shards)
     steps = range(len(words) // 64)
     mixed = [entropy(packed[np.concatenate([s.clips for s in plan.step_slots(t)])].tolist()) for t in steps]
     assert np.mean(mixed) == pytest.approx(np.mean([entropy(ideal[t * 64 :][:64].tolist()) for t in steps]), rel=0.02)

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from kws import cli, evaluate
+from kws import cli
 from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.corpus.tasks import SPLITS, Definition, Silence
-from kws.data import index, pack, scan, selection
+from kws.data import index, selection
 from kws.data.index import Index
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.selection import Selected, Selection
 from kws.data.stream import Reader, noise_of
+from kws.data.training_set import Job
+from kws.distributed.ranks import Runtime
 from kws.errors import UsageError
-from kws.job import Job
-from kws.runtime import Runtime
+from kws.evaluation import evaluate
+from kws.packing import pack, scan
 from tests.conftest import write_corpus
 from tests.corpus import official
 

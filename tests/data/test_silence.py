@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from kws import evaluate
 from kws.audio import codec
 from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.corpus.tasks import SILENCE
-from kws.data import foreign, index, pack, selection, silence
+from kws.data import index, selection, silence
 from kws.data.index import Index
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.store import Caching
 from kws.data.stream import Reader, noise_of, stream
+from kws.data.training_set import Job
+from kws.distributed.ranks import Runtime
 from kws.errors import UsageError
-from kws.job import Job
-from kws.runtime import Runtime
+from kws.evaluation import evaluate
+from kws.packing import external_index, pack
 from tests.conftest import write_corpus
 from tests.data.web import serve
 
@@ -247,7 +248,7 @@ def test_more_shards_than_silence_and_empty_shards_are_no_matter() -> None:
 def test_remote_shards_are_fetched_and_silence_is_not(noisy: Index, tmp_path: Path) -> None:
     with serve(noisy.root) as web:
         names = tuple(shard.name for split in noisy.splits.values() for shard in split.shards)
-        theirs, _ = foreign.index_shards(web.url, tmp_path / "theirs", names)
+        theirs, _ = external_index.index_shards(web.url, tmp_path / "theirs", names)
         web.served.clear()
         corpus, local = quiet(theirs), quiet(noisy)
         caching = Caching(str(tmp_path / "cache"), 0.1)

@@ -23,13 +23,14 @@ import numpy as np
 import pytest
 import torch
 
-from kws.data import foreign, index, scan
-from kws.data.fetch import DamagedError, Source
+from kws.data import index
 from kws.data.index import Index, Shard
 from kws.data.plan import Plan, Recipe, Slot
+from kws.data.shard_fetch import DamagedError, Source
 from kws.data.store import Caching, Store, require_room
 from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.errors import UsageError
+from kws.packing import external_index, scan
 from kws.transport import Patience
 from tests.conftest import require
 from tests.data.web import Web, serve
@@ -331,11 +332,11 @@ def test_two_ranks_share_a_cache_of_s3_shards(tones: Index, bucket: str, caching
 
 def test_a_bucket_is_indexed_as_what_lies_in_it(tones: Index, bucket: str, tmp_path: Path) -> None:
     names = [shard.name for shard in shards_of(tones)]
-    corpus, report = foreign.index_shards(bucket, tmp_path / "theirs", names)
-    local, _ = foreign.index_shards(str(tones.root), tmp_path / "ours", names)
+    corpus, report = external_index.index_shards(bucket, tmp_path / "theirs", names)
+    local, _ = external_index.index_shards(str(tones.root), tmp_path / "ours", names)
     assert (corpus.source, report.skipped) == (bucket, [])
     assert corpus.content_id == local.content_id
-    assert scan.verify(corpus, foreign.shards_of(corpus)).faults == []
+    assert scan.verify(corpus, external_index.shards_of(corpus)).faults == []
 
 
 def test_a_missing_key_and_a_missing_bucket_fail_at_once(tones: Index, bucket: str, caching: Caching) -> None:

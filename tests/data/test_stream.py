@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from kws.audio import codec
-from kws.data import foreign, index, pack
+from kws.data import index
 from kws.data.index import Index
 from kws.data.plan import Plan, Recipe, Slot
 from kws.data.store import Store
 from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.errors import UsageError
+from kws.packing import external_index, pack
 from tests.conftest import tone, write_corpus
 
 LABELS = (2, 0, 1)
@@ -245,7 +246,7 @@ def test_decoded_and_plain_clips_of_one_batch_are_padded_and_cut_alike(tmp_path:
             member = tarfile.TarInfo(f"up/{number}.{'flac' if number % 2 else 'wav'}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    corpus, _ = foreign.index_shards(str(tmp_path))
+    corpus, _ = external_index.index_shards(str(tmp_path))
     batch = Reader(corpus, "train", [0], 1000).batch(one_slot(*range(6)))
     assert batch.lengths.tolist() == [min(samples, 1000) for samples in lengths]
     for row, wave, length in zip(batch.wave, waves, batch.lengths.tolist(), strict=True):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kws.audit import verify_run
-from kws.checkpoint import Checkpoints
+from kws.evaluation.ledger_audit import verify_run
+from kws.run.checkpoint import Checkpoints
 from tests.multiproc.launching import ALONE, finish, kill, start, torchrun
 
 pytestmark = pytest.mark.multiproc

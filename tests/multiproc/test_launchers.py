@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kws.audit import verify_run
+from kws.evaluation.ledger_audit import verify_run
 from tests.multiproc.launching import ALONE, accelerate, kill, start, steps_done, torchrun, wait_until
 
 pytestmark = pytest.mark.multiproc

@@ -18,7 +18,8 @@ import pytest
 import soundfile
 
 from kws.audio import codec
-from kws.data import index, pack, scan
+from kws.data import index
+from kws.packing import pack, scan
 from tests.conftest import tone, write_corpus
 
 pytestmark = pytest.mark.multiproc

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kws.checkpoint import Checkpoints
 from kws.config import TrainConfig
-from kws.optim import Plateau
+from kws.run.checkpoint import Checkpoints
+from kws.training.optim import Plateau
 from tests.multiproc.launching import ALONE, finish, start, torchrun
 
 pytestmark = pytest.mark.multiproc

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from kws import models
-from kws.audit import verify_run
-from kws.checkpoint import Checkpoints
+from kws.evaluation.ledger_audit import verify_run
+from kws.run.checkpoint import Checkpoints
 from tests.multiproc.launching import ALONE, accelerate, finish, kill, start, steps_done, torchrun, wait_until
 
 pytestmark = pytest.mark.multiproc

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kws.audit import verify_run
-from kws.data import pack
+from kws.evaluation.ledger_audit import verify_run
+from kws.packing import pack
 from tests.conftest import write_corpus
 from tests.multiproc.launching import finish, kill, start, start_ranks, steps_done, torchrun, wait_until
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from kws.audit import verify_run
-from kws.checkpoint import Checkpoints
+from kws.evaluation.ledger_audit import verify_run
+from kws.run.checkpoint import Checkpoints
 from tests.multiproc.launching import ALONE, ROOT, finish, kill, start, torchrun
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("zero")]

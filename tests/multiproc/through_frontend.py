@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from kws import config as settings_file
-from kws import runtime
 from kws.audio.augment import Augment
-from kws.audio.chance import Chance
+from kws.audio.augment_parameters import Chance
 from kws.audio.features import Features
 from kws.config import Config
 from kws.data.stream import Batch, Reader, noise_of, stream
-from kws.job import Job
-from kws.mixup import Mixup
+from kws.data.training_set import Job
+from kws.distributed import ranks as ranks_module
+from kws.training.mixup import Mixup
 
 EPOCH = 1
 
@@ -35,7 +35,7 @@ def drawn(chance: Chance, draws: np.ndarray) -> np.ndarray:
     return np.stack([*columns, chance.rooms(draws, EPOCH, 64), *hidden], axis=1).astype(np.float64)
 
 
-def through(config: Config, ranks: runtime.Runtime) -> dict[str, np.ndarray]:
+def through(config: Config, ranks: ranks_module.Runtime) -> dict[str, np.ndarray]:
     """This rank's draws, clips, parameters, features and features mixed up."""
     job, seed = Job(config), config.train.seed
     features = Features(config.frontend.features)
@@ -60,7 +60,7 @@ def through(config: Config, ranks: runtime.Runtime) -> dict[str, np.ndarray]:
 
 def main() -> None:
     out, *configs = map(Path, sys.argv[1:])
-    with runtime.start(settings_file.load(configs[0]).train) as ranks:
+    with ranks_module.start(settings_file.load(configs[0]).train) as ranks:
         for path in configs:
             np.savez(out / f"{path.stem}-{ranks.rank}.npz", **through(settings_file.load(path), ranks))
         assert len(ranks.gather(ranks.rank)) == ranks.world_size

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kws import lock
 from kws.errors import UsageError
 from kws.metrics import confusion, summary
 from kws.results import records
 from kws.results.report import class_table, draw_confusion, draw_curves, epoch_table, read_events, write_report
+from kws.run import lock
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 Row = dict[str, Any]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kws.data import index, pack
+from kws.data import index
+from kws.packing import pack
 from tests.conftest import write_corpus
 from tests.multiproc.launching import ROOT
 from tests.slurm.cluster import Cluster

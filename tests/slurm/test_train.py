@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kws.audit import verify_run
+from kws.evaluation.ledger_audit import verify_run
 from tests.multiproc.test_exact import assert_same_bits
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.conftest import LONG, Submit, Training

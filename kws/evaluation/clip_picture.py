@@ -1,0 +1,128 @@
+"""What the network sees of one clip: wave and features, as they are and as training varies them, in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kws.audio.augment import Augment
+from kws.audio.augment_parameters import Ints
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.audio.features import SPECS, Features
+from kws.audio.noise import ROOMS
+from kws.config import Config
+from kws.data import normalisation
+from kws.data.plan import Slot
+from kws.data.store import Caching
+from kws.data.stream import Reader, noise_of
+from kws.data.training_set import Job
+from kws.errors import UsageError
+from kws.packing.clip_names import find_clip
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CPU = torch.device("cpu")
+_INK, _WAVE = "#333333", "#0072B2"
+
+
+def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
+    """A PNG of the corpus's clip `name` (its key, or SPLIT/NUMBER): as it is, then `draws` ways in which the settings'
+    training chain varies it. Raises UsageError where there is no such clip, or no place
+    for the picture."""
+    from matplotlib.figure import Figure
+
+    job = Job(config)
+    split, clip = find_clip(job.index, name)
+    rows = np.full(draws, clip)
+    reader = Reader(job.index, split, range(len(job.index.words)), job.read_samples, caching=Caching.of(config.data))
+    batch = reader.batch(Slot(0, 0, np.arange(draws), rows)) if draws else reader.batch(Slot(0, 0, rows, rows))
+    plain = reader.batch(Slot(0, 0, np.zeros(1, np.int64), np.array([clip]))).wave[:, : job.samples]
+    features, chain = _front_end(job)
+    with torch.inference_mode():
+        lengths, numbers = batch.lengths.numpy(), batch.draws.numpy()
+        waves = [plain[0].float() / 32768.0, *chain.wave(batch.wave, lengths, numbers, 0)]
+        seen = [features(plain)[0, 0], *(chain(batch.wave, lengths, numbers, 0)[:, 0] if draws else [])]
+        said = ["as it is: evaluation, prediction", *told(chain, numbers)]
+    figure = Figure(figsize=(11.0, 1.9 * len(waves) + 0.7), layout="constrained")
+    axes = figure.subplots(len(waves), 2, squeeze=False, sharex="col")
+    loudest, levels = max(float(wave.abs().max()) for wave in waves), _levels(seen, config)
+    for (left, right), wave, image, title in zip(axes, waves, seen, said, strict=True):
+        _draw_wave(left, wave, loudest, title)
+        _draw_features(right, image, config.frontend.features, levels)
+    word = job.index.words[int(job.index.split(split).values("word", clip))]
+    figure.suptitle(
+        f"{word}: {reader.name(clip)} ({split}/{clip}) through {config.frontend.features}, "
+        f"chain {config.frontend.augment}", fontsize=11, color=_INK,
+    )  # fmt: skip
+    axes[-1][0].set_xlabel("seconds", fontsize=9, color=_INK)
+    axes[-1][1].set_xlabel("seconds", fontsize=9, color=_INK)
+    try:
+        figure.savefig(path, dpi=110, format="png")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+
+
+def told(chain: Augment, draws: Ints) -> list[str]:
+    """What the steps do to each draw of the first epoch, in words."""
+    course, chance, bank = chain.chance.course(draws, 0), chain.chance, chain.bank
+    rooms, noise, mix = chance.rooms(draws, 0, ROOMS), chance.noise(draws, 0), chance.mix(draws, 0)
+    lines, moved_ms = [], chance.moved_ms(draws, 0)
+    for row, draw in enumerate(draws.tolist()):
+        parts = [
+            (course.gain[row] != 1.0, f"loudness {20.0 * np.log10(max(course.gain[row], 1e-9)):+.1f} dB"),
+            (course.step[row] != 1.0, f"played at {course.step[row]:.2f}"),
+            (abs(moved_ms[row]) >= 0.5, f"moved by {moved_ms[row]:+.0f} ms"),
+            (rooms[row] >= 0, f"room {rooms[row]}"),
+            (noise.chosen[row] and bank.windows, f"noise {noise.level[row]:.0f} dB below"),
+            (course.rate[row] != 1.0, f"stretched at {course.rate[row]:.2f}"),
+            (course.shift[row] != 0, f"shifted by {course.shift[row]:+d} frames"),
+            (mix.chosen[row] and bank.rows, f"{mix.level[row]:.0%} noise"),
+        ]
+        lines.append(f"draw {draw}: " + (", ".join(text for there, text in parts if there) or "nothing before masks"))
+    return lines
+
+
+def _front_end(job: Job) -> tuple[Features, Augment]:
+    config, caching = job.config, Caching.of(job.config.data)
+    chosen = config.frontend.features
+    measured = config.frontend.normalise == "corpus"
+    features = Features(chosen, normalisation.of(job.index, chosen, job.samples, caching) if measured else None)
+    noises = noise_of(job.index, "train", caching)
+    return features, Augment(config.frontend, features, config.train.seed, noises, job.samples, CPU)
+
+
+def _levels(seen: list[Tensor], config: Config) -> tuple[float, float]:
+    """The same colours in all pictures. The first cosine is loudness, which would hide the others."""
+    rows = torch.stack(seen)[:, 1 if SPECS[config.frontend.features].scale == "mfcc" else 0 :]
+    return float(rows.quantile(0.01)), float(rows.quantile(0.999))
+
+
+def _draw_wave(axes: Axes, wave: Tensor, loudest: float, title: str) -> None:
+    axes.plot(np.arange(len(wave)) / SAMPLE_RATE_HZ, wave.numpy(), linewidth=0.5, color=_WAVE)
+    axes.set_ylim(-1.05 * loudest, 1.05 * loudest)
+    axes.set_xlim(0, len(wave) / SAMPLE_RATE_HZ)
+    axes.set_title(title, fontsize=8.5, loc="left", color=_INK)
+    _dress(axes)
+
+
+def _draw_features(axes: Axes, image: Tensor, name: str, levels: tuple[float, float]) -> None:
+    bands, frames = image.shape
+    seconds = frames * SPECS[name].hop / SAMPLE_RATE_HZ
+    axes.imshow(
+        image.numpy(), origin="lower", aspect="auto", interpolation="nearest", cmap="magma", vmin=levels[0],
+        vmax=levels[1], extent=(0.0, seconds, 0.0, bands),
+    )  # fmt: skip
+    axes.set_title(f"{bands} x {frames}", fontsize=8.5, loc="left", color=_INK)
+    axes.set_ylabel("cosine" if SPECS[name].scale == "mfcc" else "mel band", fontsize=8, color=_INK)
+    _dress(axes)
+
+
+def _dress(axes: Any) -> None:
+    axes.tick_params(labelsize=7.5, colors=_INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,162 @@
+"""What a packed corpus holds, for a person (tables) or a program (one dict)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from kws import counter_rng
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.data.index import Index, Split
+from kws.data.plan import Plan, Recipe
+from kws.data.selection import Selection
+
+MIXED_ENOUGH = 0.98
+_BATCH, _BATCHES, _MIN_BATCHES = 64, 512, 8
+
+
+def facts(index: Index) -> dict[str, Any]:
+    """Splits with clips, seconds, speakers, shards, imbalance and how well they are mixed; words with clips a split."""
+    return {
+        "content_id": index.content_id,
+        "splits": {name: _split_facts(split) for name, split in index.splits.items()},
+        "words": {
+            word: {name: int(counts[number]) for name, counts in _counts(index).items()}
+            for number, word in enumerate(index.words)
+        },
+    }
+
+
+def words_table(index: Index) -> Table:
+    """One row a word, one column a split, and the word's share of the training clips."""
+    counts = _counts(index)
+    table = Table("word", *counts, "of train", title=f"{index.root}: clips")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    total = max(1, int(counts["train"].sum())) if "train" in counts else 1
+    for number, word in enumerate(index.words):
+        share = f"{counts['train'][number] / total:.1%}" if "train" in counts else ""
+        table.add_row(word, *(f"{values[number]:,}" for values in counts.values()), share)
+    table.add_section()
+    table.add_row("all", *(f"{values.sum():,}" for values in counts.values()), "")
+    return table
+
+
+def task_facts(selection: Selection) -> dict[str, Any]:
+    """What a task makes of a corpus: its definition, clips of each class and split, with the official ones beside."""
+    definition = selection.task.definition
+    counts = {split: selection.counts(split) for split in selection.sizes()}
+    return {
+        "content_id": selection.packed.content_id,
+        "task": definition.tree(),
+        "classes": {
+            name: {split: clips[label] for split, clips in counts.items()}
+            for label, name in enumerate(definition.classes)
+        },
+        "clips": selection.sizes(),
+        "official": dict(definition.clips),
+        "notes": selection.lines(),
+    }
+
+
+def task_table(selection: Selection) -> Table:
+    """One row a class in the task's order, one column a split; below all of them, and those of the official corpus."""
+    definition, sizes = selection.task.definition, selection.sizes()
+    table = Table("class", *sizes, title=f"{selection.packed.root}: clips by task {definition.name}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    counts = [selection.counts(split) for split in sizes]
+    for label, name in enumerate(definition.classes):
+        table.add_row(name, *(f"{clips[label]:,}" for clips in counts))
+    table.add_section()
+    table.add_row("all", *(f"{clips:,}" for clips in sizes.values()))
+    if definition.clips:
+        table.add_row(definition.corpus, *(f"{definition.clips.get(split, 0):,}" for split in sizes))
+    return table
+
+
+def splits_table(index: Index) -> Table:
+    """One row a split: clips, speakers, length, shards, bytes, imbalance. Fits 80 columns."""
+    table = Table("split", "clips", "speakers", "hours", "clip s", "shards", "MB", "imbalance",
+                  title=f"corpus {index.content_id}")  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for name, split in index.splits.items():
+        row = _split_facts(split)
+        table.add_row(
+            name, f"{row['clips']:,}", f"{row['speakers']:,}", f"{row['seconds'] / 3600:.2f}",
+            "-".join(dict.fromkeys(f"{seconds:.3g}" for seconds in row["clip_seconds"])), f"{row['shards']:,}",
+            f"{row['bytes'] / 1e6:,.0f}", f"{row['imbalance']:.2f}" if row["imbalance"] else "",
+        )  # fmt: skip
+    table.caption = "clip s: shortest-median-longest; imbalance: largest word / smallest"
+    return table
+
+
+def shuffle_lines(index: Index) -> list[str]:
+    """How well the shards are shuffled, in a line; nothing where that cannot be told."""
+    mixed = mixedness(index.splits["train"]) if "train" in index.splits else None
+    if mixed is None:
+        return []
+    advice = "" if mixed >= MIXED_ENOUGH else (
+        f": below {MIXED_ENOUGH:.0%}, the shards are not shuffled; pack their clips again with kws pack, or raise "
+        "data.window"
+    )  # fmt: skip
+    return [f"batches of train hold {mixed:.1%} of the class entropy of an ideal shuffle{advice}"]
+
+
+def mixedness(split: Split) -> float | None:
+    """Class entropy of the batches that the plan makes of these shards, against that of an ideal shuffle's.
+
+    1 up to chance where the shards are shuffled, less where words lie together. Measured on full batches of one lane,
+    spread evenly over the epoch: more lanes only mix more. None for less than a few batches, or a single word.
+    """
+    plan = Plan(split, range(split.cells.shape[1]), Recipe("natural", 1, _BATCH, 0), 0) if len(split) else None
+    full = len(split) // _BATCH
+    if plan is None or full < _MIN_BATCHES:
+        return None
+    steps = np.unique(np.linspace(0, full - 1, _BATCHES).astype(np.int64)).tolist()
+    counts = [_word_counts(split, plan.slot(step, 0).clips) for step in steps]
+    ideal = _ideal_counts(split)
+    return float(_entropy(np.array(counts)).mean() / _entropy(ideal).mean()) if _entropy(ideal).any() else None
+
+
+def _word_counts(split: Split, clips: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.bincount(split.columns["word"][clips], minlength=split.cells.shape[1])
+
+
+def _ideal_counts(split: Split) -> np.ndarray[Any, Any]:
+    """Words of batches drawn from all clips at once: (batches, words)."""
+    sizes = split.cells.sum(axis=0).astype(np.int64)
+    rng = counter_rng.generator("inspect", "ideal")
+    counts: np.ndarray[Any, Any] = rng.multivariate_hypergeometric(sizes, _BATCH, size=_BATCHES, method="marginals")
+    return counts
+
+
+def _entropy(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of each row's shares, in nats: (batches, words) -> (batches,)."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    entropy: np.ndarray[Any, Any] = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=1)
+    return entropy
+
+
+def _counts(index: Index) -> dict[str, np.ndarray[Any, Any]]:
+    """Clips of each word, by split; noise has no words."""
+    return {name: split.cells.sum(axis=0) for name, split in index.splits.items() if name != "noise"}
+
+
+def _split_facts(split: Split) -> dict[str, Any]:
+    seconds = split.columns["samples"] / SAMPLE_RATE_HZ
+    present = split.cells.sum(axis=0)
+    present = present[present > 0]
+    return {
+        "clips": len(split),
+        "speakers": len(np.unique(split.columns["speaker"])),
+        "seconds": round(float(seconds.sum()), 1),
+        "clip_seconds": [round(float(f(seconds)), 2) for f in (np.min, np.median, np.max)] if len(split) else [],
+        "shards": len(split.shards),
+        "bytes": sum(shard.bytes for shard in split.shards),
+        "mixedness": None if split.name == "noise" else mixedness(split),
+        "imbalance": round(float(present.max() / present.min()), 2) if split.name != "noise" and len(present) else None,
+    }

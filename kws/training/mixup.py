@@ -1,0 +1,46 @@
+"""Mixup: two clips of a slot, and their labels, in one. Drawn from (seed, step, slot).
+
+Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412; one weight a clip.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import betaincinv  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from kws import counter_rng
+from kws.config import FrontEndConfig
+
+
+class Mixup:
+    """Which clips of a slot of `clips` are mixed with which, and how much of them is left, on `device`."""
+
+    def __init__(
+        self, settings: FrontEndConfig, seed: int, step: int, slot: int, clips: int, device: torch.device
+    ) -> None:
+        key = ("mixup", seed, step, slot)
+        chosen, place = counter_rng.uniforms(np.arange(clips), 2, *key).T
+        # Beta(alpha, alpha) by its inverse distribution: it hangs on one number a clip, not on a sampler's inner state.
+        weight = betaincinv(settings.mixup_alpha, settings.mixup_alpha, place)
+        left = np.where(chosen < settings.mixup_probability, weight, 1.0)
+        self.partner = torch.from_numpy(counter_rng.permutation(clips, *key, "partner")).to(device)
+        self.left = torch.from_numpy(left.astype(np.float32)).to(device)
+
+    def features(self, features: Tensor) -> Tensor:
+        """(B, 1, F, N), mixed."""
+        return torch.lerp(features[self.partner], features, self.left[:, None, None, None])
+
+    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        """Cross entropy against both labels by their weights, summed over the clips."""
+        each, other = (
+            nn.functional.cross_entropy(logits, truth, reduction="none", label_smoothing=label_smoothing)
+            for truth in (labels, labels[self.partner])
+        )
+        return torch.lerp(other, each, self.left).sum()
+
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Right answers, each label counted by its weight, summed over the clips."""
+        found = logits.argmax(dim=1)
+        return torch.lerp((found == labels[self.partner]).float(), (found == labels).float(), self.left).sum()

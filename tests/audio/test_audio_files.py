@@ -1,0 +1,53 @@
+"""Audio files as people have them: which are found, and what comes of those that are no audio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws.audio import codec
+from kws.audio.audio_files import Heard, Skipped, decoded, find_audio, printable
+from kws.errors import UsageError
+
+
+def test_files_are_taken_as_named_and_folders_searched_for_audio(tmp_path: Path) -> None:
+    for name in ("b/2.WAV", "b/1.flac", "b/deep/3.ogg", "b/notes.txt", "plain"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_audio([tmp_path / "plain", tmp_path / "b"])
+    assert [path.name for path in found] == ["plain", "1.flac", "2.WAV", "3.ogg"]
+
+
+def test_a_file_named_twice_is_taken_once(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    assert find_audio([tmp_path / "a.wav", tmp_path]) == [tmp_path / "a.wav"]
+
+
+def test_what_is_not_there_and_folders_without_audio_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none: no such file or folder; wanted audio"):
+        find_audio([tmp_path / "none"])
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"no audio there; wanted .*flac.*wav"):
+        find_audio([tmp_path])
+
+
+def test_many_files_are_decoded_in_their_order_with_the_broken_in_their_places(tmp_path: Path) -> None:
+    paths = []
+    for number in range(150):
+        paths.append(tmp_path / f"{number}.wav")
+        paths[-1].write_bytes(b"RIFF" if number % 7 == 3 else codec.wav_bytes(np.full(5, number, np.int16)))
+    found = list(decoded(paths))
+    assert [item.path for item in found] == paths
+    for number, item in enumerate(found):
+        if number % 7 == 3:
+            assert isinstance(item, Skipped)
+            assert str(item).startswith(f"{item.path}: ends early")
+        else:
+            assert isinstance(item, Heard)
+            assert item.pcm.tolist() == [number] * 5
+
+
+def test_a_path_cannot_steer_a_terminal() -> None:
+    assert printable(Path("a\x1b[31m\nb\udcff\u202e/语 <b>.wav")) == "a\\x1b[31m\\nb\\udcff\\u202e/语 <b>.wav"

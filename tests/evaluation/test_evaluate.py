@@ -1,0 +1,171 @@
+"""kws.evaluation.evaluate: crops by hand, a network whose confusion matrix is known, what is written, several runs at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kws import cli, models
+from kws.corpus import tasks
+from kws.data.index import Index
+from kws.distributed.ranks import Runtime
+from kws.errors import UsageError
+from kws.evaluation import evaluate
+from kws.evaluation.evaluate import crops, evaluate_split, whole
+from kws.evaluation.trained import Trained
+from kws.models.cost import multiply_adds
+from tests.multiproc.launching import ALONE, SETTINGS, finish, start
+
+pytestmark = pytest.mark.xdist_group("evaluate")  # what they share is made once
+
+CPU = torch.device("cpu")
+ONE = Runtime(0, 1, CPU, 1, None)  # type: ignore[arg-type]
+
+
+def test_crops_are_the_clip_and_three_of_two_frames_less_with_their_edges_repeated() -> None:
+    clip = torch.arange(5.0).expand(1, 1, 2, 5)
+    found = [view[0, 0, 1].tolist() for view in crops(clip)]
+    assert found == [[0, 1, 2, 3, 4], [0, 0, 1, 2, 2], [1, 1, 2, 3, 3], [2, 2, 3, 4, 4]]
+    assert [tuple(view.shape) for view in crops(torch.zeros(3, 1, 32, 32))] == [(3, 1, 32, 32)] * 4
+
+
+def test_too_few_frames_cannot_be_cropped() -> None:
+    with pytest.raises(UsageError, match="2 frames, wanted 3 or more"):
+        crops(torch.zeros(1, 1, 40, 2))
+
+
+class ByFrame(nn.Module):
+    """Logits of a frame at one place: what a network that looks there alone would say."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, 0, :3, 1] + 1
+
+
+class Ramp(nn.Module):
+    """Features (B, 1, 3, 4) that hang on nothing but the frame and the band."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        image = torch.arange(12.0).reshape(3, 4) * torch.tensor([[1.0], [0.5], [-0.2]])
+        return image.expand(len(wave), 1, 3, 4)
+
+
+def test_with_crops_a_clip_has_the_mean_of_the_four_softmaxes_taken_once(tones: Index) -> None:
+    task = tasks.resolve(tasks.of_words(tones.words), tones.words)
+    plain = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE)
+    cropped = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE, views=crops)
+    image = Ramp()(torch.zeros(1, 1))
+    each = [torch.softmax(ByFrame()(view).double(), dim=1)[0].numpy() for view in crops(image)]
+    np.testing.assert_allclose(plain.probabilities, np.tile(each[0], (len(plain.clips), 1)), rtol=1e-6)
+    np.testing.assert_allclose(cropped.probabilities, np.tile(np.mean(each, 0), (len(plain.clips), 1)), rtol=1e-6)
+    np.testing.assert_allclose(cropped.loss, -np.log(np.mean(each, 0))[cropped.truth].mean(), rtol=1e-6)
+    assert not np.allclose(plain.probabilities, cropped.probabilities)
+
+
+def test_the_whole_clip_alone_is_one_view() -> None:
+    clip = torch.rand(2, 1, 4, 6)
+    (view,) = whole(clip)
+    assert view is clip
+
+
+class Pitch(nn.Module):
+    """Hears `low` (200 Hz), `mid` (400 Hz) and `high` (600 Hz) rightly, but takes `mid` for `high`."""
+
+    def forward(self, power: Tensor) -> Tensor:
+        found = power.argmax(dim=1)
+        said = torch.bucketize(found, torch.tensor([300, 500]))
+        return 4.0 * nn.functional.one_hot(torch.where(said == 1, 2, said), 3).float()
+
+
+class Spectrum(nn.Module):
+    """A second's spectrum, one bin a hertz."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        return torch.fft.rfft(wave.float()).abs()
+
+
+def test_a_network_whose_answers_are_known(tones: Index) -> None:
+    definition = tasks.Definition(name="by pitch", classes=("low", "mid", "high"))
+    task = tasks.resolve(definition, tones.words)
+    result = evaluate_split(Pitch(), Spectrum(), tones, "test", task, 16000, ONE)
+    summary = evaluate.summarise(result, "test", task.classes, {"network": "pitch"})
+    low, mid, high = (int((result.truth == label).sum()) for label in range(3))
+    assert min(low, mid, high) > 0
+    assert summary["confusion"] == [[low, 0, 0], [0, 0, mid], [0, 0, high]]
+    assert summary["accuracy"] == (low + high) / (low + mid + high)
+    assert summary["top5"] == 1.0
+    assert summary["most_confused"] == [{"truth": "mid", "predicted": "high", "clips": mid, "share": 1.0}]
+    sure = float(torch.softmax(torch.tensor([4.0, 0, 0]), 0)[0])
+    assert summary["calibration_error"] == pytest.approx(abs(sure - summary["accuracy"]), abs=1e-6)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+# --- of runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of one epoch, with other networks."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = folder / "tiny.toml"
+    config.write_text(SETTINGS.replace("[data]", f'[data]\nshards = "{tones.root}"'))
+    found = []
+    for name in ("tc_resnet8", "matchboxnet_3x1x64"):
+        also = (f"model.name={name}", "train.epochs=1", "data.workers=0", "frontend.augment=none")
+        code, output = finish(start(ALONE, config, folder / name, *also))
+        assert code == 0, output
+        found.append(folder / name)
+    return found
+
+
+def test_several_runs_are_evaluated_in_turn(runs: list[Path], tones: Index, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", *map(str, runs), "--json"]) == cli.OK
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["network"] for row in rows] == ["tc_resnet8", "matchboxnet_3x1x64"]
+    for run, row in zip(runs, rows, strict=True):
+        assert row == json.loads((run / "eval" / "test.json").read_text())
+        assert (row["corpus_id"], row["task"], row["crop"]) == (tones.content_id, "words", False)
+        trained = Trained.from_run(run, "best_accuracy", CPU)
+        assert row["parameters"] == models.count_parameters(trained.network)
+        assert row["multiply_adds"] == multiply_adds(trained.network, (1, 32, 32))
+        assert (run / "eval" / "test.png").stat().st_size > 5_000
+
+
+def test_the_crop_test_stands_beside_the_plain_one(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs[0]
+    plain = evaluate.evaluate_run(run, "test", "best_accuracy", None, ONE)
+    assert cli.main(["evaluate", str(run), "--crop"]) == cli.OK
+    out = capsys.readouterr().out
+    assert f"{run}: test, with crops: accuracy " in out
+    assert "most confused" in out
+    crop = json.loads((run / "eval" / "test-crop.json").read_text())
+    assert (crop["split"], crop["crop"], crop["n"]) == ("test", True, plain["n"])
+    assert crop["loss"] != plain["loss"]
+    assert json.loads((run / "eval" / "test.json").read_text()) == plain
+    saved = np.load(run / "eval" / "test-crop.clips.npz")
+    assert saved["probabilities"].sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert (run / "eval" / "test-crop.png").stat().st_size > 5_000
+
+
+def test_a_folder_that_is_no_run_stops_all_before_any(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(runs[0]), str(tmp_path), "--split", "valid"]) == cli.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"kws: {tmp_path}: not a run folder")
+    assert not (runs[0] / "eval" / "valid.json").exists()
+
+
+def test_processes_start_on_the_cpu_only_where_every_run_asks_for_it(runs: list[Path], tmp_path: Path) -> None:
+    text = (runs[0] / "config.toml").read_text()
+    other = tmp_path / "gpu"
+    other.mkdir()
+    (other / "config.toml").write_text(text.replace('device = "cpu"', 'device = "cuda"'))
+    assert evaluate.settings_of(runs).device == "cpu"
+    found = evaluate.settings_of([*runs, other])
+    assert (found.device, found.processes, found.threads) == ("auto", 0, 1)

@@ -1,0 +1,65 @@
+"""Which clips are kept, and that the report shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kws import models
+from kws.config import Config, ModelConfig
+from kws.corpus import tasks
+from kws.data.index import Index
+from kws.data.stream import Reader
+from kws.evaluation import mistakes
+from kws.evaluation.trained import Trained
+from kws.results.cards import cards
+from kws.run.checkpoint import Checkpoint, Checkpoints
+from tests.results.test_report import HOSTILE
+
+TRUTH = np.array([0, 1, 2, 0, 1])
+PROBABILITIES = np.array(
+    [[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.05, 0.9, 0.05], [0.2, 0.7, 0.1]], dtype=np.float32
+)
+"""Wrong are clips 1, 2 and 3; their truths were at 0.3, 0.1 and 0.05."""
+
+
+def test_the_least_likely_truths_come_first_and_right_answers_never() -> None:
+    assert mistakes.worst(TRUTH, PROBABILITIES).tolist() == [3, 2, 1]
+    assert mistakes.worst(TRUTH, PROBABILITIES, 2).tolist() == [3, 2]
+    assert mistakes.worst(TRUTH, np.eye(3, dtype=np.float32)[TRUTH]).tolist() == []
+
+
+def test_what_is_kept_is_the_clip_as_it_sounds_and_as_the_network_sees_it(tones: Index, tmp_path: Path) -> None:
+    state = {"task": tasks.of_words(tones.words).tree(), "words": list(tones.words)}
+    network = models.build("tc_resnet8", 3, (1, 40, 101))
+    saved = Checkpoints(tmp_path).save(network.state_dict(), {}, state, "step-00000000")
+    trained = Trained(Config(model=ModelConfig(name="tc_resnet8")), Checkpoint(saved, state), torch.device("cpu"))
+    path = tmp_path / "eval" / "test.mistakes.npz"
+    path.parent.mkdir()
+    mistakes.write(path, trained, tones, "test", np.arange(5), TRUTH, PROBABILITIES)
+    kept, reader = np.load(path), Reader(tones, "test", [0, 0, 0], 16000)
+    assert kept["clips"].tolist() == [3, 2, 1]
+    assert (kept["truth"].tolist(), kept["predicted"].tolist()) == ([0, 2, 1], [1, 1, 0])
+    np.testing.assert_allclose(kept["likely"], [0.05, 0.1, 0.3])
+    np.testing.assert_allclose(kept["probability"], [0.9, 0.8, 0.6])
+    for row, clip in enumerate([3, 2, 1]):
+        pcm = reader.read(clip)
+        assert np.array_equal(kept["wave"][row, : kept["lengths"][row]], pcm)
+        assert kept["names"][row] == reader.name(clip)
+        seen = trained.features(torch.from_numpy(pcm[None].copy()))[0, 0]
+        np.testing.assert_allclose(kept["features"][row], seen, atol=5e-3)
+    shown = cards(tmp_path, {"split": "test", "classes": ["a", "b", HOSTILE]})
+    assert shown.count("<audio") == shown.count("<img") == 3
+    assert f"<b>{'b'}</b>" in shown
+    assert HOSTILE not in shown
+    assert "60 % sure" in shown
+
+
+def test_without_mistakes_or_with_a_damaged_file_there_is_nothing_to_show(tones: Index, tmp_path: Path) -> None:
+    result = {"split": "test", "crop": True, "classes": ["a"]}
+    assert cards(tmp_path, result) == ""
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "test-crop.mistakes.npz").write_bytes(b"PK half")
+    assert cards(tmp_path, result) == ""

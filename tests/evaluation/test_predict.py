@@ -1,0 +1,299 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+import kws
+from kws import cli
+from kws.audio import codec
+from kws.audio.audio_files import Skipped
+from kws.data import index
+from kws.data.stream import Reader
+from kws.distributed.ranks import Runtime
+from kws.errors import UsageError
+from kws.evaluation import evaluate, predict
+from kws.evaluation.predict import Prediction, Recognizer, Tally, starts
+
+pytestmark = pytest.mark.xdist_group("predict")  # what they share is made once
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = [
+    "model.name=tc_resnet8", "train.epochs=1", "train.global_batch=32", "train.micro_batch=8", "train.device=cpu",
+    "train.threads=1", "train.warmup_epochs=0", "data.workers=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: one epoch on the tones."""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    settings = [f"--set={text}" for text in [*SETTINGS, f"data.shards={tones.root}"]]
+    command = [sys.executable, "-m", "kws", "train", str(ROOT / "configs" / "quick.toml"), "--run", str(folder)]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recognizer(run: Path) -> Recognizer:
+    return kws.load(run)
+
+
+def clip(tones: index.Index, number: int = 0) -> codec.Pcm:
+    return Reader(tones, "test", range(len(tones.words)), 16000).read(number)
+
+
+def write(path: Path, pcm: codec.Pcm) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(codec.wav_bytes(pcm))
+    return path
+
+
+# --- where a recording is heard -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "wanted"),
+    [(1, [0]), (16000, [0]), (16001, [0, 1]), (17600, [0, 1600]), (19300, [0, 1600, 3200, 3300])],
+)
+def test_a_recording_is_heard_every_tenth_of_a_second_and_to_its_end(length: int, wanted: list[int]) -> None:
+    assert starts(length, 16000) == wanted
+
+
+# --- a trained network ----------------------------------------------------------------------------------------
+
+
+def test_a_recognizer_gives_every_word_once_best_first(recognizer: Recognizer, tones: index.Index) -> None:
+    words = recognizer(clip(tones))
+    assert sorted(word for word, _ in words) == sorted(tones.words) == list(recognizer.classes)
+    chances = [p for _, p in words]
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_floats_and_another_rate_are_the_same_sound(recognizer: Recognizer, tones: index.Index) -> None:
+    pcm = clip(tones)
+    wanted = dict(recognizer(pcm))
+    assert dict(recognizer(pcm / 32768)) == wanted
+    assert dict(recognizer((pcm / 32768).astype(np.float32), 16000)) == wanted
+    assert dict(recognizer(list(pcm / 32768))) == wanted
+    doubled = np.repeat(pcm / 32768, 2)
+    assert dict(recognizer(doubled, 32000)) == pytest.approx(wanted, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate", "says"),
+    [
+        (np.zeros(0, np.int16), 16000, r"shape \(0,\)"),
+        (np.zeros((2, 100), np.int16), 16000, r"shape \(2, 100\), wanted one channel"),
+        (np.zeros(100, np.int32), 16000, "type int32, wanted int16, or float"),
+        (np.full(100, np.nan), 16000, "not finite"),
+        (np.zeros(100), 0, "0 Hz"),
+    ],
+)
+def test_a_wave_that_is_none_is_refused(recognizer: Recognizer, wave: np.ndarray, rate: int, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        recognizer(wave, rate)
+
+
+def test_prediction_and_evaluation_say_the_same(run: Path, recognizer: Recognizer, tones: index.Index) -> None:
+    alone = Runtime(0, 1, torch.device("cpu"), 1, None)
+    summary = evaluate.evaluate_run(run, "test", "best_accuracy", None, alone)
+    saved = np.load(run / "eval" / "test.clips.npz")
+    assert summary["n"] == len(tones.split("test")) == len(saved["clips"])
+    assert json.loads((run / "eval" / "test.json").read_text())["accuracy"] == summary["accuracy"]
+    losses = -np.log(saved["probabilities"][np.arange(summary["n"]), saved["truth"]])
+    assert summary["loss"] == pytest.approx(losses.mean(), abs=1e-4)
+    for number, chances in zip(saved["clips"], saved["probabilities"], strict=True):
+        found = dict(recognizer(clip(tones, int(number))))
+        assert [found[word] for word in recognizer.classes] == pytest.approx(chances.tolist(), abs=1e-5)
+
+
+def test_a_corpus_that_moved_is_taken_and_another_refused(run: Path, tones: index.Index, tmp_path: Path) -> None:
+    alone = Runtime(0, 1, torch.device("cpu"), 1, None)
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    moved.symlink_to(tones.root)
+    assert evaluate.evaluate_run(run, "valid", "last", moved, alone)["split"] == "valid"
+    subprocess.run(["cp", "-r", str(tones.root), str(other)], check=True)
+    head = json.loads((other / "index" / "index.json").read_text())
+    (other / "index" / "index.json").write_text(json.dumps({**head, "content_id": "0" * 32}))
+    with pytest.raises(UsageError, match=r"corpus 0+, .* was trained on .*--shards"):
+        evaluate.evaluate_run(run, "test", "last", other, alone)
+
+
+@pytest.mark.parametrize(("split", "says"), [("noise", "no words to recognise"), ("tset", "splits with clips: train")])
+def test_a_split_without_words_is_refused(run: Path, split: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        evaluate.evaluate_run(run, split, "last", None, Runtime(0, 1, torch.device("cpu"), 1, None))
+
+
+def test_more_files_than_a_batch_come_in_order_and_as_one_by_one(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path
+) -> None:
+    clips = [clip(tones, number % len(tones.split("test"))) for number in range(predict.BATCH + 3)]
+    paths = [write(tmp_path / f"{number:03}.wav", pcm) for number, pcm in enumerate(clips)]
+    skipped: list[Skipped] = []
+    found = list(recognizer.files(paths, skipped))
+    assert [item.path for item in found] == paths
+    assert not skipped
+    for item, pcm in list(zip(found, clips, strict=True))[:: predict.BATCH]:
+        assert dict(item.words) == pytest.approx(dict(recognizer(pcm)), abs=1e-5)
+
+
+def test_files_that_cannot_be_read_are_left_out_with_the_reason(recognizer: Recognizer, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("hello")
+    (tmp_path / "folder.wav").mkdir()
+    skipped: list[Skipped] = []
+    assert not list(recognizer.files([tmp_path / "text.wav", tmp_path / "folder.wav", tmp_path / "gone.wav"], skipped))
+    assert [item.why.partition(" (")[0] for item in skipped] == [
+        "not readable as audio",
+        "Is a directory",
+        "No such file or directory",
+    ]
+
+
+def test_a_long_recording_is_what_its_surest_second_is(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path
+) -> None:
+    long = np.concatenate([np.zeros(8000, np.int16), clip(tones), np.zeros(21234, np.int16)])
+    chances = {at: recognizer(long[at : at + 16000]) for at in starts(len(long), 16000)}
+    surest = max(chances, key=lambda at: chances[at][0][1])
+    (found,) = recognizer.files([write(tmp_path / "long.wav", long)], [])
+    assert found.start_s == surest / 16000
+    assert dict(found.words) == pytest.approx(dict(chances[surest]), abs=1e-5)
+    assert dict(recognizer(long)) == pytest.approx(dict(found.words), abs=1e-5)
+    assert found.note == f"longer than 1 s: surest at {found.start_s:.1f} s"
+
+
+def test_long_and_short_ones_in_turn_keep_their_places(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path
+) -> None:
+    # Together more seconds than two batches: files lie across batches, and batches across files.
+    lengths = [1.0, 3.7, 0.4, 9.0, 1.05, 1.2, 0.1, 2.0]
+    pcms = [np.tile(clip(tones, number), 9)[: round(16000 * s)] for number, s in enumerate(lengths)]
+    paths = [write(tmp_path / f"{number}.wav", pcm) for number, pcm in enumerate(pcms)]
+    (tmp_path / "3x.wav").write_text("no sound")
+    skipped: list[Skipped] = []
+    found = list(recognizer.files([*paths[:4], tmp_path / "3x.wav", *paths[4:]], skipped))
+    assert [item.path for item in found] == paths
+    assert [item.path.name for item in skipped] == ["3x.wav"]
+    assert [item.note is not None for item in found] == [s > 1.1 for s in lengths]
+    for item, pcm in zip(found, pcms, strict=True):
+        assert dict(item.words) == pytest.approx(dict(recognizer(pcm)), abs=1e-5)
+
+
+def test_files_stop_being_read_where_nobody_asks_on(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = write(tmp_path / "a.wav", clip(tones)), []
+    monkeypatch.setattr(codec, "decode", lambda data: read.append(data) or clip(tones))
+    files = recognizer.files([path] * 5000, [])
+    next(files)
+    files.close()
+    assert 0 < len(read) < 2000
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "rate", "channels"),
+    [("WAV", "PCM_24", 48000, 2), ("WAV", "FLOAT", 32000, 1), ("FLAC", "PCM_16", 44100, 1), ("OGG", "VORBIS", 22050, 2),
+     ("OGG", "OPUS", 48000, 1), ("MP3", "MPEG_LAYER_III", 44100, 1), ("AIFF", "PCM_U8", 16000, 1)],
+)  # fmt: skip
+def test_any_format_and_rate_is_the_same_word(
+    recognizer: Recognizer, tones: index.Index, tmp_path: Path, kind: str, subtype: str, rate: int, channels: int
+) -> None:
+    wave = soxr.resample(clip(tones) / 32768, 16000, rate)
+    soundfile.write(tmp_path / "sound", np.tile(wave[:, None], channels), rate, format=kind, subtype=subtype)
+    skipped: list[Skipped] = []
+    (found,) = recognizer.files([tmp_path / "sound"], skipped)
+    assert found.words[0][0] == recognizer(clip(tones))[0][0]
+
+
+# --- counting -------------------------------------------------------------------------------------------------
+
+
+def said(number: int, truth: str | None, word: str) -> Prediction:
+    return Prediction(Path(str(number)), ((word, 0.5),), truth, 0.0, None)
+
+
+def test_a_tally_counts_what_has_a_truth_and_keeps_mistakes_first() -> None:
+    tally = Tally(3)
+    for number, (truth, word) in enumerate([("a", "a"), (None, "b"), ("a", "b"), ("a", "a"), ("b", "a")]):
+        tally.add(said(number, truth, word))
+    assert (tally.files, tally.known, tally.right) == (5, 4, 2)
+    assert [item.path.name for item in tally.picked()] == ["0", "2", "4"]
+    assert tally.line() == "2 of 4 files in folders of known words: 50.00% (95 %: 15.00% to 85.00%)"
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recordings(tones: index.Index, tmp_path: Path) -> Path:
+    """Folders of known words, of none, one file that is no audio, and names that would do harm elsewhere."""
+    write(tmp_path / "low" / "a.wav", clip(tones, 0))
+    write(tmp_path / "high" / "b.wav", clip(tones, 1))
+    write(tmp_path / "mine" / "<img src=x onerror=alert(1)>.wav", clip(tones, 2))
+    write(tmp_path / "mine" / "long.wav", np.tile(clip(tones, 2), 3))
+    write(tmp_path / "mine" / os.fsdecode(b"\xff\xfe.wav"), clip(tones, 2))
+    (tmp_path / "mine" / "broken.wav").write_bytes(b"RIFF")
+    return tmp_path
+
+
+def test_predict_prints_truth_where_the_folder_names_a_word_and_says_what_it_left_out(
+    run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", str(run), str(recordings)]) == cli.FAILED
+    out, err = capsys.readouterr()
+    by_name = {line.partition("  ")[0].rpartition("/")[2]: line for line in out.splitlines()}
+    assert all(
+        by_name[name].endswith(("  right", f"  wrong, is {word}"))
+        for name, word in (("a.wav", "low"), ("b.wav", "high"))
+    )
+    assert by_name["<img src=x onerror=alert(1)>.wav"].endswith("%")
+    assert "(longer than 1 s: surest at " in by_name["long.wav"]
+    assert "\\udcff\\udcfe.wav" in by_name
+    assert " of 2 files in folders of known words" in out
+    assert err.startswith(f"left out: {recordings}/mine/broken.wav: ends early")
+
+
+def test_predict_as_json_is_an_object_a_line(run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(run), str(recordings / "low"), "--json", "--top", "2"]) == cli.OK
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (row["path"], row["truth"], row["note"], len(row["words"])) == (f"{recordings}/low/a.wav", "low", None, 2)
+    assert row["start_s"] == 0.0
+
+
+def test_predict_as_json_tells_what_was_left_out_and_draws_a_grid(
+    run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = recordings / "grid.png"
+    assert cli.main(["predict", str(run), str(recordings), "--json", "--grid", str(picture)]) == cli.FAILED
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 6
+    assert rows[-1]["path"] == f"{recordings}/mine/broken.wav"
+    assert rows[-1]["error"].startswith("ends early")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_grid_of_nothing_is_refused(run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = str(recordings / "mine" / "broken.wav")
+    assert cli.main(["predict", str(run), broken, "--grid", str(recordings / "grid.png")]) == cli.USAGE
+    assert "no file could be read" in capsys.readouterr().err
+
+
+def test_an_unknown_checkpoint_is_one_line(run: Path, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(run), str(recordings / "low"), "--checkpoint", "best"]) == cli.USAGE
+    assert "no checkpoint 'best'; there are: best_accuracy, best_loss, last, step-" in capsys.readouterr().err
+
+
+def test_report_of_a_run_is_a_page(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(run)]) == cli.OK
+    assert "report.html" in capsys.readouterr().out
+    assert (run / "report.html").stat().st_size > 1000

@@ -1,0 +1,72 @@
+"""Draws of each class, planned and consumed, of a real run of tones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kws import config
+from kws.data import ledger
+from kws.data.index import Index
+from kws.data.training_set import Job
+from kws.evaluation import sampling_audit
+
+
+@pytest.fixture
+def run(tones: Index, tmp_path: Path) -> Path:
+    """The folder of a run that has consumed the seven first steps, in two attempts; nothing is trained."""
+    settings = config.of_overrides(
+        [f"data.shards={tones.root}", "data.sampling=balanced", "train.global_batch=32", "train.micro_batch=8"]
+    )
+    (tmp_path / "config.toml").write_text(config.to_toml(settings))
+    job = Job(settings)
+    for attempt, first, last in ((1, 0, 6), (2, 3, 7)):
+        book = ledger.Ledger(tmp_path, attempt, 0, first)
+        for step in range(first, last):
+            epoch, within = divmod(step, job.steps_per_epoch)
+            for slot in job.plan(epoch).step_slots(within):
+                book.add(epoch, step, slot.slot, slot.draws, slot.clips)
+        book.close()
+    return tmp_path
+
+
+def test_what_was_consumed_in_the_newest_epoch_is_what_was_planned(run: Path, tones: Index) -> None:
+    job = Job(config.load(run / "config.toml"))
+    found = sampling_audit.audit(run, 7)
+    assert found is not None
+    assert (found.epoch, found.steps) == (6 // job.steps_per_epoch, 7 - 6 // job.steps_per_epoch * job.steps_per_epoch)
+    assert [row.word for row in found.rows] == ["high", "low", "mid"]
+    assert sum(row.clips for row in found.rows) == len(tones.split("train"))
+    assert [row.consumed for row in found.rows] == [row.planned for row in found.rows]
+    assert sum(row.planned for row in found.rows) == 32 * found.steps
+
+
+def test_a_whole_epoch_of_balanced_draws_is_even(run: Path) -> None:
+    job = Job(config.load(run / "config.toml"))
+    found = sampling_audit.audit(run, job.steps_per_epoch)
+    assert found is not None
+    assert found.epoch == 0
+    assert np.ptp([row.planned for row in found.rows]) <= 1
+
+
+def test_a_draw_that_is_missing_shows(run: Path) -> None:
+    (path,) = (run / "ledger").glob("0002-*")
+    path.write_bytes(path.read_bytes()[: -8 * 5 * 4])
+    found = sampling_audit.audit(run, 7)
+    assert found is not None
+    assert sum(row.planned - (row.consumed or 0) for row in found.rows) == 4
+
+
+def test_without_a_ledger_there_is_the_plan_and_without_a_corpus_nothing(run: Path, tones: Index) -> None:
+    for path in (run / "ledger").iterdir():
+        path.unlink()
+    (run / "ledger").rmdir()
+    found = sampling_audit.audit(run, 7)
+    assert found is not None
+    assert {row.consumed for row in found.rows} == {None}
+    assert sampling_audit.audit(run, 0) is None
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace(str(tones.root), "/nowhere"))
+    assert sampling_audit.audit(run, 7) is None

@@ -1,0 +1,449 @@
+"""Shards of others, in whatever layout, get an index that streams, verifies and says what it could not take."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import webdataset as wds
+
+from kws import cli
+from kws.audio import codec
+from kws.corpus.source import split_by_hash
+from kws.data import index
+from kws.data.index import Index
+from kws.data.plan import Plan, Recipe
+from kws.data.stream import Reader, stream
+from kws.errors import UsageError
+from kws.packing import contents, external_index, scan
+from tests.conftest import tone
+
+SAMPLES = 1600
+Members = list[tuple[str, bytes]]
+
+
+def wav(number: int = 0) -> bytes:
+    return codec.wav_bytes(tone(300 + 50 * number, SAMPLES, seed=number))
+
+
+def shard(path: Path, members: Members) -> Path:
+    """A tar of these files, in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def clips(count: int, label: str = "json", first: int = 0) -> Members:
+    """Samples of two words with a label of that kind, or none."""
+    members: Members = []
+    for number in range(first, first + count):
+        word = ("left", "right")[number % 2]
+        content = {"json": json.dumps({"word": word, "speaker": f"s{number}"}), "txt": f"{word}\n", "cls": word}
+        members.append((f"{number:04d}.wav", wav(number)))
+        if label:
+            members.append((f"{number:04d}.{label}", content[label].encode()))
+    return members
+
+
+def counts(corpus: Index) -> dict[str, int]:
+    return {name: len(split) for name, split in corpus.splits.items() if len(split)}
+
+
+def words_in(corpus: Index, split: str = "train") -> list[str]:
+    return [corpus.words[word] for word in corpus.split(split).columns["word"]]
+
+
+def one(tmp_path: Path, members: Members, **more: Any) -> Index:
+    """The index of a single shard with these members."""
+    shard(tmp_path / "src" / "0.tar", members)
+    corpus, report = external_index.index_shards(str(tmp_path / "src"), **more)
+    assert not report.skipped
+    return corpus
+
+
+def refused(tmp_path: Path, members: Members, match: str, **more: Any) -> None:
+    """One line that names the shard; and no index, not even a part of one, is left."""
+    path = shard(tmp_path / "src" / "0.tar", members)
+    with pytest.raises(UsageError, match=match) as caught:
+        external_index.index_shards(str(tmp_path / "src"), **more)
+    assert "\n" not in str(caught.value)
+    assert "0.tar: " in str(caught.value)
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- layouts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["json", "txt", "cls"])
+def test_a_label_may_be_json_text_or_class(tmp_path: Path, kind: str) -> None:
+    corpus = one(tmp_path, clips(6, kind), split="train")
+    assert corpus.words == ("left", "right")
+    assert words_in(corpus) == ["left", "right"] * 3
+    assert scan.verify(corpus, external_index.shards_of(corpus)) == (6, [])
+
+
+@pytest.mark.parametrize(
+    ("label", "word"),
+    [
+        ({"label": "go"}, "go"),
+        ({"keyword": " go "}, "go"),
+        ({"class": "go", "id": 7}, "go"),
+        ({"label": 3, "text": "go"}, "go"),
+        ({"word": "", "transcript": "go"}, "go"),
+        ("go", "go"),
+        ({"text": "grün"}, "grün"),
+        ({"label": 1}, "right"),
+        (1, "right"),
+    ],
+)
+def test_a_json_may_call_the_word_by_many_names(tmp_path: Path, label: object, word: str) -> None:
+    members = [("a.wav", wav()), ("a.json", json.dumps(label).encode())]
+    assert words_in(one(tmp_path, members, words=("left", "right", "go", "grün"))) == [word]
+
+
+def test_a_number_is_the_word_in_that_place_of_the_list(tmp_path: Path) -> None:
+    members = [("a.wav", wav()), ("a.cls", b"2\n"), ("b.cls", b"0"), ("b.wav", wav(1))]
+    corpus = one(tmp_path, members, words=("yes", "no", "maybe"))
+    assert corpus.words == ("yes", "no", "maybe")
+    assert words_in(corpus) == ["maybe", "yes"]
+    assert scan.verify(corpus) == (2, [])
+
+
+def test_a_list_of_classes_beside_the_shards_is_found(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "classes.txt").write_text("yes\nno\n")
+    assert words_in(one(tmp_path, [("a.wav", wav()), ("a.cls", b"1")])) == ["no"]
+
+
+def test_the_folder_is_the_word_where_nothing_else_is(tmp_path: Path) -> None:
+    names = ("right/abc_nohash_0", "right/abc_nohash_1", "./left/def_nohash_0", "_background_noise_/hiss")
+    corpus = one(tmp_path, [(f"{name}.wav", wav(number)) for number, name in enumerate(names)])
+    assert corpus.words == ("left", "right")
+    assert len(corpus.split("noise")) == 1
+    assert len(corpus.split(split_by_hash("abc"))) >= 2, "the speaker before _nohash_ decides the split"
+    assert {speaker.decode() for speaker in corpus.speakers} == {"abc", "def", ""}
+    assert scan.verify(corpus) == (4, [])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # WebDataset leaves the file open
+def test_a_key_ends_at_its_first_dot_as_webdataset_has_it(tmp_path: Path) -> None:
+    members = [("v1.2/a.16k.wav", wav()), ("v1.2/a.16k.json", b'{"word": "go"}'), ("v1.2/b.WAV", wav(1)),
+               ("v1.2/b.TXT", b"go"), ("__meta__/x.json", b"?"), ("v1.2/._b.wav", b"mac"), ("NO", b"?")]  # fmt: skip
+    corpus = one(tmp_path, members)
+    assert words_in(corpus) == ["go", "go"]
+    url = str(tmp_path / "src" / "0.tar")
+    keys = [sample["__key__"] for sample in wds.WebDataset(url, shardshuffle=False) if "/._" not in sample["__key__"]]
+    assert [key for key in keys if not key.endswith("/")] == ["v1.2/a", "v1.2/b"]
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("flac", "FLAC"), ("ogg", "OGG"), ("mp3", "MP3"), ("opus", "OPUS")])
+def test_any_audio_that_soundfile_reads_is_streamed(tmp_path: Path, ending: str, kind: str) -> None:
+    buffer = io.BytesIO()
+    shape: dict[str, Any] = {"format": "OGG", "subtype": "OPUS"} if kind == "OPUS" else {"format": kind}
+    soundfile.write(buffer, np.stack([tone(440, 24000)] * 2, 1), 24000, **shape)
+    corpus = one(tmp_path, [(f"go/a.{ending}", buffer.getvalue())])
+    split = corpus.split("train")
+    assert not split.columns["plain"][0]
+    assert split.columns["samples"][0] == len(codec.decode(buffer.getvalue())) == pytest.approx(16000, abs=1200)
+    assert np.array_equal(Reader(corpus, "train", [0], 16000).read(0), codec.decode(buffer.getvalue()))
+
+
+def test_what_stock_webdataset_wrote_streams_as_what_was_written(tmp_path: Path) -> None:
+    waves = [tone(200 + number, SAMPLES, seed=number) for number in range(30)]
+    (tmp_path / "src").mkdir()
+    with wds.ShardWriter(str(tmp_path / "src" / "kws-train-%06d.tar"), maxcount=8, verbose=0) as sink:
+        for number, wave in enumerate(waves):
+            sink.write({"__key__": f"clip{number}", "wav": codec.wav_bytes(wave), "cls": number % 3})
+    corpus, report = external_index.index_shards(str(tmp_path / "src"), tmp_path / "out", words=("no", "up", "yes"))
+    assert (counts(corpus), report.skipped) == ({"train": 30}, [])
+    assert not (tmp_path / "src" / "index").exists()
+    plan = Plan(corpus.split("train"), range(3), Recipe("natural", 1, 30, 0), 0)
+    (batch,) = stream(lambda: plan.rank_slots(0, 1), Reader(corpus, "train", range(3), SAMPLES))
+    for clip, label, wave in zip(batch.clips.tolist(), batch.labels.tolist(), batch.wave.numpy(), strict=True):
+        assert label == clip % 3
+        assert np.array_equal(wave, waves[clip])
+
+
+# --- splits ---------------------------------------------------------------------------------------------------
+
+
+def test_folders_and_names_of_shards_say_the_split(tmp_path: Path) -> None:
+    names = ("training/0.tar", "val/0.tar", "x/dev-1.tar", "testing/0.tar", "train/part-000001.tar", "noise/0.tar")
+    for number, name in enumerate(names):
+        shard(tmp_path / name, clips(2, "" if "noise" in name else "txt", 10 * number))
+    corpus, report = external_index.index_shards(str(tmp_path))
+    assert counts(corpus) == {"train": 4, "valid": 4, "test": 2, "noise": 2}
+    assert (report.skipped, report.notes) == ([], [])
+    assert scan.verify(corpus) == (12, [])
+
+
+def test_one_shard_serves_several_splits_by_the_hash_of_its_speakers(tmp_path: Path) -> None:
+    corpus = one(tmp_path, clips(60))
+    wanted = [split_by_hash(f"s{number}") for number in range(60)]
+    assert counts(corpus) == {name: wanted.count(name) for name in ("train", "valid", "test")}
+    assert all(len(split.shards) == 1 for name, split in corpus.splits.items() if name != "noise")
+    for split in ("train", "valid", "test"):
+        numbers = [number for number, name in enumerate(wanted) if name == split]
+        reader = Reader(corpus, split, [0, 1], SAMPLES)
+        assert [reader.name(clip) for clip in range(len(numbers))] == [f"{number:04d}" for number in numbers]
+    assert scan.verify(corpus) == (60, [])
+
+
+def test_without_speakers_all_is_training_and_that_is_said(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", clips(4, "txt"))
+    corpus, report = external_index.index_shards(str(tmp_path))
+    assert counts(corpus) == {"train": 4}
+    assert report.notes == [
+        "4 clips with neither speaker nor split: taken for training (else --split NAME)", "no clips in valid, test",
+    ]  # fmt: skip
+    assert counts(external_index.index_shards(str(tmp_path), split="test")[0]) == {"test": 4}
+
+
+# --- what is wrong with them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "match"),
+    [
+        ([("a.wav", b""), ("a.xyz", b"?")], r"sample a: no label in \.wav, \.xyz; wanted a json member with the word"),
+        (
+            [("a.wav", b""), ("a.json", b'{"id": 1}')],
+            r"no label in \.wav, \.json; wanted a json .* or the word as a fol",
+        ),
+        ([("a.wav", b""), ("a.json", b"{")], "sample a: its json is damaged"),
+        ([("a.wav", b""), ("a.txt", b"two\nlines")], r"sample a: the label is 'two\\nlines', wanted one line of text"),
+        ([("a.wav", b""), ("a.cls", b"7")], "sample a: the label is the number 7; give the words .* --words"),
+        (
+            [("j.s_1.wav", b""), ("j.s_2.wav", b"")],
+            r"sample j: 2 audio members, wanted one; found \.s_1\.wav, \.s_2\.wav",
+        ),
+        ([("a.wav", b""), ("a.wav", b"")], r"sample a: two members \.wav; wanted names that are unique"),
+    ],
+)
+def test_a_sample_that_is_not_understood_is_one_line(tmp_path: Path, members: Members, match: str) -> None:
+    refused(tmp_path, members, match)
+
+
+def test_words_outside_the_list_and_numbers_beyond_it_are_refused(tmp_path: Path) -> None:
+    members = [("a.wav", wav()), ("a.txt", b"perhaps")]
+    refused(
+        tmp_path, members, "sample a: the word is 'perhaps', wanted one of the 2 given: yes, no", words=("yes", "no")
+    )
+    refused(
+        tmp_path, [("a.wav", wav()), ("a.cls", b"2")], "number 2, wanted 0 to 1 for the 2 words", words=("yes", "no")
+    )
+
+
+def test_what_is_no_clip_is_left_out_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shard(tmp_path / "train" / "0.tar", [*clips(2), ("up/cut.wav", wav()[:999]), ("up/note.txt", b"no sound")])
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("up/link.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "0000.wav"
+        tar.addfile(link)
+    assert cli.main(["index", str(tmp_path)]) == cli.FAILED
+    out, err = capsys.readouterr()
+    assert "2 train" in out
+    assert sorted(line.partition("0.tar: ")[2] for line in err.splitlines()) == [
+        "clip up/cut: damaged audio (ends early: 2245 bytes of its samples are missing); copy or pack it again",
+        "sample up/note: no audio, only .txt",
+        "up/link.wav: a link or no plain file, wanted the file itself",
+    ]
+    assert scan.verify(index.load(tmp_path)) == (2, []), "what the index left out is no damage"
+
+
+@pytest.mark.parametrize("change", ["flipped", "zeros", "cut", "no end"])
+def test_a_damaged_tar_is_refused_wherever_it_is_damaged(tmp_path: Path, change: str) -> None:
+    path = shard(tmp_path / "src" / "0.tar", clips(6))
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        at, end = tar.getmembers()[5].offset, tar.getmembers()[-1].offset + 1024
+    if change == "flipped":
+        data[at + 1] ^= 1
+    elif change == "zeros":
+        data[at : at + 512] = bytes(512)
+    else:
+        del data[at + 700 if change == "cut" else end :]
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"src/0.tar: damaged tar \(.* at byte \d+.*\); copy or pack it again"):
+        external_index.index_shards(str(tmp_path / "src"))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folders_without_tars_say_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none: no such folder; wanted a folder of tar shards, http"):
+        external_index.index_shards(str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=r"no .tar below it, wanted tar shards$"):
+        external_index.index_shards(str(tmp_path))
+    (tmp_path / "0.tar.gz").touch()
+    with pytest.raises(UsageError, match=r"wanted tar shards; 0.tar.gz is compressed"):
+        external_index.index_shards(str(tmp_path))
+
+
+def test_shards_without_a_readable_clip_are_refused(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", [("up/a.wav", b"no sound")])
+    with pytest.raises(UsageError, match="no readable clip in its shards; nothing was written"):
+        external_index.index_shards(str(tmp_path))
+
+
+def test_a_place_that_cannot_be_written_wants_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = shard(tmp_path / "0.tar", clips(2))
+    monkeypatch.setattr(index, "write", refuse)
+    with pytest.raises(UsageError, match=r"cannot be written \(Permission denied\); give the index a place with --out"):
+        external_index.index_shards(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("given", ["yes,no,yes", ",", " "])
+def test_a_list_of_words_has_each_once(given: str) -> None:
+    with pytest.raises(UsageError, match=r"--words .*: (yes is there twice|empty); wanted each word once"):
+        external_index.read_words(given)
+
+
+# --- elsewhere ------------------------------------------------------------------------------------------------
+
+
+class Flaky(http.server.SimpleHTTPRequestHandler):
+    """Files with ranges; the first answer for each file breaks off in the middle."""
+
+    seen: set[str]
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        breaks = self.path not in self.seen
+        self.seen.add(self.path)
+        self.wfile.write(data[start : start + len(data) // 2] if breaks else data[start:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and its address."""
+    handler = functools.partial(type("Mine", (Flaky,), {"seen": set()}), directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield tmp_path / "www", f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_shards_on_a_server_are_indexed_and_verified(
+    served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external_index, "_DELAYS_S", (0.0, 0.0))
+    folder, address = served
+    for number, name in enumerate(("train/00.tar", "train/01.tar", "valid/00.tar")):
+        shard(folder / name, clips(4, "txt", 4 * number))
+    patterns = ["train/{00..01}.tar", f"{address}/valid/00.tar"]
+    corpus, report = external_index.index_shards(address, tmp_path / "out", patterns)
+    assert (counts(corpus), report.skipped) == ({"train": 8, "valid": 4}, [])
+    assert corpus.source == address
+    assert scan.verify(corpus, external_index.shards_of(corpus)) == (12, [])
+    local, _ = external_index.index_shards(str(folder), tmp_path / "local")
+    assert local.content_id == corpus.content_id, "wherever the shards lie"
+    (folder / "train" / "01.tar").unlink()
+    (fault,) = scan.verify(corpus, external_index.shards_of(corpus)).faults
+    assert fault == f"{address}/train/01.tar: cannot be read (HTTP 404 Not Found); wanted a tar shard"
+
+
+def test_a_list_of_addresses_may_be_a_file(served: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = served
+    shard(folder / "b.tar", clips(2, "txt"))
+    (tmp_path / "list.txt").write_text(f"{address}/b.tar\n\nb.tar\n")
+    assert external_index.expand(address, [str(tmp_path / "list.txt")]) == ["b.tar"]
+
+
+def test_a_shard_that_is_not_there_is_one_line(
+    served: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, address = served
+    arguments = ["index", address, "--shards", "train/{0..1}.tar", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == cli.USAGE
+    assert (
+        capsys.readouterr().err
+        == f"kws: {address}/train/0.tar: cannot be read (HTTP 404 Not Found); wanted a tar shard\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["http://host"], "http://host: not a folder, so the index needs one of its own; give --out DIR"),
+        (["http://host", "--out", "x"], "http://host: which shards.* give --shards 'train/{000000..000012}.tar'"),
+        (["http://host", "--out", "x", "--shards", "{0..1.tar"], "--shards {0..1.tar: Unbalanced braces"),
+        (["http://host", "--out", "x", "--shards", "http://other/0.tar"], "--shards http://other/0.tar: not below"),
+        (["http://host", "--out", "x", "--shards", "../0.tar"], "--shards ../0.tar: not below http://host"),
+    ],
+)
+def test_addresses_that_cannot_be_are_one_line(
+    arguments: list[str], match: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["index", *arguments]) == cli.USAGE
+    assert capsys.readouterr().err.startswith(f"kws: {match.partition('.*')[0]}")
+
+
+def test_a_command_may_give_the_shards(tmp_path: Path) -> None:
+    shard(tmp_path / "src" / "train" / "0.tar", clips(3, "txt"))
+    corpus, _ = external_index.index_shards(f"pipe:cat {tmp_path}/src/{{}}", tmp_path / "out", ["train/0.tar"])
+    assert counts(corpus) == {"train": 3}
+    assert scan.verify(corpus, external_index.shards_of(corpus)) == (3, [])
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_found_and_how_mixed_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = codec.wav_bytes(tone(300, 40))
+    for place, word in enumerate(("left", "right")):
+        shard(tmp_path / "train" / f"{place}.tar", [(f"{word}/{number}.wav", short) for number in range(4096)])
+    assert cli.main(["index", str(tmp_path), "--out", str(tmp_path / "out")]) == cli.OK
+    out = capsys.readouterr().out
+    assert "8192 train, 0 valid, 0 test, 0 noise; 2 words" in out
+    assert (
+        "train hold 0.0% of the class entropy of an ideal shuffle: below 98%, the shards are not shuffled; pack" in out
+    )
+    assert cli.main(["index", str(tmp_path), "--json"]) == cli.OK
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["clips"] == {"train": 8192, "valid": 0, "test": 0, "noise": 0}
+    assert (facts["words"], facts["faults"], facts["notes"]) == (["left", "right"], [], ["no clips in valid, test"])
+
+
+def test_indexing_again_gives_the_same_index(tones: Index, tmp_path: Path) -> None:
+    again, report = external_index.index_shards(str(tones.root), tmp_path / "out")
+    assert (again.content_id, again.words, report.skipped) == (tones.content_id, tones.words, [])
+    assert again.source == str(tones.root)
+    for name, split in tones.splits.items():
+        assert all(
+            np.array_equal(again.splits[name].columns[column], split.columns[column]) for column in split.columns
+        )
+    assert np.array_equal(again.speakers, tones.speakers)
+    assert contents.facts(again) == contents.facts(tones)

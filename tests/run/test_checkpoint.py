@@ -1,0 +1,259 @@
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from kws.errors import UsageError
+from kws.run import checkpoint
+from kws.run.checkpoint import Checkpoints
+
+
+def weights(value: float = 1.0) -> dict[str, torch.Tensor]:
+    return {"linear.weight": torch.full((3, 2), value), "norm.num_batches_tracked": torch.tensor(7)}
+
+
+def optimizer() -> dict[str, object]:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    adam = torch.optim.AdamW([parameter], lr=0.1)
+    parameter.sum().backward()
+    adam.step()
+    return adam.state_dict()
+
+
+def save(run: Path, step: int, keep: int = 3) -> Path:
+    store = Checkpoints(run, keep)
+    path = store.save(weights(float(step)), optimizer(), {"step": step}, f"step-{step:08d}")
+    store.prune()
+    return path
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+
+
+def newest(run: Path) -> tuple[str | None, list[str]]:
+    """Name of the newest whole one, and what was said on the way."""
+    said: list[str] = []
+    found = Checkpoints(run, say=said.append).newest()
+    return found and found.name, said
+
+
+def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
+    tied = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    model = weights() | {"a": tied, "b": tied, "c": tied.T, "d": tied[1:, ::2]}
+    saved = optimizer()
+    Checkpoints(tmp_path).save(model, saved, {"step": 3, "best": float("inf"), "word": "näh"}, "step-00000003")
+    loaded = Checkpoints(tmp_path).named("last")
+    assert loaded.state == {"step": 3, "best": float("inf"), "word": "näh"}
+    assert all(torch.equal(loaded.model()[key], value) for key, value in model.items())
+    assert all(loaded.model()[key].dtype == value.dtype for key, value in model.items())
+    found = loaded.optimizer()
+    assert found["param_groups"] == saved["param_groups"]
+    assert all(torch.equal(found["state"][0][key], value) for key, value in saved["state"][0].items())  # type: ignore[index]
+
+
+def test_a_saved_checkpoint_is_the_last_and_pointers_move_on_request(tmp_path: Path) -> None:
+    first = save(tmp_path, 1)
+    Checkpoints(tmp_path).point("best_loss", first)
+    save(tmp_path, 2)
+    assert Checkpoints(tmp_path).named("last").name == "step-00000002"
+    assert Checkpoints(tmp_path).named("best_loss").name == "step-00000001"
+    assert Checkpoints(tmp_path).named("step-00000001").state == {"step": 1}
+
+
+def test_saving_again_shares_the_weights_and_holds_the_new_state(tmp_path: Path) -> None:
+    first = save(tmp_path, 1)
+    again = Checkpoints(tmp_path).save_again("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
+    assert (again / "model.safetensors").stat().st_ino == (first / "model.safetensors").stat().st_ino
+    assert newest(tmp_path) == ("step-00000001-evaluated", [])
+    assert Checkpoints(tmp_path).named("last").state == {"step": 1, "evaluated": True}
+    assert Checkpoints(tmp_path).named("step-00000001").state == {"step": 1}
+
+
+def test_saving_again_copies_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    first = save(tmp_path, 1)
+    monkeypatch.setattr(os, "link", refuse)
+    again = Checkpoints(tmp_path).save_again("step-00000001", {"step": 1}, "step-00000001-evaluated")
+    assert (again / "optimizer.pt").read_bytes() == (first / "optimizer.pt").read_bytes()
+    assert newest(tmp_path) == ("step-00000001-evaluated", [])
+
+
+def test_pruning_keeps_the_newest_and_those_a_pointer_names(tmp_path: Path) -> None:
+    Checkpoints(tmp_path).point("best_accuracy", save(tmp_path, 1))
+    for step in range(2, 7):
+        save(tmp_path, step, keep=2)
+    assert names(tmp_path) == ["step-00000001", "step-00000005", "step-00000006"]
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+DAMAGES = [
+    ("model.safetensors", flip, "model.safetensors differs"),
+    ("optimizer.pt", cut, "optimizer.pt differs"),
+    ("state.json", flip, "state.json differs"),
+    ("model.safetensors", Path.unlink, "model.safetensors"),
+    ("manifest.json", Path.unlink, "manifest.json"),
+    ("manifest.json", cut, "broken checkpoint"),
+    ("manifest.json", lambda path: path.write_text("[]"), "broken checkpoint"),
+    ("manifest.json", lambda path: path.write_text("{}"), "model.safetensors differs"),
+    ("manifest.json", lambda path: path.write_bytes(b"\xff\xfe"), "broken checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("file", "damage", "says"), DAMAGES)
+def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, file: str, damage: object, says: str) -> None:
+    save(tmp_path, 1)
+    broken = save(tmp_path, 2)
+    damage(broken / file)  # type: ignore[operator]
+    name, said = newest(tmp_path)
+    assert name == "step-00000001"
+    assert len(said) == 1
+    assert str(broken) in said[0]
+    assert says in said[0]
+    with pytest.raises(UsageError, match=r"broken checkpoint .* use another with --checkpoint: .*step-00000001"):
+        Checkpoints(tmp_path).named("last")
+
+
+def test_a_broken_one_can_be_saved_anew(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    flip(save(tmp_path, 2) / "model.safetensors")
+    save(tmp_path, 2)
+    assert newest(tmp_path) == ("step-00000002", [])
+
+
+def save_parts(run: Path) -> Path:
+    """A checkpoint whose optimizer two ranks have written, each its part."""
+    store = Checkpoints(run)
+    parts = store.parts("step-00000001")
+    parts.mkdir(parents=True)
+    for rank in range(2):
+        (parts / f"{rank}_optim_states.pt").write_text(f"of rank {rank}")
+    path = store.save(weights(), None, {"step": 1}, "step-00000001")
+    store.prune()
+    return path
+
+
+def test_what_the_ranks_wrote_becomes_part_of_the_checkpoint_and_of_the_one_after_it(tmp_path: Path) -> None:
+    path = save_parts(tmp_path)
+    assert not (path / "optimizer.pt").exists()
+    assert sorted(child.name for child in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000001"]
+    store = Checkpoints(tmp_path)
+    store.save_again("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
+    found = store.named("last")
+    assert found.name == "step-00000001-evaluated"
+    for rank in range(2):
+        assert (found.parts / f"{rank}_optim_states.pt").read_text() == f"of rank {rank}"
+        assert (found.parts / f"{rank}_optim_states.pt").samefile(path / "zero" / f"{rank}_optim_states.pt")
+
+
+@pytest.mark.parametrize("file", ["zero/1_optim_states.pt", "zero/2_optim_states.pt"])
+def test_a_rank_s_part_that_is_damaged_or_that_nobody_saved_makes_the_checkpoint_a_broken_one(
+    tmp_path: Path, file: str
+) -> None:
+    path = save_parts(tmp_path)
+    (path / file).write_text("something else")
+    said = f"{path}: broken checkpoint ({file} differs from the manifest); using the one before it"
+    assert newest(tmp_path) == (None, [said])
+
+
+@pytest.mark.parametrize("gone", ["zero", "zero/1_optim_states.pt"])
+def test_a_rank_s_part_that_is_gone_makes_it_a_broken_one(tmp_path: Path, gone: str) -> None:
+    path = save_parts(tmp_path)
+    shutil.rmtree(path / gone) if gone == "zero" else (path / gone).unlink()
+    assert newest(tmp_path)[0] is None
+
+
+def test_none_at_all_is_none_not_an_error(tmp_path: Path) -> None:
+    assert newest(tmp_path) == (None, [])
+    Checkpoints(tmp_path).prune()
+
+
+def test_an_unknown_name_gets_those_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no checkpoint 'last'; there are: none"):
+        Checkpoints(tmp_path).named("last")
+    save(tmp_path, 1)
+    with pytest.raises(UsageError, match="no checkpoint 'best'; there are: last, step-00000001"):
+        Checkpoints(tmp_path).named("best")
+
+
+@pytest.mark.parametrize("text", [b"", b"\0\0", b"\xff\xfe\n", b"step-00000009\n"])
+def test_a_damaged_pointer_is_a_usage_error_and_pruning_survives_it(tmp_path: Path, text: bytes) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "checkpoints" / "best_loss").write_bytes(text)
+    with pytest.raises(UsageError, match="no checkpoint 'best_loss'"):
+        Checkpoints(tmp_path).named("best_loss")
+    Checkpoints(tmp_path).prune()
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_an_interrupted_save_is_ignored_and_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def power_cut(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "_fsync", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    monkeypatch.undo()
+    assert list((tmp_path / "checkpoints").glob(".step-*"))
+    assert newest(tmp_path) == ("step-00000001", [])
+    assert Checkpoints(tmp_path).named("last").name == "step-00000001"
+    save(tmp_path, 3)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    assert names(tmp_path) == ["step-00000001", "step-00000003"]
+
+
+def test_a_full_disk_is_a_usage_error_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UsageError, match=r"step-00000002: checkpoint cannot be written .*No space left.*make room"):
+        save(tmp_path, 2)
+    assert newest(tmp_path) == ("step-00000001", [])
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000001"]
+
+
+def test_a_file_where_the_folder_should_be_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
+        save(tmp_path, 1)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("was-here",)
+
+
+def test_a_pickle_that_runs_code_is_refused_even_where_the_manifest_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path, 1)
+    torch.save({"state": Evil(), "param_groups": []}, path / "optimizer.pt")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["optimizer.pt"] = hashlib.sha256((path / "optimizer.pt").read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    found = Checkpoints(tmp_path).named("last")
+    with pytest.raises(pickle.UnpicklingError):
+        found.optimizer()
+    assert not (tmp_path / "was-here").exists()

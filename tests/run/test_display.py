@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kws.data import index
+from kws.run import display
+from kws.run.display import Course, Lines, Pace, Screen, clock_text
+from tests.conftest import tiny_settings
+
+Kws = Callable[..., subprocess.CompletedProcess[str]]
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+FIGURES = {
+    "loss": 0.412, "accuracy": 0.8734, "lr": 2.41e-3, "clips_per_s": 1834.2, "data_wait": 0.004, "gpu_gb": 2.13,
+    "epoch": 11,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tones: index.Index, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(tiny_settings(tones.root, epochs=2, global_batch=16) + "log_steps = 1\n")
+    return path
+
+
+# --- how long yet ---------------------------------------------------------------------------------------------
+
+
+def paced(steps: range, seconds: Callable[[int], float], course: Course) -> Pace:
+    """A pace after those steps, each having taken seconds(step)."""
+    now = [1000.0]
+    pace = Pace(course, lambda: now[0])
+    for step in steps:
+        now[0] += seconds(step)
+        pace.note(step)
+    return pace
+
+
+def test_nothing_is_known_before_the_second_step() -> None:
+    assert Pace(Course(2, 10)).seconds_left(0, 20) is None
+    assert paced(range(1, 2), lambda _: 1.0, Course(2, 10)).seconds_left(1, 20) is None
+
+
+def test_a_resumed_run_counts_its_own_speed_alone() -> None:
+    pace = paced(range(801, 821), lambda _: 0.5, Course(1, 1000))
+    assert pace.seconds_left(820, 1000) == pytest.approx(180 * 0.5)
+
+
+def test_the_first_step_of_a_start_is_left_out() -> None:
+    pace = paced(range(1, 6), lambda step: 300.0 if step == 1 else 2.0, Course(1, 10))
+    assert pace.seconds_left(5, 10) == pytest.approx(5 * 2.0)
+
+
+def test_what_lies_between_epochs_counts_once_an_epoch() -> None:
+    course = Course(4, 10)
+    pace = paced(range(1, 16), lambda step: 30.0 if step == 11 else 1.0, course)
+    assert pace.seconds_left(15, 20) == pytest.approx(5.0)
+    assert pace.seconds_left(15, 40) == pytest.approx(5.0 + 2 * (30.0 + 9.0))
+
+
+def test_epochs_of_one_step() -> None:
+    assert paced(range(1, 4), lambda _: 7.0, Course(10, 1)).seconds_left(3, 10) == pytest.approx(49.0)
+
+
+def test_a_changed_speed_is_believed_within_a_few_minutes() -> None:
+    pace = paced(range(1, 1000), lambda step: 1.0 if step < 500 else 3.0, Course(1, 2000))
+    assert pace.seconds_left(999, 1999) == pytest.approx(3000.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-:--"), (0.4, "0:00"), (75.2, "1:15"), (3599.6, "1:00:00"), (90_061, "25:01:01")]
+)
+def test_clock(seconds: float | None, text: str) -> None:
+    assert clock_text(seconds) == text
+
+
+# --- what is drawn --------------------------------------------------------------------------------------------
+
+
+def drawn(width: int, prepare: Callable[[Screen], None]) -> list[str]:
+    """The lines of a screen that stands in epoch 12 of 30."""
+    shown = Console(width=width, force_terminal=True, file=io.StringIO(), soft_wrap=True, markup=False)
+    screen = Screen(Course(30, 268), shown, 60.0)
+    screen.event("start", 3069, {"best": 0.9})
+    screen.advance(3070)
+    prepare(screen)
+    with shown.capture() as got:
+        shown.print(screen.render())
+    return CONTROL.sub("", got.get()).splitlines()
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 200])
+def test_every_line_fits_the_terminal_and_no_figure_is_cut(width: int) -> None:
+    lines = drawn(width, lambda screen: screen.event("step", 3070, FIGURES))
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    assert lines[0].startswith("epoch 12/30 ")
+    assert "122/268" in lines[0]
+    assert "3,070/8,040" in lines[1]
+    wanted = ["0.412", "87.3%", "1,834", "2.1 GB", "90.00%"]
+    assert all(figure in lines[3] for figure in wanted)
+    assert ("2.41e-03" in lines[3]) == (width >= 80)
+
+
+def test_an_evaluation_has_the_upper_bar_until_the_next_step() -> None:
+    def evaluating(screen: Screen) -> None:
+        screen.advance(11 * 268)
+        screen.evaluating(30, 120)
+
+    assert re.match(r"valid 11/30 .* 25% +30/120 ", drawn(80, evaluating)[0])
+
+    def after(screen: Screen) -> None:
+        evaluating(screen)
+        screen.advance(11 * 268 + 1)
+
+    assert re.match(r"epoch 12/30 .* 1/268 ", drawn(80, after)[0])
+
+
+def test_the_best_is_of_the_averaged_weights_where_there_are_any() -> None:
+    def epoch(screen: Screen) -> None:
+        screen.event("epoch", 3216, {"epoch": 11, "valid_accuracy": 0.91, "ema_valid_accuracy": 0.93})
+
+    assert "93.00%" in drawn(80, epoch)[-1]
+
+
+# --- a log file -----------------------------------------------------------------------------------------------
+
+
+def logged(line_seconds: float) -> list[str]:
+    shown = Console(file=io.StringIO(), soft_wrap=True, markup=False)
+    lines = Lines(Course(2, 50), shown, line_seconds)
+    lines.event("start", 0, {"best": None})
+    with shown.capture() as got:
+        for step in range(1, 51):
+            lines.advance(step)
+            if step % 10 == 0:
+                lines.event("step", step, {**FIGURES, "epoch": 0})
+        lines.event("epoch", 50, {"epoch": 0, "train_loss": 1.5, "valid_loss": 1.25, "valid_accuracy": 0.5})
+    return got.get().splitlines()
+
+
+def test_within_the_interval_there_is_a_line_an_epoch_only() -> None:
+    assert logged(3600.0) == ["epoch 1/2  loss 1.500  | valid 1.250  50.00%"]
+
+
+def test_a_long_epoch_says_where_it_is() -> None:
+    *steps, last = logged(0.0)
+    assert [line.split("  ")[0] for line in steps] == [f"step {n}/100" for n in (10, 20, 30, 40)]
+    assert re.fullmatch(
+        r"step 10/100  epoch 1/2  loss 0\.412  accuracy 87\.3%  lr 2\.41e-03  1834 clips/s  data wait 0\.4%  "
+        r"GPU 2\.1 GB  ETA 0:\d\d",
+        steps[0],
+    )
+    assert last.startswith("epoch 1/2")
+
+
+# --- the command itself ---------------------------------------------------------------------------------------
+
+
+def through_terminal(command: list[str]) -> str:
+    """All that a command that ends well writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment |= {"TERM": "xterm-256color"}
+    # openpty's terminal has no size; rich then takes 80 x 25.
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    parts: list[bytes] = []
+    try:
+        while part := os.read(ours, 65536):
+            parts.append(part)
+    except OSError:  # the other end is closed
+        pass
+    _, errors = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0, errors
+    return b"".join(parts).decode()
+
+
+def test_a_terminal_shows_bars_and_keeps_the_messages(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kws", "train", str(tiny), "--run", str(tmp_path / "run")]
+    text = through_terminal(command)
+    plain = CONTROL.sub("", text).replace("\r", "\n")
+    assert re.search(r"^epoch 1/2 [━╺╸ ]+ \d+% +\d+/\d+ ", plain, re.MULTILINE)
+    assert re.search(r"^run +[━╺╸ ]+ \d+% +\d+/\d+ +\d+:\d\d +ETA ", plain, re.MULTILINE)
+    assert re.search(r"^ +loss +accuracy +lr +clips/s +data wait +best valid", plain, re.MULTILINE)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor comes back"
+    assert len(re.findall(r"^epoch \d/2  loss", plain, re.MULTILINE)) == 2
+    assert "next: kws evaluate" in plain.rstrip().splitlines()[-1]
+
+
+def test_a_pipe_gets_plain_lines(tiny: Path, tmp_path: Path, kws: Kws) -> None:
+    done = kws("train", tiny, "--run", tmp_path / "run", "--set", "train.log_minutes=0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not set("\x1b\r") & set(done.stdout)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    ends = {row["step"] for row in steps if row["event"] == "epoch"}
+    logged = {row["step"] for row in steps if row["event"] == "step"} - ends
+    assert done.stdout.count("\nstep ") == len(logged) > 0
+    assert done.stdout.count("\nepoch ") == 2
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
+    dumb = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "dumb"})
+    assert type(display.of(Course(1, 1), dumb, 60.0)) is Lines
+    able = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "xterm"})
+    assert type(display.of(Course(1, 1), able, 60.0)) is Screen
