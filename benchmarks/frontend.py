@@ -45,7 +45,7 @@ from kws.audio.noise import NoiseBank
 from kws.config import preset
 from kws.data import index
 from kws.data.stream import Reader, noise_of
-from kws.distributed import ranks as ranks_module
+from kws.machine import keep_freed_memory
 from tests.audio import librosa_chain
 from tests.audio.librosa_chain import steps_of
 
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer clips, fewer rounds: under a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ranks_module.keep_freed_memory()
+    keep_freed_memory()
     count, rounds, each = (128, 5, 16) if arguments.quick else (512, 15, 48)
     clips = clips_of(arguments.data, count)
     with torch.inference_mode():

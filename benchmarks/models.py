@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from kws import models
 from kws.commands import catalogue
-from kws.distributed import ranks as ranks_module
 from kws.errors import UsageError
+from kws.machine import keep_freed_memory
 from kws.models.cost import multiply_adds
 
 CLASSES = 35
@@ -113,7 +113,7 @@ def resident(field: str) -> int:
 def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer: Any) -> None:
     """One network, for a process of its own."""
     torch.set_num_threads(1)
-    ranks_module.keep_freed_memory()
+    keep_freed_memory()
     shape = catalogue.row(name)["input"]
     found: dict[str, Any] = {"name": name, "input": shape}
     torch.manual_seed(0)

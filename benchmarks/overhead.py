@@ -37,9 +37,9 @@ from kws.audio.augment import Augment
 from kws.audio.features import Features
 from kws.config import Config, DataConfig, ModelConfig, TrainConfig
 from kws.data.stream import Batch, Reader, noise_of, stream
-from kws.data.training_set import Job
-from kws.distributed import ranks as ranks_module
-from kws.distributed.ranks import Runtime
+from kws.data.training_set import TrainingSet
+from kws.distributed import process_group
+from kws.distributed.ranks import Ranks
 from kws.packing import pack
 from kws.run.checkpoint import Checkpoints
 from kws.run.saver import Saver
@@ -70,18 +70,21 @@ def clips(folder: Path, count: int) -> Path:
 class Harness:
     """The steps that `kws train` takes."""
 
-    def __init__(self, config: Config, here: Runtime) -> None:
-        self.job, self.features = Job(config), Features(config.frontend.features)
+    def __init__(self, config: Config, here: Ranks) -> None:
+        self.training_set, self.features = TrainingSet(config), Features(config.frontend.features)
         torch.manual_seed(0)
-        shape = self.features.shape(self.job.samples)
-        self.network = models.build(config.model.name, len(self.job.task.classes), shape)
+        shape = self.features.shape(self.training_set.samples)
+        self.network = models.build(config.model.name, len(self.training_set.task.classes), shape)
         self.optimizer = build_optimizer(self.network, config.train)
-        self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, here)
+        self.stepper = Stepper(self.training_set, self.network, self.features, self.optimizer, here)
         self.batches, self.number = self._batches(), 0
 
     def _batches(self) -> Iterator[Batch]:
-        job, data = self.job, self.job.config.data
-        reader, plan = Reader(job.index, "train", job.task.class_of, job.read_samples, data.verify), job.plan(0)
+        training_set, data = self.training_set, self.training_set.config.data
+        reader, plan = (
+            Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples, data.verify),
+            training_set.plan(0),
+        )
         for slot in plan.rank_slots(0, 1):
             reader.batch(slot)
         while True:
@@ -97,16 +100,16 @@ class Bare:
     """The loop that one would write."""
 
     def __init__(self, config: Config) -> None:
-        job, self.features = Job(config), Features(config.frontend.features)
+        training_set, self.features = TrainingSet(config), Features(config.frontend.features)
         torch.manual_seed(0)
-        shape = self.features.shape(job.samples)
-        self.network = models.build(config.model.name, len(job.task.classes), shape).train()
+        shape = self.features.shape(training_set.samples)
+        self.network = models.build(config.model.name, len(training_set.task.classes), shape).train()
         self.optimizer = build_optimizer(self.network, config.train)
-        noises = noise_of(job.index, "train")
-        self.chain = Augment(config.frontend, self.features, 0, noises, job.samples, torch.device("cpu"))
-        reader = Reader(job.index, "train", job.task.class_of, job.read_samples, "never")
+        noises = noise_of(training_set.index, "train")
+        self.chain = Augment(config.frontend, self.features, 0, noises, training_set.samples, torch.device("cpu"))
+        reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples, "never")
         self.ready = itertools.cycle(
-            [reader.batch(slot) for slot in itertools.islice(job.plan(0).rank_slots(0, 1), 64)]
+            [reader.batch(slot) for slot in itertools.islice(training_set.plan(0).rank_slots(0, 1), 64)]
         )
 
     def step(self) -> None:
@@ -120,7 +123,7 @@ class Bare:
         self.optimizer.step()
 
 
-def seconds_a_step(config: Config, here: Runtime, rounds: int) -> dict[str, float]:
+def seconds_a_step(config: Config, here: Ranks, rounds: int) -> dict[str, float]:
     """Of the bare loop and of both reductions, taking turns."""
     exact = dataclasses.replace(config, train=dataclasses.replace(config.train, reduction="exact"))
     ways = {"bare": Bare(config), "fast": Harness(config, here), "exact": Harness(exact, here)}
@@ -133,7 +136,7 @@ def seconds_a_step(config: Config, here: Runtime, rounds: int) -> dict[str, floa
     return {name: median(values[2:]) for name, values in found.items()}
 
 
-def seconds_a_save(config: Config, here: Runtime, folder: Path, rounds: int) -> float:
+def seconds_a_save(config: Config, here: Ranks, folder: Path, rounds: int) -> float:
     """That a step waits for a checkpoint."""
     harness, saver = Harness(config, here), Saver(Checkpoints(folder))
     harness.step()
@@ -186,7 +189,7 @@ def main() -> None:
         folder = Path(name)
         shards = (arguments.data or clips(folder, count)).resolve()
         config = settings(shards, arguments.model, "fast")
-        with ranks_module.start(config.train) as here:
+        with process_group.start(config.train) as here:
             steps = seconds_a_step(config, here, rounds)
             save = seconds_a_save(config, here, folder / "saves", 3 if arguments.quick else 9)
         one, two = (clips_per_s(shards, arguments.model, ranks, folder, epochs) for ranks in (1, 2))

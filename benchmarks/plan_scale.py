@@ -33,7 +33,7 @@ from rich.table import Table
 from kws import counter_rng
 from kws.corpus import tasks
 from kws.data import index, selection
-from kws.data.plan import Mode, Plan, Recipe
+from kws.data.plan import Mode, Plan, PlanSettings
 
 CLASSES, RANKS, MICRO_BATCH = 35, 1024, 64
 MODES: tuple[Mode, ...] = ("balanced", "natural", "weighted", "power")
@@ -85,9 +85,9 @@ def split_at(place: Path) -> index.Split:
     return index.load(place).split("train") if (place / "index").is_dir() else load_split(place)
 
 
-def recipe_of(mode: Mode) -> Recipe:
+def recipe_of(mode: Mode) -> PlanSettings:
     """One slot a rank."""
-    return Recipe(mode, slots=RANKS, micro_batch=MICRO_BATCH, seed=0)
+    return PlanSettings(mode, slots=RANKS, micro_batch=MICRO_BATCH, seed=0)
 
 
 def of_task(split: index.Split) -> tuple[index.Split, list[int]]:

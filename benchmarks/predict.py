@@ -37,9 +37,9 @@ from kws.config import Config, ModelConfig
 from kws.corpus import tasks
 from kws.data import index
 from kws.data.stream import Reader
-from kws.distributed import ranks as ranks_module
 from kws.evaluation.predict import BATCH, Recognizer
 from kws.evaluation.trained import Trained
+from kws.machine import keep_freed_memory
 from kws.run.checkpoint import Checkpoint, Checkpoints
 
 CPU = torch.device("cpu")
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer files, fewer rounds: under a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ranks_module.keep_freed_memory()
+    keep_freed_memory()
     count, rounds = (500, 3) if arguments.quick else (2000, 7)
     clips = clips_of(arguments.data, count)
     with tempfile.TemporaryDirectory() as name:

@@ -41,7 +41,7 @@ from rich.table import Table
 from kws import counter_rng
 from kws.audio import codec
 from kws.data import index
-from kws.data.plan import Plan, Recipe
+from kws.data.plan import Plan, PlanSettings
 from kws.data.stream import Reader, stream
 from kws.packing import pack
 
@@ -81,7 +81,7 @@ def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
 def ours(reader: Reader, corpus: index.Index, workers: int = 0) -> Iterator[int]:
     """Epoch after epoch of the balanced plan; with workers one long one, so that starting them does not count."""
     for epoch in itertools.count():
-        recipe = Recipe("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
+        recipe = PlanSettings("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
         plan = Plan(corpus.split("train"), range(len(corpus.words)), recipe, epoch)
         for batch in stream(lambda plan=plan: plan.rank_slots(0, 1), reader, workers):  # type: ignore[misc]
             yield len(batch.wave)
@@ -89,7 +89,7 @@ def ours(reader: Reader, corpus: index.Index, workers: int = 0) -> Iterator[int]
 
 def every_clip_once(reader: Reader, corpus: index.Index) -> Iterator[int]:
     """One pass over the whole split, which checks every clip."""
-    plan = Plan(corpus.split("train"), range(len(corpus.words)), Recipe("natural", 1, BATCH, 0), 0)
+    plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("natural", 1, BATCH, 0), 0)
     for batch in stream(lambda: plan.rank_slots(0, 1), reader):
         yield len(batch.wave)
 

@@ -39,7 +39,7 @@ from rich.table import Table
 
 from kws.audio import codec
 from kws.data import index
-from kws.data.training_set import Job
+from kws.data.training_set import TrainingSet
 from kws.evaluation.ledger_audit import verify_run
 from kws.packing import pack
 from kws.run.checkpoint import Checkpoints
@@ -242,7 +242,7 @@ def same_bits(one: Run, other: Run) -> bool:
 def count(run: Run) -> tuple[int, int]:
     """Draws lost and draws counted twice, by the ledger."""
     verdict, config = verify_run(run.folder), read_config(run.folder)
-    planned = sum(Job(config).plan(epoch).clips for epoch in range(config.train.epochs))
+    planned = sum(TrainingSet(config).plan(epoch).clips for epoch in range(config.train.epochs))
     for fault in verdict.faults:
         console.print(f"[red]{fault}")
     return max(0, planned - verdict.live), max(0, verdict.live - planned) + len(verdict.faults)
@@ -293,7 +293,7 @@ def torture(root: Path, shards: Path, kills: int, seed: int, epochs: int) -> dic
         )
         whole = Run(config, root / f"{name}-{worlds[0]}-whole")
         whole.finish(worlds[0])
-        steps = Job(read_config(whole.folder)).steps_per_epoch
+        steps = TrainingSet(read_config(whole.folder)).steps_per_epoch
         with disk(root / f"disk-{name}-{worlds[0]}") as small:
             broken = Run(config, root / f"disk-{name}-{worlds[0]}" / "run")
             kinds = [kind for kind in KINDS if small or kind != "full"]

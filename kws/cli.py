@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from kws.commands import corpus, runs
 from kws.commands.arguments import parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE
-from kws.errors import PeerError, RankError, StoppedError, UsageError, mendable
+from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED if arguments.command == "train" else OK  # `kws inspect ... | head` is no failure
     except OSError as error:
-        line = mendable(error)
+        line = user_message(error)
         if line is None:
             raise
         print(f"kws: {line}", file=sys.stderr)

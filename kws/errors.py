@@ -44,7 +44,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def mendable(error: BaseException) -> str | None:
+def user_message(error: BaseException) -> str | None:
     """The line for a UsageError, or for an OSError of a full or protected disk; None for what is a failure of kws."""
     if isinstance(error, UsageError):
         return str(error)

@@ -14,7 +14,17 @@ def test_a_key_names_the_same_number_for_ever() -> None:
 
 def test_parts_of_a_key_differ_by_kind_and_place_but_not_by_width() -> None:
     assert counter_rng.digest("a", 7) == counter_rng.digest("a", np.int64(7))
-    assert len({counter_rng.digest("a", 7), counter_rng.digest("a", "7"), counter_rng.digest(7, "a"), counter_rng.digest("a7")}) == 4
+    assert (
+        len(
+            {
+                counter_rng.digest("a", 7),
+                counter_rng.digest("a", "7"),
+                counter_rng.digest(7, "a"),
+                counter_rng.digest("a7"),
+            }
+        )
+        == 4
+    )
 
 
 def test_a_counter_has_its_numbers_whoever_asks_beside_it() -> None:

@@ -30,6 +30,11 @@ class AudioError(ValueError):
     """These bytes give no usable sound; the message says why, without the file's name."""
 
 
+def clip_samples(clip_seconds: float) -> int:
+    """Length of a clip in samples."""
+    return round(clip_seconds * SAMPLE_RATE_HZ)
+
+
 def is_audio(name: str) -> bool:
     """Whether the file's ending is one that soundfile reads."""
     return name.rpartition(".")[2].lower() in EXTENSIONS

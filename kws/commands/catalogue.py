@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kws import config as settings_file
 from kws import models
-from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.errors import UsageError
@@ -37,7 +37,7 @@ def row(name: str, num_classes: int = 35) -> dict[str, Any]:
     """A network's name, family, front end, input, parameters, multiply-adds of a clip, paper and config."""
     path = CONFIGS / f"{name}.toml"
     config = settings_file.load(path) if path.is_file() else Config()
-    samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
+    samples = clip_samples(config.data.clip_seconds)
     shape = Features(config.frontend.features).shape(samples)
     with torch.device("meta"):  # shapes alone: no weights are drawn and nothing is computed
         network = models.build(name, num_classes, shape)

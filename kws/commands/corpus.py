@@ -89,7 +89,9 @@ def _say(line: str) -> None:
 def record(arguments: argparse.Namespace) -> int:
     from kws.corpus import microphone
 
-    session = microphone.Session(arguments.word, arguments.dir, arguments.speaker, arguments.count, arguments.seconds)
+    session = microphone.RecordingSession(
+        arguments.word, arguments.dir, arguments.speaker, arguments.count, arguments.seconds
+    )
     first, code = session.first_number(), OK
     try:
         with microphone.Microphone() as open_microphone, live_line() as show:
@@ -192,11 +194,11 @@ def _percents(valid: float | None, test: float | None) -> tuple[float, float]:
 
 
 def _processes(given: int | None) -> int:
-    from kws.distributed import worker_pool
+    from kws import machine
 
     if given is not None and given < 1:
         raise UsageError(f"--processes {given}: wanted 1 or more")
-    return given or worker_pool.usable_cores()
+    return given or machine.usable_cores()
 
 
 def index(arguments: argparse.Namespace) -> int:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kws.distributed.ranks import environment
 from kws.errors import UsageError
 from kws.models.memory import activation_bytes
 from kws.run import folder as run_folder
 from kws.run import lock
 from kws.run.checkpoint import Checkpoints
+from kws.run.facts import environment
 from kws.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def memory(trainer: Trainer) -> dict[str, int]:
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
-    planes, bands, frames = trainer.features.shape(trainer.job.samples)
+    planes, bands, frames = trainer.features.shape(trainer.training_set.samples)
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0.0)
     share = 1
     if train.zero:  # of the optimizer's state, and of a copy of the weights

@@ -21,21 +21,20 @@ def train(arguments: argparse.Namespace) -> int:
     parent_death.end_with_it()
     config = settings_file.load(arguments.config, arguments.set)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
-    from kws.distributed import deepspeed_zero
-    from kws.distributed import ranks as ranks_module
+    from kws.distributed import deepspeed_zero, process_group, signals
     from kws.run import folder as run_folder
-    from kws.training import trainer as trainer_module
+    from kws.training.trainer import Trainer
 
     stage = deepspeed_zero.stage(config.train.zero)  # which must suit the other settings too, wherever it comes from
     config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
     threads = config.train.threads or run_folder.recorded_threads(run)
-    with ranks_module.start(dataclasses.replace(config.train, threads=threads)) as here:
-        trainer = here.together(lambda: trainer_module.Trainer(config, run, here))
+    with process_group.start(dataclasses.replace(config.train, threads=threads)) as here:
+        trainer = here.together(lambda: Trainer(config, run, here))
         if arguments.check:
             return _check(trainer, arguments) if here.is_main else OK
         code = trainer.run()
         del trainer
-    ranks_module.ignore_stops()
+    signals.ignore_stop_signals()
     return code
 
 
@@ -66,10 +65,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from kws.distributed import parent_death
 
     parent_death.end_with_it()
-    from kws.distributed import ranks as ranks_module
+    from kws.distributed import process_group
     from kws.evaluation import evaluate
 
-    with ranks_module.start(evaluate.settings_of(arguments.runs)) as here:
+    with process_group.start(evaluate.settings_of(arguments.runs)) as here:
         for run in arguments.runs:
             with progress(f"evaluating {run.name}", hidden=not here.is_main) as show:
                 summary = evaluate.evaluate_run(
@@ -84,10 +83,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
     from kws.evaluation import evaluate
-    from kws.results import report
+    from kws.results import pictures, report
 
     picture = run / "eval" / f"{evaluate.file_stem(summary['split'], summary['crop'])}.png"
-    report.draw_confusion(summary, picture)
+    pictures.draw_confusion(summary, picture)
     if as_json:
         print(json.dumps(summary), flush=True)
         return
@@ -116,13 +115,13 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     from kws.audio import audio_files
-    from kws.distributed import ranks as ranks_module
     from kws.evaluation import predict
+    from kws.machine import keep_freed_memory
     from kws.results import grid
 
     paths = audio_files.find_audio(arguments.paths)
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
-    ranks_module.keep_freed_memory()
+    keep_freed_memory()
     skipped: list[audio_files.Skipped] = []
     tally = predict.Tally(grid.PANELS if arguments.grid else 0)
     say = _say_as_json if arguments.json else _say_prediction
@@ -159,9 +158,11 @@ def _say_prediction(item: Any, _: int) -> None:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from kws.results import report
+    from kws.evaluation import sampling_audit
+    from kws.results import records, report
 
-    page, figures = report.write_report(arguments.run)
+    sampling = sampling_audit.audit(arguments.run, records.steps_done(arguments.run))
+    page, figures = report.write_report(arguments.run, sampling)
     if arguments.json:
         print(json.dumps({"report": str(page)}))
         return OK

@@ -61,7 +61,7 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Submission:
     """What is given to sbatch. `after`: it starts when the job submitted before it has ended."""
 
     words: list[str]
@@ -114,7 +114,7 @@ def _refuse_if_held(run: Path) -> None:
         raise UsageError(f"{run}: in use by {found} since {found.since}; wait for it, or use --run ANOTHER_FOLDER")
 
 
-def _jobs(order: Order) -> list[Job]:
+def _jobs(order: Order) -> list[Submission]:
     copies, overrides = order.folder / "slurm", [word for change in order.changes for word in ("--set", change)]
     shape = [f"--nodes={order.nodes}", f"--ntasks-per-node={order.gpus or order.tasks}"]
     shape += [f"--gpus-per-node={order.gpus}"] if order.gpus else []
@@ -123,11 +123,11 @@ def _jobs(order: Order) -> list[Job]:
     if not order.many:
         name = [f"--job-name={order.configs[0].stem}", f"--output={copies}/%j.log"]
         words = [*name, *shape, *order.options, str(copies / "train.sbatch"), *configs, "--run", str(order.folder)]
-        return [Job([*words, *overrides])]
+        return [Submission([*words, *overrides])]
     array = [f"--array=0-{len(configs) - 1}", f"--output={copies}/%A_%a.log"]
     words = [*array, *shape, *order.options, str(copies / "array.sbatch"), str(order.folder), *configs, *overrides]
     compare = [f"--output={copies}/%j.log", *order.options, str(SCRIPTS / "compare.sbatch"), str(order.folder)]
-    return [Job(words), Job(compare, after=True)]
+    return [Submission(words), Submission(compare, after=True)]
 
 
 def _keep_copies(order: Order) -> None:

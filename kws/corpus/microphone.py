@@ -30,7 +30,7 @@ TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
+class RecordingSession:
     """What is to be recorded. Raises UsageError for what cannot be a folder's or a file's name."""
 
     word: str
@@ -132,7 +132,7 @@ class Microphone:
         return codec.from_float(samples.astype(np.float32) / 32768, self._rate)
 
 
-def record(session: Session, microphone: Microphone) -> Iterator[Heard | Refused]:
+def record(session: RecordingSession, microphone: Microphone) -> Iterator[Heard | Refused]:
     """Makes the takes, telling of every block and every refusal. Raises UsageError when take after take is no good."""
     first = session.first_number()
     try:
@@ -152,7 +152,7 @@ def record(session: Session, microphone: Microphone) -> Iterator[Heard | Refused
             )
 
 
-def _take(session: Session, number: int, take: int, microphone: Microphone) -> Generator[Heard, None, str]:
+def _take(session: RecordingSession, number: int, take: int, microphone: Microphone) -> Generator[Heard, None, str]:
     """Counts down, listens, keeps what is good. Returns why it was not kept, or ""."""
     for text in COUNTDOWN:
         for block, _ in microphone.blocks(COUNTDOWN_S):

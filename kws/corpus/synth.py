@@ -241,7 +241,9 @@ def _write_noises(folder: Path, engine: Espeak, speech: Speech, voices: Sequence
     noises["rumble"] = scenes.coloured(rng, 2, size)
     noises["mains_hum"] = scenes.coloured(rng, 2, size, comb=50 * NOISE_SECONDS)  # 50 Hz and its overtones
     noises["babble"] = _babble(engine, voices, rng)
-    made_for = counter_rng.digest(speech.seed, *speech.languages)  # in the names, so that folders can be packed together
+    made_for = counter_rng.digest(
+        speech.seed, *speech.languages
+    )  # in the names, so that folders can be packed together
     for name, noise in noises.items():
         _write_wav(
             folder / f"{name}_{made_for:016x}.wav", noise * min(NOISE_RMS / noise.std(), 0.9 / np.abs(noise).max())

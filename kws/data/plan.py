@@ -30,7 +30,7 @@ Ids = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class PlanSettings:
     """What a plan hangs on, beside the corpus: clips an epoch (0: the split's), slots, micro-batch, seed."""
 
     mode: Mode
@@ -42,7 +42,7 @@ class Recipe:
     alpha: float = 0.5
 
     @classmethod
-    def of(cls, config: Config) -> Recipe:
+    def of(cls, config: Config) -> PlanSettings:
         """As the settings say."""
         data, train = config.data, config.train
         numbers = (train.slots, train.micro_batch, train.seed, data.epoch_clips, data.window, data.alpha)
@@ -74,7 +74,7 @@ class Plan:
     `steps` is the epoch's number of steps, `clips` its number of draws. Raises UsageError where no clip is left.
     """
 
-    def __init__(self, split: Split, class_of: Sequence[int], recipe: Recipe, epoch: int) -> None:
+    def __init__(self, split: Split, class_of: Sequence[int], recipe: PlanSettings, epoch: int) -> None:
         self._split, self._recipe, self._epoch = split, recipe, epoch
         self._class_of = np.asarray(class_of, dtype=np.int64)
         cells = _class_cells(split.cells, self._class_of)  # (shards, classes)

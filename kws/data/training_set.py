@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.audio.codec import clip_samples
 from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition
 from kws.data import index as index_file
 from kws.data import selection
-from kws.data.plan import Plan, Recipe
+from kws.data.plan import Plan, PlanSettings
 from kws.errors import UsageError
 
 
-class Job:
+class TrainingSet:
     """Settings applied to a corpus. `samples` a clip; `steps_per_epoch`, `total_steps` of the run.
 
     `definition`: the task of a run that has begun, whatever became of its file; else the one that the settings name.
@@ -28,7 +28,7 @@ class Job:
         if not config.data.shards:
             raise UsageError("data.shards: not set; use --set data.shards=DIR, a folder made by kws pack")
         self.config = config
-        self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
+        self.samples = clip_samples(config.data.clip_seconds)
         packed = index_file.load(Path(config.data.shards))
         self.selection = selection.apply(packed, definition or _definition(config, packed.words), self.samples)
         self.index, self.task = self.selection.index, self.selection.task
@@ -42,7 +42,7 @@ class Job:
 
     def plan(self, epoch: int) -> Plan:
         """Which clips the slots of that epoch read."""
-        return Plan(self.index.split("train"), self.task.class_of, Recipe.of(self.config), epoch)
+        return Plan(self.index.split("train"), self.task.class_of, PlanSettings.of(self.config), epoch)
 
     @property
     def read_samples(self) -> int:

@@ -25,7 +25,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kws.distributed.ranks import Runtime, StopRequest
+from kws.distributed.ranks import Ranks
+from kws.distributed.signals import StopRequest
 
 BEAT_S, DEAD_S, GRACE_S = 5.0, 60.0, 15.0
 _TICK_S = 0.5
@@ -44,7 +45,7 @@ class Fault:
     grace_s: float = GRACE_S
 
 
-class Watch:
+class Watchdog:
     """Of one process of a run. `fault`: what ends the run, where something does.
 
     `failed` is called with its text, in a thread, as soon as it is known; the training may then leave by itself (its
@@ -52,7 +53,7 @@ class Watch:
     """
 
     def __init__(
-        self, runtime: Runtime, address: str, stop: StopRequest, hang_s: float, failed: Callable[[str], None],
+        self, runtime: Ranks, address: str, stop: StopRequest, hang_s: float, failed: Callable[[str], None],
         dead_s: float = DEAD_S,
     ) -> None:  # fmt: skip
         self._rank, self._stop, self._failed = runtime.rank, stop, failed
@@ -125,7 +126,7 @@ class Watch:
 
     # --- meeting ----------------------------------------------------------------------------------------------
 
-    def _meet(self, runtime: Runtime, address: str) -> list[int]:
+    def _meet(self, runtime: Ranks, address: str) -> list[int]:
         self._server: socket.socket | None = None
         if runtime.world_size == 1:
             return []

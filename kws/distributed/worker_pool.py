@@ -1,7 +1,7 @@
-"""Processes that work for this one: jobs go out and results come back in order, a bounded number ahead.
+"""Processes that work for this one: items go out and results come back in order, a bounded number ahead.
 
-They are started afresh, so nothing of this process is in them but what a job brings along. They end with it, whatever
-ends it. With one process the jobs are simply called.
+They are started afresh, so nothing of this process is in them but what a item brings along. They end with it, whatever
+ends it. With one process the items are simply called.
 """
 
 from __future__ import annotations
@@ -20,17 +20,12 @@ from typing import TypeVar
 
 from kws.distributed import parent_death
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class WorkerLostError(RuntimeError):
     """A worker has ended, not by its own doing."""
-
-
-def usable_cores() -> int:
-    """That this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 class Workers:
@@ -44,26 +39,26 @@ class Workers:
 
     def __enter__(self) -> Workers:
         if self._pool:
-            self._stack.callback(self._pool.shutdown, cancel_futures=True)  # waits for the jobs in hand
+            self._stack.callback(self._pool.shutdown, cancel_futures=True)  # waits for the items in hand
             self._stack.enter_context(_ended_in_order())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results in the order of the jobs, which are taken as they are needed. `function`: one of a module.
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results in the order of the items, which are taken as they are needed. `function`: one of a module.
 
         Raises WorkerLostError, and whatever the function raises.
         """
         if self._pool is None:
-            yield from map(function, jobs)
+            yield from map(function, items)
             return
         waiting = collections.deque[Future[Result]]()
         try:
-            for job in jobs:
+            for item in items:
                 with _unheard(signal.SIGINT):  # a worker inherits that: Ctrl-C is for this process to hear
-                    waiting.append(self._pool.submit(function, job))
+                    waiting.append(self._pool.submit(function, item))
                 if len(waiting) > self._ahead:
                     yield waiting.popleft().result()
             while waiting:

@@ -19,7 +19,7 @@ from kws.data import normalisation
 from kws.data.plan import Slot
 from kws.data.store import Caching
 from kws.data.stream import Reader, noise_of
-from kws.data.training_set import Job
+from kws.data.training_set import TrainingSet
 from kws.errors import UsageError
 from kws.packing.clip_names import find_clip
 
@@ -36,13 +36,19 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     for the picture."""
     from matplotlib.figure import Figure
 
-    job = Job(config)
-    split, clip = find_clip(job.index, name)
+    training_set = TrainingSet(config)
+    split, clip = find_clip(training_set.index, name)
     rows = np.full(draws, clip)
-    reader = Reader(job.index, split, range(len(job.index.words)), job.read_samples, caching=Caching.of(config.data))
+    reader = Reader(
+        training_set.index,
+        split,
+        range(len(training_set.index.words)),
+        training_set.read_samples,
+        caching=Caching.of(config.data),
+    )
     batch = reader.batch(Slot(0, 0, np.arange(draws), rows)) if draws else reader.batch(Slot(0, 0, rows, rows))
-    plain = reader.batch(Slot(0, 0, np.zeros(1, np.int64), np.array([clip]))).wave[:, : job.samples]
-    features, chain = _front_end(job)
+    plain = reader.batch(Slot(0, 0, np.zeros(1, np.int64), np.array([clip]))).wave[:, : training_set.samples]
+    features, chain = _front_end(training_set)
     with torch.inference_mode():
         lengths, numbers = batch.lengths.numpy(), batch.draws.numpy()
         waves = [plain[0].float() / 32768.0, *chain.wave(batch.wave, lengths, numbers, 0)]
@@ -54,7 +60,7 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     for (left, right), wave, image, title in zip(axes, waves, seen, said, strict=True):
         _draw_wave(left, wave, loudest, title)
         _draw_features(right, image, config.frontend.features, levels)
-    word = job.index.words[int(job.index.split(split).values("word", clip))]
+    word = training_set.index.words[int(training_set.index.split(split).values("word", clip))]
     figure.suptitle(
         f"{word}: {reader.name(clip)} ({split}/{clip}) through {config.frontend.features}, "
         f"chain {config.frontend.augment}", fontsize=11, color=_INK,
@@ -87,13 +93,15 @@ def told(chain: Augment, draws: Ints) -> list[str]:
     return lines
 
 
-def _front_end(job: Job) -> tuple[Features, Augment]:
-    config, caching = job.config, Caching.of(job.config.data)
+def _front_end(training_set: TrainingSet) -> tuple[Features, Augment]:
+    config, caching = training_set.config, Caching.of(training_set.config.data)
     chosen = config.frontend.features
     measured = config.frontend.normalise == "corpus"
-    features = Features(chosen, normalisation.of(job.index, chosen, job.samples, caching) if measured else None)
-    noises = noise_of(job.index, "train", caching)
-    return features, Augment(config.frontend, features, config.train.seed, noises, job.samples, CPU)
+    features = Features(
+        chosen, normalisation.of(training_set.index, chosen, training_set.samples, caching) if measured else None
+    )
+    noises = noise_of(training_set.index, "train", caching)
+    return features, Augment(config.frontend, features, config.train.seed, noises, training_set.samples, CPU)
 
 
 def _levels(seen: list[Tensor], config: Config) -> tuple[float, float]:

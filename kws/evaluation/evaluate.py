@@ -29,7 +29,7 @@ from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.store import USUAL, Caching
 from kws.data.stream import Batch, Reader, stream
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import mistakes
 from kws.evaluation.trained import Trained
@@ -93,7 +93,7 @@ class Stopped(Exception):  # noqa: N818  # no error
 
 
 def evaluate_split(
-    model: nn.Module, features: nn.Module, index: Index, split: str, task: Task, samples: int, runtime: Runtime,
+    model: nn.Module, features: nn.Module, index: Index, split: str, task: Task, samples: int, runtime: Ranks,
     workers: int = 0, caching: Caching = USUAL, go_on: Callable[[], bool] = lambda: True,
     told: Callable[[int, int], None] = lambda done, total: None, views: Views = whole,
 ) -> Result:  # fmt: skip
@@ -170,7 +170,7 @@ def settings_of(runs: Sequence[Path]) -> TrainConfig:
 
 
 def evaluate_run(
-    run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Runtime, crop: bool = False,
+    run: Path, split: str, checkpoint: str, shards: Path | None, runtime: Ranks, crop: bool = False,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluates a run's checkpoint on a split; rank 0 writes RUN/eval/SPLIT.json, SPLIT.clips.npz and

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kws.corpus import tasks
 from kws.data import ledger
-from kws.data.training_set import Job
+from kws.data.training_set import TrainingSet
 from kws.errors import UsageError
 from kws.run import folder as run_folder
 from kws.run.checkpoint import Checkpoints
@@ -20,12 +20,12 @@ def verify_run(run: Path) -> ledger.Verdict:
     newest = Checkpoints(run).newest()
     if newest is None:
         raise UsageError(f"{run}: no whole checkpoint there, so no step counts yet")
-    job = Job(config, tasks.of_state(newest.state, newest.path))
-    if job.index.content_id != newest.state["corpus_id"]:
+    training_set = TrainingSet(config, tasks.of_state(newest.state, newest.path))
+    if training_set.index.content_id != newest.state["corpus_id"]:
         raise UsageError(
-            f"{job.index.root}: corpus {job.index.content_id}, {run} was trained on {newest.state['corpus_id']}; "
+            f"{training_set.index.root}: corpus {training_set.index.content_id}, {run} was trained on {newest.state['corpus_id']}; "
             "put that corpus back there"
         )
     done = int(newest.state["step"])
-    plans = {epoch: job.plan(epoch) for epoch in range(-(-done // job.steps_per_epoch))}
-    return ledger.check(run, plans, job.steps_per_epoch, done, run_folder.left_out(run))
+    plans = {epoch: training_set.plan(epoch) for epoch in range(-(-done // training_set.steps_per_epoch))}
+    return ledger.check(run, plans, training_set.steps_per_epoch, done, run_folder.left_out(run))

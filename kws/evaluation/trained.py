@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kws import models
-from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.corpus import tasks
@@ -29,7 +29,7 @@ class Trained:
         self.task = tasks.of_state(checkpoint.state, checkpoint.path)
         self.classes = self.task.classes
         self.unknown = frozenset(filter(self.task.is_other, checkpoint.state["words"]))
-        self.samples = round(config.data.clip_seconds * SAMPLE_RATE_HZ)
+        self.samples = clip_samples(config.data.clip_seconds)
         self.features = Features(config.frontend.features, checkpoint.state.get("normal")).to(device)
         shape = self.features.shape(self.samples)
         self.network: nn.Module = models.build(config.model.name, len(self.classes), shape).to(device)

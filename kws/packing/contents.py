@@ -10,7 +10,7 @@ from rich.table import Table
 from kws import counter_rng
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.data.index import Index, Split
-from kws.data.plan import Plan, Recipe
+from kws.data.plan import Plan, PlanSettings
 from kws.data.selection import Selection
 
 MIXED_ENOUGH = 0.98
@@ -112,7 +112,7 @@ def mixedness(split: Split) -> float | None:
     1 up to chance where the shards are shuffled, less where words lie together. Measured on full batches of one lane,
     spread evenly over the epoch: more lanes only mix more. None for less than a few batches, or a single word.
     """
-    plan = Plan(split, range(split.cells.shape[1]), Recipe("natural", 1, _BATCH, 0), 0) if len(split) else None
+    plan = Plan(split, range(split.cells.shape[1]), PlanSettings("natural", 1, _BATCH, 0), 0) if len(split) else None
     full = len(split) // _BATCH
     if plan is None or full < _MIN_BATCHES:
         return None

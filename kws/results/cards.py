@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws.audio import codec
-from kws.results.page import number
+from kws.results.formats import number
 from kws.results.records import Row
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kws.errors import UsageError
 from kws.results.compare import Comparison, Line
-from kws.results.page import number
+from kws.results.formats import number
 from kws.results.records import Row
 from kws.results.scatter import Dot, scatter_png
 

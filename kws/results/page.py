@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
-from kws import metrics
-from kws.evaluation.sampling_audit import Audit
-from kws.results.records import Attempt, Row
+from kws.results.formats import (
+    CLASS_COLUMNS,
+    PAIR_COLUMNS,
+    class_cells,
+    clock,
+    duration,
+    number,
+    pair_cells,
+    split_facts,
+    split_name,
+)  # fmt: skip
+from kws.results.records import AttemptSummary, Row, SamplingAudit
 from kws.results.style import STYLE, policy, scripts
 
 
@@ -25,14 +33,14 @@ class Facts:
     run: Row
     status: Row
     epochs: Sequence[Row]
-    attempts: Sequence[Attempt]
+    attempts: Sequence[AttemptSummary]
     results: Sequence[Row]
     curves: bytes | None
     confusions: Sequence[bytes]
     plots: Sequence[Row]
     """Figures of the curves, then one for each of `results`."""
     mistakes: Sequence[str]
-    sampling: Audit | None
+    sampling: SamplingAudit | None
 
 
 def render(facts: Facts) -> str:
@@ -55,7 +63,7 @@ def render(facts: Facts) -> str:
         _section("Software, hardware, corpus", _surroundings(facts.run)),
         _section("Configuration", f'<div class="scroll"><pre>{escape(facts.config)}</pre></div>'),
     ]
-    made = f"<footer>Written {_clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
+    made = f"<footer>Written {clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
     tail, allowed = scripts(facts.plots)
     head = f'{_HEAD}{policy(allowed)}">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
     return head + "\n".join(body) + made + tail + "\n</body>\n</html>\n"
@@ -93,7 +101,7 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
         ("parameters", number(facts.run.get("parameters"), ","), ""),
         ("epochs", number(len(facts.epochs), ","), ""),
         ("steps", number(steps, ","), ""),
-        ("wall time", _duration(sum(attempt.seconds for attempt in facts.attempts)), _times(len(facts.attempts))),
+        ("wall time", duration(sum(attempt.seconds for attempt in facts.attempts)), _times(len(facts.attempts))),
         ("state", str(facts.status.get("state") or last_end or "unknown"), ""),
     ]
 
@@ -106,32 +114,6 @@ def _accuracy_tile(result: Row) -> tuple[str, str, str]:
 
 def _times(starts: int) -> str:
     return f"over {starts} starts" if starts > 1 else ""
-
-
-def split_name(result: Row) -> str:
-    """Of a result: the split, and whether with crops."""
-    return f"{result.get('split') or 'split'}{', with crops' if result.get('crop') else ''}"
-
-
-def accuracy_text(result: Row) -> str:
-    """The accuracy, with its interval where there is one."""
-    low, high = (result.get("interval95") or (None, None))[:2]
-    interval = f" (95 % interval {number(low, '.2%')} to {number(high, '.2%')})" if low is not None else ""
-    return f"accuracy {number(result.get('accuracy'), '.2%')}{interval}"
-
-
-def split_facts(result: Row) -> list[str]:
-    """An evaluation's figures, as many as are known."""
-    facts = [
-        accuracy_text(result),
-        f"mean recall of the classes {number(result.get('macro_accuracy'), '.2%')}",
-        f"top 5 {number(result.get('top5'), '.2%')}",
-        f"loss {number(result.get('loss'), '.4f')}",
-        f"calibration error {number(result.get('calibration_error'), '.2%')}",
-        f"{number(result.get('n'), ',')} clips",
-        "checkpoint {}, epoch {}, step {}".format(*(result.get(key, "-") for key in ("checkpoint", "epoch", "step"))),
-    ]
-    return [fact for fact in facts if not fact.endswith(" -")]
 
 
 def _curves(facts: Facts, count: int) -> str:
@@ -151,7 +133,7 @@ def _spot(place: int, plot: Row, picture: bytes) -> str:
     return f'<div class="scroll"><div id="plot-{place}" style="{size}"></div></div><noscript>{still}</noscript>'
 
 
-def _sampling(audit: Audit | None) -> str:
+def _sampling(audit: SamplingAudit | None) -> str:
     """Draws of each class against the plan, in the newest epoch."""
     if audit is None:
         return "<p>The corpus is not at hand, or nothing was drawn yet.</p>"
@@ -188,18 +170,18 @@ def _pairs(result: Row) -> str:
     return _table(PAIR_COLUMNS, rows, "llrr") if rows else "<p>No clip was taken for another word.</p>"
 
 
-def _history(attempts: Sequence[Attempt]) -> str:
+def _history(attempts: Sequence[AttemptSummary]) -> str:
     if not attempts:
         return "<p>No start is recorded yet.</p>"
     names = ("attempt", "began", "ranks", "from step", "to step", "time", "end")
     rows = [
         (
             a.number,
-            _clock(a.began),
+            clock(a.began),
             number(a.world_size, "d"),
             f"{a.first:,}",
             f"{a.last:,}",
-            _duration(a.seconds),
+            duration(a.seconds),
             _end(a),
         )
         for a in attempts
@@ -207,7 +189,7 @@ def _history(attempts: Sequence[Attempt]) -> str:
     return _table(names, rows, "rlrrrrl")
 
 
-def _end(attempt: Attempt) -> str:
+def _end(attempt: AttemptSummary) -> str:
     return attempt.end or "no end line: killed, or still running"
 
 
@@ -262,51 +244,3 @@ def _table(names: Iterable[str], rows: Iterable[Iterable[object]], align: str) -
 
     body = "".join(line("td", row) for row in rows)
     return f'<div class="scroll"><table><thead>{line("th", names)}</thead><tbody>{body}</tbody></table></div>'
-
-
-CLASS_COLUMNS = ("word", "clips", "precision", "recall", "F1", "most confused with")
-
-
-def class_cells(result: Row) -> list[list[str]]:
-    """The rows of the per-class table of a metrics.summary, one text for each of CLASS_COLUMNS."""
-
-    def cells(row: Row) -> list[str]:
-        shares = [number(row.get(name), ".1%") for name in ("precision", "recall", "f1")]
-        return [
-            str(row.get("word")),
-            number(row.get("support"), ","),
-            *shares,
-            str(row.get("most_confused_with") or "-"),
-        ]
-
-    return [cells(row) for row in result.get("per_class", [])]
-
-
-PAIR_COLUMNS = ("true word", "predicted", "clips", "share of the true word")
-
-
-def pair_cells(result: Row) -> list[list[str]]:
-    """The rows of the most confused pairs, one text for each of PAIR_COLUMNS."""
-    pairs = metrics.confused_pairs(result["confusion"], result["classes"])
-    return [[p["truth"], p["predicted"], f"{p['clips']:,}", number(p["share"], ".1%")] for p in pairs]
-
-
-def number(value: object, form: str) -> str:
-    """A number in that format spec, "-" where there is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "-"
-    if not math.isfinite(value):
-        return str(value)
-    return format(round(value) if form.endswith("d") else value, form).replace("%", " %")
-
-
-def _clock(seconds: object) -> str:
-    if not isinstance(seconds, int | float):
-        return "-"
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws.results.canvas import COLOURS, FAINT, INK, LINE, png
-from kws.results.page import accuracy_text, number, split_name
+from kws.results.formats import accuracy_text, number, split_name
 from kws.results.records import Row, rows_of
 
 if TYPE_CHECKING:  # matplotlib takes most of a second to import; only those who draw pay for it

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kws.results.canvas import COLOURS
-from kws.results.page import number
+from kws.results.formats import number
 from kws.results.records import Row, rows_of
 
 Plot = dict[str, Any]

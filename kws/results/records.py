@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptSummary:
     """One start of a run: when it began (unix seconds), how long it ran and which steps it covered."""
 
     number: int
@@ -29,6 +29,24 @@ class Attempt:
     first: int
     last: int
     end: str | None  # None: it wrote no end line, so it was killed or is running still
+
+
+class ClassDraws(NamedTuple):
+    """One class in one epoch: clips in the train split, draws that the plan has for the steps trained so far, and draws
+    in the ledger (None: the run kept no ledger)."""
+
+    word: str
+    clips: int
+    planned: int
+    consumed: int | None
+
+
+class SamplingAudit(NamedTuple):
+    """An epoch (counted from 0), the number of its steps trained so far, and one row a class."""
+
+    epoch: int
+    steps: int
+    rows: list[ClassDraws]
 
 
 def rows_of(events: Iterable[Row], kind: str) -> list[Row]:
@@ -127,7 +145,7 @@ def read_status(run: Path) -> Row:
     return status | {"state": "killed"} if gone else status
 
 
-def attempts(lines: Sequence[Row]) -> list[Attempt]:
+def attempts(lines: Sequence[Row]) -> list[AttemptSummary]:
     """Starts and how far each came, from what read_lines gives: the rows a resume undid were still worked for."""
     stretches: list[list[Row]] = []
     for row in lines:
@@ -138,10 +156,10 @@ def attempts(lines: Sequence[Row]) -> list[Attempt]:
     return [_attempt(rows, count) for count, rows in enumerate(stretches, 1)]
 
 
-def _attempt(rows: Sequence[Row], count: int) -> Attempt:
+def _attempt(rows: Sequence[Row], count: int) -> AttemptSummary:
     times = [row["time"] for row in rows if isinstance(row.get("time"), int | float)]
     ends = rows_of(rows, "end")
-    return Attempt(
+    return AttemptSummary(
         number=rows[0].get("attempt") or count,
         began=rows[0].get("time"),
         seconds=max(times) - min(times) if times else 0.0,
@@ -150,3 +168,9 @@ def _attempt(rows: Sequence[Row], count: int) -> Attempt:
         last=max(row["step"] for row in rows if isinstance(row.get("step"), int)),
         end=str(ends[-1].get("state")) if ends else None,
     )
+
+
+def steps_done(run: Path) -> int:
+    """The furthest step that the run's metrics record; 0 where there is none."""
+    events = read_events(run / "metrics.jsonl")
+    return max((row["step"] for row in events if row["event"] in ("step", "epoch")), default=0)

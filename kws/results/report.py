@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kws.errors import UsageError
-from kws.evaluation.sampling_audit import audit
 from kws.results import records
 from kws.results.cards import cards
-from kws.results.page import (
+from kws.results.formats import (
     CLASS_COLUMNS,
     PAIR_COLUMNS,
-    Facts,
     class_cells,
-    number,
     pair_cells,
-    render,
     split_facts,
     split_name,
-    tiles,
-)
-from kws.results.pictures import confusion_png, curves_png, draw_confusion, draw_curves
+)  # fmt: skip
+from kws.results.page import Facts, render, tiles
+from kws.results.pictures import confusion_png, curves_png
 from kws.results.plots import confusion, curves
-from kws.results.records import Row, read_events, rows_of
+from kws.results.records import Row, SamplingAudit, rows_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = [
-    "class_table", "draw_confusion", "draw_curves", "epoch_table", "pair_table", "read_events", "result_line",
-    "write_report",
-]  # fmt: skip
-
 
 # --- terminal ----------------------------------------------------------------------------------------------
-
-
-def epoch_table(events: Sequence[Row]) -> Table:
-    """One line an epoch for the terminal; the best valid accuracy so far is bold."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    rows = rows_of(events, "epoch")
-    best = max((row.get("valid_accuracy") or 0 for row in rows), default=0)
-    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
-    columns = {"epoch": "d", "step": ",d", "train_loss": ".4f", "train_accuracy": ".2%", "valid_loss": ".4f"}
-    columns |= {"valid_accuracy": ".2%", "lr": ".2e", "seconds": ".1f", "clips_per_s": ",.0f"}
-    for name in columns:
-        header = name.replace("_per_", "_/_").replace("_", "\n", 1).replace("_", " ")
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        style = "bold" if best and row.get("valid_accuracy") == best else None
-        table.add_row(*(number(row.get(name), form) for name, form in columns.items()), style=style)
-    return table
 
 
 def class_table(result: Row) -> Table:
@@ -92,13 +63,13 @@ def result_line(result: Row) -> str:
 # --- page --------------------------------------------------------------------------------------------------
 
 
-def write_report(run: Path) -> tuple[Path, Table]:
+def write_report(run: Path, sampling: SamplingAudit | None = None) -> tuple[Path, Table]:
     """Writes RUN/report.html, one file that needs nothing from outside, and RUN/curves.png.
 
     Returns the page's path, and the run in a few figures for the terminal. Works on a run in any state: what is not
     there yet is left out. The page appears whole or not at all. Raises UsageError when `run` has no config.toml.
     """
-    facts = _gather(run)
+    facts = _gather(run, sampling)
     page, waiting = run / "report.html", run / f".report.html.{os.getpid()}"
     waiting.write_bytes(render(facts).encode("utf-8", "replace"))
     waiting.replace(page)
@@ -107,7 +78,7 @@ def write_report(run: Path) -> tuple[Path, Table]:
     return page, _figures_table(facts)
 
 
-def _gather(run: Path) -> Facts:
+def _gather(run: Path, sampling: SamplingAudit | None) -> Facts:
     config = run / "config.toml"
     if not config.is_file():
         wanted = "wanted a run folder, as `kws train` writes it"
@@ -115,7 +86,6 @@ def _gather(run: Path) -> Facts:
     lines = records.read_lines(run / "metrics.jsonl")
     events, results = records.without_repeats(lines), records.read_results(run)
     drawn = curves(events)
-    steps = [row["step"] for row in events if row["event"] in ("step", "epoch")]
     return Facts(
         name=run.resolve().name,
         config=config.read_text(encoding="utf-8", errors="replace"),
@@ -128,7 +98,7 @@ def _gather(run: Path) -> Facts:
         confusions=[confusion_png(result) for result in results],
         plots=[*drawn, *map(confusion, results)],
         mistakes=[cards(run, result) for result in results],
-        sampling=audit(run, max(steps, default=0)),
+        sampling=sampling,
     )
 
 

@@ -11,30 +11,31 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from kws.distributed import ranks as ranks_module
-from kws.distributed.ranks import Runtime, StopRequest
-from kws.distributed.watchdog import Watch
-from kws.errors import PeerError, mendable
+from kws.distributed import process_group, slurm
+from kws.distributed.ranks import Ranks
+from kws.distributed.signals import StopRequest
+from kws.distributed.watchdog import Watchdog
+from kws.errors import PeerError, user_message
 from kws.run import folder as run_folder
 from kws.run import lock
 
 
-class Session:
+class Attempt:
     """Around all that a start does, by every process. `step` tells how far the run is.
 
     Raises UsageError where another job has the folder; within, a collective operation that failed because another
     process did becomes a PeerError that names it.
     """
 
-    def __init__(self, folder: Path, here: Runtime, hang_s: float, step: Callable[[], int]) -> None:
+    def __init__(self, folder: Path, here: Ranks, hang_s: float, step: Callable[[], int]) -> None:
         self._folder, self._runtime, self._hang_s, self._step = folder, here, hang_s, step
         self._running = False
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Attempt:
         self.stop = StopRequest()
         self._runtime.on_main(self._take_folder)
-        address, failed = ranks_module.address(), lambda why: self._write_failure(1, why)
-        self.watch = Watch(self._runtime, address, self.stop, self._hang_s, failed)
+        address, failed = process_group.main_address(), lambda why: self._write_failure(1, why)
+        self.watch = Watchdog(self._runtime, address, self.stop, self._hang_s, failed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -43,7 +44,7 @@ class Session:
             return
         # A collective operation only says that it failed; the watch, whose doing it was.
         whose = self.watch.explanation() if isinstance(error, RuntimeError) else None
-        line = None if whose else mendable(error)
+        line = None if whose else user_message(error)
         why = whose or line or str(error) or type(error).__name__
         self._write_failure(2 if line else 1, why)
         self._leave(why)
@@ -63,7 +64,7 @@ class Session:
         self._runtime.on_main(lambda: run_folder.write_status(self._folder, state, self._step(), code, **more))
 
     def _take_folder(self) -> None:
-        self._lock = lock.take(self._folder, ranks_module.cluster_job())
+        self._lock = lock.take(self._folder, slurm.job_id())
         (self._folder / "stop").unlink(missing_ok=True)  # asked of an earlier start: before this one looks for it
         self._lock.keep(_lost_folder, self._look_for_stop)
 

@@ -7,11 +7,11 @@ from torch import nn
 
 from kws import models
 from kws.config import Config
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 
 
-def build(config: Config, classes: int, shape: tuple[int, int, int], here: Runtime) -> nn.Module:
+def build(config: Config, classes: int, shape: tuple[int, int, int], here: Ranks) -> nn.Module:
     """For `classes` classes of inputs (planes, F, N), with the same first weights on every rank.
 
     Raises UsageError where the settings do not fit the network, the input or the processes.
@@ -27,7 +27,7 @@ def build(config: Config, classes: int, shape: tuple[int, int, int], here: Runti
     return _synchronised(network, config.train.slots, here) if config.train.sync_batchnorm else network
 
 
-def _synchronised(network: nn.Module, slots: int, here: Runtime) -> nn.Module:
+def _synchronised(network: nn.Module, slots: int, here: Ranks) -> nn.Module:
     """Its batch norms over all slots of a step: those that run at the same moment must be all there are."""
     if here.device.type != "cuda" or here.world_size != slots:
         raise UsageError(

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kws.distributed.ranks import Runtime, wrap
+from kws.distributed.process_group import wrap
+from kws.distributed.ranks import Ranks
 
 
 class Reduction(Protocol):
@@ -49,7 +50,7 @@ class Reduction(Protocol):
 class InTurn:
     """Figures slot after slot, then over the ranks: the order of addition hangs on the number of processes."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Ranks) -> None:
         self._runtime = runtime
         self.loss_scale = float(runtime.world_size)  # of gradients, the mean over the ranks is taken
 
@@ -71,7 +72,7 @@ class InTurn:
 class Fast(InTurn):
     """DDP."""
 
-    def __init__(self, runtime: Runtime, network: nn.Module) -> None:
+    def __init__(self, runtime: Ranks, network: nn.Module) -> None:
         super().__init__(runtime)
         self.model = wrap(runtime, network)
         self.settles = runtime.world_size > 1
@@ -91,7 +92,7 @@ class Exact:
 
     loss_scale, settles = 1.0, False
 
-    def __init__(self, runtime: Runtime, network: nn.Module) -> None:
+    def __init__(self, runtime: Ranks, network: nn.Module) -> None:
         self._runtime, self.model = runtime, network
         parameters = [p for p in network.parameters() if p.requires_grad]
         self._gradients = torch.zeros(sum(p.numel() for p in parameters), device=runtime.device)

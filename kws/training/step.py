@@ -21,8 +21,8 @@ from kws.audio.features import Features
 from kws.data.ledger import Ledger
 from kws.data.store import Caching
 from kws.data.stream import Batch, noise_of
-from kws.data.training_set import Job
-from kws.distributed.ranks import Runtime
+from kws.data.training_set import TrainingSet
+from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import ADDING_UP
 from kws.errors import UsageError
 from kws.run.checkpoint import Checkpoint
@@ -51,10 +51,15 @@ class Stepper:
     """Network, front end and optimizer on this rank's device, ready to step. `note` is told what it is at."""
 
     def __init__(
-        self, job: Job, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer, runtime: Runtime,
+        self, training_set: TrainingSet, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer, runtime: Ranks,
         note: Callable[[str], None] = lambda doing: None,
     ) -> None:  # fmt: skip
-        self._job, self._settings, self._runtime, self._note = job, job.config.train, runtime, note
+        self._training_set, self._settings, self._runtime, self._note = (
+            training_set,
+            training_set.config.train,
+            runtime,
+            note,
+        )
         self._features = features
         self._augment = self._build_augment()
         if self._settings.channels_last:
@@ -101,7 +106,7 @@ class Stepper:
         if not math.isfinite(loss):
             self._refuse(loss, step)
         if found:
-            self._update.step(lr_at(step, self._job.steps_per_epoch, self._settings, scale), clips / found)
+            self._update.step(lr_at(step, self._training_set.steps_per_epoch, self._settings, scale), clips / found)
             if self.ema:
                 self.ema.update(step)
         return Outcome(loss, correct, int(found), waited, heard)
@@ -155,7 +160,7 @@ class Stepper:
         return torch.cat([self._statistics.end_slot(clips), torch.stack([loss.detach(), correct]).double(), counts])
 
     def _mixup(self, step: int, batch: Batch) -> Mixup | None:
-        chain, clips = self._job.config.frontend, len(batch.clips)
+        chain, clips = self._training_set.config.frontend, len(batch.clips)
         if chain.mixup_probability == 0.0:
             return None
         return Mixup(chain, self._settings.seed, step, batch.slot, clips, self._runtime.device)
@@ -199,17 +204,19 @@ class Stepper:
         self._update.load(checkpoint)
 
     def _build_augment(self) -> Augment | None:
-        config, chain = self._job.config, self._job.config.frontend
+        config, chain = self._training_set.config, self._training_set.config.frontend
         if not chain.varies:
             return None
         heard = chain.noise_probability > 0.0 or chain.mix_probability > 0.0
-        noises = noise_of(self._job.index, "train", Caching.of(config.data)) if heard else []
-        return Augment(chain, self._features, self._settings.seed, noises, self._job.samples, self._runtime.device)
+        noises = noise_of(self._training_set.index, "train", Caching.of(config.data)) if heard else []
+        return Augment(
+            chain, self._features, self._settings.seed, noises, self._training_set.samples, self._runtime.device
+        )
 
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""
         self._statistics.begin_slot(clips=1)
-        silence = torch.zeros(1, self._job.samples, dtype=torch.int16, device=self._runtime.device)
+        silence = torch.zeros(1, self._training_set.samples, dtype=torch.int16, device=self._runtime.device)
         self._update.backward(self._model(self._features(silence)).sum() * 0.0)
 
     def _settle_buckets(self, optimizer: torch.optim.Optimizer) -> None:

@@ -23,17 +23,18 @@ from kws.data.ledger import Ledger
 from kws.data.plan import Plan, slots_of
 from kws.data.store import Caching, require_room
 from kws.data.stream import Batch, Reader, stream
-from kws.data.training_set import Job
-from kws.distributed import ranks as ranks_module
-from kws.distributed.ranks import Runtime
+from kws.data.training_set import TrainingSet
+from kws.distributed import process_group
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import trained
 from kws.evaluation.evaluate import Result, Stopped, evaluate_split
 from kws.run import curves, log
 from kws.run import folder as run_folder
-from kws.run.attempt import Session
+from kws.run.attempt import Attempt
 from kws.run.checkpoint import Checkpoint, Checkpoints
 from kws.run.display import Course
+from kws.run.facts import environment
 from kws.run.saver import Saver
 from kws.training import network
 from kws.training.optim import build_optimizer, lr_at
@@ -46,13 +47,13 @@ FINISHED, PREEMPTED = 0, 75
 class Trainer:
     """Everything a run needs, made once; `run` carries it out."""
 
-    def __init__(self, config: Config, folder: Path, here: Runtime) -> None:
+    def __init__(self, config: Config, folder: Path, here: Ranks) -> None:
         self.config, self.folder, self.runtime = config, folder, here
         slots_of(here.rank, here.world_size, config.train.slots)  # refuses a world size that does not fit
         curves.require_wandb(config.train.wandb)
-        self.job = Job(config, run_folder.kept_task(folder, config.data.task))
+        self.training_set = TrainingSet(config, run_folder.kept_task(folder, config.data.task))
         self._use_normal(None)  # until it is known: a checkpoint may have it
-        shape, classes = self.features.shape(self.job.samples), len(self.job.task.classes)
+        shape, classes = self.features.shape(self.training_set.samples), len(self.training_set.task.classes)
         self.network = network.build(config, classes, shape, here)
         self.optimizer = build_optimizer(self.network, config.train)
         self.console = log.console(here.is_main)
@@ -72,27 +73,29 @@ class Trainer:
         if config.frontend.normalise == "none":
             return None
         return self.runtime.on_main(
-            lambda: normalisation.of(self.job.index, config.frontend.features, self.job.samples, Caching.of(config.data))
+            lambda: normalisation.of(
+                self.training_set.index, config.frontend.features, self.training_set.samples, Caching.of(config.data)
+            )
         )
 
     @property
     def epoch(self) -> int:
         """The epoch of the next step, from 0."""
-        return self.state.step // self.job.steps_per_epoch
+        return self.state.step // self.training_set.steps_per_epoch
 
     @property
     def done(self) -> bool:
         """Whether all steps are trained, and the last epoch evaluated."""
-        return (self.state.ended or self.state.step == self.job.total_steps) and self.state.evaluated
+        return (self.state.ended or self.state.step == self.training_set.total_steps) and self.state.evaluated
 
     def describe(self) -> dict[str, Any]:
         """What would run: for `--check` and run.json."""
         return {
             "network": self.config.model.name,
             "parameters": models.count_parameters(self.network),
-            "input": self.features.shape(self.job.samples),
+            "input": self.features.shape(self.training_set.samples),
             "zero": self.config.train.zero,
-            **self.job.facts(),
+            **self.training_set.facts(),
         }
 
     # --- start, story, end ------------------------------------------------------------------------------------
@@ -100,7 +103,7 @@ class Trainer:
     def run(self) -> int:
         """Starts, resumes, or finds the run finished. Returns FINISHED or PREEMPTED; what ends it early is raised."""
         state = self.state  # not the trainer: nothing may keep DDP alive until after the processes have parted
-        with Session(self.folder, self.runtime, self.config.train.hang_s, lambda: state.step) as self.session:
+        with Attempt(self.folder, self.runtime, self.config.train.hang_s, lambda: state.step) as self.session:
             self.watch = self.session.watch
             code = self._start_or_resume()
             self.runtime.barrier()  # nobody leaves before all can
@@ -109,7 +112,7 @@ class Trainer:
     def _start_or_resume(self) -> int:
         ranks = self.runtime
         self._say_unreachable()
-        facts = self.describe() | ranks_module.environment(ranks) | {"ranks": ranks.table(self.config.train.slots)}
+        facts = self.describe() | environment(ranks) | {"ranks": ranks.table(self.config.train.slots)}
         ranks.on_main(lambda: run_folder.check(self.folder, self.config, facts))
         self.session.begin()
         ranks.together(self._load_newest)
@@ -128,11 +131,13 @@ class Trainer:
         config, ranks = self.config, self.runtime
         self.ledger = Ledger(self.folder, attempt, ranks.rank, self.state.step) if config.data.ledger else None
         self.reader = self._build_reader()
-        course = Course(config.train.epochs, self.job.steps_per_epoch)
+        course = Course(config.train.epochs, self.training_set.steps_per_epoch)
         events = log.RunLog(self.folder, config, course, self.state.step, self.console, ranks.is_main)
         with events as self.log, self.saver:
             self._log_start(attempt, course)
-            self.stepper = Stepper(self.job, self.network, self.features, self.optimizer, ranks, self.watch.doing)
+            self.stepper = Stepper(
+                self.training_set, self.network, self.features, self.optimizer, ranks, self.watch.doing
+            )
             if self.resumed_from:
                 with self.watch.patiently("resuming"):
                     self.stepper.load(self.resumed_from)
@@ -142,7 +147,7 @@ class Trainer:
             self.log.event("end", self.state.step, state="finished" if finished else "preempted")
         if finished:
             best = f"best valid accuracy {self.state.best_accuracy:.2%}"
-            split = "" if len(self.job.index.splits.get("test", ())) else " --split valid"
+            split = "" if len(self.training_set.index.splits.get("test", ())) else " --split valid"
             self.say(f"{self.folder}: {best}; next: kws evaluate {self.folder}{split}")
         else:
             self.say(f"stopped and saved at step {self.state.step}; the same command goes on from there")
@@ -150,12 +155,22 @@ class Trainer:
 
     def _build_reader(self) -> Reader:
         """One for the whole run: it remembers which clips it has checked. Refuses a cache that is too small."""
-        job, data, caching = self.job, self.config.data, Caching.of(self.config.data)
-        reader = Reader(job.index, "train", job.task.class_of, job.read_samples, data.verify, data.on_bad, caching)
+        training_set, data, caching = self.training_set, self.config.data, Caching.of(self.config.data)
+        reader = Reader(
+            training_set.index,
+            "train",
+            training_set.task.class_of,
+            training_set.read_samples,
+            data.verify,
+            data.on_bad,
+            caching,
+        )
         if reader.cached:
             mine = self.runtime.node_ranks()
-            needed = job.plan(self.epoch).bytes_at_once(mine, self.runtime.world_size)
-            self.runtime.together(lambda: require_room(job.index.root, job.index.source, caching, needed))
+            needed = training_set.plan(self.epoch).bytes_at_once(mine, self.runtime.world_size)
+            self.runtime.together(
+                lambda: require_room(training_set.index.root, training_set.index.source, caching, needed)
+            )
         return reader
 
     def _all_epochs(self) -> bool:
@@ -172,7 +187,7 @@ class Trainer:
     def _run_epoch(self) -> bool:
         """Steps to the epoch's end and saves; True where a stop was asked for, and saved too."""
         epoch = self.epoch
-        plan, first = self.job.plan(epoch), self.state.step - epoch * self.job.steps_per_epoch
+        plan, first = self.training_set.plan(epoch), self.state.step - epoch * self.training_set.steps_per_epoch
         self.state.planned_epoch, self.state.planned = epoch, plan.digest
         self.meter, self.epoch_meter = Meter(), Meter()
         with closing(self._stream(plan, first)) as batches:
@@ -235,7 +250,7 @@ class Trainer:
 
     def _evaluate(self) -> Result:
         """The network as it is, on the valid split."""
-        job, data = self.job, self.config.data
+        training_set, data = self.training_set, self.config.data
 
         def go_on() -> bool:
             self.watch.doing("evaluating")
@@ -243,13 +258,15 @@ class Trainer:
 
         with self.watch.patiently("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
-                self.network, self.features, job.index, "valid", job.task, job.samples, self.runtime, data.workers,
+                self.network, self.features, training_set.index, "valid", training_set.task, training_set.samples, self.runtime, data.workers,
                 Caching.of(data), go_on, self.log.evaluating,
             )  # fmt: skip
 
     def _lr(self) -> float:
         """Of the update before."""
-        return lr_at(self.state.step - 1, self.job.steps_per_epoch, self.config.train, self.state.plateau.scale)
+        return lr_at(
+            self.state.step - 1, self.training_set.steps_per_epoch, self.config.train, self.state.plateau.scale
+        )
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -267,12 +284,12 @@ class Trainer:
         self._use_normal(checkpoint.state.get("normal"))
         self.state.load_state_dict(checkpoint.state)
         self._refuse_other_plan()
-        self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.job.total_steps}")
+        self.say(f"{self.folder}: going on from {name}, step {self.state.step} of {self.training_set.total_steps}")
 
     def _refuse_other_plan(self) -> None:
         """Counts and orders come from numpy's generators, which another version may change."""
         epoch = self.state.planned_epoch
-        if self.state.planned and self.job.plan(epoch).digest != self.state.planned:
+        if self.state.planned and self.training_set.plan(epoch).digest != self.state.planned:
             raise UsageError(
                 f"{self.folder}: numpy {np.__version__} draws another plan for epoch {epoch + 1} than the run had; "
                 f"install the numpy that {self.folder}/run.json names, or --run ANOTHER_FOLDER for a new run"
@@ -283,8 +300,8 @@ class Trainer:
         if not self.config.train.init:
             return
         fresh = self.network.state_dict()
-        classes = self.job.task.classes
-        head = models.head(self.config.model.name, len(classes), self.features.shape(self.job.samples))
+        classes = self.training_set.task.classes
+        head = models.head(self.config.model.name, len(classes), self.features.shape(self.training_set.samples))
         kept, left = trained.matching(Path(self.config.train.init), fresh, head, classes)
         self.network.load_state_dict(fresh | kept)
         self.say(
@@ -319,7 +336,7 @@ class Trainer:
         self.log.event("save", self.state.step, checkpoint=name, seconds=time.perf_counter() - began)
 
     def _submit(self, suffix: str, better: list[str]) -> None:
-        packed, task = self.job.selection.packed, self.job.task
+        packed, task = self.training_set.selection.packed, self.training_set.task
         corpus: dict[str, Any] = {"corpus_id": packed.content_id, "words": packed.words}
         corpus |= {"task": task.definition.tree(), "classes": task.classes}
         state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": better, "normal": self.normal}
@@ -353,18 +370,22 @@ class Trainer:
     def _say_unreachable(self) -> None:
         if self.watch.unreachable:
             listed = ", ".join(map(str, self.watch.unreachable))
-            self.say(f"note: ranks {listed} cannot reach rank 0 at {ranks_module.address()}: their end may go unnoticed")
+            self.say(
+                f"note: ranks {listed} cannot reach rank 0 at {process_group.main_address()}: their end may go unnoticed"
+            )
 
     def _show_ranks(self, ranks: list[dict[str, Any]]) -> None:
         train = self.config.train
-        size, left = models.count_parameters(self.network), self.job.total_steps - self.state.step
-        self.say(f"{self.config.model.name}, {size:,} parameters, {len(self.job.task.classes)} classes")
-        for line in self.job.selection.lines():
+        size, left = models.count_parameters(self.network), self.training_set.total_steps - self.state.step
+        self.say(f"{self.config.model.name}, {size:,} parameters, {len(self.training_set.task.classes)} classes")
+        for line in self.training_set.selection.lines():
             self.say(line)
         self.say(f"{left} steps to go, each of {train.global_batch} clips in {train.slots} slots")
         chain = self.config.frontend
-        if (chain.noise_probability or chain.mix_probability) and not len(self.job.index.splits.get("noise", ())):
-            self.say(f"note: {self.job.index.root} has no noise recordings: trained without noise")
+        if (chain.noise_probability or chain.mix_probability) and not len(
+            self.training_set.index.splits.get("noise", ())
+        ):
+            self.say(f"note: {self.training_set.index.root} has no noise recordings: trained without noise")
         threads = f"{self.runtime.threads} torch thread{'s' if self.runtime.threads > 1 else ''} each"
         self.say(f"{len(ranks)} process{'es' if len(ranks) > 1 else ''}, {threads}")
         for row in ranks:
@@ -377,7 +398,7 @@ class Trainer:
 
     def _log_step(self, epoch: int) -> None:
         step = self.state.step
-        if step % self.config.train.log_steps and step % self.job.steps_per_epoch:
+        if step % self.config.train.log_steps and step % self.training_set.steps_per_epoch:
             return
         memory = {} if self.runtime.gpu_gb is None else {"gpu_gb": self.runtime.gpu_gb}
         self.log.event("step", step, epoch=epoch, lr=self._lr(), **self.meter.figures(), **memory)

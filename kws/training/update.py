@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kws.config import TrainConfig
 from kws.distributed import deepspeed_zero
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.run.checkpoint import Checkpoint
 from kws.training.optim import set_lr, settings_kept
 from kws.training.reduction import Exact, Fast, InTurn, Reduction
@@ -49,7 +49,7 @@ class Whole:
     in_parts = False
 
     def __init__(
-        self, settings: TrainConfig, runtime: Runtime, network: nn.Module, optimizer: torch.optim.Optimizer
+        self, settings: TrainConfig, runtime: Ranks, network: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
         self._network, self._optimizer, self._settings = network, optimizer, settings
         self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=settings.precision == "fp16")
@@ -91,7 +91,7 @@ class Partitioned(InTurn):
     settles, in_parts = False, True
 
     def __init__(
-        self, settings: TrainConfig, runtime: Runtime, network: nn.Module, optimizer: torch.optim.Optimizer
+        self, settings: TrainConfig, runtime: Ranks, network: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(runtime)
         self._settings, self._optimizer = settings, optimizer
@@ -143,7 +143,7 @@ class Partitioned(InTurn):
 
 
 def of(
-    settings: TrainConfig, runtime: Runtime, network: nn.Module, optimizer: torch.optim.Optimizer
+    settings: TrainConfig, runtime: Ranks, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Reduction, Update]:
     """By `train.zero` and `train.reduction`."""
     if settings.zero:

@@ -14,7 +14,7 @@ from tests.conftest import tone
 
 SAMPLES = 16000
 HEADROOM = 20001
-"""What kws.data.training_set.Job.read_samples gives clips of one second where speed reaches 0.2."""
+"""What kws.data.training_set.TrainingSet.read_samples gives clips of one second where speed reaches 0.2."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pytest
 
 from kws.audio import codec
 from kws.corpus import microphone
-from kws.corpus.microphone import Session
+from kws.corpus.microphone import RecordingSession
 from kws.corpus.source import NOISE_FOLDER, Sources
 from kws.errors import UsageError
 from tests.conftest import require, tone
@@ -142,7 +142,7 @@ def test_a_microphone_of_another_rate_is_resampled(heard: Callable[..., dict[str
         "microphone.Microphone._takes = lambda self, rate: False\n"
         "with microphone.Microphone() as open_one:\n"
         "    assert open_one._rate == 44100, open_one._rate\n"
-        f"    list(microphone.record(microphone.Session('yes', Path({str(tmp_path)!r}), 'me', 1), open_one))\n"
+        f"    list(microphone.record(microphone.RecordingSession('yes', Path({str(tmp_path)!r}), 'me', 1), open_one))\n"
     )
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
     pcm = np.array(samples(tmp_path / "yes" / "me_nohash_0.wav"))
@@ -202,7 +202,7 @@ def test_without_library_or_portaudio_a_line_says_what_to_install(absent: str, s
 def test_what_cannot_be_a_name_or_a_take_is_refused(session: tuple[str, ...], says: str, tmp_path: Path) -> None:
     word, *rest = session
     with pytest.raises(UsageError, match=says.replace("(", r"\(")):
-        Session(word, tmp_path, *rest)  # type: ignore[arg-type]
+        RecordingSession(word, tmp_path, *rest)  # type: ignore[arg-type]
 
 
 def test_levels_are_against_full_scale() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kws.data.index import Index, Shard, Split, count_cells
-from kws.data.plan import Mode, Plan, Recipe, Stretch, slots_of
+from kws.data.plan import Mode, Plan, PlanSettings, Stretch, slots_of
 from kws.data.store import Caching, Store, _merged
 from tests.data.web import serve
 
@@ -38,7 +38,7 @@ def test_the_shards_ahead_are_those_that_are_read(
     clips: list[int], mode: Mode, slots: int, window: int, seed: int
 ) -> None:
     split = split_of(clips)
-    plan = Plan(split, (0, 1, 2), Recipe(mode, slots, micro_batch=3, seed=seed, window=window), epoch=0)
+    plan = Plan(split, (0, 1, 2), PlanSettings(mode, slots, micro_batch=3, seed=seed, window=window), epoch=0)
     for world_size in (size for size in (1, 2, 6) if slots % size == 0):
         for rank in range(world_size):
             read: dict[int, set[int]] = {step: set() for step in range(plan.steps)}
@@ -57,7 +57,7 @@ def test_the_shards_ahead_are_those_that_are_read(
 
 
 def test_ten_thousand_shards_are_cheap() -> None:
-    plan = Plan(split_of([20] * 10_000), (0, 1, 2), Recipe("natural", slots=8, micro_batch=10, seed=0), epoch=0)
+    plan = Plan(split_of([20] * 10_000), (0, 1, 2), PlanSettings("natural", slots=8, micro_batch=10, seed=0), epoch=0)
     stretches = list(plan.shards_ahead(0, 1))
     assert {number for stretch in stretches for number in stretch.shards} == set(range(10_000))
     assert plan._shard_draws.cache_info().misses == 0  # no clip was drawn for it

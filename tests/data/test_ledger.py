@@ -12,10 +12,10 @@ import pytest
 from kws.data import ledger
 from kws.data.index import Index
 from kws.data.ledger import Ledger, Verdict
-from kws.data.plan import Plan, Recipe
-from kws.errors import mendable
+from kws.data.plan import Plan, PlanSettings
+from kws.errors import user_message
 
-RECIPE = Recipe("balanced", slots=4, micro_batch=5, seed=3, epoch_clips=100)
+RECIPE = PlanSettings("balanced", slots=4, micro_batch=5, seed=3, epoch_clips=100)
 STEPS, BATCH = 5, 20
 """An epoch's."""
 HEAD, ROW = 16, 40
@@ -52,7 +52,7 @@ def test_a_full_ledger_is_the_plan(tmp_path: Path, plans: dict[int, Plan], world
 
 
 def test_naturals_short_last_step_is_whole(tmp_path: Path, tones: Index) -> None:
-    plan = Plan(tones.split("train"), [0, 1, 2], Recipe("natural", 8, 3, seed=0, epoch_clips=26), 0)
+    plan = Plan(tones.split("train"), [0, 1, 2], PlanSettings("natural", 8, 3, seed=0, epoch_clips=26), 0)
     writer = Ledger(tmp_path, 0, 0, 0)
     for slot in plan.rank_slots(0, 1):
         writer.add(0, slot.step, slot.slot, slot.draws, slot.clips)
@@ -188,7 +188,7 @@ def test_a_full_disk_is_said_with_the_file_that_met_it(tmp_path: Path) -> None:
     writer = Ledger(tmp_path, attempt=1, rank=0, start_step=0)
     with pytest.raises(OSError, match="No space left") as raised:
         writer.flush()
-    assert str(mendable(raised.value)).startswith(f"{path}: No space left on device; make room")
+    assert str(user_message(raised.value)).startswith(f"{path}: No space left on device; make room")
     with (tmp_path / "room").open("wb") as room:
         os.dup2(room.fileno(), writer._file.fileno())
     writer.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kws import counter_rng
 from kws.data import index
-from kws.data.plan import Mode, Plan, Recipe, Slot, slots_of
+from kws.data.plan import Mode, Plan, PlanSettings, Slot, slots_of
 from kws.errors import UsageError
 
 CLASS_OF = (0, 1, -1, 2)
@@ -87,9 +87,9 @@ shards = st.one_of(
 )
 
 
-def recipes(*modes: Mode) -> st.SearchStrategy[Recipe]:
+def recipes(*modes: Mode) -> st.SearchStrategy[PlanSettings]:
     return st.builds(
-        Recipe,
+        PlanSettings,
         mode=st.sampled_from(modes),
         slots=st.sampled_from(SLOTS),
         micro_batch=st.integers(1, 5),
@@ -105,7 +105,7 @@ law = settings(deadline=None, max_examples=60)
 
 @law
 @given(shards, recipes("natural"))
-def test_natural_reads_every_clip_once(layout: list[list[int]], recipe: Recipe) -> None:
+def test_natural_reads_every_clip_once(layout: list[list[int]], recipe: PlanSettings) -> None:
     split = split_of(layout)
     plan = Plan(split, CLASS_OF, dataclasses.replace(recipe, epoch_clips=0), epoch=1)
     assert sorted(clips_in(plan)) == in_task(split)
@@ -113,7 +113,7 @@ def test_natural_reads_every_clip_once(layout: list[list[int]], recipe: Recipe) 
 
 @law
 @given(shards, recipes("natural"))
-def test_natural_of_another_length_is_even_to_one_clip(layout: list[list[int]], recipe: Recipe) -> None:
+def test_natural_of_another_length_is_even_to_one_clip(layout: list[list[int]], recipe: PlanSettings) -> None:
     split = split_of(layout)
     counts = Counter(clips_in(Plan(split, CLASS_OF, recipe, epoch=0)))
     assert counts.total() == (recipe.epoch_clips or len(in_task(split)))
@@ -122,7 +122,7 @@ def test_natural_of_another_length_is_even_to_one_clip(layout: list[list[int]], 
 
 @law
 @given(shards, recipes("balanced"))
-def test_balanced_is_even_over_classes_and_inside_each(layout: list[list[int]], recipe: Recipe) -> None:
+def test_balanced_is_even_over_classes_and_inside_each(layout: list[list[int]], recipe: PlanSettings) -> None:
     split = split_of(layout)
     counts = Counter(clips_in(Plan(split, CLASS_OF, recipe, epoch=0)))
     of_class: dict[int, list[int]] = {}
@@ -134,7 +134,7 @@ def test_balanced_is_even_over_classes_and_inside_each(layout: list[list[int]], 
 
 @law
 @given(shards, recipes("balanced", "weighted", "power"))
-def test_other_modes_fill_whole_steps(layout: list[list[int]], recipe: Recipe) -> None:
+def test_other_modes_fill_whole_steps(layout: list[list[int]], recipe: PlanSettings) -> None:
     split = split_of(layout)
     plan = Plan(split, CLASS_OF, recipe, epoch=0)
     batch = recipe.slots * recipe.micro_batch
@@ -144,14 +144,14 @@ def test_other_modes_fill_whole_steps(layout: list[list[int]], recipe: Recipe) -
 
 @law
 @given(shards, recipes(*MODES))
-def test_words_outside_the_task_are_never_drawn(layout: list[list[int]], recipe: Recipe) -> None:
+def test_words_outside_the_task_are_never_drawn(layout: list[list[int]], recipe: PlanSettings) -> None:
     split = split_of(layout)
     assert 2 not in words_of(clips_in(Plan(split, CLASS_OF, recipe, epoch=0)), split)
 
 
 @law
 @given(shards, recipes(*MODES))
-def test_ranks_of_every_world_size_share_one_draw(layout: list[list[int]], recipe: Recipe) -> None:
+def test_ranks_of_every_world_size_share_one_draw(layout: list[list[int]], recipe: PlanSettings) -> None:
     split, whole = split_of(layout), slots_in(Plan(split_of(layout), CLASS_OF, recipe, epoch=2))
     for world in (n for n in range(1, recipe.slots + 1) if recipe.slots % n == 0):
         ranks = [list(Plan(split, CLASS_OF, recipe, epoch=2).rank_slots(rank, world)) for rank in range(world)]
@@ -162,7 +162,7 @@ def test_ranks_of_every_world_size_share_one_draw(layout: list[list[int]], recip
 
 @law
 @given(shards, recipes(*MODES))
-def test_draws_are_numbered_by_place_and_disjoint(layout: list[list[int]], recipe: Recipe) -> None:
+def test_draws_are_numbered_by_place_and_disjoint(layout: list[list[int]], recipe: PlanSettings) -> None:
     plan = Plan(split_of(layout), CLASS_OF, recipe, epoch=0)
     for slot in slots_in(plan):
         first = (slot.step * recipe.slots + slot.slot) * recipe.micro_batch
@@ -173,7 +173,7 @@ def test_draws_are_numbered_by_place_and_disjoint(layout: list[list[int]], recip
 
 @law
 @given(shards, recipes("natural"))
-def test_slots_of_naturals_last_step_differ_by_one_clip(layout: list[list[int]], recipe: Recipe) -> None:
+def test_slots_of_naturals_last_step_differ_by_one_clip(layout: list[list[int]], recipe: PlanSettings) -> None:
     plan = Plan(split_of(layout), CLASS_OF, recipe, epoch=0)
     for step in range(plan.steps):
         lengths = [len(slot.clips) for slot in plan.step_slots(step)]
@@ -183,7 +183,9 @@ def test_slots_of_naturals_last_step_differ_by_one_clip(layout: list[list[int]],
 
 @law
 @given(shards, recipes(*MODES), st.integers(0, 30))
-def test_starting_at_any_step_gives_the_tail_of_the_whole(layout: list[list[int]], recipe: Recipe, start: int) -> None:
+def test_starting_at_any_step_gives_the_tail_of_the_whole(
+    layout: list[list[int]], recipe: PlanSettings, start: int
+) -> None:
     whole = list(Plan(split_of(layout), CLASS_OF, recipe, epoch=3).rank_slots(0, 1))
     tail = list(Plan(split_of(layout), CLASS_OF, recipe, epoch=3).rank_slots(0, 1, start))
     assert same(tail, whole[start * recipe.slots :])
@@ -191,8 +193,8 @@ def test_starting_at_any_step_gives_the_tail_of_the_whole(layout: list[list[int]
 
 @law
 @given(shards, recipes("balanced"))
-@example([[0] * 300, [1, 3] * 2], Recipe("balanced", slots=4, micro_batch=5, seed=0))
-def test_repeats_share_a_slot_only_where_a_window_has_too_few(layout: list[list[int]], recipe: Recipe) -> None:
+@example([[0] * 300, [1, 3] * 2], PlanSettings("balanced", slots=4, micro_batch=5, seed=0))
+def test_repeats_share_a_slot_only_where_a_window_has_too_few(layout: list[list[int]], recipe: PlanSettings) -> None:
     plan = Plan(split_of(layout), CLASS_OF, recipe, epoch=0)
     steps_a_window = max(1, recipe.window // recipe.micro_batch)
     for lane in range(recipe.slots):
@@ -205,7 +207,7 @@ def test_repeats_share_a_slot_only_where_a_window_has_too_few(layout: list[list[
 
 @law
 @given(shards, recipes(*MODES))
-def test_a_shard_that_fits_in_a_lane_is_read_by_at_most_two(layout: list[list[int]], recipe: Recipe) -> None:
+def test_a_shard_that_fits_in_a_lane_is_read_by_at_most_two(layout: list[list[int]], recipe: PlanSettings) -> None:
     split = split_of(layout)
     plan = Plan(split, CLASS_OF, recipe, epoch=0)
     draws, lanes = Counter[int](), dict[int, set[int]]()
@@ -221,16 +223,20 @@ def test_a_shard_that_fits_in_a_lane_is_read_by_at_most_two(layout: list[list[in
 def test_epochs_and_seeds_differ_and_repeat_themselves(mode: Mode) -> None:
     split = split_of([[0, 1, 3] * 20, [0] * 30, [1] * 10])
     plans = {
-        (seed, epoch): clips_in(Plan(split, CLASS_OF, Recipe(mode, 4, 5, seed), epoch))
+        (seed, epoch): clips_in(Plan(split, CLASS_OF, PlanSettings(mode, 4, 5, seed), epoch))
         for seed in range(3)
         for epoch in range(3)
     }
     assert len(set(map(tuple, plans.values()))) == len(plans)
-    assert all(clips_in(Plan(split, CLASS_OF, Recipe(mode, 4, 5, s), e)) == clips for (s, e), clips in plans.items())
+    assert all(
+        clips_in(Plan(split, CLASS_OF, PlanSettings(mode, 4, 5, s), e)) == clips for (s, e), clips in plans.items()
+    )
 
 
 def test_the_order_of_asking_changes_nothing() -> None:
-    plan = Plan(split_of([[0, 1, 3] * 50, [0] * 30]), CLASS_OF, Recipe("weighted", 4, 5, seed=0, window=10), epoch=0)
+    plan = Plan(
+        split_of([[0, 1, 3] * 50, [0] * 30]), CLASS_OF, PlanSettings("weighted", 4, 5, seed=0, window=10), epoch=0
+    )
     forth = slots_in(plan)
     back = [plan.slot(slot.step, slot.slot) for slot in reversed(forth)][::-1]
     assert same(forth, back)
@@ -251,7 +257,7 @@ def test_a_rank_looks_only_into_the_shards_of_its_lanes() -> None:
     split = split_of([[0, 1, 3] * 10] * 16)
     words = Watched(split.columns["word"])
     columns = cast(dict[str, index.Column], {**split.columns, "word": words})
-    plan = Plan(dataclasses.replace(split, columns=columns), CLASS_OF, Recipe("balanced", 4, 5, seed=0), epoch=0)
+    plan = Plan(dataclasses.replace(split, columns=columns), CLASS_OF, PlanSettings("balanced", 4, 5, seed=0), epoch=0)
     assert not words.read
     list(plan.rank_slots(1, 4))
     assert len({row // 30 for row in words.read}) <= 16 // 4 + 2
@@ -265,17 +271,17 @@ def test_ranks_that_do_not_divide_the_slots_are_refused_naming_those_that_do(wor
 
 def test_no_clip_of_the_task_is_refused() -> None:
     with pytest.raises(UsageError, match=r"split train: no clip of the task's words; check data\.task"):
-        Plan(split_of([[2, 2], [2]]), CLASS_OF, Recipe("natural", 4, 5, seed=0), epoch=0)
+        Plan(split_of([[2, 2], [2]]), CLASS_OF, PlanSettings("natural", 4, 5, seed=0), epoch=0)
 
 
-def plans_over_seeds(split: index.Split, recipe: Recipe, seeds: int) -> list[Plan]:
+def plans_over_seeds(split: index.Split, recipe: PlanSettings, seeds: int) -> list[Plan]:
     return [Plan(split, CLASS_OF, dataclasses.replace(recipe, seed=seed), epoch=0) for seed in range(seeds)]
 
 
 def test_any_class_may_get_balanceds_extra_draw() -> None:
     split = split_of([[0] * 20, [1] * 3, [3] * 7 + [0] * 5])
     winners = Counter[int]()
-    for plan in plans_over_seeds(split, Recipe("balanced", 2, 8, seed=0, epoch_clips=16), 600):
+    for plan in plans_over_seeds(split, PlanSettings("balanced", 2, 8, seed=0, epoch_clips=16), 600):
         words = Counter(words_of(clips_in(plan), split))
         winners[max(words, key=words.__getitem__)] += 1
     assert set(winners) == {0, 1, 3}
@@ -285,7 +291,7 @@ def test_any_class_may_get_balanceds_extra_draw() -> None:
 def test_any_clip_may_get_balanceds_extra_draw() -> None:
     split = split_of([[0], [0, 0, 0, 1], [0] * 4])  # ragged, so that a shard has no say in it
     extra = Counter[int]()
-    for plan in plans_over_seeds(split, Recipe("balanced", 1, 22, seed=0, epoch_clips=22), 800):
+    for plan in plans_over_seeds(split, PlanSettings("balanced", 1, 22, seed=0, epoch_clips=22), 800):
         counts = Counter(clips_in(plan))
         extra.update(clip for clip in range(9) if split.columns["word"][clip] == 0 and counts[clip] == 2)
     assert extra.total() == 800 * 3  # 11 draws for 8 clips
@@ -295,7 +301,7 @@ def test_any_clip_may_get_balanceds_extra_draw() -> None:
 def test_weighted_gives_every_class_the_same_chance_and_every_clip_in_it() -> None:
     split = split_of([[0] * 40, [1] * 4, [3] * 12 + [0] * 4])
     drawn = Counter[int]()
-    for plan in plans_over_seeds(split, Recipe("weighted", 2, 30, seed=0, epoch_clips=60), 200):
+    for plan in plans_over_seeds(split, PlanSettings("weighted", 2, 30, seed=0, epoch_clips=60), 200):
         drawn.update(clips_in(plan))
     words = Counter[int]()
     for clip, count in drawn.items():
@@ -307,7 +313,7 @@ def test_weighted_gives_every_class_the_same_chance_and_every_clip_in_it() -> No
 @pytest.mark.parametrize(("alpha", "share"), [(0.0, 0.75), (0.5, 3**0.5 / (3**0.5 + 1)), (1.0, 0.5)])
 def test_power_goes_from_uniform_clips_to_equal_classes(alpha: float, share: float) -> None:
     split = split_of([[0] * 20, [0] * 40 + [1] * 20])
-    recipe = Recipe("power", 2, 30, seed=0, epoch_clips=60, alpha=alpha)
+    recipe = PlanSettings("power", 2, 30, seed=0, epoch_clips=60, alpha=alpha)
     clips = [clip for plan in plans_over_seeds(split, recipe, 100) for clip in clips_in(plan)]
     assert np.mean(np.array(words_of(clips, split)) == 0) == pytest.approx(share, abs=0.02)
 
@@ -315,7 +321,7 @@ def test_power_goes_from_uniform_clips_to_equal_classes(alpha: float, share: flo
 def test_with_replacement_the_number_of_draws_of_a_clip_varies_as_it_should() -> None:
     split = split_of([[0] * 10, [0] * 10])
     counts = []
-    for plan in plans_over_seeds(split, Recipe("weighted", 1, 20, seed=0), 300):
+    for plan in plans_over_seeds(split, PlanSettings("weighted", 1, 20, seed=0), 300):
         drawn = Counter(clips_in(plan))
         counts += [drawn[clip] for clip in range(20)]
     assert np.var(counts) == pytest.approx(0.95, rel=0.05)  # binomial: 20 draws, p = 1/20
@@ -324,7 +330,7 @@ def test_with_replacement_the_number_of_draws_of_a_clip_varies_as_it_should() ->
 def test_any_clip_may_come_first() -> None:
     split = split_of([[0, 1, 3, 0, 1, 3]] * 4)
     first = Counter(
-        int(plan.slot(0, 0).clips[0]) for plan in plans_over_seeds(split, Recipe("natural", 2, 3, seed=0), 1200)
+        int(plan.slot(0, 0).clips[0]) for plan in plans_over_seeds(split, PlanSettings("natural", 2, 3, seed=0), 1200)
     )
     assert excess([first[clip] for clip in range(24)], 50) < IMPOSSIBLE
 
@@ -339,7 +345,7 @@ def entropy(words: list[int]) -> float:
 def test_batches_are_as_mixed_as_those_of_an_ideal_shuffle(window: int, sort: bool) -> None:
     words = np.repeat(np.arange(12), np.arange(40, 640, 50))[counter_rng.permutation(3780, "packed")]
     shards = [np.sort(shard) if sort else shard for shard in np.array_split(words, 30)]
-    plan = Plan(split_of(shards, 12), tuple(range(12)), Recipe("natural", 4, 16, seed=0, window=window), epoch=0)
+    plan = Plan(split_of(shards, 12), tuple(range(12)), PlanSettings("natural", 4, 16, seed=0, window=window), epoch=0)
     ideal, packed = words[counter_rng.permutation(len(words), "ideal")], np.concatenate(shards)
     steps = range(len(words) // 64)
     mixed = [entropy(packed[np.concatenate([s.clips for s in plan.step_slots(t)])].tolist()) for t in steps]
@@ -348,14 +354,14 @@ def test_batches_are_as_mixed_as_those_of_an_ideal_shuffle(window: int, sort: bo
 
 def test_repeats_of_a_far_rarer_class_never_share_a_slot() -> None:
     split = split_of([[0] * 190 + [1] * 4 + [3] * 6] * 4)
-    plan = Plan(split, CLASS_OF, Recipe("balanced", slots=4, micro_batch=8, seed=0), epoch=0)
+    plan = Plan(split, CLASS_OF, PlanSettings("balanced", slots=4, micro_batch=8, seed=0), epoch=0)
     assert max(Counter(clips_in(plan)).values()) > 10
     assert all(len(np.unique(slot.clips)) == len(slot.clips) for slot in slots_in(plan))
 
 
 def test_the_digest_is_the_plans_own() -> None:
     split = split_of([[0, 1, 3] * 30, [0, 0, 1] * 30, [3, 1, 0] * 30])
-    base = Recipe("balanced", slots=4, micro_batch=4, window=64, epoch_clips=0, seed=0)
+    base = PlanSettings("balanced", slots=4, micro_batch=4, window=64, epoch_clips=0, seed=0)
     one = Plan(split, CLASS_OF, base, epoch=0).digest
     assert Plan(split, CLASS_OF, base, epoch=0).digest == one
     others = [

@@ -17,11 +17,11 @@ from kws.corpus import tasks
 from kws.corpus.tasks import SPLITS, Definition, Silence
 from kws.data import index, selection
 from kws.data.index import Index
-from kws.data.plan import Plan, Recipe, Slot
+from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.selection import Selected, Selection
 from kws.data.stream import Reader, noise_of
-from kws.data.training_set import Job
-from kws.distributed.ranks import Runtime
+from kws.data.training_set import TrainingSet
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate
 from kws.packing import pack, scan
@@ -279,40 +279,42 @@ class Alone(torch.nn.Module):
 
 def test_plan_reader_and_evaluation_take_each_clip_of_the_task_once(noisy: Index, own: Path) -> None:
     data = DataConfig(shards=str(noisy.root), task=str(own), clip_seconds=0.1, sampling="natural")
-    job = Job(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=4)))
+    training_set = TrainingSet(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=4)))
     for split in SPLITS:
-        packed, view = noisy.split(split), job.index.split(split)
+        packed, view = noisy.split(split), training_set.index.split(split)
         wanted = np.count_nonzero(packed.columns["word"] != noisy.words.index("low"))
         unknown, silent = tasks.part(0.25, wanted), tasks.part(0.3, wanted)
-        assert sum(job.selection.counts(split)) == wanted + unknown + silent
-        plan = Plan(view, job.task.class_of, Recipe.of(job.config), epoch=0)
+        assert sum(training_set.selection.counts(split)) == wanted + unknown + silent
+        plan = Plan(view, training_set.task.class_of, PlanSettings.of(training_set.config), epoch=0)
         drawn = np.concatenate([slot.clips for slot in plan.rank_slots(0, 1)])
         assert np.array_equal(np.sort(drawn), rows_of(view))
-        alone = Runtime(0, 1, torch.device("cpu"), 1, None)
-        result = evaluate.evaluate_split(Alone(), torch.nn.Identity(), job.index, split, job.task, 1600, alone)
+        alone = Ranks(0, 1, torch.device("cpu"), 1, None)
+        result = evaluate.evaluate_split(
+            Alone(), torch.nn.Identity(), training_set.index, split, training_set.task, 1600, alone
+        )
         assert np.array_equal(result.clips, rows_of(view))
-        assert np.bincount(result.truth, minlength=4).tolist() == job.selection.counts(split)
+        assert np.bincount(result.truth, minlength=4).tolist() == training_set.selection.counts(split)
         assert np.bincount(result.truth).tolist()[0::2] == [silent, unknown]
-        summary = evaluate.summarise(result, split, job.task.classes, {})
-        assert [sum(row) for row in summary["confusion"]] == job.selection.counts(split)
+        summary = evaluate.summarise(result, split, training_set.task.classes, {})
+        assert [sum(row) for row in summary["confusion"]] == training_set.selection.counts(split)
 
 
 @pytest.mark.parametrize("mode", ["natural", "balanced", "weighted", "power"])
 def test_one_two_and_four_ranks_have_the_same_plan(noisy: Index, own: Path, mode: str) -> None:
     data = DataConfig(shards=str(noisy.root), task=str(own), clip_seconds=0.1, sampling=mode)  # type: ignore[arg-type]
-    job = Job(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=4)))
-    plan, inside = job.plan(1), set(rows_of(job.index.split("train")).tolist())
+    training_set = TrainingSet(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=4)))
+    plan, inside = training_set.plan(1), set(rows_of(training_set.index.split("train")).tolist())
     whole = {(slot.step, slot.slot): slot.clips.tolist() for slot in plan.rank_slots(0, 1)}
     assert {clip for clips in whole.values() for clip in clips} <= inside
     for world in (2, 4):
         again = {
             (slot.step, slot.slot): slot.clips.tolist()
             for rank in range(world)
-            for slot in job.plan(1).rank_slots(rank, world)
+            for slot in training_set.plan(1).rank_slots(rank, world)
         }
         assert again == whole
     if mode == "balanced":
-        reader = Reader(job.index, "train", job.task.class_of, job.read_samples)
+        reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples)
         labels = np.concatenate([reader.batch(slot).labels for slot in plan.rank_slots(0, 1)])
         assert np.ptp(np.bincount(labels, minlength=4)) <= 1
 

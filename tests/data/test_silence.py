@@ -17,11 +17,11 @@ from kws.corpus import tasks
 from kws.corpus.tasks import SILENCE
 from kws.data import index, selection, silence
 from kws.data.index import Index
-from kws.data.plan import Plan, Recipe, Slot
+from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.store import Caching
 from kws.data.stream import Reader, noise_of, stream
-from kws.data.training_set import Job
-from kws.distributed.ranks import Runtime
+from kws.data.training_set import TrainingSet
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate
 from kws.packing import external_index, pack
@@ -185,7 +185,7 @@ def test_no_checksum_is_looked_for_and_readers_can_be_sent_to_workers(noisy: Ind
 def test_a_plan_draws_it_as_its_mode_says_and_the_stream_reads_it(noisy: Index, mode: str, workers: int) -> None:
     corpus, words = quiet(noisy), len(noisy.words) + 1
     split = corpus.split("train")
-    plan = Plan(split, range(words), Recipe(mode, slots=4, micro_batch=6, seed=1), epoch=0)  # type: ignore[arg-type]
+    plan = Plan(split, range(words), PlanSettings(mode, slots=4, micro_batch=6, seed=1), epoch=0)  # type: ignore[arg-type]
     batches = list(stream(lambda: plan.rank_slots(0, 1), reader_of(corpus, "train"), workers))
     labels = torch.cat([batch.labels for batch in batches]).numpy()
     counts, sizes = np.bincount(labels, minlength=words), split.cells.sum(axis=0)
@@ -204,7 +204,7 @@ def test_a_plan_draws_it_as_its_mode_says_and_the_stream_reads_it(noisy: Index, 
 def test_silence_is_spread_over_steps_and_slots_as_a_packed_word_is(slots: int) -> None:
     # 40 shards of 500 clips. All of silence in a shard of its own would be drawn in one stretch of the epoch.
     corpus = quiet(large(shards=40, clips=500, words=10), 0.1, 16000)
-    plan = Plan(corpus.split("train"), range(11), Recipe("balanced", slots, 32, seed=0), epoch=0)
+    plan = Plan(corpus.split("train"), range(11), PlanSettings("balanced", slots, 32, seed=0), epoch=0)
     word = corpus.split("train").values("word", np.arange(len(corpus.split("train"))))
     counts = np.array(
         [[(word[slot.clips] == 10).sum() for slot in plan.step_slots(step)] for step in range(plan.steps)]
@@ -238,7 +238,7 @@ def test_more_shards_than_silence_and_empty_shards_are_no_matter() -> None:
     split = corpus.split("train")
     assert len(silent(corpus, "train")) == 10
     assert sorted(np.concatenate([split.rows(number) for number in range(41)]).tolist()) == list(range(210))
-    plan = Plan(split, range(4), Recipe("natural", 2, 7, seed=0), epoch=0)
+    plan = Plan(split, range(4), PlanSettings("natural", 2, 7, seed=0), epoch=0)
     assert sorted(clip for slot in plan.rank_slots(0, 1) for clip in slot.clips.tolist()) == list(range(210))
 
 
@@ -253,7 +253,7 @@ def test_remote_shards_are_fetched_and_silence_is_not(noisy: Index, tmp_path: Pa
         corpus, local = quiet(theirs), quiet(noisy)
         caching = Caching(str(tmp_path / "cache"), 0.1)
         reader = reader_of(corpus, "train", caching=caching)
-        plan = Plan(corpus.split("train"), range(len(corpus.words)), Recipe("natural", 2, 8, seed=0), epoch=0)
+        plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("natural", 2, 8, seed=0), epoch=0)
         slots = list(plan.rank_slots(0, 1))
         for stretches in (None, lambda: plan.shards_ahead(0, 1)):
             batches = list(stream(lambda: slots, reader, 0, stretches=stretches))
@@ -295,12 +295,12 @@ def test_a_corpus_with_such_a_word_is_refused(tmp_path: Path) -> None:
 
 def test_a_job_has_one_more_class_in_alphabetical_order(noisy: Index) -> None:
     data = DataConfig(shards=str(noisy.root), silence=FRACTION, clip_seconds=0.1)
-    job = Job(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=8)))
-    assert job.task.classes == tuple(sorted((*noisy.words, "silence")))
-    train = job.index.split("train")
-    assert job.facts()["clips"]["train"] == len(train) == math.ceil((1 + FRACTION) * len(noisy.split("train")))
-    labels = np.asarray(job.task.class_of)[train.values("word", np.arange(len(train)))]
-    drawn = np.concatenate([labels[slot.clips] for slot in job.plan(1).rank_slots(0, 1)])
+    training_set = TrainingSet(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=8)))
+    assert training_set.task.classes == tuple(sorted((*noisy.words, "silence")))
+    train = training_set.index.split("train")
+    assert training_set.facts()["clips"]["train"] == len(train) == math.ceil((1 + FRACTION) * len(noisy.split("train")))
+    labels = np.asarray(training_set.task.class_of)[train.values("word", np.arange(len(train)))]
+    drawn = np.concatenate([labels[slot.clips] for slot in training_set.plan(1).rank_slots(0, 1)])
     counts = np.bincount(drawn)
     assert len(counts) == len(noisy.words) + 1
     assert counts.max() - counts.min() <= 1
@@ -321,7 +321,7 @@ class ByLoudness(torch.nn.Module):
 def test_evaluation_goes_over_it_too(noisy: Index) -> None:
     corpus = quiet(noisy)
     task = tasks.Task(tasks.of_words(noisy.words, FRACTION), range(len(corpus.words)))  # type: ignore[arg-type]
-    alone = Runtime(0, 1, torch.device("cpu"), 1, None)
+    alone = Ranks(0, 1, torch.device("cpu"), 1, None)
     plain = torch.nn.Module()
     plain.forward = lambda wave: wave.float()[:, None, None] / 32768  # type: ignore[method-assign]
     found = evaluate.evaluate_split(ByLoudness(len(corpus.words)), plain, corpus, "test", task, SAMPLES, alone)

@@ -25,7 +25,7 @@ import torch
 
 from kws.data import index
 from kws.data.index import Index, Shard
-from kws.data.plan import Plan, Recipe, Slot
+from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.shard_fetch import DamagedError, Source
 from kws.data.store import Caching, Store, require_room
 from kws.data.stream import Batch, Reader, noise_of, stream
@@ -379,7 +379,9 @@ def test_a_downloader_killed_in_mid_download_leaves_nothing_that_is_believed(
 
 
 def plan_of(corpus: Index, **settings: int) -> Plan:
-    return Plan(corpus.split("train"), LABELS, Recipe("natural", slots=2, micro_batch=8, seed=0, **settings), epoch=0)
+    return Plan(
+        corpus.split("train"), LABELS, PlanSettings("natural", slots=2, micro_batch=8, seed=0, **settings), epoch=0
+    )
 
 
 def batches(

@@ -14,7 +14,7 @@ import torch
 from kws.audio import codec
 from kws.data import index
 from kws.data.index import Index
-from kws.data.plan import Plan, Recipe, Slot
+from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.store import Store
 from kws.data.stream import Batch, Reader, noise_of, stream
 from kws.errors import UsageError
@@ -27,7 +27,7 @@ LABELS = (2, 0, 1)
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
-def plan_of(corpus: Index, recipe: Recipe) -> Plan:
+def plan_of(corpus: Index, recipe: PlanSettings) -> Plan:
     return Plan(corpus.split("train"), LABELS, recipe, epoch=0)
 
 
@@ -54,13 +54,13 @@ def same(one: Batch, other: Batch) -> bool:
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe("natural", slots=4, micro_batch=7, seed=0),
-        Recipe("natural", slots=8, micro_batch=3, seed=0, epoch_clips=26),  # six of the last slots are empty
-        Recipe("balanced", slots=2, micro_batch=16, seed=1),
+        PlanSettings("natural", slots=4, micro_batch=7, seed=0),
+        PlanSettings("natural", slots=8, micro_batch=3, seed=0, epoch_clips=26),  # six of the last slots are empty
+        PlanSettings("balanced", slots=2, micro_batch=16, seed=1),
     ],
     ids=["natural", "empty slots", "balanced"],
 )
-def test_batches_are_the_same_for_any_number_of_workers(tones: Index, recipe: Recipe) -> None:
+def test_batches_are_the_same_for_any_number_of_workers(tones: Index, recipe: PlanSettings) -> None:
     plan = plan_of(tones, recipe)
     alone = batches(tones, plan, workers=0)
     assert [(batch.step, batch.slot) for batch in alone] == [
@@ -73,14 +73,14 @@ def test_batches_are_the_same_for_any_number_of_workers(tones: Index, recipe: Re
 
 
 def test_a_slot_without_clips_gives_an_empty_batch(tones: Index) -> None:
-    plan = plan_of(tones, Recipe("natural", slots=8, micro_batch=3, seed=0, epoch_clips=26))
+    plan = plan_of(tones, PlanSettings("natural", slots=8, micro_batch=3, seed=0, epoch_clips=26))
     last = batches(tones, plan, workers=1)[-1]
     assert last.wave.shape == (0, 16000)
     assert [tensor.shape for tensor in last[2:] if tensor is not last.wave] == [(0,)] * 4
 
 
 def test_a_batch_carries_its_draws_clips_and_labels(tones: Index) -> None:
-    plan = plan_of(tones, Recipe("balanced", slots=2, micro_batch=16, seed=1))
+    plan = plan_of(tones, PlanSettings("balanced", slots=2, micro_batch=16, seed=1))
     words = tones.split("train").columns["word"]
     for batch, slot in zip(batches(tones, plan, workers=0), plan.rank_slots(0, 1), strict=True):
         assert np.array_equal(batch.draws, slot.draws)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kws.config import TrainConfig
-from kws.distributed import ranks as ranks_module
+from kws.distributed import process_group, signals, slurm
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 
 STEP = {
@@ -30,7 +31,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_srun_step_is_said_in_the_launchers_words() -> None:
     env = dict(STEP)
-    ranks_module._adopt_srun_step(env)
+    slurm.adopt_srun_step(env)
     assert {name: env[name] for name in env.keys() - STEP.keys()} == {
         "RANK": "5",
         "WORLD_SIZE": "7",
@@ -43,14 +44,14 @@ def test_an_srun_step_is_said_in_the_launchers_words() -> None:
 
 def test_an_address_that_is_set_stays() -> None:
     env = {**STEP, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29999"}
-    ranks_module._adopt_srun_step(env)
+    slurm.adopt_srun_step(env)
     assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == ("10.0.0.1", "29999")
 
 
 @pytest.mark.parametrize("env", [{}, {"SLURM_PROCID": "0", "SLURM_JOB_ID": "3"}, {**STEP, "RANK": "1"}])
 def test_outside_a_step_or_under_a_launcher_nothing_is_set(env: dict[str, str]) -> None:
     after = dict(env)
-    ranks_module._adopt_srun_step(after)
+    slurm.adopt_srun_step(after)
     assert after == env
 
 
@@ -59,7 +60,7 @@ def test_outside_a_step_or_under_a_launcher_nothing_is_set(env: dict[str, str]) 
     [("4", 0, "4"), ("2(x3)", 2, "2"), ("2(x3),1", 3, "1"), ("1,2(x2),16", 1, "2"), ("1,2(x2),16", 3, "16")],
 )
 def test_tasks_of_this_node_are_read_in_every_form(counts: str, node: int, here: str) -> None:
-    assert ranks_module._tasks_here({"SLURM_STEP_TASKS_PER_NODE": counts, "SLURM_NODEID": str(node)}) == here
+    assert slurm._tasks_on_this_node({"SLURM_STEP_TASKS_PER_NODE": counts, "SLURM_NODEID": str(node)}) == here
 
 
 @pytest.mark.parametrize(
@@ -75,12 +76,12 @@ def test_tasks_of_this_node_are_read_in_every_form(counts: str, node: int, here:
     ],
 )
 def test_the_first_host_of_a_node_list(nodes: str, first: str) -> None:
-    assert ranks_module._first_host(nodes) == first
+    assert slurm._first_host(nodes) == first
 
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ranks_module.STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals.STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -88,7 +89,7 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handlers")
 def test_many_signals_are_one_request_that_names_the_first() -> None:
-    stop = ranks_module.StopRequest()
+    stop = signals.StopRequest()
     assert not stop
     for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         os.kill(os.getpid(), number)
@@ -102,7 +103,7 @@ def test_many_signals_are_one_request_that_names_the_first() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said() -> None:
     with pytest.raises(UsageError, match=r"train\.device: cuda, .*--set train\.device=cpu"):
-        ranks_module.start(TrainConfig(device="cuda")).__enter__()
+        process_group.start(TrainConfig(device="cuda")).__enter__()
 
 
 class Alone:
@@ -110,7 +111,7 @@ class Alone:
 
 
 def test_alone_every_collective_is_the_value_itself() -> None:
-    here = ranks_module.Runtime(0, 1, torch.device("cpu"), 1, Alone())
+    here = Ranks(0, 1, torch.device("cpu"), 1, Alone())
     assert here.is_main
     assert here.gather("mine") == ["mine"]
     assert here.on_main(lambda: 3) == 3
@@ -124,4 +125,4 @@ def test_what_the_user_must_mend_on_rank_0_is_raised() -> None:
         raise UsageError("disk: full")
 
     with pytest.raises(UsageError, match="disk: full"):
-        ranks_module.Runtime(0, 1, torch.device("cpu"), 1, Alone()).on_main(refuse)
+        Ranks(0, 1, torch.device("cpu"), 1, Alone()).on_main(refuse)

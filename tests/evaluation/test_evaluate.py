@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kws import cli, models
 from kws.corpus import tasks
 from kws.data.index import Index
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate
 from kws.evaluation.evaluate import crops, evaluate_split, whole
@@ -24,7 +24,7 @@ from tests.multiproc.launching import ALONE, SETTINGS, finish, start
 pytestmark = pytest.mark.xdist_group("evaluate")  # what they share is made once
 
 CPU = torch.device("cpu")
-ONE = Runtime(0, 1, CPU, 1, None)  # type: ignore[arg-type]
+ONE = Ranks(0, 1, CPU, 1, None)  # type: ignore[arg-type]
 
 
 def test_crops_are_the_clip_and_three_of_two_frames_less_with_their_edges_repeated() -> None:

@@ -16,7 +16,7 @@ from kws.audio import codec
 from kws.audio.audio_files import Skipped
 from kws.data import index
 from kws.data.stream import Reader
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate, predict
 from kws.evaluation.predict import Prediction, Recognizer, Tally, starts
@@ -104,7 +104,7 @@ def test_a_wave_that_is_none_is_refused(recognizer: Recognizer, wave: np.ndarray
 
 
 def test_prediction_and_evaluation_say_the_same(run: Path, recognizer: Recognizer, tones: index.Index) -> None:
-    alone = Runtime(0, 1, torch.device("cpu"), 1, None)
+    alone = Ranks(0, 1, torch.device("cpu"), 1, None)
     summary = evaluate.evaluate_run(run, "test", "best_accuracy", None, alone)
     saved = np.load(run / "eval" / "test.clips.npz")
     assert summary["n"] == len(tones.split("test")) == len(saved["clips"])
@@ -117,7 +117,7 @@ def test_prediction_and_evaluation_say_the_same(run: Path, recognizer: Recognize
 
 
 def test_a_corpus_that_moved_is_taken_and_another_refused(run: Path, tones: index.Index, tmp_path: Path) -> None:
-    alone = Runtime(0, 1, torch.device("cpu"), 1, None)
+    alone = Ranks(0, 1, torch.device("cpu"), 1, None)
     moved, other = tmp_path / "moved", tmp_path / "other"
     moved.symlink_to(tones.root)
     assert evaluate.evaluate_run(run, "valid", "last", moved, alone)["split"] == "valid"
@@ -131,7 +131,7 @@ def test_a_corpus_that_moved_is_taken_and_another_refused(run: Path, tones: inde
 @pytest.mark.parametrize(("split", "says"), [("noise", "no words to recognise"), ("tset", "splits with clips: train")])
 def test_a_split_without_words_is_refused(run: Path, split: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        evaluate.evaluate_run(run, split, "last", None, Runtime(0, 1, torch.device("cpu"), 1, None))
+        evaluate.evaluate_run(run, split, "last", None, Ranks(0, 1, torch.device("cpu"), 1, None))
 
 
 def test_more_files_than_a_batch_come_in_order_and_as_one_by_one(

@@ -10,7 +10,7 @@ import pytest
 from kws import config
 from kws.data import ledger
 from kws.data.index import Index
-from kws.data.training_set import Job
+from kws.data.training_set import TrainingSet
 from kws.evaluation import sampling_audit
 
 
@@ -21,22 +21,25 @@ def run(tones: Index, tmp_path: Path) -> Path:
         [f"data.shards={tones.root}", "data.sampling=balanced", "train.global_batch=32", "train.micro_batch=8"]
     )
     (tmp_path / "config.toml").write_text(config.to_toml(settings))
-    job = Job(settings)
+    training_set = TrainingSet(settings)
     for attempt, first, last in ((1, 0, 6), (2, 3, 7)):
         book = ledger.Ledger(tmp_path, attempt, 0, first)
         for step in range(first, last):
-            epoch, within = divmod(step, job.steps_per_epoch)
-            for slot in job.plan(epoch).step_slots(within):
+            epoch, within = divmod(step, training_set.steps_per_epoch)
+            for slot in training_set.plan(epoch).step_slots(within):
                 book.add(epoch, step, slot.slot, slot.draws, slot.clips)
         book.close()
     return tmp_path
 
 
 def test_what_was_consumed_in_the_newest_epoch_is_what_was_planned(run: Path, tones: Index) -> None:
-    job = Job(config.load(run / "config.toml"))
+    training_set = TrainingSet(config.load(run / "config.toml"))
     found = sampling_audit.audit(run, 7)
     assert found is not None
-    assert (found.epoch, found.steps) == (6 // job.steps_per_epoch, 7 - 6 // job.steps_per_epoch * job.steps_per_epoch)
+    assert (found.epoch, found.steps) == (
+        6 // training_set.steps_per_epoch,
+        7 - 6 // training_set.steps_per_epoch * training_set.steps_per_epoch,
+    )
     assert [row.word for row in found.rows] == ["high", "low", "mid"]
     assert sum(row.clips for row in found.rows) == len(tones.split("train"))
     assert [row.consumed for row in found.rows] == [row.planned for row in found.rows]
@@ -44,8 +47,8 @@ def test_what_was_consumed_in_the_newest_epoch_is_what_was_planned(run: Path, to
 
 
 def test_a_whole_epoch_of_balanced_draws_is_even(run: Path) -> None:
-    job = Job(config.load(run / "config.toml"))
-    found = sampling_audit.audit(run, job.steps_per_epoch)
+    training_set = TrainingSet(config.load(run / "config.toml"))
+    found = sampling_audit.audit(run, training_set.steps_per_epoch)
     assert found is not None
     assert found.epoch == 0
     assert np.ptp([row.planned for row in found.rows]) <= 1

@@ -17,7 +17,7 @@ from kws.config import Config
 from kws.data import index, normalisation
 from kws.data.index import Index
 from kws.data.stream import Reader
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate
 from kws.evaluation.predict import Recognizer
@@ -66,7 +66,7 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     epochs = Checkpoints(run).named("last").state["epoch"] + 2
     code, output = finish(start(ALONE, config, run, *ALSO, f"train.epochs={epochs}", "train.allow_change=epochs"))
     assert code == 0, output
-    alone = Runtime(0, 1, CPU, 1, None)
+    alone = Ranks(0, 1, CPU, 1, None)
     evaluate.evaluate_run(run, "test", "last", None, alone)
     probabilities = np.load(run / "eval" / "test.clips.npz")["probabilities"]
     reader = Reader(corpus, "test", [0] * len(corpus.words), 1)

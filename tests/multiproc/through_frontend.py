@@ -19,8 +19,9 @@ from kws.audio.augment_parameters import Chance
 from kws.audio.features import Features
 from kws.config import Config
 from kws.data.stream import Batch, Reader, noise_of, stream
-from kws.data.training_set import Job
-from kws.distributed import ranks as ranks_module
+from kws.data.training_set import TrainingSet
+from kws.distributed import process_group
+from kws.distributed.ranks import Ranks
 from kws.training.mixup import Mixup
 
 EPOCH = 1
@@ -35,13 +36,15 @@ def drawn(chance: Chance, draws: np.ndarray) -> np.ndarray:
     return np.stack([*columns, chance.rooms(draws, EPOCH, 64), *hidden], axis=1).astype(np.float64)
 
 
-def through(config: Config, ranks: ranks_module.Runtime) -> dict[str, np.ndarray]:
+def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     """This rank's draws, clips, parameters, features and features mixed up."""
-    job, seed = Job(config), config.train.seed
+    training_set, seed = TrainingSet(config), config.train.seed
     features = Features(config.frontend.features)
-    chain = Augment(config.frontend, features, seed, noise_of(job.index, "train"), job.samples, ranks.device)
-    reader = Reader(job.index, "train", job.task.class_of, job.read_samples)
-    slots = functools.partial(job.plan(EPOCH).rank_slots, ranks.rank, ranks.world_size)
+    chain = Augment(
+        config.frontend, features, seed, noise_of(training_set.index, "train"), training_set.samples, ranks.device
+    )
+    reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples)
+    slots = functools.partial(training_set.plan(EPOCH).rank_slots, ranks.rank, ranks.world_size)
     found: dict[str, list[np.ndarray]] = {"draws": [], "clips": [], "drawn": [], "features": [], "mixed": []}
 
     def add(batch: Batch) -> None:
@@ -60,7 +63,7 @@ def through(config: Config, ranks: ranks_module.Runtime) -> dict[str, np.ndarray
 
 def main() -> None:
     out, *configs = map(Path, sys.argv[1:])
-    with ranks_module.start(settings_file.load(configs[0]).train) as ranks:
+    with process_group.start(settings_file.load(configs[0]).train) as ranks:
         for path in configs:
             np.savez(out / f"{path.stem}-{ranks.rank}.npz", **through(settings_file.load(path), ranks))
         assert len(ranks.gather(ranks.rank)) == ranks.world_size

@@ -22,7 +22,7 @@ from kws.audio import codec
 from kws.corpus.source import split_by_hash
 from kws.data import index
 from kws.data.index import Index
-from kws.data.plan import Plan, Recipe
+from kws.data.plan import Plan, PlanSettings
 from kws.data.stream import Reader, stream
 from kws.errors import UsageError
 from kws.packing import contents, external_index, scan
@@ -171,7 +171,7 @@ def test_what_stock_webdataset_wrote_streams_as_what_was_written(tmp_path: Path)
     corpus, report = external_index.index_shards(str(tmp_path / "src"), tmp_path / "out", words=("no", "up", "yes"))
     assert (counts(corpus), report.skipped) == ({"train": 30}, [])
     assert not (tmp_path / "src" / "index").exists()
-    plan = Plan(corpus.split("train"), range(3), Recipe("natural", 1, 30, 0), 0)
+    plan = Plan(corpus.split("train"), range(3), PlanSettings("natural", 1, 30, 0), 0)
     (batch,) = stream(lambda: plan.rank_slots(0, 1), Reader(corpus, "train", range(3), SAMPLES))
     for clip, label, wave in zip(batch.clips.tolist(), batch.labels.tolist(), batch.wave.numpy(), strict=True):
         assert label == clip % 3

@@ -275,8 +275,8 @@ class Cluster:
 
     def ended(self, number: str, seconds: float = 240.0) -> dict[str, str]:
         """Waits until it has ended for good, and what became of it."""
-        wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds)
-        return self.job(number)
+        wait_for(f"job {number} ended", lambda: self.training_set(number).get("JobState") in ENDED, seconds)
+        return self.training_set(number)
 
     def signal_rank(self, number: int, rank: int, sent: signal.Signals) -> None:
         """Sends a signal to one rank's process alone, on that node."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from kws.distributed.ranks import Runtime
+from kws.distributed.ranks import Ranks
 from kws.training.reduction import Exact, _Tree
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_gradients_are_where_the_optimizer_looks_for_them() -> None:
     plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     plain.load_state_dict(network.state_dict())
     batches = torch.randn(4, 5, 4)
-    exact = Exact(Runtime(0, 1, CPU, 1, None), network)
+    exact = Exact(Ranks(0, 1, CPU, 1, None), network)
     for _ in range(2):  # a second step starts from nothing
         exact.begin()
         for number, batch in enumerate(batches):

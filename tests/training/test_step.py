@@ -16,8 +16,8 @@ from kws.audio.features import Features
 from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig, preset
 from kws.data.index import Index
 from kws.data.stream import Batch, Reader, noise_of, stream
-from kws.data.training_set import Job
-from kws.distributed.ranks import Runtime
+from kws.data.training_set import TrainingSet
+from kws.distributed.ranks import Ranks
 from kws.training.mixup import Mixup
 from kws.training.step import Outcome, Stepper
 
@@ -57,13 +57,17 @@ class Run:
     def __init__(self, corpus: Index, frontend: FrontEndConfig, **train: Any) -> None:
         settings = TrainConfig(global_batch=SLOTS * MICRO, micro_batch=MICRO, seed=SEED, **train)
         self.frontend = frontend
-        self.job = Job(Config(data=DataConfig(shards=str(corpus.root)), frontend=frontend, train=settings))
+        self.training_set = TrainingSet(
+            Config(data=DataConfig(shards=str(corpus.root)), frontend=frontend, train=settings)
+        )
         self.features = Features(frontend.features)
-        self.network = Listener(self.features.spec.bands, len(self.job.task.classes))
+        self.network = Listener(self.features.spec.bands, len(self.training_set.task.classes))
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0)
-        stepper = Stepper(self.job, self.network, self.features, optimizer, Runtime(0, 1, CPU, 1, Alone()))
-        reader = Reader(self.job.index, "train", self.job.task.class_of, self.job.read_samples)
-        self.batches: list[Batch] = list(stream(lambda: self.job.plan(EPOCH).step_slots(0), reader))
+        stepper = Stepper(self.training_set, self.network, self.features, optimizer, Ranks(0, 1, CPU, 1, Alone()))
+        reader = Reader(
+            self.training_set.index, "train", self.training_set.task.class_of, self.training_set.read_samples
+        )
+        self.batches: list[Batch] = list(stream(lambda: self.training_set.plan(EPOCH).step_slots(0), reader))
         self.outcome: Outcome = stepper.step(iter(self.batches), SLOTS * MICRO, EPOCH, STEP, (False,), None)
 
     def mixup(self, slot: int) -> Mixup:
@@ -135,9 +139,9 @@ def test_clips_are_read_as_long_as_speed_may_need(
     tones: Index, longest: int, changes: dict[str, Any], wanted: int
 ) -> None:
     settings = Config(data=DataConfig(shards=str(tones.root)), frontend=preset("seed", **changes))
-    job = Job(settings)
-    columns = dict(job.index.split("train").columns)
+    training_set = TrainingSet(settings)
+    columns = dict(training_set.index.split("train").columns)
     columns["samples"] = np.minimum(columns["samples"], longest)
     columns["samples"][7] = longest
-    object.__setattr__(job.index.split("train"), "columns", columns)
-    assert job.read_samples == wanted
+    object.__setattr__(training_set.index.split("train"), "columns", columns)
+    assert training_set.read_samples == wanted

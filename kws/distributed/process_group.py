@@ -1,0 +1,124 @@
+"""Starting and leaving the process group: rank, device, threads, Accelerator.
+
+accelerate launch | torchrun -> RANK, WORLD_SIZE        srun -> SLURM_PROCID (kws/distributed/slurm.py)        else one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import (  # type: ignore[import-untyped]
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+)
+
+from kws.config import TrainConfig
+from kws.distributed import deepspeed_zero, slurm
+from kws.distributed.ranks import Ranks
+from kws.errors import UsageError
+from kws.machine import keep_freed_memory, usable_cores
+
+
+@contextlib.contextmanager
+def start(settings: TrainConfig) -> Iterator[Ranks]:
+    """Joins the process group, and leaves it in the order in which gloo does not abort.
+
+    Raises UsageError where the number of processes is not `processes`, or the device asked for does not exist.
+    """
+    slurm.adopt_srun_step()
+    keep_freed_memory()
+    cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    if settings.device == "cuda" and cpu:
+        raise UsageError("train.device: cuda, but torch sees no GPU here; use --set train.device=cpu")
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = settings.threads or (1 if settings.reduction == "exact" else max(1, usable_cores() // local_size))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    # Longer than the watchdog waits (kws/distributed/watchdog.py), so that the watchdog's message comes first.
+    timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))
+    with _join_timeout(settings.hang_s):
+        accelerator = (
+            deepspeed_zero.accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
+        )
+    torch.set_num_threads(threads)  # Accelerator may have set its own number
+    try:
+        found = accelerator.num_processes
+        _check_processes(settings, found)
+        device = torch.device("cpu") if cpu else accelerator.device  # not accelerate's "cpu:0"
+        yield Ranks(accelerator.process_index, found, device, threads, accelerator)
+    finally:
+        accelerator.free_memory()  # it keeps the models: DDP that outlives its process group aborts the process
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _join_timeout(hang_s: float) -> Iterator[None]:
+    """Limits how long this process waits for the others to join; torch alone would wait for half an hour."""
+
+    def end() -> None:
+        rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        where = f"{main_address()}:{os.environ.get('MASTER_PORT', '?')}"
+        print(
+            f"kws: rank {rank} on {socket.gethostname()}: not all {size} ranks joined the process group at {where} "
+            f"within {limit_s:.0f} s; see the messages of the other ranks, or use a longer --set train.hang_s=...",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(1)
+
+    limit_s = max(60.0, hang_s)  # one rank may import torch long before another
+    timer = threading.Timer(limit_s, end)
+    timer.daemon = True
+    if hang_s:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def main_address() -> str:
+    """Address at which the other ranks reach rank 0."""
+    return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+
+def _accelerator(cpu: bool, timeout: timedelta) -> Accelerator:
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="no",  # our settings decide, not the launcher's
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timeout),
+        ],
+    )
+
+
+def _check_processes(settings: TrainConfig, found: int) -> None:
+    """Another number than asked for is an error: a launcher that silently started one process costs a night."""
+    wanted = settings.processes
+    if wanted not in (0, found):
+        other = f", or use --set train.processes={found}" if settings.slots % found == 0 else ""
+        raise UsageError(
+            f"train.processes: {wanted} wanted, {found} started; start kws through accelerate launch "
+            f"--num_processes {wanted}, torchrun or srun{other}"
+        )
+
+
+def wrap(ranks: Ranks, model: torch.nn.Module) -> torch.nn.Module:
+    """The model in DDP where there are several processes. Buffers are not broadcast: each slot has its own batch-norm
+    statistics, which kws/training/slots.py averages."""
+    with warnings.catch_warnings():
+        # torch warns about broadcast_buffers=False; accelerate has no other field for it.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+        wrapped: torch.nn.Module = ranks.accelerator.prepare_model(model)
+    return wrapped

@@ -1,0 +1,53 @@
+"""What SLURM says in the environment: ranks of an srun step, the job's id, the first node.
+
+srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS, ...  ->  RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def job_id() -> str | None:
+    """Id of the SLURM job that this process is part of; None outside SLURM."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def adopt_srun_step(environ: dict[str, str] | None = None) -> None:
+    """Sets RANK, WORLD_SIZE and the other variables of torch.distributed where only srun set the ranks.
+
+    `environ`: the environment to read and change; os.environ by default.
+    """
+    env: Any = os.environ if environ is None else environ
+    if "RANK" in env or not _in_srun_step(env):
+        return
+    env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
+    env["LOCAL_RANK"] = env["SLURM_LOCALID"]
+    env["LOCAL_WORLD_SIZE"] = _tasks_on_this_node(env)
+    if "MASTER_ADDR" not in env:
+        env["MASTER_ADDR"] = _first_host(env["SLURM_STEP_NODELIST"])
+    # A port derived from the job id, so that two jobs on one node differ, and below Linux's ephemeral ports (32768).
+    env.setdefault("MASTER_PORT", str(20_000 + int(env["SLURM_JOB_ID"]) % 12_000))
+
+
+def _in_srun_step(env: Mapping[str, str]) -> bool:
+    # A batch shell has SLURM_PROCID=0 too; only a step has SLURM_STEP_NUM_TASKS.
+    return "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env
+
+
+def _tasks_on_this_node(env: Mapping[str, str]) -> str:
+    """This node's entry of SLURM_STEP_TASKS_PER_NODE, such as `2(x3),1`."""
+    counts: list[str] = []
+    for part in env["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, times = part.partition("(x")
+        counts += [count] * int(times.rstrip(")") or 1)
+    return counts[int(env["SLURM_NODEID"])]
+
+
+def _first_host(nodes: str) -> str:
+    """First host of a SLURM node list: gpu01 of `gpu[01-03,07],login`. Without scontrol, which a container lacks."""
+    first = re.match(r"(\[[^\]]*\]|[^,\[])+", nodes)
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else nodes)

@@ -1,0 +1,85 @@
+"""Numbers and facts of runs as text, shared by the terminal, the HTML page and the pictures. No HTML here."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+from kws import metrics
+from kws.results.records import Row
+
+
+def number(value: object, form: str) -> str:
+    """A number in that format spec, "-" where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    return format(round(value) if form.endswith("d") else value, form).replace("%", " %")
+
+
+def clock(seconds: object) -> str:
+    """Unix seconds as UTC date and time; "-" where there is no number."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> "1 min 15 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def split_name(result: Row) -> str:
+    """Of a result: the split, and whether with crops."""
+    return f"{result.get('split') or 'split'}{', with crops' if result.get('crop') else ''}"
+
+
+def accuracy_text(result: Row) -> str:
+    """The accuracy, with its interval where there is one."""
+    low, high = (result.get("interval95") or (None, None))[:2]
+    interval = f" (95 % interval {number(low, '.2%')} to {number(high, '.2%')})" if low is not None else ""
+    return f"accuracy {number(result.get('accuracy'), '.2%')}{interval}"
+
+
+def split_facts(result: Row) -> list[str]:
+    """An evaluation's figures, as many as are known."""
+    facts = [
+        accuracy_text(result),
+        f"mean recall of the classes {number(result.get('macro_accuracy'), '.2%')}",
+        f"top 5 {number(result.get('top5'), '.2%')}",
+        f"loss {number(result.get('loss'), '.4f')}",
+        f"calibration error {number(result.get('calibration_error'), '.2%')}",
+        f"{number(result.get('n'), ',')} clips",
+        "checkpoint {}, epoch {}, step {}".format(*(result.get(key, "-") for key in ("checkpoint", "epoch", "step"))),
+    ]
+    return [fact for fact in facts if not fact.endswith(" -")]
+
+
+CLASS_COLUMNS = ("word", "clips", "precision", "recall", "F1", "most confused with")
+
+
+def class_cells(result: Row) -> list[list[str]]:
+    """The rows of the per-class table of a metrics.summary, one text for each of CLASS_COLUMNS."""
+
+    def cells(row: Row) -> list[str]:
+        shares = [number(row.get(name), ".1%") for name in ("precision", "recall", "f1")]
+        return [
+            str(row.get("word")),
+            number(row.get("support"), ","),
+            *shares,
+            str(row.get("most_confused_with") or "-"),
+        ]
+
+    return [cells(row) for row in result.get("per_class", [])]
+
+
+PAIR_COLUMNS = ("true word", "predicted", "clips", "share of the true word")
+
+
+def pair_cells(result: Row) -> list[list[str]]:
+    """The rows of the most confused pairs, one text for each of PAIR_COLUMNS."""
+    pairs = metrics.confused_pairs(result["confusion"], result["classes"])
+    return [[p["truth"], p["predicted"], f"{p['clips']:,}", number(p["share"], ".1%")] for p in pairs]
