@@ -83,7 +83,7 @@ def clips_of(folder: Path | None, count: int) -> Clips:
 def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[int], np.ndarray[Any, Any]]:
     """draw -> (32, 32) by the reference. In float32 its phase vocoder adds up angles to an error of 0.003 dB."""
     wave, lengths, noises = clips
-    settings, count = preset("seed", features="mel32"), len(wave)
+    settings, count = preset("classic", features="mel32"), len(wave)
     chance, bank = Chance(settings, SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
     draws = np.arange(count)
     course, noise_course, mix = chance.course(draws, 0), chance.course(draws, 0, "noise."), chance.mix(draws, 0)
@@ -116,7 +116,7 @@ def compare(clips: Clips, rounds: int, each: int) -> tuple[dict[str, float], flo
     """Microseconds a clip of every way; and the greatest difference in dB between ours and librosa's."""
     wave, lengths, noises = clips
     count, draws, features = len(wave), np.arange(len(wave)), Features("mel32")
-    seed = Augment(preset("seed", features="mel32"), features, SEED, noises, SAMPLES, CPU)
+    seed = Augment(preset("classic", features="mel32"), features, SEED, noises, SAMPLES, CPU)
     modern_features = Features("logmel40")
     modern = Augment(preset("modern"), modern_features, SEED, noises, SAMPLES, CPU)
     reference, exact = librosa_training(clips), librosa_training(clips, np.float64)
@@ -155,7 +155,7 @@ def shares(clips: Clips, rounds: int) -> dict[str, float]:
     """Microseconds a clip of each step of the seed's chain, by itself, on the draws as they come."""
     wave, lengths, noises = (part[:BATCH] for part in clips)
     features, draws = Features("mel32"), np.arange(BATCH)
-    chance, bank = Chance(preset("seed", features="mel32"), SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
+    chance, bank = Chance(preset("classic", features="mel32"), SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
     course, noise_course, mix = chance.course(draws, 0), chance.course(draws, 0, "noise."), chance.mix(draws, 0)
     mixed = np.flatnonzero(mix.chosen)
     numbers, own = (mix.place[mixed] * bank.rows).astype(np.int64), noise_course.take(mixed)
@@ -187,7 +187,7 @@ def on_gpu(clips: Clips) -> dict[str, float]:
     wave = clips[0].repeat(-(-batch // len(clips[0])), 1)[:batch].to(device)
     lengths, draws = np.full(batch, SAMPLES), np.arange(batch)
     features = Features("mel32").to(device)
-    chain = Augment(preset("seed", features="mel32"), features, SEED, clips[2], SAMPLES, device)
+    chain = Augment(preset("classic", features="mel32"), features, SEED, clips[2], SAMPLES, device)
     network = models.build("wrn_28_10", 35, features.shape(SAMPLES)).to(device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 

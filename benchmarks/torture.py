@@ -50,7 +50,7 @@ SETTINGS = """
 name = "tc_resnet8"
 [frontend]
 features = "mel32"
-augment = "seed"
+augment = "classic"
 mixup_probability = 0.3
 [data]
 shards = {shards}

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from kws.errors import UsageError
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Note = Callable[[str], object]
+"""Receives a line for the user."""
+
+
+def _no_note(_: str) -> None:
+    """Drops the line."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -78,56 +84,62 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrontEndConfig:
-    """From waveform to the network's input. A step of the training chain happens to a draw with its probability,
-    in the order in which they stand here; evaluation and prediction go through none of them."""
+    """Waveform to network input: augmentation, then features.
+
+    The augmentation steps are applied in the order of the fields below, each to a training draw with its own
+    probability. Evaluation and prediction apply none of them.
+    """
 
     __pydantic_config__ = _STRICT
 
     features: Literal["mel32", "mel40", "logmel40", "logmel40_30ms", "mfcc40"] = "logmel40"
-    """mel32, mel40: 128 ms window, 32 ms hop. logmel40: 40 bands, 25 ms (or 30 ms) window, 10 ms hop; mfcc40: their
-    cosine transform, 30 ms window."""
+    """mel32, mel40: 32 or 40 mel bands in decibels, 128 ms window, 32 ms hop. logmel40, logmel40_30ms: log of 40 mel
+    bands, 25 or 30 ms window, 10 ms hop. mfcc40: 40 MFCCs, 30 ms window, 10 ms hop."""
     normalise: Literal["none", "corpus"] = "none"
-    """corpus: each band to mean 0 and deviation 1 over the train split."""
-    augment: Literal["none", "seed", "modern"] = "modern"
-    """Preset for all steps below (see PRESETS); what is set beside it counts before it."""
+    """corpus: shift and scale each band to mean 0 and standard deviation 1 over the train split."""
+    augment: Literal["none", "classic", "modern"] = "modern"
+    """Preset for all augmentation settings below (see PRESETS). Explicit settings override the preset."""
     amplitude_probability: float = 0.0
     amplitude: tuple[float, float] = (0.7, 1.1)
-    """Samples times a number in this range."""
+    """Multiply the samples by a factor from this range."""
     volume_probability: float = 1.0
     volume_db: float = 6.0
-    """Louder or softer by up to this."""
+    """Change the volume by up to this many dB, up or down."""
     speed_probability: float = 1.0
     speed: float = 0.1
-    """Play longer or shorter (pitch with it) by up to this fraction."""
+    """Change the clip's duration by up to this fraction, by resampling: the pitch changes too."""
     speed_about: Literal["start", "middle"] = "middle"
-    """The place of the clip that stays where it is."""
+    """Which point of the clip keeps its time when the speed changes."""
     shift_probability: float = 1.0
     shift_ms: float = 100.0
-    """Move the clip by up to this either way; silence comes in, or what a clip of over clip_seconds has there."""
+    """Move the clip earlier or later by up to this many ms; the gap is silence, or the rest of a recording
+    that is longer than clip_seconds."""
     reverb_probability: float = 0.2
     reverb_seconds: tuple[float, float] = (0.1, 0.4)
-    """A synthetic room whose sound falls by 60 dB in a time of this range."""
+    """Convolve with the impulse response of a synthetic room; range of its reverberation time (decay by 60 dB)."""
     noise_probability: float = 0.7
     noise_snr_db: tuple[float, float] = (0.0, 25.0)
-    """Background noise at a ratio of clip to noise in this range; without a noise split never."""
+    """Add background noise to the wave at a signal-to-noise ratio from this range. Needs a noise split; without one
+    this step is never applied."""
     stretch_probability: float = 0.0
     stretch: float = 0.2
-    """Phase vocoder: faster or slower, pitch kept, by up to this fraction."""
+    """Phase vocoder: change the tempo by up to this fraction; the pitch stays."""
     frame_shift_probability: float = 0.0
     frame_shift: int = 8
-    """Move the spectrogram by up to so many frames either way, zeros shifted in."""
+    """Move the spectrogram earlier or later by up to this many frames; the gap is zeros."""
     mix_probability: float = 0.0
     mix: float = 0.45
-    """Noise that went through the chain itself, as up to this share of the spectrogram; without a noise split never."""
+    """Mix the spectrogram with that of background noise, augmented in the same way, at a share of up to this. Needs a
+    noise split; without one this step is never applied."""
     time_masks: int = 2
     time_mask_ms: float = 200.0
-    """SpecAugment: this many masks of up to this long, whatever the features' hop."""
+    """SpecAugment: number of time masks, and the longest in ms (independent of the hop)."""
     band_masks: int = 2
     band_mask_bands: int = 6
-    """SpecAugment: this many masks of up to this many bands."""
+    """SpecAugment: number of frequency masks, and the widest in mel bands."""
     mixup_probability: float = 0.0
     mixup_alpha: float = 2.0
-    """Two clips of a slot and their labels in one, at a weight from Beta(alpha, alpha)."""
+    """Mixup: combine pairs of clips of a slot and their labels, with a weight from Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
         for name in STEPS:
@@ -151,35 +163,37 @@ class FrontEndConfig:
         _check(masks >= 0, "time_masks, time_mask_ms, band_masks, band_mask_bands: wanted 0 or more")
 
     @property
-    def varies(self) -> bool:
-        """Whether any step changes training clips."""
+    def augments(self) -> bool:
+        """Whether any augmentation step changes training clips (mixup, which combines whole slots, aside)."""
         masks = self.time_masks * self.time_mask_ms + self.band_masks * self.band_mask_bands
         return masks > 0 or any(getattr(self, f"{name}_probability") > 0.0 for name in STEPS if name != "mixup")
 
 
 STEPS = ("amplitude", "volume", "speed", "shift", "reverb", "noise", "stretch", "frame_shift", "mix", "mixup")
-"""What has a probability in FrontEndConfig."""
-_STILL: dict[str, Any] = {f"{name}_probability": 0.0 for name in STEPS} | {"time_masks": 0, "band_masks": 0}
+"""The augmentation steps that have a `STEP_probability` setting in FrontEndConfig."""
+_OFF: dict[str, Any] = {f"{name}_probability": 0.0 for name in STEPS} | {"time_masks": 0, "band_masks": 0}
 PRESETS: dict[str, dict[str, Any]] = {
-    "none": _STILL,
-    # The chain of a 2018 competition entry that image CNNs on mel spectrograms were trained with: every step half of
-    # the time.
-    "seed": _STILL
+    "none": _OFF,
+    # The augmentation chain of a 2018 competition entry that trained image CNNs on mel spectrograms: each of its
+    # steps has probability 0.5.
+    "classic": _OFF
     | {f"{name}_probability": 0.5 for name in ("amplitude", "speed", "stretch", "frame_shift", "mix")}
     | {"speed": 0.2, "speed_about": "start"},
     "modern": {},
 }
-"""Values of `frontend.augment`: what each sets, where the settings themselves do not."""
+"""`frontend.augment` -> the settings that this preset changes from their defaults."""
+RENAMED_VALUES: dict[str, dict[str, str]] = {"frontend.augment": {"seed": "classic"}}
+"""`section.key` -> old value -> its name now. `parse` still reads the old one and adds a note."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network."""
+    """The network."""
 
     __pydantic_config__ = _STRICT
 
     name: str = "matchboxnet_3x2x64"
-    """One of `kws models`."""
+    """One of the names that `kws models` lists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -351,8 +365,11 @@ CHANGEABLE = frozenset(
 )  # fmt: skip
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The TOML file with `a.b=c` overrides laid over it. Raises UsageError with every mistake in it."""
+def load(path: Path, overrides: Sequence[str] = (), note: Note = _no_note) -> Config:
+    """Reads the TOML file and applies `a.b=c` overrides. Raises UsageError with every mistake in it.
+
+    `note` is called with a line for each old name that was read (RENAMED_VALUES).
+    """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -362,7 +379,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
     _apply(tree, overrides)
-    return parse(tree, str(path))
+    return parse(tree, str(path), note)
 
 
 def of_overrides(overrides: Sequence[str]) -> Config:
@@ -376,11 +393,11 @@ def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     """Lays `a.b=c` over the tree. Another preset takes with it what the tree has from its own: a run's config.toml
     lists every step, and would otherwise keep them all."""
     before = tree.get("frontend", {})
-    own = before.get("augment") if isinstance(before, dict) else None
+    own = _current_value("frontend.augment", before.get("augment")) if isinstance(before, dict) else None
     changes: dict[str, Any] = {}
     for text in overrides:
         _override(changes, text)
-    wanted = changes.get("frontend", {}).get("augment", own)
+    wanted = _current_value("frontend.augment", changes.get("frontend", {}).get("augment", own))
     if isinstance(own, str) and own in PRESETS and wanted != own:
         of_preset = json.loads(json.dumps(dataclasses.asdict(FrontEndConfig()) | PRESETS[own]))
         kept = ("features", "normalise")
@@ -389,9 +406,9 @@ def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         _override(tree, text)
 
 
-def parse(tree: Mapping[str, Any], where: str) -> Config:
-    """A tree of plain values -> Config. `where` heads the error message."""
-    tree = _with_preset(tree)
+def parse(tree: Mapping[str, Any], where: str, note: Note = _no_note) -> Config:
+    """A tree of plain values -> Config. `where` heads error messages; `note` is as for `load`."""
+    tree = _with_preset(_with_current_values(tree, note))
     try:
         # Through JSON, because strict validation takes TOML's arrays as tuples only from there.
         return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
@@ -402,6 +419,25 @@ def parse(tree: Mapping[str, Any], where: str) -> Config:
 def preset(name: str, **changes: Any) -> FrontEndConfig:
     """The front end of that preset, with changes."""
     return FrontEndConfig(augment=name, **(PRESETS[name] | changes))  # type: ignore[arg-type]
+
+
+def _current_value(key: str, value: Any) -> Any:
+    """The value, or its name now where that has changed."""
+    return RENAMED_VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
+
+
+def _with_current_values(tree: Mapping[str, Any], note: Note) -> Mapping[str, Any]:
+    """A copy of the tree in which old names of values are replaced; `note` is called for each."""
+    current = dict(tree)
+    for key in RENAMED_VALUES:
+        section, _, name = key.partition(".")
+        values = current.get(section)
+        old = values.get(name) if isinstance(values, dict) else None
+        new = _current_value(key, old)
+        if new != old:
+            current[section] = {**values, name: new}  # type: ignore[dict-item]
+            note(f'{key}: "{old}" is now called "{new}"')
+    return current
 
 
 def _with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -263,20 +263,20 @@ def test_what_a_preset_leaves_alone_is_the_default_and_modern_is_the_default() -
     assert preset("none").features == FrontEndConfig().features
 
 
-@pytest.mark.parametrize("order", [["frontend.augment=seed", "frontend.speed=0.1"], ["frontend.speed=0.1"], []])
+@pytest.mark.parametrize("order", [["frontend.augment=classic", "frontend.speed=0.1"], ["frontend.speed=0.1"], []])
 def test_what_is_set_beside_a_preset_counts_before_it_in_any_order(tmp_path: Path, order: list[str]) -> None:
-    file = '[frontend]\nspeed = 0.1\naugment = "seed"\nmix_probability = 0.0\n'
+    file = '[frontend]\nspeed = 0.1\naugment = "classic"\nmix_probability = 0.0\n'
     for overrides in (order, order[::-1]):
         found = overridden(tmp_path, *overrides, file=file).frontend
-        assert found == preset("seed", speed=0.1, mix_probability=0.0)
+        assert found == preset("classic", speed=0.1, mix_probability=0.0)
         assert found.stretch_probability == 0.5
 
 
 def test_a_preset_by_set_goes_before_that_of_the_file_and_keeps_what_stands_beside_it(tmp_path: Path) -> None:
-    file = '[frontend]\naugment = "seed"\nstretch = 0.1\nfeatures = "mel32"\n'
+    file = '[frontend]\naugment = "classic"\nstretch = 0.1\nfeatures = "mel32"\n'
     found = overridden(tmp_path, "frontend.augment=none", file=file).frontend
     assert found == preset("none", stretch=0.1, features="mel32")
-    assert not found.varies
+    assert not found.augments
 
 
 def test_an_unknown_preset_is_named_with_those_there_are() -> None:
@@ -296,13 +296,13 @@ def test_the_dumped_settings_of_a_preset_load_to_the_same(name: str, changes: di
 
 
 def test_only_a_chain_with_a_step_that_changes_clips_varies() -> None:
-    assert [name for name in PRESETS if preset(name).varies] == ["seed", "modern"]
-    assert not preset("none", mixup_probability=1.0).varies  # whole slots, not clips
+    assert [name for name in PRESETS if preset(name).augments] == ["classic", "modern"]
+    assert not preset("none", mixup_probability=1.0).augments  # whole slots, not clips
     for step in STEPS:
-        assert preset("none", **{f"{step}_probability": 0.1}).varies == (step != "mixup")
-    assert preset("none", time_masks=1).varies
-    assert preset("none", band_masks=1).varies
-    assert not preset("none", time_masks=1, time_mask_ms=0.0).varies
+        assert preset("none", **{f"{step}_probability": 0.1}).augments == (step != "mixup")
+    assert preset("none", time_masks=1).augments
+    assert preset("none", band_masks=1).augments
+    assert not preset("none", time_masks=1, time_mask_ms=0.0).augments
 
 
 def test_settings_are_frozen_and_keyword_only() -> None:
@@ -321,13 +321,26 @@ def test_another_preset_takes_with_it_what_a_dumped_config_lists_of_its_own(tmp_
     path = tmp_path / "config.toml"
     path.write_text(
         settings_file.to_toml(
-            settings_file.parse({"frontend": {"augment": "seed", "features": "mel40", "speed": 0.3}}, "here")
+            settings_file.parse({"frontend": {"augment": "classic", "features": "mel40", "speed": 0.3}}, "here")
         )
     )
-    assert settings_file.load(path).frontend == preset("seed", features="mel40", speed=0.3)
+    assert settings_file.load(path).frontend == preset("classic", features="mel40", speed=0.3)
     assert settings_file.load(path, ["frontend.augment=none"]).frontend == preset("none", features="mel40", speed=0.3)
     assert settings_file.load(path, ["frontend.augment=modern"]).frontend == preset(
         "modern", features="mel40", speed=0.3
     )
-    still = settings_file.load(path, ["frontend.augment=seed", "frontend.mix=0.1"]).frontend
-    assert still == preset("seed", features="mel40", speed=0.3, mix=0.1)
+    still = settings_file.load(path, ["frontend.augment=classic", "frontend.mix=0.1"]).frontend
+    assert still == preset("classic", features="mel40", speed=0.3, mix=0.1)
+
+
+def test_an_old_name_of_a_preset_is_read_with_a_note(tmp_path: Path) -> None:
+    path, notes = tmp_path / "config.toml", []
+    path.write_text('[frontend]\naugment = "seed"\nspeed = 0.1\n', encoding="utf-8")
+    assert settings_file.load(path, note=notes.append).frontend == preset("classic", speed=0.1)
+    assert len(notes) == 1
+    assert all(word in notes[0] for word in ("frontend.augment", '"seed"', '"classic"'))
+    assert settings_file.load(path, ["frontend.augment=seed"]) == settings_file.load(path)
+    # As config.toml of an old run lists it, with all values of the preset: another preset replaces them.
+    dumped = settings_file.to_toml(settings_file.load(path)).replace('"classic"', '"seed"')
+    path.write_text(dumped, encoding="utf-8")
+    assert settings_file.load(path, ["frontend.augment=none"]).frontend == preset("none", speed=0.1)

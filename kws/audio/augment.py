@@ -3,8 +3,8 @@
     (B, T) -> amplitude, volume, speed, shift -> room -> noise at a ratio -> spectrum -> stretch, frame shift
            -> noise that went the same way, in the spectrum -> mel, decibels or log -> masks -> (B, 1, F, N)
 
-What happens to a clip is drawn in kws/audio/augment_parameters.py, from (seed, epoch, draw number, name of the step). On a CPU a
-few clips at a time are taken through, as many as stay in its cache; a step that none of them has drawn costs nothing.
+The parameters are drawn in kws/audio/augment_parameters.py. On a CPU a few clips at a time go through the chain, so
+that their data stays in its cache. A step that applies to none of them costs nothing.
 """
 
 from __future__ import annotations

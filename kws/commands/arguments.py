@@ -138,7 +138,11 @@ def _inspect_command(commands: Any) -> None:
     inspect.add_argument("--draws", type=int, default=4, help="with --clip: so many variants (default 4)")
     inspect.add_argument("--config", type=Path, help="with --clip: whose front end (default: the defaults)")
     inspect.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="with --clip: such as --set frontend.augment=seed"
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="with --clip: such as --set frontend.augment=classic",
     )
 
 

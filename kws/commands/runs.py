@@ -19,7 +19,8 @@ def train(arguments: argparse.Namespace) -> int:
     from kws.distributed import parent_death
 
     parent_death.end_with_it()
-    config = settings_file.load(arguments.config, arguments.set)
+    notes: list[str] = []
+    config = settings_file.load(arguments.config, arguments.set, notes.append)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
     from kws.distributed import deepspeed_zero, process_group, signals
     from kws.run import folder as run_folder
@@ -31,17 +32,20 @@ def train(arguments: argparse.Namespace) -> int:
     with process_group.start(dataclasses.replace(config.train, threads=threads)) as here:
         trainer = here.together(lambda: Trainer(config, run, here))
         if arguments.check:
-            return _check(trainer, arguments) if here.is_main else OK
+            return _check(trainer, arguments, notes) if here.is_main else OK
+        for line in notes:
+            trainer.say(line)
         code = trainer.run()
         del trainer
     signals.ignore_stop_signals()
     return code
 
 
-def _check(trainer: Any, arguments: argparse.Namespace) -> int:
+def _check(trainer: Any, arguments: argparse.Namespace, notes: list[str]) -> int:
     from kws.commands import preview
 
     found = preview.facts(trainer, arguments.config)
+    found["notes"] = notes + found["notes"]
     if arguments.json:
         print(json.dumps(found))
     else:

@@ -205,7 +205,7 @@ class Stepper:
 
     def _build_augment(self) -> Augment | None:
         config, chain = self._training_set.config, self._training_set.config.frontend
-        if not chain.varies:
+        if not chain.augments:
             return None
         heard = chain.noise_probability > 0.0 or chain.mix_probability > 0.0
         noises = noise_of(self._training_set.index, "train", Caching.of(config.data)) if heard else []

@@ -78,7 +78,7 @@ class Wanted:
 @pytest.fixture(scope="module")
 def wanted(sounds: Sounds) -> Wanted:
     """By librosa, one clip at a time, in float64: in float32 its vocoder is off by 3e-3 dB itself."""
-    chance, rows = Chance(preset("seed"), SEED, SAMPLES), sounds.noise_rows()
+    chance, rows = Chance(preset("classic"), SEED, SAMPLES), sounds.noise_rows()
     own, other, mix = chance.course(DRAWS, EPOCH), chance.course(DRAWS, EPOCH, "noise."), chance.mix(DRAWS, EPOCH)
 
     def features(row: int, bands: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def wanted(sounds: Sounds) -> Wanted:
 def test_the_whole_chain_equals_librosas_for_any_draw(wanted: Wanted, way: str, name: str) -> None:
     theirs = getattr(wanted, name)
     wave, lengths = batch([wanted.sounds.clip(row) for row in range(len(theirs))])
-    steps = chain(preset("seed"), SEED, tuple(wanted.sounds.noises), SAMPLES, name)
+    steps = chain(preset("classic"), SEED, tuple(wanted.sounds.noises), SAMPLES, name)
     ours = steps(wave, lengths, DRAWS[: len(theirs)], EPOCH)[:, 0].numpy()
     apart = np.abs(ours - theirs).max(axis=(1, 2))  # dB
     # One draw in some hundreds is further off: its vocoder turns bins 60 dB below the strongest by phases that a
@@ -120,8 +120,8 @@ MUCH = preset(
 """Every step at once."""
 CHAINS = pytest.mark.parametrize(
     ("settings", "features"),
-    [(preset("seed"), "mel32"), (preset("modern"), "logmel40"), (MUCH, "mfcc40")],
-    ids=["seed", "modern", "all"],
+    [(preset("classic"), "mel32"), (preset("modern"), "logmel40"), (MUCH, "mfcc40")],
+    ids=["classic", "modern", "all"],
 )
 
 

@@ -64,6 +64,11 @@ def test_a_new_folder_would_start_and_is_not_made(check: Check, tmp_path: Path) 
     assert found["steps"] == found["steps_per_epoch"]
 
 
+def test_an_old_name_in_the_settings_is_noted(check: Check) -> None:
+    (note,) = check("frontend.augment=seed")["notes"]  # type: ignore[misc]
+    assert '"classic"' in note
+
+
 def test_a_trained_folder_is_finished_and_goes_on_where_epochs_are_added(check: Check, trained: Path) -> None:
     steps = check()["steps"]
     assert (check()["state"], check()["step"]) == ("finished", steps)

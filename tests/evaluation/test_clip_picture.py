@@ -23,9 +23,9 @@ Kws = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.mark.parametrize(
     "settings",
-    [(), ("frontend.augment=seed", "frontend.features=mel32"), ("frontend.features=mfcc40", "frontend.augment=none"),
+    [(), ("frontend.augment=classic", "frontend.features=mel32"), ("frontend.features=mfcc40", "frontend.augment=none"),
      ("frontend.normalise=corpus",)],
-    ids=["modern", "seed", "mfcc, none", "normalised"],
+    ids=["modern", "classic", "mfcc, none", "normalised"],
 )  # fmt: skip
 def test_the_command_draws_a_clip(kws: Kws, tones: Index, tmp_path: Path, settings: tuple[str, ...]) -> None:
     out = tmp_path / "clip.png"
@@ -63,7 +63,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(kws: Kws, tones: Index, tm
 
 def test_what_is_told_is_what_was_drawn() -> None:
     noise = [tone(100, 80_000)]
-    for name in ("seed", "modern"):
+    for name in ("classic", "modern"):
         settings = preset(name)
         chain = Augment(settings, Features(settings.features), 0, noise, 16000, torch.device("cpu"))
         draws = np.arange(200)

@@ -20,7 +20,7 @@ Run = Callable[..., Path]
 # validation loss.
 EXACT = (
     "train.reduction=exact", "train.threads=0", "train.epochs=2", "train.ema=0.9", "train.clip_grad_norm=1",
-    "train.schedule=plateau", "train.patience=1", "frontend.augment=seed", "frontend.mixup_probability=0.5",
+    "train.schedule=plateau", "train.patience=1", "frontend.augment=classic", "frontend.mixup_probability=0.5",
     "train.save_minutes=0", "data.workers=0",
 )  # fmt: skip
 

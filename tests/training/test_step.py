@@ -82,7 +82,7 @@ def test_without_a_chain_training_and_evaluation_see_the_same_bits(tones: Index,
         assert torch.equal(got, run.features(batch.wave))
 
 
-@pytest.mark.parametrize("name", ["seed", "modern"])
+@pytest.mark.parametrize("name", ["classic", "modern"])
 def test_with_one_it_gets_what_the_draws_of_the_slot_give(tones: Index, name: str) -> None:
     run = Run(tones, preset(name, features="mel32"))
     chain = Augment(run.frontend, run.features, SEED, noise_of(tones, "train"), 16000, CPU)
@@ -93,7 +93,7 @@ def test_with_one_it_gets_what_the_draws_of_the_slot_give(tones: Index, name: st
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("name", ["none", "seed"])
+@pytest.mark.parametrize("name", ["none", "classic"])
 def test_mixup_mixes_features_and_labels_of_a_slot(tones: Index, name: str, smoothing: float) -> None:
     plain = Run(tones, preset(name, features="mel32"), label_smoothing=smoothing)
     mixed = Run(tones, preset(name, features="mel32", mixup_probability=0.7), label_smoothing=smoothing)
@@ -138,7 +138,7 @@ def test_without_mixup_right_answers_are_whole(tones: Index) -> None:
 def test_clips_are_read_as_long_as_speed_may_need(
     tones: Index, longest: int, changes: dict[str, Any], wanted: int
 ) -> None:
-    settings = Config(data=DataConfig(shards=str(tones.root)), frontend=preset("seed", **changes))
+    settings = Config(data=DataConfig(shards=str(tones.root)), frontend=preset("classic", **changes))
     training_set = TrainingSet(settings)
     columns = dict(training_set.index.split("train").columns)
     columns["samples"] = np.minimum(columns["samples"], longest)
