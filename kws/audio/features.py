@@ -79,6 +79,11 @@ class Features(nn.Module):
         self._normalises = normal is not None
         self._add_banks(_mel_bank(spec))
 
+    def normalise_by(self, normal: Normal) -> None:
+        """Normalises from now on: each band by its mean and deviation, (F,) each."""
+        self.normal.copy_(_normal(normal, self.spec.bands))
+        self._normalises = True
+
     def _add_banks(self, bank: Tensor) -> None:
         """The filters of the lower and of the upper bands apart, each over its own bins: half the work."""
         self._edges: list[tuple[int, int]] = []

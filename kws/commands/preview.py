@@ -36,9 +36,9 @@ def facts(trainer: Trainer, config: Path) -> Facts:
         "epochs": train.epochs,
         "global_batch": train.global_batch,
         "micro_batch": train.micro_batch,
-        "world_size": trainer.runtime.world_size,
-        "threads": trainer.runtime.threads,
-        "device": str(trainer.runtime.device),
+        "world_size": trainer.ranks.world_size,
+        "threads": trainer.ranks.threads,
+        "device": str(trainer.ranks.device),
         "memory": memory(trainer),
         "run": str(trainer.folder),
         **outlook(trainer),
@@ -59,10 +59,10 @@ def memory(trainer: Trainer) -> dict[str, int]:
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0.0)
     share = 1
     if train.zero:  # of the optimizer's state, and of a copy of the weights
-        states, share = states + 1, trainer.runtime.world_size
+        states, share = states + 1, trainer.ranks.world_size
     copies = 1
     if train.reduction == "exact":  # the flat buffer, and up to log2(S) + 1 partial sums of its tree
-        copies = 2 + int(math.log2(train.slots // trainer.runtime.world_size))
+        copies = 2 + int(math.log2(train.slots // trainer.ranks.world_size))
     parts = {
         "weights": weights + buffers,
         "gradients": copies * weights,
@@ -92,7 +92,7 @@ def _refusal(trainer: Trainer) -> str | None:
         wait = "wait for it to end, or use --run ANOTHER_FOLDER"
         return f"{trainer.folder}: in use by {holder} since {holder.since}; {wait}"
     try:
-        run_folder.check(trainer.folder, trainer.config, trainer.describe() | environment(trainer.runtime))
+        run_folder.check(trainer.folder, trainer.config, trainer.describe() | environment(trainer.ranks))
     except UsageError as error:
         return str(error)
     return None

@@ -35,7 +35,7 @@ class Attempt:
         self.stop = StopRequest()
         self._runtime.on_main(self._take_folder)
         address, failed = process_group.main_address(), lambda why: self._write_failure(1, why)
-        self.watch = Watchdog(self._runtime, address, self.stop, self._hang_s, failed)
+        self.watchdog = Watchdog(self._runtime, address, self.stop, self._hang_s, failed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -43,13 +43,13 @@ class Attempt:
             self._leave(None)
             return
         # A collective operation only says that it failed; the watch, whose doing it was.
-        whose = self.watch.explanation() if isinstance(error, RuntimeError) else None
+        whose = self.watchdog.explanation() if isinstance(error, RuntimeError) else None
         line = None if whose else user_message(error)
         why = whose or line or str(error) or type(error).__name__
         self._write_failure(2 if line else 1, why)
         self._leave(why)
         if whose:
-            raise PeerError(whose if self.watch.speaks else "") from error
+            raise PeerError(whose if self.watchdog.speaks else "") from error
 
     def begin(self) -> None:
         """The run is accepted: from here on status.json is of this start. One that is refused leaves it alone."""
@@ -78,7 +78,7 @@ class Attempt:
 
     def _leave(self, why: str | None) -> None:
         """Lets go of the other processes, then of the folder."""
-        self.watch.leave(why)
+        self.watchdog.leave(why)
         if self._runtime.is_main:
             self._lock.release()
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which often scores better than the weights themselves.
+"""Exponential moving average (EMA) of the weights, which often scores better than the weights themselves.
 
 Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM 1992.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Of a network's parameters; its buffers (running statistics) are the network's own."""
+    """Averages a network's parameters. Buffers, such as running statistics, are not averaged."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._network, self._decay = network, decay
@@ -21,13 +21,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After update `step` (from 0). At first it looks back less far, so that the first random weights fade."""
+        """Takes in the weights after update `step` (from 0). At first the decay is lower, (1 + step) / (10 + step), so
+        that the random initial weights fade quickly."""
         decay = min(self._decay, (1.0 + step) / (10.0 + step))
         torch._foreach_lerp_(self._average, [p.detach() for p in self._network.parameters()], 1.0 - decay)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights meanwhile."""
+    def swapped_in(self) -> Iterator[None]:
+        """Within the with block the network has the averaged weights."""
         self._swap()
         try:
             yield
@@ -35,13 +36,13 @@ class Ema:
             self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A state dict that the network loads: averaged weights, its own buffers."""
+        """A state dict that the network can load: averaged weights, the network's own buffers."""
         names = [name for name, _ in self._network.named_parameters()]
         return {**self._network.state_dict(), **dict(zip(names, self._average, strict=True))}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """From `state_dict`; its buffers are not used."""
+        """Loads the averages from `state_dict`; the buffers in it are not used."""
         for (name, _), average in zip(self._network.named_parameters(), self._average, strict=True):
             average.copy_(state[name])
 

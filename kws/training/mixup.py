@@ -1,4 +1,5 @@
-"""Mixup: two clips of a slot, and their labels, in one. Drawn from (seed, step, slot).
+"""Mixup: a clip's features and label are blended with those of another clip of the same slot. Drawn from (seed, step,
+slot).
 
 Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412; one weight a clip.
 """
@@ -15,25 +16,26 @@ from kws.config import FrontEndConfig
 
 
 class Mixup:
-    """Which clips of a slot of `clips` are mixed with which, and how much of them is left, on `device`."""
+    """The blend of one slot of B = `clips` clips: each clip's `partner` (B,) int64 and its own weight `left` (B,)
+    float32, both on `device`."""
 
     def __init__(
         self, settings: FrontEndConfig, seed: int, step: int, slot: int, clips: int, device: torch.device
     ) -> None:
         key = ("mixup", seed, step, slot)
         chosen, place = counter_rng.uniforms(np.arange(clips), 2, *key).T
-        # Beta(alpha, alpha) by its inverse distribution: it hangs on one number a clip, not on a sampler's inner state.
+        # Beta(alpha, alpha) by its inverse distribution function: one uniform number a clip, no sampler with a state.
         weight = betaincinv(settings.mixup_alpha, settings.mixup_alpha, place)
         left = np.where(chosen < settings.mixup_probability, weight, 1.0)
         self.partner = torch.from_numpy(counter_rng.permutation(clips, *key, "partner")).to(device)
         self.left = torch.from_numpy(left.astype(np.float32)).to(device)
 
     def features(self, features: Tensor) -> Tensor:
-        """(B, 1, F, N), mixed."""
+        """(B, 1, F, N) -> blended features of the same shape."""
         return torch.lerp(features[self.partner], features, self.left[:, None, None, None])
 
     def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """Cross entropy against both labels by their weights, summed over the clips."""
+        """Cross entropy against both labels, weighted, summed over the clips, ()."""
         each, other = (
             nn.functional.cross_entropy(logits, truth, reduction="none", label_smoothing=label_smoothing)
             for truth in (labels, labels[self.partner])
@@ -41,6 +43,6 @@ class Mixup:
         return torch.lerp(other, each, self.left).sum()
 
     def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Right answers, each label counted by its weight, summed over the clips."""
+        """Correct predictions, each label counted with its weight, summed over the clips, ()."""
         found = logits.argmax(dim=1)
         return torch.lerp((found == labels[self.partner]).float(), (found == labels).float(), self.left).sum()

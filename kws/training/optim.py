@@ -1,4 +1,4 @@
-"""Parameter groups, and the learning rate as a pure function of the step."""
+"""Optimizer, parameter groups, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: TrainConfig, scale: float = 1.0) -> float:
-    """Learning rate of update `step`: a linear rise over warmup_epochs, then as the schedule says. `scale`: what the
-    plateau schedule has come down to."""
+    """Learning rate of update `step` (from 0): a linear rise over warmup_epochs, then the schedule. `scale`: the factor
+    that the plateau schedule has reached."""
     total = settings.epochs * steps_per_epoch
     if settings.schedule == "onecycle":
         return settings.lr * _one_cycle(step, total)
@@ -43,18 +43,21 @@ def lr_at(step: int, steps_per_epoch: int, settings: TrainConfig, scale: float =
 
 
 def _half_cosine(done: float) -> float:
-    """From 1 to 0."""
+    """Half a cosine wave: 1 at done = 0, 0 at done = 1."""
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, done))))
 
 
 def _rise(step: int, total: int) -> float:
-    """0 to 1 over the first 30 % of the run, 1 to 2 over the rest."""
+    """Position in the cycle: 0 to 1 over the first 30 % of the run, 1 to 2 over the rest."""
     top = max(1.0, 0.3 * total - 1.0)
     return step / top if step < top else 1.0 + (step - top) / max(1.0, total - 1 - top)
 
 
 def _one_cycle(step: int, total: int) -> float:
-    """As a share of the highest. Source: Smith and Topin, "Super-convergence", arXiv 1708.07120; with cosines."""
+    """The 1cycle schedule as a fraction of the highest learning rate, with cosine segments.
+
+    Source: Smith and Topin, "Super-convergence", arXiv 1708.07120.
+    """
     place, first, last = _rise(step, total), 1.0 / 25.0, 1e-4 / 25.0
     if place <= 1.0:
         return first + (1.0 - first) * (1.0 - _half_cosine(place))
@@ -63,14 +66,15 @@ def _one_cycle(step: int, total: int) -> float:
 
 @dataclasses.dataclass
 class Plateau:
-    """What the plateau schedule remembers: the lowest validation loss, evaluations since, and its factor so far."""
+    """State of the plateau schedule: lowest validation loss, evaluations since then, and the learning-rate factor."""
 
     lowest: float = math.inf
     since: int = 0
     scale: float = 1.0
 
-    def note(self, loss: float, settings: TrainConfig) -> None:
-        """After an evaluation. Lower counts by a ten-thousandth part or more, as with torch's ReduceLROnPlateau."""
+    def record_loss(self, loss: float, settings: TrainConfig) -> None:
+        """Takes the loss of an evaluation. Only a loss that is lower by a ten-thousandth or more is an improvement, as
+        in torch's ReduceLROnPlateau."""
         if loss < self.lowest * (1.0 - 1e-4):
             self.lowest, self.since = loss, 0
             return
@@ -80,15 +84,15 @@ class Plateau:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """For every group."""
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 @contextmanager
-def settings_kept(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Around loading its state: weight decay, momentum and the like stay as the settings have them, which
-    train.allow_change may have changed since."""
+def keep_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Around loading the optimizer's state: weight decay, momentum and the like keep the values of the settings, which
+    may have been changed with train.allow_change since the state was saved."""
     kept = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     yield
     for group, values in zip(optimizer.param_groups, kept, strict=True):

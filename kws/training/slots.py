@@ -1,7 +1,7 @@
-"""What makes a slot a unit of its own: its seed, its weight in the step, its batch-norm statistics.
+"""What makes the slots of a step independent of ranks: a seed of their own, and batch-norm statistics of their own.
 
-Every slot of a step starts from the same running statistics; after the step they are the average over the slots,
-weighted by clips. So no rank is special, and one process with eight slots computes what eight processes compute.
+Every slot of a step starts from the same running statistics; after the step they become the average over the slots,
+weighted by clips. So one process that runs eight slots computes the same as eight processes that run one each.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from kws import counter_rng
 
 
 def seed_slot(seed: int, step: int, slot: int) -> None:
-    """Dropout and the like draw from (seed, step, slot), whatever ran before."""
+    """Seeds torch's generator from (seed, step, slot), so that dropout does not depend on what ran before."""
     torch.manual_seed(counter_rng.digest("slot", seed, step, slot))
 
 
 class RunningStatistics:
-    """The running mean and variance of all batch norms of a model, as slots of one step see them.
+    """The running mean and variance of all batch norms of a model, kept apart for each slot of a step.
 
-    The norms' buffers become views of one tensor, so that a slot costs some operations and not some for each norm.
+    The norms' buffers become views of one flat tensor of X numbers, so that a slot costs a few operations and not a few
+    for each norm.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -32,29 +33,29 @@ class RunningStatistics:
         self._live = self._counters = torch.zeros(0)
 
     def begin_step(self) -> None:
-        """Remembers what every slot of the step starts from."""
+        """Stores the statistics from which every slot of the step starts."""
         if not self._is_flat():
             self._flatten()
         self._start, self._counted = self._live.clone(), self._counters.clone()
 
     def begin_slot(self, clips: int) -> None:
-        """Back to the step's start. A single clip has no variance: such a slot uses the running statistics."""
+        """Resets the statistics to the start of the step. A single clip has no variance: a slot of one clip uses the
+        running statistics, as in evaluation."""
         self._live.copy_(self._start)
         for norm in self._norms:
             if norm.training != (clips > 1):
                 norm.train(clips > 1)
 
     def end_slot(self, clips: int) -> Tensor:
-        """What the slot left, weighted by its clips: one flat float64 vector, to be summed over the step's slots.
+        """The statistics after the slot times its number of clips, float64 (X,), to be summed over the step's slots.
 
-        Of a slot without clips, zeros: nothing need have run.
+        Zeros for a slot without clips, which may not have run at all.
         """
         return self._live.double() * clips
 
     def end_step(self, totals: Tensor, clips: int) -> None:
-        """Sets the average over all clips of the step; one step is one batch for `num_batches_tracked`.
-
-        A step without clips leaves things as they were.
+        """Sets the average over all clips of the step from the summed statistics, `totals` (X,). `num_batches_tracked`
+        counts a step as one batch. A step without clips changes nothing.
         """
         if clips == 0:
             self.begin_slot(clips)
@@ -63,7 +64,8 @@ class RunningStatistics:
         self._counters.copy_(self._counted + 1)
 
     def _is_flat(self) -> bool:
-        """Moving a model between devices (accelerate does, "cpu" to "cpu:0") replaces its buffers."""
+        """Whether the buffers are still views of the flat tensor: moving a model between devices (accelerate does so,
+        from "cpu" to "cpu:0") replaces them."""
         own = self._live.untyped_storage().data_ptr()
         return bool(self._norms) and all(
             norm.running_mean is None or norm.running_mean.untyped_storage().data_ptr() == own for norm in self._norms
@@ -76,12 +78,12 @@ class RunningStatistics:
 
 
 def _as_one(norms: Sequence[nn.Module], names: Sequence[str], kind: torch.dtype, device: torch.device) -> Tensor:
-    """Makes the named buffers of modules views of one new tensor, which is returned."""
-    there = [(norm, name) for norm in norms for name in names if getattr(norm, name) is not None]
-    values = [getattr(norm, name) for norm, name in there]
+    """Makes the named buffers of the modules views of one new flat tensor, and returns that."""
+    existing = [(norm, name) for norm in norms for name in names if getattr(norm, name) is not None]
+    values = [getattr(norm, name) for norm, name in existing]
     flat = torch.cat([torch.zeros(0, dtype=kind, device=device), *[value.flatten() for value in values]])
     at = 0
-    for (norm, name), value in zip(there, values, strict=True):
+    for (norm, name), value in zip(existing, values, strict=True):
         setattr(norm, name, flat[at : at + value.numel()].view(value.shape))
         at += value.numel()
     return flat

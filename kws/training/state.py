@@ -1,4 +1,4 @@
-"""Where a run is, and what it has summed up since it last said so."""
+"""Where a run is (TrainState, part of every checkpoint), and running means between two lines of the log (Meter)."""
 
 from __future__ import annotations
 
@@ -12,37 +12,44 @@ from kws.training.optim import Plateau
 
 @dataclasses.dataclass
 class TrainState:
-    """Where the run is. `step` counts updates over the whole run; `evaluated`: the epoch that ended there was."""
+    """Position and history of a run. `step` counts updates over the whole run, from 0."""
 
     step: int = 0
-    evaluated: bool = True
+    evaluation_pending: bool = False
+    """Whether `step` ends an epoch that has not been evaluated and recorded yet."""
     best_accuracy: float = -1.0
+    """Highest accuracy on the valid split, a fraction."""
     best_loss: float = float("inf")
+    """Lowest mean loss on the valid split, in nats."""
     since_best: int = 0
     """Evaluations since the accuracy was best."""
     ended: bool = False
     """Whether train.stop_after ended the run before its last epoch."""
     plateau: Plateau = dataclasses.field(default_factory=Plateau)
     planned_epoch: int = 0
+    """The epoch that was trained last; `planned` is the digest of its plan."""
     planned: str = ""
-    """Digest of the plan of the epoch that was last trained in."""
 
-    def note(self, accuracy: float, loss: float, settings: TrainConfig) -> list[str]:
-        """After an evaluation: brings the bests up to date; returns the pointers that move."""
-        won = {"best_accuracy": accuracy > self.best_accuracy, "best_loss": loss < self.best_loss}
+    def record_evaluation(self, accuracy: float, loss: float, settings: TrainConfig) -> list[str]:
+        """Updates the best values after an evaluation; returns the checkpoint pointers that move, such as
+        `best_accuracy`."""
+        improved = {"best_accuracy": accuracy > self.best_accuracy, "best_loss": loss < self.best_loss}
         self.best_accuracy, self.best_loss = max(accuracy, self.best_accuracy), min(loss, self.best_loss)
-        self.since_best = 0 if won["best_accuracy"] else self.since_best + 1
+        self.since_best = 0 if improved["best_accuracy"] else self.since_best + 1
         self.ended = 0 < settings.stop_after <= self.since_best
         if settings.schedule == "plateau":
-            self.plateau.note(loss, settings)
-        return [name for name, moved in won.items() if moved]
+            self.plateau.record_loss(loss, settings)
+        return [name for name, moved in improved.items() if moved]
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """For a checkpoint's state.json."""
         return dataclasses.asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint, which holds more than this."""
+        """From a checkpoint's state.json, which holds more than this. Also reads checkpoints of version 0.1, whose
+        `evaluated` is the opposite of `evaluation_pending`."""
+        if "evaluation_pending" not in state:
+            state = state | {"evaluation_pending": not state["evaluated"]}
         for field in dataclasses.fields(self):
             setattr(self, field.name, state[field.name])
         self.plateau = Plateau(**state["plateau"])
@@ -50,7 +57,7 @@ class TrainState:
 
 @dataclasses.dataclass
 class Meter:
-    """Sums over some steps: loss in nats, correct clips, clips, seconds waited for data."""
+    """Sums over some steps: loss in nats, correct clips, clips, seconds spent waiting for data."""
 
     loss: float = 0.0
     correct: float = 0.0
@@ -59,12 +66,12 @@ class Meter:
     since: float = dataclasses.field(default_factory=time.perf_counter)
 
     def add(self, loss: float, correct: float, clips: int, waited: float) -> None:
-        """One step."""
+        """Adds one step."""
         self.loss, self.correct = self.loss + loss, self.correct + correct
         self.clips, self.waited = self.clips + clips, self.waited + waited
 
-    def figures(self, prefix: str = "") -> dict[str, float]:
-        """Means and rates for a line of metrics; {} where no step was added."""
+    def means(self, prefix: str = "") -> dict[str, float]:
+        """Means and rates for a line of metrics.jsonl; {} where no step was added."""
         seconds = time.perf_counter() - self.since
         if not self.clips:
             return {}

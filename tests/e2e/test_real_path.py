@@ -83,4 +83,4 @@ def test_the_same_command_again_says_it_is_finished(run: Path, kws: Command, fol
     sets = ("--set", f"data.shards={folder / 'shards'}", "--set", "train.epochs=2", "--set", "data.ledger=true")
     again = kws("train", ROOT / "configs" / "quick.toml", "--run", run, *sets)  # one process now
     assert again.returncode == 0, again.stderr
-    assert "finished already" in again.stdout
+    assert "already finished" in again.stdout

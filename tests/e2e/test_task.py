@@ -99,9 +99,9 @@ def test_a_task_file_may_go_and_a_changed_one_is_refused_with_the_difference(
     moved = tmp_path / "own.toml"
     moved.write_text(OWN)
     again = ("train", folder / "tiny.toml", "--run", tmp_path / "run", "--set", f"data.task={moved}")
-    assert "finished already" in kws(*again).stdout
+    assert "already finished" in kws(*again).stdout
     moved.unlink()
-    assert "finished already" in kws(*again).stdout
+    assert "already finished" in kws(*again).stdout
     moved.write_text(OWN.replace("share = 0.5", "share = 0.75"))
     refused = kws(*again)
     assert refused.returncode == 2

@@ -54,7 +54,7 @@ def test_a_plateau_lowers_the_rate_of_the_epochs_after_it(train: Run) -> None:
     plateau, wanted = Plateau(), []
     for row in rows(run, "epoch"):
         wanted.append(1e-9 * plateau.scale)
-        plateau.note(row["valid_loss"], TrainConfig(patience=1, factor=0.5))
+        plateau.record_loss(row["valid_loss"], TrainConfig(patience=1, factor=0.5))
     assert [row["lr"] for row in rows(run, "epoch")] == pytest.approx(wanted)
     assert Checkpoints(run).named("last").state["plateau"] == dataclasses.asdict(plateau)
     assert plateau.scale < 1.0, "once the running statistics have settled nothing gets better at so low a rate"

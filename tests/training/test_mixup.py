@@ -42,7 +42,7 @@ def test_weights_are_of_the_beta_distribution(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_as_many_clips_are_mixed_as_asked(probability: float) -> None:
+def test_the_share_of_mixed_clips_is_the_probability(probability: float) -> None:
     left = torch.cat([mixup(64, probability, step=step).left for step in range(40)])
     assert abs((left < 1.0).float().mean() - probability) < 0.04
 
@@ -84,7 +84,7 @@ def test_the_loss_is_the_cross_entropy_of_soft_labels(smoothing: float) -> None:
     torch.testing.assert_close(mixed.loss(logits, labels, smoothing), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_right_answers_count_by_both_labels() -> None:
+def test_correct_predictions_count_for_both_labels() -> None:
     logits, labels = outcome()
     mixed = mixup()
     wanted = soft(labels, mixed).gather(1, logits.argmax(dim=1)[:, None]).sum()
@@ -95,7 +95,7 @@ def test_right_answers_count_by_both_labels() -> None:
     assert mixup(probability=0.0).correct(nn.functional.one_hot(labels, CLASSES).float(), labels) == 12
 
 
-def test_it_hangs_on_seed_step_and_slot_and_on_nothing_else() -> None:
+def test_the_blend_depends_on_seed_step_and_slot_only() -> None:
     torch.manual_seed(1)
     np.random.seed(1)
     one = mixup(32, seed=3, step=5, slot=2)

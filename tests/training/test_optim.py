@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kws.config import TrainConfig
-from kws.training.optim import Plateau, build_optimizer, lr_at, set_lr, settings_kept
+from kws.training.optim import Plateau, build_optimizer, keep_settings, lr_at, set_lr
 
 STEPS = 10
 COSINE = TrainConfig(lr=0.1, epochs=5, warmup_epochs=1.0, schedule="cosine")
@@ -22,7 +22,7 @@ def test_warm_up_rises_in_equal_steps_to_the_highest_rate() -> None:
     assert rates == pytest.approx([0.1 * (step + 1) / STEPS for step in range(STEPS)])
 
 
-def test_cosine_goes_from_the_highest_rate_by_half_to_nothing() -> None:
+def test_cosine_falls_from_the_highest_rate_to_zero() -> None:
     assert lr_at(STEPS, STEPS, COSINE) == pytest.approx(0.1)
     assert lr_at(30, STEPS, COSINE) == pytest.approx(0.05)
     assert lr_at(20, STEPS, COSINE) == pytest.approx(0.05 * (1 + math.cos(math.pi / 4)))
@@ -83,7 +83,7 @@ def test_the_optimizer_is_the_one_asked_for_and_every_group_gets_the_rate() -> N
     assert [group["lr"] for group in adamw.param_groups] == [0.2, 0.2]
 
 
-def test_all_decay_where_that_is_asked_for() -> None:
+def test_decay_all_decays_norms_and_biases_too() -> None:
     (group,) = build_optimizer(small(), TrainConfig(weight_decay=0.1, decay_all=True)).param_groups
     assert group["weight_decay"] == 0.1
     assert len(group["params"]) == 6
@@ -96,7 +96,7 @@ def test_steps_fall_by_the_factor() -> None:
     assert lr_at(2 * STEPS - 1, STEPS, settings) == pytest.approx(0.1)
 
 
-def test_one_cycle_is_torchs() -> None:
+def test_one_cycle_equals_torch() -> None:
     settings = dataclasses.replace(COSINE, schedule="onecycle", epochs=5)
     optimizer = torch.optim.SGD(small().parameters(), lr=1.0)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=50, cycle_momentum=False)
@@ -110,19 +110,19 @@ def test_one_cycle_is_torchs() -> None:
     np.testing.assert_allclose(ours, wanted, rtol=1e-9)
 
 
-def test_plateau_is_torchs() -> None:
+def test_plateau_equals_torch() -> None:
     settings = dataclasses.replace(COSINE, schedule="plateau", patience=2, factor=0.1, warmup_epochs=0.0)
     optimizer = torch.optim.SGD(small().parameters(), lr=0.1)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=2, factor=0.1)
     ours = Plateau()
     for loss in (2.0, 1.5, 1.6, 1.5, 1.7, 1.8, 1.4, 1.39999, 1.5, 1.5, 1.5, 1.5, 1.5, 0.9, 0.8):
         theirs.step(loss)
-        ours.note(loss, settings)
+        ours.record_loss(loss, settings)
         assert lr_at(7, STEPS, settings, ours.scale) == pytest.approx(optimizer.param_groups[0]["lr"])
     assert ours.scale < 0.05
 
 
-def test_a_loaded_state_brings_its_moments_and_leaves_the_settings() -> None:
+def test_loading_a_state_keeps_the_settings() -> None:
     old, new = (
         build_optimizer(small(), TrainConfig(optimizer="sgd", momentum=m, weight_decay=w))
         for m, w in ((0.9, 0.1), (0.5, 0.2))
@@ -131,7 +131,7 @@ def test_a_loaded_state_brings_its_moments_and_leaves_the_settings() -> None:
         for p in group["params"]:
             p.grad = torch.ones_like(p)
     old.step()
-    with settings_kept(new):
+    with keep_settings(new):
         new.load_state_dict(old.state_dict())
     assert [(group["momentum"], group["weight_decay"]) for group in new.param_groups] == [(0.5, 0.2), (0.5, 0.0)]
     assert all("momentum_buffer" in new.state[p] for group in new.param_groups for p in group["params"])

@@ -102,7 +102,7 @@ def test_a_slot_of_one_clip_uses_the_running_statistics_and_leaves_them() -> Non
             assert torch.equal(model.state_dict()[key], value)
 
 
-def test_a_slot_after_one_of_a_single_clip_learns_its_own_statistics_again() -> None:
+def test_a_slot_after_a_slot_of_one_clip_uses_batch_statistics_again() -> None:
     model = network()
     run_step(model, slots(1, 6))
     assert all(norm.training for norm in (model[1], model[6]))  # type: ignore[index]
@@ -124,7 +124,7 @@ def test_the_slots_gradients_are_that_of_the_mean_loss(sizes: tuple[int, ...]) -
         torch.testing.assert_close(mine.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=key)
 
 
-def test_dropout_hangs_on_seed_step_and_slot_and_on_nothing_before() -> None:
+def test_dropout_depends_on_seed_step_and_slot_only() -> None:
     layer, ones = nn.Dropout(0.5), torch.ones(64)
 
     def dropped(*key: int) -> Tensor:
