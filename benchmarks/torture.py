@@ -229,7 +229,7 @@ def same_bits(one: Run, other: Run) -> bool:
     """Weights, running statistics, averaged weights and optimizer."""
     states = []
     for run in (one, other):
-        checkpoint = Checkpoints(run.folder).named("last")
+        checkpoint = Checkpoints(run.folder).find("last")
         optimizer = checkpoint.optimizer()["optimizer"]["state"]
         moments = {f"{number}.{key}": value for number, part in optimizer.items() for key, value in part.items()}
         averaged = {f"ema.{key}": value for key, value in (checkpoint.ema() or {}).items()}

@@ -17,7 +17,7 @@ from kws.models.memory import activation_bytes
 from kws.run import folder as run_folder
 from kws.run import lock
 from kws.run.checkpoint import Checkpoints
-from kws.run.facts import environment
+from kws.run.environment import describe_environment
 from kws.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -87,12 +87,11 @@ def outlook(trainer: Trainer) -> Facts:
 
 def _refusal(trainer: Trainer) -> str | None:
     """Why the folder would not be taken, or None."""
-    holder = lock.holder(trainer.folder)
-    if holder:
-        wait = "wait for it to end, or use --run ANOTHER_FOLDER"
-        return f"{trainer.folder}: in use by {holder} since {holder.since}; {wait}"
     try:
-        run_folder.check(trainer.folder, trainer.config, trainer.describe() | environment(trainer.ranks))
+        lock.refuse_if_in_use(trainer.folder)
+        run_folder.check_settings(
+            trainer.folder, trainer.config, trainer.describe() | describe_environment(trainer.ranks)
+        )
     except UsageError as error:
         return str(error)
     return None

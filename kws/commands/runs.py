@@ -18,7 +18,7 @@ def train(arguments: argparse.Namespace) -> int:
     from kws import config as settings_file
     from kws.distributed import parent_death
 
-    parent_death.end_with_it()
+    parent_death.end_with_launcher()
     notes: list[str] = []
     config = settings_file.load(arguments.config, arguments.set, notes.append)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
@@ -26,11 +26,13 @@ def train(arguments: argparse.Namespace) -> int:
     from kws.run import folder as run_folder
     from kws.training.trainer import Trainer
 
-    stage = deepspeed_zero.stage(config.train.zero)  # which must suit the other settings too, wherever it comes from
+    stage = deepspeed_zero.resolve_stage(
+        config.train.zero
+    )  # which must suit the other settings too, wherever it comes from
     config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
     threads = config.train.threads or run_folder.recorded_threads(run)
     with process_group.start(dataclasses.replace(config.train, threads=threads)) as here:
-        trainer = here.together(lambda: Trainer(config, run, here))
+        trainer = here.on_all(lambda: Trainer(config, run, here))
         if arguments.check:
             return _check(trainer, arguments, notes) if here.is_main else OK
         for line in notes:
@@ -68,7 +70,7 @@ def launch(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     from kws.distributed import parent_death
 
-    parent_death.end_with_it()
+    parent_death.end_with_launcher()
     from kws.distributed import process_group
     from kws.evaluation import evaluate
 

@@ -101,17 +101,11 @@ def _check(order: Order) -> None:
         settings = settings_file.load(config, [f"train.processes={processes}", *order.changes])
         index.load(Path(settings.data.shards))
         run = order.run_of(config)
-        _refuse_if_held(run)
+        lock.refuse_if_in_use(run)
         if any((run / "checkpoints").glob("step-*")):
             changed = settings_file.differences(run_folder.read_config(run), settings)
             if changed:
                 raise UsageError(f"{run}: made with other settings ({'; '.join(changed)}); use --run ANOTHER_FOLDER")
-
-
-def _refuse_if_held(run: Path) -> None:
-    found = lock.holder(run)
-    if found:
-        raise UsageError(f"{run}: in use by {found} since {found.since}; wait for it, or use --run ANOTHER_FOLDER")
 
 
 def _jobs(order: Order) -> list[Submission]:

@@ -33,7 +33,7 @@ _TORCH_WRITER = "inline_container"
 """What its RuntimeErrors name where a disk refuses."""
 
 
-def stage(wanted: int, environ: Mapping[str, str] = os.environ) -> int:
+def resolve_stage(wanted: int, environ: Mapping[str, str] = os.environ) -> int:
     """`train.zero`, or where that is 0 what accelerate launch was told by its file. Raises UsageError where both speak
     and differ."""
     if environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
@@ -63,7 +63,7 @@ class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
         """All is set here."""
 
 
-def accelerator(settings: TrainConfig, cpu: bool, timeout: timedelta) -> Accelerator:
+def create_accelerator(settings: TrainConfig, cpu: bool, timeout: timedelta) -> Accelerator:
     """Joins the other processes, with DeepSpeed. A process alone gets a group of one."""
     _alone_is_one_of_one()
     if cpu:  # accelerate's own cpu=True switches DeepSpeed off without a word
@@ -110,7 +110,7 @@ def _settings(train: TrainConfig, ranks: int) -> dict[str, Any]:
     }
 
 
-def engine(accelerator: Accelerator, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+def create_engine(accelerator: Accelerator, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     """DeepSpeed's engine around both: the network's parameters become views of flat buffers, the optimizer's those of
     this rank's part."""
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # flat buffers know no other
@@ -119,7 +119,7 @@ def engine(accelerator: Accelerator, network: torch.nn.Module, optimizer: torch.
     return prepared
 
 
-def save(engine: Any, folder: Path) -> None:
+def save_shards(engine: Any, folder: Path) -> None:
     """Every rank's part of the optimizer, and what belongs to all, to a new folder; by all ranks together. Raises
     UsageError where the disk refuses, on the rank that met it."""
     try:
@@ -133,7 +133,7 @@ def save(engine: Any, folder: Path) -> None:
         ) from error
 
 
-def load(engine: Any, folder: Path) -> None:
+def load_shards(engine: Any, folder: Path) -> None:
     """What `save` or `join` wrote, which is unpickled: only from a checkpoint whose manifest was checked."""
     engine._config.load_universal_checkpoint = (folder / "zero").is_dir()
     with _quiet():
@@ -141,17 +141,17 @@ def load(engine: Any, folder: Path) -> None:
     engine.optimizer.clip_grad = engine.gradient_clipping()  # the setting decides, not what was saved
 
 
-def ranks_of(folder: Path) -> int:
+def num_saved_ranks(folder: Path) -> int:
     """How many ranks saved there."""
     return len(list(folder.glob("*_optim_states.pt")))
 
 
-def join(parts: Path, scratch: Path) -> Path:
+def merge_shards(parts: Path, scratch: Path) -> Path:
     """Joins the ranks' parts, parameter by parameter, in a new folder of the new folder `scratch`, which any number of
     ranks can load (DeepSpeed's universal checkpoint). By one rank."""
     from deepspeed.checkpoint import ds_to_universal  # type: ignore[import-untyped]
 
-    remove(scratch)
+    remove_folder(scratch)
     copies, joined = scratch / "parts", scratch / "joined"
     shutil.copytree(parts, copies)
     momenta = [_as_adam(path) for path in sorted(copies.glob("*_optim_states.pt"))]
@@ -169,7 +169,7 @@ def join(parts: Path, scratch: Path) -> Path:
     return joined
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """With all that is in it, where it is there."""
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,7 +7,7 @@ import os
 import signal
 
 
-def end_with_it() -> None:
+def end_with_launcher() -> None:
     """Under torchrun and accelerate: SIGTERM when the launcher is gone, however it went. Ranks that nobody knows of any
     more would go on in the run's folder beside those of the next start. From a shell there is none, so nohup works."""
     if "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:

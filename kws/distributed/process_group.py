@@ -48,7 +48,7 @@ def start(settings: TrainConfig) -> Iterator[Ranks]:
     timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))
     with _join_timeout(settings.hang_s):
         accelerator = (
-            deepspeed_zero.accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
+            deepspeed_zero.create_accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
         )
     torch.set_num_threads(threads)  # Accelerator may have set its own number
     try:
@@ -114,7 +114,7 @@ def _check_processes(settings: TrainConfig, found: int) -> None:
         )
 
 
-def wrap(ranks: Ranks, model: torch.nn.Module) -> torch.nn.Module:
+def wrap_ddp(ranks: Ranks, model: torch.nn.Module) -> torch.nn.Module:
     """The model in DDP where there are several processes. Buffers are not broadcast: each slot has its own batch-norm
     statistics, which kws/training/slots.py averages."""
     with warnings.catch_warnings():

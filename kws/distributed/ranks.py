@@ -62,7 +62,7 @@ class Ranks:
         found: T = result[0]
         return found
 
-    def together(self, action: Callable[[], T]) -> T:
+    def on_all(self, action: Callable[[], T]) -> T:
         """Runs `action` on every rank and returns this rank's result. A UsageError on any rank is raised on all."""
         found: list[T] = []
         fault: str | None = None
@@ -87,8 +87,8 @@ class Ranks:
         return values
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Around work that differs from rank to rank: a UsageError in it becomes a RankError, which this rank prints."""
+    def local_errors(self) -> Iterator[None]:
+        """Around work that differs between ranks: a UsageError in it becomes a RankError, which this rank prints."""
         try:
             yield
         except UsageError as error:

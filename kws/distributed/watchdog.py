@@ -1,12 +1,18 @@
-"""A thread beside the training, for what a collective operation cannot say: who is gone, who hangs, who is to stop.
+"""Watchdog: a thread in every rank that detects dead or stalled ranks and forwards stop requests.
 
-    rank 1 --+     a line of JSON every BEAT_S, each way: where it is, that it was asked to stop, why it leaves
-    rank 2 --+-- rank 0, which tells all what one has heard
+A collective operation only blocks or fails; it does not say which rank caused that. So each rank keeps a connection to
+rank 0, beside the process group, and sends a line of JSON every HEARTBEAT_S: its activity, a stop request it received,
+or the error it leaves with. Rank 0 sends what concerns all ranks to all of them.
+
+    rank 1 --+
+    rank 2 --+-- rank 0
     rank 3 --+
 
-Closed without a goodbye: that process is gone. No line for DEAD_S: no answer; a network that is away for 20 s is
-survived, the lines wait in the kernel. No rank got on for hang_s: hanging. Each ends all ranks with code 1 and a line
-that names it.
+Three faults end all ranks with exit code 1 and a message that names the rank at fault:
+
+    dead           its connection closed without a goodbye
+    no answer      no line for DEAD_S; a network that fails for 20 s is survived, because the kernel keeps the lines
+    stalled        no rank reported progress for train.hang_s
 """
 
 from __future__ import annotations
@@ -28,279 +34,303 @@ from typing import Any
 from kws.distributed.ranks import Ranks
 from kws.distributed.signals import StopRequest
 
-BEAT_S, DEAD_S, GRACE_S = 5.0, 60.0, 15.0
+HEARTBEAT_S, DEAD_S, GRACE_S = 5.0, 60.0, 15.0
 _TICK_S = 0.5
-ADDING_UP = "computing and adding up"
-"""What a process is at where it may wait for the others: it is not to blame if another is elsewhere."""
+_CONNECT_TIMEOUT_S = 20.0
+_MAX_LINE_BYTES = 1 << 20
+SYNCHRONISING = "computing and exchanging gradients"
+"""The activity of a rank that may be waiting for other ranks: it is not at fault if another rank is elsewhere."""
+
+Activity = tuple[str, float, bool]
+"""What a rank is doing, for how many seconds without progress, and whether that may take any time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What ends a run. `about`: the rank at fault; `said`: that one says it itself; `stacks`: who shows where it is."""
+    """What ends a run, as rank 0 sends it to every rank."""
 
     text: str
-    about: int = -1
-    said: bool = False
-    stacks: Sequence[int] = ()
+    rank: int = -1
+    """The rank at fault; -1 if unknown."""
+    printed: bool = False
+    """Whether the rank at fault prints its error itself."""
+    print_stacks_of: Sequence[int] = ()
+    """Ranks that print the stacks of their threads."""
     grace_s: float = GRACE_S
+    """Seconds in which the training may leave by itself."""
 
 
 class Watchdog:
-    """Of one process of a run. `fault`: what ends the run, where something does.
+    """The watchdog of one rank.
 
-    `failed` is called with its text, in a thread, as soon as it is known; the training may then leave by itself (its
-    next collective operation fails) for `grace_s`, after which the process ends.
+    `fault`: what ends the run, or None. `unreachable`: ranks that could not connect to rank 0, whose end is not
+    noticed here.
+
+    `on_fault` is called with the fault's text, in a thread, as soon as it is known. The training then has `grace_s`
+    seconds to leave by itself, because its next collective operation fails; after that the process exits with code 1.
     """
 
     def __init__(
-        self, runtime: Ranks, address: str, stop: StopRequest, hang_s: float, failed: Callable[[str], None],
+        self, ranks: Ranks, address: str, stop: StopRequest, hang_s: float, on_fault: Callable[[str], None],
         dead_s: float = DEAD_S,
     ) -> None:  # fmt: skip
-        self._rank, self._stop, self._failed = runtime.rank, stop, failed
+        self._rank, self._stop, self._on_fault = ranks.rank, stop, on_fault
         self._hang_s, self._dead_s = hang_s, dead_s
-        self.name = f"rank {runtime.rank} on {socket.gethostname()} (process {os.getpid()})"
+        self.name = f"rank {ranks.rank} on {socket.gethostname()} (process {os.getpid()})"
         self.fault: Fault | None = None
-        self._known, self._leaving = threading.Event(), threading.Event()
-        self._doing, self._since, self._patience = "starting", time.monotonic(), 1
-        self._starting = True
-        self._ends_at: float | None = None
-        self._stop_told = False
+        self._fault_known, self._closing = threading.Event(), threading.Event()
+        self._activity, self._progress_at = "starting", time.monotonic()
+        self._in_first_step = True
+        self._unlimited = 1  # reasons why the activity may take any time: the first step, no_time_limit
+        self._exit_at: float | None = None
+        self._stop_sent = False
         self._selector = selectors.DefaultSelector()
-        self._woken, self._wake = socket.socketpair()
-        self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._lines: list[_Line] = []
-        self._first_here = runtime.rank == min((rank for rank in runtime.node_ranks() if rank), default=0)
-        self.unreachable = self._meet(runtime, address)
-        """Ranks that could not reach rank 0: nobody hears of their end in this way."""
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._wakeup_receiver, self._wakeup = socket.socketpair()
+        self._selector.register(self._wakeup_receiver, selectors.EVENT_READ, None)
+        self._connections: list[_Connection] = []
+        self._first_on_host = ranks.rank == min((rank for rank in ranks.node_ranks() if rank), default=0)
+        self.unreachable = self._connect_ranks(ranks, address)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
-    # --- what the training says -------------------------------------------------------------------------------
+    # --- called by the training -------------------------------------------------------------------------------
 
-    def doing(self, what: str) -> None:
-        """The training got on, and is at `what` now."""
-        self._doing, self._since = what, time.monotonic()
+    def report_progress(self, activity: str) -> None:
+        """The training made progress; `activity` is what it does next."""
+        self._activity, self._progress_at = activity, time.monotonic()
 
-    def started(self) -> None:
-        """A step is done: until then patience had no end."""
-        self._patience -= self._starting
-        self._starting = False
+    def first_step_done(self) -> None:
+        """Call after every step. Until the first call no activity counts as stalled."""
+        self._unlimited -= self._in_first_step
+        self._in_first_step = False
 
     @contextlib.contextmanager
-    def patiently(self, what: str) -> Iterator[None]:
-        """Around what may take as long as it likes, such as compiling."""
-        self.doing(what)
-        self._patience += 1
+    def no_time_limit(self, activity: str) -> Iterator[None]:
+        """Around an activity that may take any time, such as compiling."""
+        self.report_progress(activity)
+        self._unlimited += 1
         try:
             yield
         finally:
-            self._patience -= 1
-            self.doing(what)
+            self._unlimited -= 1
+            self.report_progress(activity)
 
-    def explanation(self, seconds: float = 5.0) -> str | None:
-        """Why a collective operation failed, where it is another process's doing: waits so long for the news."""
-        if self._lines:
-            self._known.wait(seconds)
+    def wait_for_fault(self, seconds: float = 5.0) -> str | None:
+        """Text of the fault of another rank, waiting up to `seconds` for it to arrive; None if there is none."""
+        if self._connections:
+            self._fault_known.wait(seconds)
         return self.fault.text if self.fault else None
 
     @property
-    def speaks(self) -> bool:
-        """Whether this rank prints the fault: rank 0, or where that is gone one of each host."""
-        if self.fault is None or self.fault.said:
+    def prints_fault(self) -> bool:
+        """Whether this rank prints the fault: rank 0, or if that is at fault, one rank of each host."""
+        if self.fault is None or self.fault.printed:
             return False
-        return self._rank == 0 or (self.fault.about == 0 and self._first_here)
+        return self._rank == 0 or (self.fault.rank == 0 and self._first_on_host)
 
-    def leave(self, why: str | None = None) -> None:
-        """Ends the thread, and says goodbye; `why` where this process failed."""
-        self._leaving.set()
-        self._wake.send(b".")
+    def close(self, reason: str | None = None) -> None:
+        """Ends the thread and says goodbye to the other ranks; `reason` if this process failed."""
+        self._closing.set()
+        self._wakeup.send(b".")
         self._thread.join()
-        goodbye: dict[str, Any] = {"failed": why} if why else {"left": True}
-        for line in self._lines:
-            line.send(goodbye)
-            line.close()
+        goodbye: dict[str, Any] = {"failed": reason} if reason else {"left": True}
+        for connection in self._connections:
+            connection.send(goodbye)
+            connection.close()
         self._selector.close()
-        for own in (self._woken, self._wake, self._server):
+        for own in (self._wakeup_receiver, self._wakeup, self._server):
             if own:
                 own.close()
 
-    # --- meeting ----------------------------------------------------------------------------------------------
+    # --- connecting -------------------------------------------------------------------------------------------
 
-    def _meet(self, runtime: Ranks, address: str) -> list[int]:
+    def _connect_ranks(self, ranks: Ranks, address: str) -> list[int]:
+        """Connects every rank to rank 0. Returns the ranks that could not connect. Collective."""
         self._server: socket.socket | None = None
-        if runtime.world_size == 1:
+        if ranks.world_size == 1:
             return []
-        if runtime.is_main:
+        if ranks.is_main:
             both = socket.has_dualstack_ipv6()
             family = socket.AF_INET6 if both else socket.AF_INET
             self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=4096)
             self._selector.register(self._server, selectors.EVENT_READ, None)
         port = self._server.getsockname()[1] if self._server else 0
-        port, self._token, main = runtime.on_main(lambda: (port, secrets.token_hex(16), self.name))
-        reached = runtime.is_main or self._connect(address, port, main)
-        return [rank for rank, there in enumerate(runtime.gather(reached)) if not there]
+        port, self._token, main_name = ranks.on_main(lambda: (port, secrets.token_hex(16), self.name))
+        connected = ranks.is_main or self._connect_to_main(address, port, main_name)
+        return [rank for rank, reached in enumerate(ranks.gather(connected)) if not reached]
 
-    def _connect(self, address: str, port: int, name: str) -> bool:
+    def _connect_to_main(self, address: str, port: int, main_name: str) -> bool:
         try:
-            line = _Line(socket.create_connection((address, port), timeout=20.0))
+            connection = _Connection(socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S))
         except OSError:
             return False
-        line.name, line.rank = name, 0
-        line.send({"token": self._token, "rank": self._rank, "name": self.name})
-        self._add(line)
+        connection.name, connection.rank = main_name, 0
+        connection.send({"token": self._token, "rank": self._rank, "name": self.name})
+        self._add(connection)
         return True
 
-    def _add(self, line: _Line) -> None:
-        self._lines.append(line)
-        self._selector.register(line.socket, selectors.EVENT_READ, line)
+    def _add(self, connection: _Connection) -> None:
+        self._connections.append(connection)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
     # --- the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        last_beat = last_tick = 0.0
-        while not self._leaving.is_set():
+        last_heartbeat = last_tick = 0.0
+        while not self._closing.is_set():
             ready = self._selector.select(_TICK_S)
             now = time.monotonic()
-            if last_tick and now - last_tick > BEAT_S:
-                self._forgive(now - last_tick)
+            if last_tick and now - last_tick > HEARTBEAT_S:
+                self._skip_pause(now - last_tick)
             last_tick = now
             for key, _ in ready:
-                self._hear(key.fileobj, key.data)
-            if now - last_beat >= min(BEAT_S, self._dead_s / 4):
-                self._tell({"at": self._where(now)})
-                last_beat = now
-            self._tell_stop()
-            self._judge(now)
+                self._receive_from(key.fileobj, key.data)
+            if now - last_heartbeat >= min(HEARTBEAT_S, self._dead_s / 4):
+                self._send_to_all({"at": self._own_activity(now)})
+                last_heartbeat = now
+            self._forward_stop()
+            self._check_silent_ranks(now)
+            if self._rank == 0 and self._hang_s:
+                self._check_stalled(now)
+            self._exit_after_grace(now)
 
-    def _forgive(self, seconds: float) -> None:
-        """This process itself was stopped so long (Ctrl-Z, a paused machine): nobody else is to blame for it."""
-        for line in self._lines:
-            line.heard += seconds
-        self._since += seconds
+    def _skip_pause(self, seconds: float) -> None:
+        """This process itself was paused for `seconds` (Ctrl-Z, a suspended machine): no other rank is at fault."""
+        for connection in self._connections:
+            connection.received_at += seconds
+        self._progress_at += seconds
 
-    def _where(self, now: float) -> tuple[str, float, bool]:
-        return self._doing, now - self._since, self._patience > 0
+    def _own_activity(self, now: float) -> Activity:
+        return self._activity, now - self._progress_at, self._unlimited > 0
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        for line in self._lines:
-            if line.name:
-                line.send(message)
+    def _send_to_all(self, message: dict[str, Any]) -> None:
+        for connection in self._connections:
+            if connection.name:
+                connection.send(message)
 
-    def _tell_stop(self) -> None:
-        if self._stop and not self._stop_told:
-            self._stop_told = True
-            self._tell({"stop": self._stop.signal})
+    def _forward_stop(self) -> None:
+        if self._stop and not self._stop_sent:
+            self._stop_sent = True
+            self._send_to_all({"stop": self._stop.signal})
 
-    def _hear(self, source: Any, line: _Line | None) -> None:
+    def _receive_from(self, source: Any, connection: _Connection | None) -> None:
         if self._server and source is self._server:
             with contextlib.suppress(OSError):
-                self._add(_Line(self._server.accept()[0]))
-        elif line is not None:
-            for message in line.receive():
-                self._take(line, message)
-            if line.closed:
-                self._closed(line)
+                self._add(_Connection(self._server.accept()[0]))
+        elif connection is not None:
+            for message in connection.receive():
+                self._handle(connection, message)
+            if connection.closed:
+                self._handle_closed(connection)
 
-    def _take(self, line: _Line, message: dict[str, Any]) -> None:
-        if self._rank == 0 and not line.name:
+    def _handle(self, connection: _Connection, message: dict[str, Any]) -> None:
+        if self._rank == 0 and not connection.name:  # the first message must hold the token
             if message.get("token") == self._token:
-                line.name, line.rank = str(message["name"]), int(message["rank"])
+                connection.name, connection.rank = str(message["name"]), int(message["rank"])
             return
-        line.at = tuple(message.get("at", line.at))
-        line.left = line.left or "left" in message
-        line.why = message.get("failed", line.why)
+        connection.activity = tuple(message.get("at", connection.activity))
+        connection.left = connection.left or "left" in message
+        connection.error = message.get("failed", connection.error)
         if "stop" in message:
             self._stop.request(message["stop"])
         if "fault" in message:
-            self._note(Fault(**message["fault"]))
+            self._set_fault(Fault(**message["fault"]))
 
-    def _closed(self, line: _Line) -> None:
-        self._selector.unregister(line.socket)
-        self._lines.remove(line)
-        line.close()
-        if not line.name or line.left:
+    def _handle_closed(self, connection: _Connection) -> None:
+        self._selector.unregister(connection.socket)
+        self._connections.remove(connection)
+        connection.close()
+        if not connection.name or connection.left:
             return
-        if line.why:
-            self._spread(Fault(text=f"{line.name} failed: {line.why}", about=line.rank, said=True))
+        if connection.error:
+            text, printed = f"{connection.name} failed: {connection.error}", True
         else:
-            self._spread(Fault(text=f"{line.name} is gone", about=line.rank))
+            text, printed = f"{connection.name} ended unexpectedly", False
+        self._set_fault_of_all(Fault(text=text, rank=connection.rank, printed=printed))
 
-    def _judge(self, now: float) -> None:
-        for line in list(self._lines):
-            if line.name and not line.left and now - line.heard > self._dead_s:
-                self._spread(Fault(text=f"no answer from {line.name} for {self._dead_s:.0f} s", about=line.rank))
-        if self._rank == 0 and self._hang_s:
-            self._judge_progress(now)
-        if self._ends_at is not None and now >= self._ends_at and not self._leaving.is_set():
-            if self.fault and self.speaks:
-                print(f"kws: {self.fault.text}", file=sys.stderr, flush=True)
-            os._exit(1)
+    # --- faults -----------------------------------------------------------------------------------------------
 
-    def _judge_progress(self, now: float) -> None:
-        """A rank that is stuck holds up all, so only where none gets on is one stuck."""
-        places = {0: self._where(now)}
-        for line in self._lines:
-            if line.name:
-                places[line.rank] = (line.at[0], line.at[1] + now - line.heard, line.at[2])
-        if any(patient or idle_s <= self._hang_s for _, idle_s, patient in places.values()):
+    def _check_silent_ranks(self, now: float) -> None:
+        for connection in list(self._connections):
+            if connection.name and not connection.left and now - connection.received_at > self._dead_s:
+                text = f"no answer from {connection.name} for {self._dead_s:.0f} s"
+                self._set_fault_of_all(Fault(text=text, rank=connection.rank))
+
+    def _check_stalled(self, now: float) -> None:
+        """A stalled rank stops all others too, so the run is stalled only when no rank makes progress."""
+        activities: dict[int, Activity] = {0: self._own_activity(now)}
+        for connection in self._connections:
+            if connection.name:
+                activity, idle_s, unlimited = connection.activity
+                activities[connection.rank] = (activity, idle_s + now - connection.received_at, unlimited)
+        if any(unlimited or idle_s <= self._hang_s for _, idle_s, unlimited in activities.values()):
             return
-        groups: dict[str, list[int]] = {}
-        for rank, (doing, _, _) in sorted(places.items()):
-            groups.setdefault(doing, []).append(rank)
-        ordered = sorted(groups.items(), key=lambda group: (group[0] == ADDING_UP, len(group[1])))
-        told = "; ".join(f"rank{'s' * (len(r) > 1)} {', '.join(map(str, r))}: {doing}" for doing, r in ordered)
-        told = f"no progress for {self._hang_s:.0f} s (train.hang_s): {told}"
-        self._spread(Fault(text=told, stacks=ordered[0][1], grace_s=2.0))
+        ranks_at: dict[str, list[int]] = {}
+        for rank, (activity, _, _) in sorted(activities.items()):
+            ranks_at.setdefault(activity, []).append(rank)
+        # The likely culprits first: ranks that do not wait for others, and the smallest group.
+        groups = sorted(ranks_at.items(), key=lambda group: (group[0] == SYNCHRONISING, len(group[1])))
+        listed = "; ".join(f"rank{'s' * (len(r) > 1)} {', '.join(map(str, r))}: {activity}" for activity, r in groups)
+        text = f"no progress for {self._hang_s:.0f} s (train.hang_s): {listed}"
+        self._set_fault_of_all(Fault(text=text, print_stacks_of=groups[0][1], grace_s=2.0))
 
-    def _spread(self, fault: Fault) -> None:
+    def _set_fault_of_all(self, fault: Fault) -> None:
         if self.fault is None and self._rank == 0:
-            self._tell({"fault": dataclasses.asdict(fault)})
-        self._note(fault)
+            self._send_to_all({"fault": dataclasses.asdict(fault)})
+        self._set_fault(fault)
 
-    def _note(self, fault: Fault) -> None:
+    def _set_fault(self, fault: Fault) -> None:
+        """Keeps the first fault and starts its grace period."""
         if self.fault is not None:
             return
-        self.fault, self._ends_at = fault, time.monotonic() + fault.grace_s
-        self._known.set()
-        if self._rank in fault.stacks:
+        self.fault, self._exit_at = fault, time.monotonic() + fault.grace_s
+        self._fault_known.set()
+        if self._rank in fault.print_stacks_of:
             faulthandler.dump_traceback(all_threads=True)
-        # In a thread of its own: what it writes to may be what hangs.
-        threading.Thread(target=self._failed, args=(fault.text,), daemon=True).start()
+        # In a thread of its own, because the file system that it writes to may be what has stalled.
+        threading.Thread(target=self._on_fault, args=(fault.text,), daemon=True).start()
+
+    def _exit_after_grace(self, now: float) -> None:
+        if self._exit_at is None or now < self._exit_at or self._closing.is_set():
+            return
+        if self.fault and self.prints_fault:
+            print(f"kws: {self.fault.text}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
-class _Line:
-    """A connection: whole lines in, lines out that never keep the thread waiting."""
+class _Connection:
+    """A socket to another rank: whole lines of JSON in and out, never blocking."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket, self.name, self.rank = connected, "", -1
-        self.heard, self.closed, self.left = time.monotonic(), False, False
-        self.why: str | None = None
-        self.at: tuple[Any, ...] = ("starting", 0.0, True)
-        self._in, self._out = b"", b""
+        self.received_at, self.closed, self.left = time.monotonic(), False, False
+        self.error: str | None = None
+        self.activity: tuple[Any, ...] = ("starting", 0.0, True)
+        self._received, self._unsent = b"", b""
         connected.setblocking(False)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Now or with a later one, while the network is away."""
-        self._out += json.dumps(message).encode() + b"\n"
+        """Sends the message; what the network does not take now is sent with a later message."""
+        self._unsent += json.dumps(message).encode() + b"\n"
         with contextlib.suppress(OSError):
-            self._out = self._out[self.socket.send(self._out) :]
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
 
     def receive(self) -> list[dict[str, Any]]:
-        """What has come; sets `closed` at the end of it."""
+        """The messages that have arrived; sets `closed` when the other side has closed the connection."""
         try:
             data = self.socket.recv(1 << 16)
         except BlockingIOError:
             return []
         except OSError:
             data = b""
-        self.closed, self.heard = not data, time.monotonic()
-        *whole, self._in = (self._in + data).split(b"\n")
-        self.closed = self.closed or len(self._in) > 1 << 20  # nobody of ours
+        self.closed, self.received_at = not data, time.monotonic()
+        *lines, self._received = (self._received + data).split(b"\n")
+        self.closed = self.closed or len(self._received) > _MAX_LINE_BYTES  # not one of our ranks
         with contextlib.suppress(ValueError):
-            return [message for text in whole if isinstance(message := json.loads(text), dict)]
+            return [message for line in lines if isinstance(message := json.loads(line), dict)]
         return []
 
     def close(self) -> None:
-        """Without waiting."""
+        """Closes the socket without waiting."""
         with contextlib.suppress(OSError):
             self.socket.close()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kws import metrics, models
+from kws import files, metrics, models
 from kws.config import TrainConfig
 from kws.corpus.tasks import Task
 from kws.data import index as index_file
@@ -110,7 +110,7 @@ def evaluate_split(
     model.eval()
     with torch.inference_mode(), closing(stream(mine, reader, workers if len(clips) > 32 * BATCH else 0)) as batches:
         taken = _counted(itertools.takewhile(lambda _: go_on(), batches), sum(1 for _ in mine()), told)
-        parts = runtime.together(lambda: [_outcome(model, features, views, batch, runtime.device) for batch in taken])
+        parts = runtime.on_all(lambda: [_outcome(model, features, views, batch, runtime.device) for batch in taken])
     model.train(was_training)
     if not all(runtime.gather(go_on())):
         raise Stopped
@@ -179,17 +179,17 @@ def evaluate_run(
     `shards`: where the corpus lies now, if it moved; its content must be the run's. `crop`: the mean over the clip and
     its crops. `told` hears of batches as in evaluate_split. Raises UsageError otherwise.
     """
-    trained = runtime.together(lambda: Trained.from_run(run, checkpoint, runtime.device))
+    trained = runtime.on_all(lambda: Trained.from_run(run, checkpoint, runtime.device))
     # The last bits hang on them, and each of several runs began with its own.
     torch.set_num_threads(run_folder.recorded_threads(run) or runtime.threads)
     config, state = trained.config, trained.checkpoint.state
-    index = runtime.together(lambda: index_file.load(shards or Path(config.data.shards)))
+    index = runtime.on_all(lambda: index_file.load(shards or Path(config.data.shards)))
     if index.content_id != state["corpus_id"]:
         raise UsageError(
             f"{index.root}: corpus {index.content_id}, {run} was trained on {state['corpus_id']}; "
             "give the folder of that one with --shards"
         )
-    chosen = runtime.together(lambda: selection.apply(index, trained.task, trained.samples))
+    chosen = runtime.on_all(lambda: selection.apply(index, trained.task, trained.samples))
     result = evaluate_split(
         trained.network, trained.features, chosen.index, split, chosen.task, trained.samples, runtime,
         config.data.workers, Caching.of(config.data), told=told, views=crops if crop else whole,
@@ -250,4 +250,4 @@ def write(stem: Path, result: Result, summary: dict[str, Any]) -> None:
         probabilities=result.probabilities, classes=np.array(summary["classes"]),
     )  # fmt: skip
     partial.replace(stem.with_name(f"{stem.name}.clips.npz"))
-    run_folder.write_json(stem.with_name(f"{stem.name}.json"), summary)
+    files.write_json(stem.with_name(f"{stem.name}.json"), summary)

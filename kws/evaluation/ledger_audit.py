@@ -28,4 +28,4 @@ def verify_run(run: Path) -> ledger.Verdict:
         )
     done = int(newest.state["step"])
     plans = {epoch: training_set.plan(epoch) for epoch in range(-(-done // training_set.steps_per_epoch))}
-    return ledger.check(run, plans, training_set.steps_per_epoch, done, run_folder.left_out(run))
+    return ledger.check(run, plans, training_set.steps_per_epoch, done, run_folder.skipped_clips(run))

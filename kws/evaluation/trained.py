@@ -42,7 +42,7 @@ class Trained:
     @classmethod
     def from_run(cls, run: Path, checkpoint: str, device: torch.device) -> Trained:
         """Raises UsageError where `run` is no run folder or has no such whole checkpoint."""
-        return cls(run_folder.read_config(run), Checkpoints(run).named(checkpoint), device)
+        return cls(run_folder.read_config(run), Checkpoints(run).find(checkpoint), device)
 
 
 def matching(
@@ -52,7 +52,7 @@ def matching(
     the names that found none. The `head` of a run with other classes fits never: its numbers mean other words. Raises
     UsageError where there are none, or none fits."""
     if path.is_dir():
-        checkpoint = Checkpoints(path).named("best_accuracy")
+        checkpoint = Checkpoints(path).find("best_accuracy")
         found = checkpoint.ema() or checkpoint.model()
         if tuple(checkpoint.state["classes"]) != tuple(classes):
             found = {name: value for name, value in found.items() if name not in head}

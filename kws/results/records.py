@@ -141,7 +141,7 @@ def is_whole(result: Row) -> bool:
 def read_status(run: Path) -> Row:
     """RUN/status.json; of a run that says it is running and that no process has any more, the state is "killed"."""
     status = read_json(run / "status.json")
-    gone = status.get("state") == "running" and lock.holder(run) is None
+    gone = status.get("state") == "running" and lock.find_holder(run) is None
     return status | {"state": "killed"} if gone else status
 
 

@@ -1,6 +1,7 @@
-"""A start of a run among its processes: who has the folder, who is gone, who is to stop, and how it ended.
+"""One start of a run ("attempt"): folder lock, watchdog, signals, exit status.
 
-rank 0: RUN/lock.json (kws/run/lock.py), RUN/stop       all: signals, the watch (kws/distributed/watchdog.py)       -> RUN/status.json
+rank 0      RUN/lock.json (kws/run/lock.py); looks for RUN/stop every second; writes RUN/status.json
+every rank  stop signals (kws/distributed/signals.py); watchdog (kws/distributed/watchdog.py)
 """
 
 from __future__ import annotations
@@ -19,71 +20,80 @@ from kws.errors import PeerError, user_message
 from kws.run import folder as run_folder
 from kws.run import lock
 
+FAILURE, USAGE_ERROR = 1, 2
+"""Exit codes that status.json records for a failed attempt."""
+
 
 class Attempt:
-    """Around all that a start does, by every process. `step` tells how far the run is.
+    """Context manager around everything that one start of a run does; all ranks enter and leave it together.
 
-    Raises UsageError where another job has the folder; within, a collective operation that failed because another
-    process did becomes a PeerError that names it.
+    `step` returns the number of updates done, for status.json. Entering raises UsageError if another process holds the
+    folder. If a collective operation inside fails because another process failed, the error is replaced by a PeerError
+    that names that process.
     """
 
-    def __init__(self, folder: Path, here: Ranks, hang_s: float, step: Callable[[], int]) -> None:
-        self._folder, self._runtime, self._hang_s, self._step = folder, here, hang_s, step
-        self._running = False
+    def __init__(self, folder: Path, ranks: Ranks, hang_s: float, step: Callable[[], int]) -> None:
+        self._folder, self._ranks, self._hang_s, self._step = folder, ranks, hang_s, step
+        self._accepted = False
 
     def __enter__(self) -> Attempt:
         self.stop = StopRequest()
-        self._runtime.on_main(self._take_folder)
-        address, failed = process_group.main_address(), lambda why: self._write_failure(1, why)
-        self.watchdog = Watchdog(self._runtime, address, self.stop, self._hang_s, failed)
+        self._ranks.on_main(self._lock_folder)
+        self.watchdog = Watchdog(
+            self._ranks, process_group.main_address(), self.stop, self._hang_s,
+            on_fault=lambda text: self._write_failure(FAILURE, text),
+        )  # fmt: skip
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is None:
-            self._leave(None)
+            self._close(None)
             return
-        # A collective operation only says that it failed; the watch, whose doing it was.
-        whose = self.watchdog.explanation() if isinstance(error, RuntimeError) else None
-        line = None if whose else user_message(error)
-        why = whose or line or str(error) or type(error).__name__
-        self._write_failure(2 if line else 1, why)
-        self._leave(why)
-        if whose:
-            raise PeerError(whose if self.watchdog.speaks else "") from error
+        # A failed collective operation does not say which process caused it; the watchdog knows.
+        peer_fault = self.watchdog.wait_for_fault() if isinstance(error, RuntimeError) else None
+        usage_error = None if peer_fault else user_message(error)
+        reason = peer_fault or usage_error or str(error) or type(error).__name__
+        self._write_failure(USAGE_ERROR if usage_error else FAILURE, reason)
+        self._close(reason)
+        if peer_fault:
+            raise PeerError(peer_fault if self.watchdog.prints_fault else "") from error
 
     def begin(self) -> None:
-        """The run is accepted: from here on status.json is of this start. One that is refused leaves it alone."""
-        self.status("running")
-        self._running = True
+        """Call once the run is accepted: from now on status.json describes this attempt.
 
-    def status(self, state: str, code: int | None = None) -> None:
-        """By all processes: rank 0 writes it, with the first signal that any of them got."""
-        heard = self._runtime.gather(self.stop.signal)
-        rank = next((rank for rank, signal in enumerate(heard) if signal), 0)
-        more = {"rank": rank, "signal": heard[rank]}
-        self._runtime.on_main(lambda: run_folder.write_status(self._folder, state, self._step(), code, **more))
+        An attempt that is refused before leaves the status.json of the attempt before it unchanged.
+        """
+        self.write_status("running")
+        self._accepted = True
 
-    def _take_folder(self) -> None:
-        self._lock = lock.take(self._folder, slurm.job_id())
-        (self._folder / "stop").unlink(missing_ok=True)  # asked of an earlier start: before this one looks for it
-        self._lock.keep(_lost_folder, self._look_for_stop)
+    def write_status(self, state: str, code: int | None = None) -> None:
+        """Writes status.json on rank 0, with the first stop signal that any rank received. Collective."""
+        signals = self._ranks.gather(self.stop.signal)
+        rank = next((rank for rank, signal in enumerate(signals) if signal), 0)
+        received = {"rank": rank, "signal": signals[rank]}
+        self._ranks.on_main(lambda: run_folder.write_status(self._folder, state, self._step(), code, **received))
 
-    def _look_for_stop(self) -> None:
+    def _lock_folder(self) -> None:
+        self._lock = lock.acquire(self._folder, slurm.job_id())
+        (self._folder / "stop").unlink(missing_ok=True)  # it was meant for an earlier attempt
+        self._lock.start_heartbeat(_exit_without_lock, self._check_stop_file)
+
+    def _check_stop_file(self) -> None:
         if (self._folder / "stop").exists():
             self.stop.request(None)
 
-    def _write_failure(self, code: int, why: str) -> None:
-        if self._running:
-            run_folder.write_failure(self._folder, self._step(), code, self._runtime.rank, why)
+    def _write_failure(self, code: int, reason: str) -> None:
+        if self._accepted:
+            run_folder.write_failure(self._folder, self._step(), code, self._ranks.rank, reason)
 
-    def _leave(self, why: str | None) -> None:
-        """Lets go of the other processes, then of the folder."""
-        self.watchdog.leave(why)
-        if self._runtime.is_main:
+    def _close(self, reason: str | None) -> None:
+        """Disconnects from the other ranks, then releases the folder."""
+        self.watchdog.close(reason)
+        if self._ranks.is_main:
             self._lock.release()
 
 
-def _lost_folder(why: str) -> None:
-    """Another process writes there now: this one must not, and ends at once."""
-    print(f"kws: {why}", file=sys.stderr, flush=True)
-    os._exit(1)
+def _exit_without_lock(reason: str) -> None:
+    """Another process writes to the folder now, so this one must stop at once."""
+    print(f"kws: {reason}", file=sys.stderr, flush=True)
+    os._exit(FAILURE)

@@ -52,7 +52,7 @@ class Checkpoint:
         return safetensors.torch.load_file(path) if path.is_file() else None
 
     @property
-    def parts(self) -> Path:
+    def optimizer_shards(self) -> Path:
         """Folder of what each rank saved of the optimizer, under ZeRO."""
         return self.path / _PARTS
 
@@ -68,7 +68,7 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int = 3, say: Callable[[str], None] = lambda text: None) -> None:
         self._root, self._keep, self._say = run / "checkpoints", keep, say
 
-    def parts(self, name: str) -> Path:
+    def optimizer_shards(self, name: str) -> Path:
         """Where the ranks put what only they have, before checkpoint `name` is saved, which takes it in."""
         return self._root / f".{name}-parts.partial" / _PARTS
 
@@ -84,13 +84,13 @@ class Checkpoints:
             if ema is not None:
                 _save_tensors(ema, folder / "ema.safetensors")
             if optimizer is None:
-                self.parts(name).replace(folder / _PARTS)
+                self.optimizer_shards(name).replace(folder / _PARTS)
             else:
                 torch.save(optimizer, folder / "optimizer.pt")
 
         return self._publish(name, write, state)
 
-    def save_again(self, source: str, state: Mapping[str, Any], name: str) -> Path:
+    def save_copy(self, source: str, state: Mapping[str, Any], name: str) -> Path:
         """The weights of checkpoint `source` with another state."""
 
         def link(folder: Path) -> None:
@@ -101,7 +101,7 @@ class Checkpoints:
 
         return self._publish(name, link, state)
 
-    def point(self, pointer: str, path: Path) -> None:
+    def move_pointer(self, pointer: str, path: Path) -> None:
         """Moves a pointer, whole or not at all."""
         partial = self._root / f".{pointer}.partial"
         partial.write_text(path.name + "\n")
@@ -118,7 +118,7 @@ class Checkpoints:
             self._say(f"{path}: broken checkpoint ({fault}); using the one before it")
         return None
 
-    def named(self, name: str) -> Checkpoint:
+    def find(self, name: str) -> Checkpoint:
         """By pointer or folder name. Raises UsageError where there is none or it is broken."""
         pointer = self._root / name
         path = self._root / _target(pointer) if pointer.is_file() else pointer
@@ -161,7 +161,7 @@ class Checkpoints:
                 _fsync(path)
             shutil.rmtree(final, ignore_errors=True)  # a broken one of the same step, passed over at the resume
             partial.replace(final)
-            self.point("last", final)
+            self.move_pointer("last", final)
         except (OSError, safetensors.SafetensorError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UsageError(

@@ -1,7 +1,7 @@
 """What a person sees of a run: a live display where stdout is a terminal, else a line now and then.
 
-kws/run/log.py: events, step numbers -> Pace: how fast, how long yet -> Screen: bars and figures, drawn by a thread
-                                                                    Lines: one a minute, and one an epoch
+kws/run/log.py: events, step numbers -> TimeEstimate
+  -> LiveDisplay: bars and figures, drawn by a thread   or   LineDisplay: a line a minute, and one an epoch
 Training only notes numbers here, a microsecond a step; what is drawn of them is made when it is drawn.
 """
 
@@ -39,7 +39,7 @@ _OF_EPOCH = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
+class RunLength:
     """How long a run is."""
 
     epochs: int
@@ -51,7 +51,7 @@ class Course:
         return self.epochs * self.steps_per_epoch
 
 
-class Pace:
+class TimeEstimate:
     """How fast this start of a run is, which says how long it takes yet: what earlier starts did counts for nothing.
 
     A step's seconds are a mean in which what is HALF_LIFE_S old counts half; evaluating and saving between two epochs
@@ -60,8 +60,8 @@ class Pace:
 
     HALF_LIFE_S = 60.0
 
-    def __init__(self, course: Course, clock: Callable[[], float] = time.monotonic) -> None:
-        self._course, self._clock = course, clock
+    def __init__(self, run_length: RunLength, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run_length, self._clock = run_length, clock
         self._last: float | None = None
         self._seconds = self._steps = 0.0
         self._between = 0.0
@@ -72,7 +72,7 @@ class Pace:
         now = self._clock()
         if self._last is not None:
             seconds = now - self._last
-            if (step - 1) % self._course.steps_per_epoch == 0:
+            if (step - 1) % self._run_length.steps_per_epoch == 0:
                 self._between, self._turns = self._between + seconds, self._turns + 1
             else:
                 keep = 0.5 ** (seconds / self.HALF_LIFE_S)
@@ -85,16 +85,16 @@ class Pace:
             return None
         a_step = self._seconds / self._steps if self._steps else 0.0
         a_turn = self._between / self._turns if self._turns else a_step
-        length = self._course.steps_per_epoch
+        length = self._run_length.steps_per_epoch
         turns = -(-until // length) - -(-step // length)  # epochs that begin on the way
         return (until - step - turns) * a_step + turns * a_turn
 
 
-class Lines:
+class LineDisplay:
     """For a log file: a line an epoch, and within one a line every `line_seconds` at most."""
 
-    def __init__(self, course: Course, shown: Console, line_seconds: float) -> None:
-        self._course, self._console, self._pace = course, shown, Pace(course)
+    def __init__(self, run_length: RunLength, shown: Console, line_seconds: float) -> None:
+        self._run_length, self._console, self._estimate = run_length, shown, TimeEstimate(run_length)
         self._line_seconds, self._line_at = line_seconds, time.monotonic()
         self._step, self._figures, self._best = 0, dict[str, Any](), None
 
@@ -107,9 +107,9 @@ class Lines:
     def advance(self, step: int) -> None:
         """Update number `step`, from 1, is done."""
         self._step = step
-        self._pace.note(step)
+        self._estimate.note(step)
 
-    def evaluating(self, done: int, total: int) -> None:
+    def evaluation_progress(self, done: int, total: int) -> None:
         """So many of this process's batches of the valid split are done."""
 
     def event(self, kind: str, step: int, values: Figures) -> None:
@@ -122,13 +122,13 @@ class Lines:
         elif kind == "epoch":
             found = values.get("ema_valid_accuracy", values.get("valid_accuracy"))
             self._best = max((value for value in (self._best, found) if value is not None), default=None)
-            self._say(f"epoch {values['epoch'] + 1}/{self._course.epochs}", _OF_EPOCH, values)
+            self._say(f"epoch {values['epoch'] + 1}/{self._run_length.epochs}", _OF_EPOCH, values)
 
     def _say_step(self, step: int, values: Figures) -> None:
-        if time.monotonic() - self._line_at >= self._line_seconds and step % self._course.steps_per_epoch:
-            head = f"step {step}/{self._course.steps}  epoch {values['epoch'] + 1}/{self._course.epochs}"
-            left = self._pace.seconds_left(step, self._course.steps)
-            self._say(head, _OF_LINE, values, f"ETA {clock_text(left)}")
+        if time.monotonic() - self._line_at >= self._line_seconds and step % self._run_length.steps_per_epoch:
+            head = f"step {step}/{self._run_length.steps}  epoch {values['epoch'] + 1}/{self._run_length.epochs}"
+            left = self._estimate.seconds_left(step, self._run_length.steps)
+            self._say(head, _OF_LINE, values, f"ETA {format_duration(left)}")
 
     def _say(self, head: str, forms: Mapping[str, str], values: Figures, tail: str = "") -> None:
         shown = [form.format(values[name]) for name, form in forms.items() if name in values]
@@ -136,11 +136,11 @@ class Lines:
         self._line_at = time.monotonic()
 
 
-class Screen(Lines):
+class LiveDisplay(LineDisplay):
     """For a terminal: a bar for the epoch (or its evaluation), one for the run, figures beneath; messages above."""
 
-    def __init__(self, course: Course, shown: Console, line_seconds: float) -> None:
-        super().__init__(course, shown, line_seconds)
+    def __init__(self, run_length: RunLength, shown: Console, line_seconds: float) -> None:
+        super().__init__(run_length, shown, line_seconds)
         self._evaluated: tuple[int, int] | None = None
         self._began = self._epoch_began = time.monotonic()
         self._live = Live(
@@ -159,10 +159,10 @@ class Screen(Lines):
         """Update number `step`, from 1, is done."""
         super().advance(step)
         self._evaluated = None
-        if (step - 1) % self._course.steps_per_epoch == 0:
+        if (step - 1) % self._run_length.steps_per_epoch == 0:
             self._epoch_began = time.monotonic()
 
-    def evaluating(self, done: int, total: int) -> None:
+    def evaluation_progress(self, done: int, total: int) -> None:
         """So many of this process's batches of the valid split are done."""
         if self._evaluated is None:
             self._evaluation_began = time.monotonic()
@@ -178,25 +178,25 @@ class Screen(Lines):
         bars.add_column(ratio=1)
         for _ in range(4):
             bars.add_column(justify="right", no_wrap=True)
-        now, step, course = time.monotonic(), self._step, self._course
+        now, step, run_length = time.monotonic(), self._step, self._run_length
         bars.add_row(*self._upper_bar(now))
-        left = self._pace.seconds_left(step, course.steps)
-        bars.add_row("run", *_bar(step, course.steps, now - self._began, left))
+        left = self._estimate.seconds_left(step, run_length.steps)
+        bars.add_row("run", *_bar(step, run_length.steps, now - self._began, left))
         return Group(bars, self._table())
 
     def _upper_bar(self, now: float) -> tuple[Any, ...]:
         """The epoch's, or while it is evaluated that one's."""
-        length, step = self._course.steps_per_epoch, self._step
+        length, step = self._run_length.steps_per_epoch, self._step
         evaluated = self._evaluated
-        number = min(step // length + (evaluated is None), self._course.epochs)
+        number = min(step // length + (evaluated is None), self._run_length.epochs)
         if evaluated:
             done, total = evaluated
             spent = now - self._evaluation_began
             left = spent * (total - done) / done if done else None
-            return (f"valid {number}/{self._course.epochs}", *_bar(done, total, spent, left))
+            return (f"valid {number}/{self._run_length.epochs}", *_bar(done, total, spent, left))
         done = step - (number - 1) * length
-        left = self._pace.seconds_left(step, number * length)
-        return (f"epoch {number}/{self._course.epochs}", *_bar(done, length, now - self._epoch_began, left))
+        left = self._estimate.seconds_left(step, number * length)
+        return (f"epoch {number}/{self._run_length.epochs}", *_bar(done, length, now - self._epoch_began, left))
 
     def _table(self) -> Table:
         """The newest figures, in one row; a narrow terminal gets fewer."""
@@ -219,11 +219,11 @@ def _bar(done: int, total: int, spent: float, left: float | None) -> tuple[Any, 
     """Cells of a row: bar, how many, how long so far, how long yet."""
     return (
         ProgressBar(total=total, completed=done, finished_style="bar.complete"), f"{done / total:.0%}",
-        f"{done:,}/{total:,}", clock_text(spent), Text(f"ETA {clock_text(left)}", style="cyan"),
+        f"{done:,}/{total:,}", format_duration(spent), Text(f"ETA {format_duration(left)}", style="cyan"),
     )  # fmt: skip
 
 
-def clock_text(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """75.2 -> "1:15", 3675 -> "1:01:15"; "-:--" for None."""
     if seconds is None:
         return "-:--"
@@ -232,7 +232,7 @@ def clock_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def of(course: Course, shown: Console, line_seconds: float) -> Lines:
-    """A Screen where `shown` is a terminal that can move its cursor, else Lines."""
+def make_display(run_length: RunLength, shown: Console, line_seconds: float) -> LineDisplay:
+    """A LiveDisplay where `shown` is a terminal that can move its cursor, else LineDisplay."""
     screen = shown.is_terminal and not shown.is_dumb_terminal and not shown.quiet
-    return (Screen if screen else Lines)(course, shown, line_seconds)
+    return (LiveDisplay if screen else LineDisplay)(run_length, shown, line_seconds)

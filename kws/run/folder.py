@@ -7,31 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kws import config as settings_file
+from kws import files
 from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition
 from kws.errors import UsageError
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all, also where several ranks write the same file at once."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_text(_text(value), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)  # of a full disk
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, indent=1) + "\n"
 
 
 def read_config(run: Path) -> Config:
@@ -42,7 +28,7 @@ def read_config(run: Path) -> Config:
     return settings_file.load(path)
 
 
-def check(run: Path, config: Config, facts: dict[str, Any]) -> None:
+def check_settings(run: Path, config: Config, facts: dict[str, Any]) -> None:
     """Whether a run that has a checkpoint was made with the same settings, corpus and threads.
 
     Without one there is nothing to go on from, and any settings may start. Raises UsageError with every difference
@@ -61,14 +47,12 @@ def check(run: Path, config: Config, facts: dict[str, Any]) -> None:
         )
 
 
-def record(run: Path, config: Config, facts: dict[str, Any]) -> None:
+def record_settings(run: Path, config: Config, facts: dict[str, Any]) -> None:
     """Writes the settings to config.toml and `facts` to run.json; makes the folder where it is new."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        partial = run / ".config.toml.partial"
-        partial.write_text(settings_file.to_toml(config), encoding="utf-8")
-        partial.replace(run / "config.toml")
-        write_json(run / "run.json", facts)
+        files.write_text(run / "config.toml", settings_file.to_toml(config))
+        files.write_json(run / "run.json", facts)
     except OSError as error:
         raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
 
@@ -92,7 +76,7 @@ def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
     ] + tasks.differences(old.get("task"), facts["task"])
 
 
-def kept_task(run: Path, task: str) -> Definition | None:
+def recorded_task(run: Path, task: str) -> Definition | None:
     """The task that a run with checkpoints keeps, where it had it from the file `task`, which is gone; else None."""
     file, path = Path(task), run / "run.json"
     if file.suffix != ".toml" or file.exists() or not path.exists() or not any((run / "checkpoints").glob("step-*")):
@@ -118,7 +102,7 @@ def begin_attempt(run: Path, step: int) -> int:
     return 1 + (path.read_text(errors="replace").count('"event": "start"') if path.exists() else 0)
 
 
-def left_out(run: Path) -> list[int]:
+def skipped_clips(run: Path) -> list[int]:
     """The training clips that `data.on_bad=skip` left out as damaged."""
     try:
         return [int(clip) for clip in json.loads((run / "left_out.json").read_text(encoding="utf-8"))["train"]]
@@ -126,12 +110,12 @@ def left_out(run: Path) -> list[int]:
         return []
 
 
-def add_left_out(run: Path, clips: Iterable[int]) -> int:
+def add_skipped_clips(run: Path, clips: Iterable[int]) -> int:
     """Adds to them, whatever start of the run met them; returns how many are new."""
-    known = left_out(run)
+    known = skipped_clips(run)
     every = sorted({*known, *clips})
     if len(every) > len(known):
-        write_json(run / "left_out.json", {"train": every})
+        files.write_json(run / "left_out.json", {"train": every})
     return len(every) - len(known)
 
 
@@ -143,16 +127,16 @@ def write_failure(run: Path, step: int, code: int, rank: int, why: str = "") -> 
     status = _status("failed", step, code, rank=rank, why=why)
     with contextlib.suppress(OSError):  # the error itself must be seen
         try:
-            write_json(run / "status.json", status)
+            files.write_json(run / "status.json", status)
         except OSError:  # such as a full disk: over the old one then, which needs no room and would say "running"
             with (run / "status.json").open("r+", encoding="utf-8") as file:
-                file.write(_text(status))
+                file.write(files.json_text(status))
                 file.truncate()
 
 
 def write_status(run: Path, state: str, step: int, code: int | None = None, **more: Any) -> None:
     """status.json: running, preempted, finished or failed; by it scripts decide, since launchers hide exit codes."""
-    write_json(run / "status.json", _status(state, step, code, **more))
+    files.write_json(run / "status.json", _status(state, step, code, **more))
 
 
 def _status(state: str, step: int, code: int | None, **more: Any) -> dict[str, Any]:

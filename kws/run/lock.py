@@ -1,7 +1,8 @@
-"""One job a run folder: RUN/lock.json says who has it, and its time of change is the heartbeat.
+"""One process per run folder: RUN/lock.json names the holder, and the file's modification time is its heartbeat.
 
-Free again when that process has ended (on this host), when it was this very job (requeued), or when no heartbeat came
-for DEAD_S. Not a kernel lock: those are unknown to some cluster file systems, and outlive a lost node on others.
+A lock is free again when the process that holds it has ended (checked on the same host), when it belongs to the same
+cluster job before it was requeued, or when its heartbeat is older than DEAD_S. It is not a kernel lock: some cluster
+file systems have none, and on others such a lock outlives a lost node.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from kws import files
 from kws.errors import UsageError
 
-BEAT_S, DEAD_S = 5.0, 60.0
+HEARTBEAT_S, DEAD_S = 5.0, 60.0
+_STOP_CHECK_S = 1.0
 _NAME = "lock.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who has a folder. `began`: of the process, in clock ticks since the host started: numbers are used again."""
+    """The process that holds a run folder, as lock.json stores it.
+
+    `began`: start time of the process in clock ticks since the host booted, because process ids are reused.
+    """
 
     host: str
     process: int
@@ -41,104 +47,114 @@ class Holder:
 
 
 class Lock:
-    """A folder that this process has taken."""
+    """A run folder held by this process."""
 
     def __init__(self, run: Path, holder: Holder) -> None:
         self._path, self._holder = run / _NAME, holder
-        self._done = threading.Event()
+        self._released = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def keep(self, lost: Callable[[str], None], each: Callable[[], None], beat_s: float = BEAT_S) -> None:
-        """Keeps the heartbeat in a thread, which calls `each` every second too. `lost` is told when another process has
-        taken the folder, or somebody has removed it; then the heartbeat ends."""
+    def start_heartbeat(
+        self, on_lost: Callable[[str], None], check_stop: Callable[[], None], interval_s: float = HEARTBEAT_S
+    ) -> None:
+        """Starts two threads: one updates the heartbeat, the other calls `check_stop` every second.
 
-        def beat() -> None:
-            while not self._done.wait(beat_s):
-                other = self._beat()
-                if other:
-                    lost(other)
+        `on_lost` is called with a message when another process holds the folder or lock.json was removed; then the
+        heartbeat ends.
+        """
+
+        def heartbeat() -> None:
+            while not self._released.wait(interval_s):
+                lost = self._touch()
+                if lost:
+                    on_lost(lost)
                     return
 
-        def look() -> None:
-            while not self._done.wait(1.0):
-                each()
+        def stop_check() -> None:
+            while not self._released.wait(_STOP_CHECK_S):
+                check_stop()
 
-        for work in (beat, look):
+        for work in (heartbeat, stop_check):
             self._threads.append(threading.Thread(target=work, name=f"lock {work.__name__}", daemon=True))
             self._threads[-1].start()
 
-    def _beat(self) -> str | None:
-        """What has become of the lock, where it is no longer this process's."""
+    def _touch(self) -> str | None:
+        """Updates the heartbeat. Returns None, or why this process no longer holds the lock."""
         try:
             found = _read(self._path)
             if found and found.token == self._holder.token:
                 os.utime(self._path)
                 return None
         except OSError:
-            return None  # the file system is away: others see the heartbeat grow old, and this one tries again
-        return f"{self._path.parent}: taken by {found}" if found else f"{self._path}: removed by somebody"
+            return None  # the file system does not answer: the heartbeat grows old, and the next call tries again
+        return f"{self._path.parent}: taken over by {found}" if found else f"{self._path}: was removed"
 
     def release(self) -> None:
-        """Gives the folder back."""
-        self._done.set()
+        """Ends the threads and removes lock.json if it is still this process's."""
+        self._released.set()
         for thread in self._threads:
-            thread.join(BEAT_S)  # no longer: its file system may be away
+            thread.join(HEARTBEAT_S)  # with a limit: the file system may not answer
         with contextlib.suppress(OSError):
             found = _read(self._path)
             if found and found.token == self._holder.token:
                 self._path.unlink()
 
 
-def take(run: Path, job: str | None = None) -> Lock:
-    """Takes the folder for this process; makes it where it is new. `job`: the cluster job that this is part of.
+def acquire(run: Path, job: str | None = None) -> Lock:
+    """Takes the run folder for this process, and creates the folder if it does not exist.
 
-    Raises UsageError naming who has it, or where it cannot be written.
+    `job`: id of the cluster job that this process is part of. Raises UsageError if another process holds the folder,
+    naming it, or if the folder cannot be written.
     """
     since = datetime.now().isoformat(" ", "seconds")
-    mine = Holder(socket.gethostname(), os.getpid(), _began(os.getpid()), job, since, secrets.token_hex(8))
+    holder = Holder(socket.gethostname(), os.getpid(), _start_ticks(os.getpid()), job, since, secrets.token_hex(8))
     try:
         run.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(run):
-            _refuse_if_held(run, job)
+        with _check_and_take(run):
+            refuse_if_in_use(run, job)
             (run / _NAME).unlink(missing_ok=True)
-            _create(run / _NAME, mine)
+            _create(run / _NAME, holder)
     except OSError as error:
         raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
-    return Lock(run, mine)
+    return Lock(run, holder)
 
 
-def holder(run: Path) -> Holder | None:
-    """The living process that has the folder; None where there is none."""
+def find_holder(run: Path) -> Holder | None:
+    """The living process that holds the folder; None if there is none."""
     found = _read(run / _NAME)
-    return found if found and _alive(run, found) else None
+    return found if found and _is_alive(run, found) else None
 
 
-def _refuse_if_held(run: Path, job: str | None) -> None:
-    found = _read(run / _NAME)
-    if found is None or not _alive(run, found):
+def refuse_if_in_use(run: Path, job: str | None = None) -> None:
+    """Raises UsageError if a living process holds the folder, unless it belongs to the same cluster job `job` on
+    another host: that is this job before it was requeued."""
+    found = find_holder(run)
+    if found is None:
         return
-    here = found.host == socket.gethostname()
-    if job is not None and found.job == job and not here:
-        return  # this job, before it was requeued
-    wait = "wait for it to end" if here else f"wait for it to end (or, if it is gone, {DEAD_S:.0f} s)"
-    heard = f"last heard {max(0.0, _age_s(run)):.0f} s ago"
-    raise UsageError(f"{run}: in use by {found} since {found.since}, {heard}; {wait}, or use --run ANOTHER_FOLDER")
+    same_host = found.host == socket.gethostname()
+    if job is not None and found.job == job and not same_host:
+        return
+    since, wait = found.since, "wait for it to end"
+    if not same_host:  # on the same host the process is known to live, and --check must not write to the folder
+        since += f", last heartbeat {max(0.0, _heartbeat_age_s(run)):.0f} s ago"
+        wait += f" (or {DEAD_S:.0f} s, if it is dead)"
+    raise UsageError(f"{run}: in use by {found} since {since}; {wait}, or use --run ANOTHER_FOLDER")
 
 
-def _alive(run: Path, found: Holder) -> bool:
+def _is_alive(run: Path, found: Holder) -> bool:
     if found.host == socket.gethostname():
-        return _began(found.process) == found.began != ""
-    return _age_s(run) < DEAD_S
+        return _start_ticks(found.process) == found.began != ""
+    return _heartbeat_age_s(run) < DEAD_S
 
 
-def _age_s(run: Path) -> float:
-    """Since the last heartbeat, by the file server's clock: hosts' own may differ."""
+def _heartbeat_age_s(run: Path) -> float:
+    """Seconds since the last heartbeat by the file server's clock, because the clocks of hosts may differ."""
     probe = run / f".clock-{secrets.token_hex(4)}"
     try:
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()
-    except OSError:  # a reader without the right to write here
+    except OSError:  # no permission to write here
         now = time.time()
     try:
         return now - (run / _NAME).stat().st_mtime
@@ -146,28 +162,16 @@ def _age_s(run: Path) -> float:
         return 0.0
 
 
-def _create(path: Path, mine: Holder) -> None:
-    """Whole, and only where there is none: a hard link fails if another process was first, on network disks too."""
-    partial = path.with_name(f".{path.name}.{mine.token}")
+def _create(path: Path, holder: Holder) -> None:
     try:
-        partial.write_text(json.dumps(dataclasses.asdict(mine)) + "\n", encoding="utf-8")
-        _link_or_move(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _link_or_move(partial: Path, path: Path) -> None:
-    try:
-        os.link(partial, path)
+        files.create_text(path, json.dumps(dataclasses.asdict(holder)) + "\n")
     except FileExistsError:
-        raise UsageError(f"{path.parent}: taken by another kws train this moment; use --run ANOTHER_FOLDER") from None
-    except OSError:  # a file system without hard links
-        partial.replace(path)
+        raise UsageError(f"{path.parent}: just taken by another kws train; use --run ANOTHER_FOLDER") from None
 
 
 @contextlib.contextmanager
-def _one_at_a_time(run: Path) -> Iterator[None]:
-    """Looking who has the folder and taking it is one act, where the file system knows flock."""
+def _check_and_take(run: Path) -> Iterator[None]:
+    """Around checking for a holder and taking the folder: one process at a time, where the file system has flock."""
     with (run / ".lock").open("a") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -175,7 +179,7 @@ def _one_at_a_time(run: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> Holder | None:
-    """None where there is no lock, or none that can be read."""
+    """The holder in a lock file; None if there is no file or it is not readable as one."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -184,8 +188,8 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _began(process: int) -> str:
-    """When a process of this host began, in clock ticks; "" where there is none, or it is a zombie."""
+def _start_ticks(process: int) -> str:
+    """Start time of a process of this host in clock ticks; "" if it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -33,7 +33,7 @@ from kws.config import Config
 from kws.errors import naming
 from kws.run import display
 from kws.run.curves import TensorBoard, WeightsAndBiases, scalars
-from kws.run.display import Course
+from kws.run.display import RunLength
 
 
 class _Lines(Console):
@@ -41,7 +41,7 @@ class _Lines(Console):
         raise BrokenPipeError("the reader of stdout has gone")  # rich would leave with 1, and say only that
 
 
-def console(active: bool) -> Console:
+def make_console(active: bool) -> Console:
     """Plain lines of any length on stdout; silent where not `active`."""
     return _Lines(quiet=not active, highlight=False, soft_wrap=True, markup=False)
 
@@ -50,15 +50,15 @@ class RunLog:
     """Writes a run's events as they happen, from update `step` on. On other ranks than 0 (`active` False) every call
     does nothing."""
 
-    def __init__(self, run: Path, config: Config, course: Course, step: int, shown: Console, active: bool) -> None:
-        self._active, self._course = active, course
+    def __init__(self, run: Path, config: Config, length: RunLength, step: int, shown: Console, active: bool) -> None:
+        self._active, self._length = active, length
         if active:
             self._path = path = run / "metrics.jsonl"
             # A line that a kill cut off must not swallow the next one.
             torn = path.exists() and _last_byte(path) not in (b"", b"\n")
             self._file = path.open("a", encoding="utf-8", buffering=1)
             self._file.write("\n" if torn else "")
-            self._display = display.of(course, shown, 60.0 * config.train.log_minutes)
+            self._display = display.make_display(length, shown, 60.0 * config.train.log_minutes)
             self._curves: list[TensorBoard | WeightsAndBiases] = [TensorBoard(run, step)]
             if project := config.train.wandb:
                 self._curves.append(WeightsAndBiases(run, project, settings_file.flatten(config), shown.print))
@@ -84,7 +84,7 @@ class RunLog:
             self._file.write(json.dumps({"event": kind, "time": time.time(), "step": step, **values}) + "\n")
         found = scalars(kind, values)
         for curves in self._curves:
-            curves.add(found, step, step / self._course.steps_per_epoch)
+            curves.add(found, step, step / self._length.steps_per_epoch)
         self._display.event(kind, step, values)
 
     def flush(self) -> None:
@@ -97,10 +97,10 @@ class RunLog:
         if self._active:
             self._display.advance(step)
 
-    def evaluating(self, done: int, total: int) -> None:
+    def evaluation_progress(self, done: int, total: int) -> None:
         """So many of this process's batches of the valid split are done."""
         if self._active:
-            self._display.evaluating(done, total)
+            self._display.evaluation_progress(done, total)
 
 
 def _last_byte(path: Path) -> bytes:

@@ -53,13 +53,13 @@ class Saver:
 
         self.submit(write)
 
-    def save_again(self, source: str, suffix: str, state: Mapping[str, Any]) -> None:
+    def save_copy(self, source: str, suffix: str, state: Mapping[str, Any]) -> None:
         """As `save`: the weights of checkpoint `source` with another state."""
-        self.submit(lambda: self._publish(self._checkpoints.save_again(source, state, source + suffix), state))
+        self.submit(lambda: self._publish(self._checkpoints.save_copy(source, state, source + suffix), state))
 
     def _publish(self, path: Path, state: Mapping[str, Any]) -> None:
         for pointer in state["best"]:
-            self._checkpoints.point(pointer, path)
+            self._checkpoints.move_pointer(pointer, path)
         self._checkpoints.prune()
 
     def submit(self, write: Callable[[], None]) -> None:

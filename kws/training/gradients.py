@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kws.config import TrainConfig
 from kws.distributed import deepspeed_zero
-from kws.distributed.process_group import wrap
+from kws.distributed.process_group import wrap_ddp
 from kws.distributed.ranks import Ranks
 from kws.run.checkpoint import Checkpoint
 from kws.training.optim import keep_settings, set_lr
@@ -146,7 +146,7 @@ class DdpGradients(ReplicatedOptimizer):
     ) -> None:
         super().__init__(settings, ranks, network, optimizer)
         self._ranks, self._sums = ranks, _SumsInOrder(ranks)
-        self.model = wrap(ranks, network)
+        self.model = wrap_ddp(ranks, network)
         self.loss_scale = float(ranks.world_size)  # DDP takes the mean of the gradients over the ranks
         self.needs_bucket_warmup = ranks.world_size > 1
 
@@ -263,7 +263,7 @@ class ShardedOptimizer:
     ) -> None:
         self._settings, self._ranks, self._optimizer = settings, ranks, optimizer
         self._sums = _SumsInOrder(ranks)
-        self.model = self._engine = deepspeed_zero.engine(ranks.accelerator, network, optimizer)
+        self.model = self._engine = deepspeed_zero.create_engine(ranks.accelerator, network, optimizer)
         self.loss_scale = float(ranks.world_size)  # DeepSpeed takes the mean of the gradients over the ranks
 
     def must_run_backward(self, last: bool) -> bool:
@@ -303,24 +303,24 @@ class ShardedOptimizer:
 
     def save_shards(self, folder: Path) -> None:
         """Writes DeepSpeed's own files, one shard a rank."""
-        self._ranks.on_main(lambda: deepspeed_zero.remove(folder))
-        with self._ranks.alone():
-            deepspeed_zero.save(self._engine, folder)
+        self._ranks.on_main(lambda: deepspeed_zero.remove_folder(folder))
+        with self._ranks.local_errors():
+            deepspeed_zero.save_shards(self._engine, folder)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Each rank loads its shard; where another number of ranks wrote them, the shards are joined first."""
         with keep_settings(self._optimizer):
-            if deepspeed_zero.ranks_of(checkpoint.parts) == self._ranks.world_size:
-                deepspeed_zero.load(self._engine, checkpoint.parts)
+            if deepspeed_zero.num_saved_ranks(checkpoint.optimizer_shards) == self._ranks.world_size:
+                deepspeed_zero.load_shards(self._engine, checkpoint.optimizer_shards)
             else:
                 self._load_joined(checkpoint)
 
     def _load_joined(self, checkpoint: Checkpoint) -> None:
         scratch = checkpoint.path.with_name(f".{checkpoint.name}-joined.partial")
-        joined = self._ranks.on_main(lambda: deepspeed_zero.join(checkpoint.parts, scratch))
-        deepspeed_zero.load(self._engine, joined)
+        joined = self._ranks.on_main(lambda: deepspeed_zero.merge_shards(checkpoint.optimizer_shards, scratch))
+        deepspeed_zero.load_shards(self._engine, joined)
         self._ranks.barrier()
-        self._ranks.on_main(lambda: deepspeed_zero.remove(scratch))
+        self._ranks.on_main(lambda: deepspeed_zero.remove_folder(scratch))
 
 
 def gradient_sync(

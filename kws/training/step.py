@@ -24,7 +24,7 @@ from kws.data.store import Caching
 from kws.data.stream import Batch, noise_of
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
-from kws.distributed.watchdog import ADDING_UP
+from kws.distributed.watchdog import SYNCHRONISING
 from kws.errors import UsageError
 from kws.run.checkpoint import Checkpoint
 from kws.training.ema import Ema
@@ -130,14 +130,14 @@ class Stepper:
         for number in range(self._slots):
             self._report_progress("reading clips")
             before = time.perf_counter()
-            with self._ranks.alone():
+            with self._ranks.local_errors():
                 batch = next(batches)
             waited += time.perf_counter() - before
             if ledger:
                 ledger.add(planned.epoch, planned.step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
             last = number == self._slots - 1
             must_run = self._sync.must_run_backward(last)
-            self._report_progress(ADDING_UP if last or must_run else "computing")
+            self._report_progress(SYNCHRONISING if last or must_run else "computing")
             with self._sync.slot(last):
                 sums = self._run_slot(batch, planned, must_run)
             self._sync.add(sums.flat())

@@ -34,8 +34,8 @@ from kws.run import curves, log
 from kws.run import folder as run_folder
 from kws.run.attempt import Attempt
 from kws.run.checkpoint import Checkpoint, Checkpoints
-from kws.run.display import Course
-from kws.run.facts import environment
+from kws.run.display import RunLength
+from kws.run.environment import describe_environment
 from kws.run.saver import Saver
 from kws.training.network import build_network
 from kws.training.optim import build_optimizer, lr_at
@@ -56,7 +56,7 @@ class Trainer:
         curves.require_wandb(config.train.wandb)
         # What the run is.
         self.config, self.folder, self.ranks = config, folder, ranks
-        self.training_set = TrainingSet(config, run_folder.kept_task(folder, config.data.task))
+        self.training_set = TrainingSet(config, run_folder.recorded_task(folder, config.data.task))
         self.features = Features(config.frontend.features).to(ranks.device)
         in_shape, num_classes = self.features.shape(self.training_set.samples), len(self.training_set.task.classes)
         self.network = build_network(config, num_classes, in_shape, ranks.device)
@@ -65,7 +65,7 @@ class Trainer:
         self.state = TrainState()
         self.normal: Normal | None = None  # what features are normalised by
         # What this attempt works with; those without a value are made by `run`.
-        self.console = log.console(ranks.is_main)
+        self.console = log.make_console(ranks.is_main)
         self.say = self.console.print
         self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
         self.saver = Saver(self.checkpoints)
@@ -136,7 +136,7 @@ class Trainer:
             write_failed=self.saver.failed,
         )
         result = self.stepper.step(planned, self.batches, mine, self.ledger, self.state.plateau.scale)
-        self.watchdog.started()
+        self.watchdog.first_step_done()
         for meter in (self.meter, self.epoch_meter):
             meter.add(result.loss, result.correct, result.clips, result.waited)
         if result.votes.write_failed:
@@ -188,15 +188,17 @@ class Trainer:
         ranks, config = self.ranks, self.config
         if self.watchdog.unreachable:
             self.say(unreachable_message(self.watchdog.unreachable))
-        facts = self.describe() | environment(ranks) | {"ranks": ranks.table(config.train.slots)}
-        ranks.on_main(lambda: run_folder.check(self.folder, config, facts))
+        facts = self.describe() | describe_environment(ranks) | {"ranks": ranks.table(config.train.slots)}
+        ranks.on_main(lambda: run_folder.check_settings(self.folder, config, facts))
         self.attempt.begin()
-        checkpoint = ranks.together(self._newest_checkpoint)
+        checkpoint = ranks.on_all(self._newest_checkpoint)
         if self.done:
-            self.attempt.status("finished", FINISHED)  # the last attempt may have been killed before it wrote this
+            self.attempt.write_status(
+                "finished", FINISHED
+            )  # the last attempt may have been killed before it wrote this
             self.say(f"{self.folder}: already finished, at step {self.state.step}; next: kws evaluate {self.folder}")
             return FINISHED
-        ranks.on_main(lambda: run_folder.record(self.folder, config, facts))
+        ranks.on_main(lambda: run_folder.record_settings(self.folder, config, facts))
         self.say(start_message(self.training_set, facts, self.state.step))
         number = ranks.on_main(lambda: run_folder.begin_attempt(self.folder, self.state.step))
         with ExitStack() as stack:
@@ -207,7 +209,7 @@ class Trainer:
             self._wait_for_writes()
             self.log.event("end", self.state.step, state="finished" if code == FINISHED else "preempted")
         self._say_end(code)
-        self.attempt.status("finished" if code == FINISHED else "preempted", code)
+        self.attempt.write_status("finished" if code == FINISHED else "preempted", code)
         return code
 
     def _open(self, number: int, stack: ExitStack) -> None:
@@ -216,13 +218,13 @@ class Trainer:
         if config.data.ledger:
             self.ledger = Ledger(self.folder, number, ranks.rank, self.state.step)
         self.reader = self._build_reader()
-        course = Course(config.train.epochs, self.training_set.steps_per_epoch)
-        events = log.RunLog(self.folder, config, course, self.state.step, self.console, ranks.is_main)
+        length = RunLength(config.train.epochs, self.training_set.steps_per_epoch)
+        events = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
         self.log = stack.enter_context(events)
         stack.enter_context(self.saver)
         best = self.state.best_accuracy if self.state.best_accuracy >= 0.0 else None
         facts = {"attempt": number, "epoch": self.epoch, "world_size": ranks.world_size, "best": best}
-        self.log.event("start", self.state.step, **facts, **dataclasses.asdict(course), steps=course.steps)
+        self.log.event("start", self.state.step, **facts, **dataclasses.asdict(length), steps=length.steps)
 
     def _build_reader(self) -> Reader:
         """One reader for the whole run: it remembers which clips it has checked. Refuses a cache that is too small."""
@@ -233,7 +235,7 @@ class Trainer:
             here = self.ranks.node_ranks()
             needed = training_set.plan(self.epoch).bytes_at_once(here, self.ranks.world_size)
             index = training_set.index
-            self.ranks.together(lambda: require_room(index.root, index.source, caching, needed))
+            self.ranks.on_all(lambda: require_room(index.root, index.source, caching, needed))
         return reader
 
     def _say_end(self, code: int) -> None:
@@ -251,7 +253,7 @@ class Trainer:
         name = self.ranks.on_main(self._newest_name)
         if name is None:
             return None
-        checkpoint = self.checkpoints.named(name)
+        checkpoint = self.checkpoints.find(name)
         self.state.load_state_dict(checkpoint.state)
         self._refuse_other_plan()
         total = self.training_set.total_steps
@@ -264,7 +266,7 @@ class Trainer:
         if newest is None:
             return None
         for pointer in ("last", *newest.state.get("best", ())):
-            self.checkpoints.point(pointer, newest.path)
+            self.checkpoints.move_pointer(pointer, newest.path)
         return newest.name
 
     def _refuse_other_plan(self) -> None:
@@ -278,15 +280,15 @@ class Trainer:
 
     def _load(self, checkpoint: Checkpoint | None) -> None:
         """Weights, normalisation and optimizer: from the checkpoint, else from train.init, else as initialised."""
-        self.ranks.together(lambda: self._load_weights(checkpoint))
+        self.ranks.on_all(lambda: self._load_weights(checkpoint))
         if self.normal:
             self.features.normalise_by(self.normal)
         ranks, training_set = self.ranks, self.training_set
         self.stepper = Stepper(
-            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog.doing
+            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog.report_progress
         )  # wraps the network, so after its weights are loaded
         if checkpoint:
-            with self.watchdog.patiently("resuming"):
+            with self.watchdog.no_time_limit("resuming"):
                 self.stepper.load(checkpoint)
 
     def _load_weights(self, checkpoint: Checkpoint | None) -> None:
@@ -321,11 +323,11 @@ class Trainer:
             self._record_skipped()
         if self.ledger:
             self.ledger.flush()
-        with self.watchdog.patiently("saving"):
+        with self.watchdog.no_time_limit("saving"):
             self.ranks.barrier()  # every rank's ledger is on the disk before the checkpoint counts
             if self.stepper.sharded and not suffix:
                 self.ranks.on_main(self.saver.wait)
-                self.stepper.save_shards(self.checkpoints.parts(name))
+                self.stepper.save_shards(self.checkpoints.optimizer_shards(name))
             self.ranks.on_main(lambda: self._submit(name, suffix, improved or []))
         self.saved_at = time.monotonic()
         self.log.event("save", self.state.step, checkpoint=name + suffix, seconds=time.perf_counter() - began)
@@ -338,14 +340,14 @@ class Trainer:
         state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": improved, "normal": self.normal}
         self.log.flush()
         if suffix:
-            self.saver.save_again(name, suffix, state)
+            self.saver.save_copy(name, suffix, state)
         else:
             ema = self.stepper.ema.state_dict() if self.stepper.ema else None
             self.saver.save(name, state, self.network.state_dict(), self.stepper.state_dict(), ema)
 
     def _wait_for_writes(self) -> None:
         """Every rank waits until the submitted checkpoints are on the disk and their pointers moved."""
-        with self.watchdog.patiently("saving"):
+        with self.watchdog.no_time_limit("saving"):
             self.ranks.on_main(self.saver.wait)
 
     def _time_to_save(self) -> bool:
@@ -354,7 +356,7 @@ class Trainer:
     def _record_skipped(self) -> None:
         """Adds the damaged clips that any rank skipped to RUN/left_out.json."""
         found = {clip for part in self.ranks.gather(self.reader.skipped.tolist()) for clip in part}
-        new = self.ranks.on_main(lambda: run_folder.add_left_out(self.folder, found))
+        new = self.ranks.on_main(lambda: run_folder.add_skipped_clips(self.folder, found))
         if new:
             self.say(f"{new} more damaged clips were skipped, see {self.folder}/left_out.json")
 
@@ -372,13 +374,13 @@ class Trainer:
         training_set, data = self.training_set, self.config.data
 
         def go_on() -> bool:
-            self.watchdog.doing("evaluating")
+            self.watchdog.report_progress("evaluating")
             return not self.attempt.stop
 
-        with self.watchdog.patiently("compiling") if self.config.train.compile else nullcontext():
+        with self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
                 self.network, self.features, training_set.index, "valid", training_set.task, training_set.samples,
-                self.ranks, data.workers, Caching.of(data), go_on, self.log.evaluating,
+                self.ranks, data.workers, Caching.of(data), go_on, self.log.evaluation_progress,
             )  # fmt: skip
 
     def _last_lr(self) -> float:

@@ -91,7 +91,7 @@ def test_other_settings_would_be_refused_with_the_reason(check: Check, trained: 
 
 
 def test_a_folder_in_use_would_be_refused(check: Check, trained: Path) -> None:
-    held = lock.take(trained)
+    held = lock.acquire(trained)
     found = check(code=cli.USAGE)
     held.release()
     assert found["state"] == "refused"

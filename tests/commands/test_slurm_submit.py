@@ -89,9 +89,9 @@ def test_a_run_of_other_settings_and_one_in_use_are_refused(make: Make, tmp_path
 
     run, path = tmp_path / "run", make("a")
     order = Order(configs=[path], run=run)
-    run_folder.record(run, config.load(path), {})
+    run_folder.record_settings(run, config.load(path), {})
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)
-    held = lock.take(run)
+    held = lock.acquire(run)
     with pytest.raises(UsageError, match=f"in use by process {os.getpid()}"):
         launch(order, dry=True)
     held.release()

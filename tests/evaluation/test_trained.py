@@ -58,12 +58,12 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     finally:
         kill(process)
     assert code == 75, output
-    first = Checkpoints(run).named("last").state["normal"]
+    first = Checkpoints(run).find("last").state["normal"]
     kept = corpus.root / "index" / "features.json"
     tree = json.loads(kept.read_text())
     tree["features"]["mel32"] = [[-1.0] * 32, [2.0] * 32]
     kept.write_text(json.dumps(tree))
-    epochs = Checkpoints(run).named("last").state["epoch"] + 2
+    epochs = Checkpoints(run).find("last").state["epoch"] + 2
     code, output = finish(start(ALONE, config, run, *ALSO, f"train.epochs={epochs}", "train.allow_change=epochs"))
     assert code == 0, output
     alone = Ranks(0, 1, CPU, 1, None)
@@ -80,7 +80,7 @@ def test_a_checkpoint_holds_what_the_features_were_normalised_by(moved: Moved, t
 
 
 def test_a_resumed_run_keeps_it_whatever_lies_beside_the_corpus_by_then(moved: Moved) -> None:
-    states = [Checkpoints(moved.run).named(name).state for name in ("last", "best_loss")]
+    states = [Checkpoints(moved.run).find(name).state for name in ("last", "best_loss")]
     assert [state["normal"] for state in states] == [moved.first] * 2
 
 

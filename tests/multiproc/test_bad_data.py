@@ -51,7 +51,7 @@ def test_a_flipped_byte_ends_the_run_with_one_line_that_names_shard_and_clip(
 
 def test_skip_leaves_the_clip_out_counts_it_and_all_ranks_make_all_steps(damaged: Path, train: Run) -> None:
     run = train(torchrun(2), "run", f"data.shards={damaged}", "data.on_bad=skip", EVERY_CLIP, "train.epochs=2")
-    assert run_folder.left_out(run) == [CLIP]
+    assert run_folder.skipped_clips(run) == [CLIP]
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == (
         "finished",

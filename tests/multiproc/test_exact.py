@@ -27,7 +27,7 @@ EXACT = (
 
 def state_of(run: Path) -> dict[str, object]:
     """Every number that a resumed run would go on from."""
-    checkpoint = Checkpoints(run).named("last")
+    checkpoint = Checkpoints(run).find("last")
     averaged = checkpoint.ema()
     assert averaged is not None
     optimizer = checkpoint.optimizer()["optimizer"]["state"]

@@ -42,7 +42,7 @@ def test_lower_precision_learns_and_keeps_its_weights_in_float32(train: Run, pre
     run = train(ALONE, "run", *settings)
     losses = [row["train_loss"] for row in rows(run, "epoch")]
     assert losses[-1] < losses[0]
-    checkpoint = Checkpoints(run).named("last")
+    checkpoint = Checkpoints(run).find("last")
     assert {value.dtype for name, value in checkpoint.model().items() if "num_batches" not in name} == {torch.float32}
     assert bool(checkpoint.optimizer()["scaler"]) == (precision == "fp16")
 
@@ -56,16 +56,16 @@ def test_a_plateau_lowers_the_rate_of_the_epochs_after_it(train: Run) -> None:
         wanted.append(1e-9 * plateau.scale)
         plateau.record_loss(row["valid_loss"], TrainConfig(patience=1, factor=0.5))
     assert [row["lr"] for row in rows(run, "epoch")] == pytest.approx(wanted)
-    assert Checkpoints(run).named("last").state["plateau"] == dataclasses.asdict(plateau)
+    assert Checkpoints(run).find("last").state["plateau"] == dataclasses.asdict(plateau)
     assert plateau.scale < 1.0, "once the running statistics have settled nothing gets better at so low a rate"
 
 
 def test_a_new_run_starts_from_the_weights_of_another(train: Run, config: Path, tmp_path: Path) -> None:
     one = train(ALONE, "one", "train.epochs=2", "train.ema=0.9", "data.workers=0")
-    average = load_file(Checkpoints(one).named("best_accuracy").path / "ema.safetensors")
+    average = load_file(Checkpoints(one).find("best_accuracy").path / "ema.safetensors")
     still = ("train.epochs=1", "train.lr=1e-12", "train.weight_decay=0", "data.workers=0")
     other = train(ALONE, "other", *still, f"train.init={one}")
-    model = Checkpoints(other).named("last").model()
+    model = Checkpoints(other).find("last").model()
     for name, value in average.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(model[name], value, atol=1e-6, rtol=1e-6)
@@ -81,7 +81,7 @@ def test_a_new_run_starts_from_the_weights_of_another(train: Run, config: Path, 
 
 
 def test_a_loss_that_is_no_number_names_step_slots_and_draws(train: Run, config: Path, tmp_path: Path) -> None:
-    weights = Checkpoints(train(ALONE, "one", "train.epochs=1", "data.workers=0")).named("last").model()
+    weights = Checkpoints(train(ALONE, "one", "train.epochs=1", "data.workers=0")).find("last").model()
     save_file({name: value * float("nan") for name, value in weights.items() if value.is_floating_point()},
               tmp_path / "spoilt.safetensors")  # fmt: skip
     run = tmp_path / "run"
@@ -117,7 +117,7 @@ def test_what_allow_change_names_goes_on_and_other_changes_do_not(train: Run, co
 
 def test_a_numpy_that_would_draw_another_plan_is_refused(train: Run, config: Path, tmp_path: Path) -> None:
     run = train(ALONE, "run", "train.epochs=1", "data.workers=0")
-    folder = Checkpoints(run).named("last").path
+    folder = Checkpoints(run).find("last").path
     state = json.loads((folder / "state.json").read_text())
     assert state["planned"]
     (folder / "state.json").write_text(json.dumps(state | {"planned": "0badc0de"}))

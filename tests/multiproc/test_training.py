@@ -22,7 +22,7 @@ Run = Callable[..., Path]
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(Checkpoints(run).named("last").path / "model.safetensors")
+    return load_file(Checkpoints(run).find("last").path / "model.safetensors")
 
 
 def _assert_equal(a: Path, b: Path) -> None:
@@ -158,7 +158,7 @@ def test_all_that_the_front_end_draws_resumes_with_the_same_bits_and_hangs_on_no
     _assert_equal(whole, broken)
     for run in (whole, pair, broken):
         assert verify_run(run).faults == []
-        state = Checkpoints(run).named("last").state
+        state = Checkpoints(run).find("last").state
         assert "silence" in state["classes"]
         assert len(state["normal"][0]) == 32
     assert _losses(pair)[0] == pytest.approx(_losses(whole)[0], rel=1e-12), "before any update: the same numbers"

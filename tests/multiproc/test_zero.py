@@ -51,7 +51,7 @@ def losses(run: Path) -> list[float]:
 
 def numbers(run: Path) -> dict[str, torch.Tensor]:
     """Weights, running statistics and averaged weights at the end."""
-    last = Checkpoints(run).named("last")
+    last = Checkpoints(run).find("last")
     averaged = last.ema()
     assert averaged is not None
     assert last.state["step"] == 20
@@ -72,7 +72,7 @@ def test_both_stages_have_the_losses_and_weights_of_ddp(left_alone: Run, setting
     assert len(losses(ddp)) == 20
     for run in (one, two):
         assert_close(ddp, run)
-        parts = sorted(path.name for path in Checkpoints(run).named("last").parts.glob("*_optim_states.pt"))
+        parts = sorted(path.name for path in Checkpoints(run).find("last").optimizer_shards.glob("*_optim_states.pt"))
         assert len(parts) == 2
 
 

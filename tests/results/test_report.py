@@ -305,7 +305,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_was_killed_does_not_say_that_it_runs(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text('{"state": "running", "step": 3}')
     assert records.read_status(tmp_path) == {"state": "killed", "step": 3}
-    held = lock.take(tmp_path)
+    held = lock.acquire(tmp_path)
     assert records.read_status(tmp_path)["state"] == "running"
     held.release()
     (tmp_path / "status.json").write_text('{"state": "preempted"}')

@@ -48,7 +48,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     model = weights() | {"a": tied, "b": tied, "c": tied.T, "d": tied[1:, ::2]}
     saved = optimizer()
     Checkpoints(tmp_path).save(model, saved, {"step": 3, "best": float("inf"), "word": "näh"}, "step-00000003")
-    loaded = Checkpoints(tmp_path).named("last")
+    loaded = Checkpoints(tmp_path).find("last")
     assert loaded.state == {"step": 3, "best": float("inf"), "word": "näh"}
     assert all(torch.equal(loaded.model()[key], value) for key, value in model.items())
     assert all(loaded.model()[key].dtype == value.dtype for key, value in model.items())
@@ -59,20 +59,20 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_saved_checkpoint_is_the_last_and_pointers_move_on_request(tmp_path: Path) -> None:
     first = save(tmp_path, 1)
-    Checkpoints(tmp_path).point("best_loss", first)
+    Checkpoints(tmp_path).move_pointer("best_loss", first)
     save(tmp_path, 2)
-    assert Checkpoints(tmp_path).named("last").name == "step-00000002"
-    assert Checkpoints(tmp_path).named("best_loss").name == "step-00000001"
-    assert Checkpoints(tmp_path).named("step-00000001").state == {"step": 1}
+    assert Checkpoints(tmp_path).find("last").name == "step-00000002"
+    assert Checkpoints(tmp_path).find("best_loss").name == "step-00000001"
+    assert Checkpoints(tmp_path).find("step-00000001").state == {"step": 1}
 
 
 def test_saving_again_shares_the_weights_and_holds_the_new_state(tmp_path: Path) -> None:
     first = save(tmp_path, 1)
-    again = Checkpoints(tmp_path).save_again("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
+    again = Checkpoints(tmp_path).save_copy("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
     assert (again / "model.safetensors").stat().st_ino == (first / "model.safetensors").stat().st_ino
     assert newest(tmp_path) == ("step-00000001-evaluated", [])
-    assert Checkpoints(tmp_path).named("last").state == {"step": 1, "evaluated": True}
-    assert Checkpoints(tmp_path).named("step-00000001").state == {"step": 1}
+    assert Checkpoints(tmp_path).find("last").state == {"step": 1, "evaluated": True}
+    assert Checkpoints(tmp_path).find("step-00000001").state == {"step": 1}
 
 
 def test_saving_again_copies_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,13 +81,13 @@ def test_saving_again_copies_where_there_are_no_hard_links(tmp_path: Path, monke
 
     first = save(tmp_path, 1)
     monkeypatch.setattr(os, "link", refuse)
-    again = Checkpoints(tmp_path).save_again("step-00000001", {"step": 1}, "step-00000001-evaluated")
+    again = Checkpoints(tmp_path).save_copy("step-00000001", {"step": 1}, "step-00000001-evaluated")
     assert (again / "optimizer.pt").read_bytes() == (first / "optimizer.pt").read_bytes()
     assert newest(tmp_path) == ("step-00000001-evaluated", [])
 
 
 def test_pruning_keeps_the_newest_and_those_a_pointer_names(tmp_path: Path) -> None:
-    Checkpoints(tmp_path).point("best_accuracy", save(tmp_path, 1))
+    Checkpoints(tmp_path).move_pointer("best_accuracy", save(tmp_path, 1))
     for step in range(2, 7):
         save(tmp_path, step, keep=2)
     assert names(tmp_path) == ["step-00000001", "step-00000005", "step-00000006"]
@@ -127,7 +127,7 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, file: str, damage
     assert str(broken) in said[0]
     assert says in said[0]
     with pytest.raises(UsageError, match=r"broken checkpoint .* use another with --checkpoint: .*step-00000001"):
-        Checkpoints(tmp_path).named("last")
+        Checkpoints(tmp_path).find("last")
 
 
 def test_a_broken_one_can_be_saved_anew(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_broken_one_can_be_saved_anew(tmp_path: Path) -> None:
 def save_parts(run: Path) -> Path:
     """A checkpoint whose optimizer two ranks have written, each its part."""
     store = Checkpoints(run)
-    parts = store.parts("step-00000001")
+    parts = store.optimizer_shards("step-00000001")
     parts.mkdir(parents=True)
     for rank in range(2):
         (parts / f"{rank}_optim_states.pt").write_text(f"of rank {rank}")
@@ -154,12 +154,12 @@ def test_what_the_ranks_wrote_becomes_part_of_the_checkpoint_and_of_the_one_afte
     assert not (path / "optimizer.pt").exists()
     assert sorted(child.name for child in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000001"]
     store = Checkpoints(tmp_path)
-    store.save_again("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
-    found = store.named("last")
+    store.save_copy("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
+    found = store.find("last")
     assert found.name == "step-00000001-evaluated"
     for rank in range(2):
-        assert (found.parts / f"{rank}_optim_states.pt").read_text() == f"of rank {rank}"
-        assert (found.parts / f"{rank}_optim_states.pt").samefile(path / "zero" / f"{rank}_optim_states.pt")
+        assert (found.optimizer_shards / f"{rank}_optim_states.pt").read_text() == f"of rank {rank}"
+        assert (found.optimizer_shards / f"{rank}_optim_states.pt").samefile(path / "zero" / f"{rank}_optim_states.pt")
 
 
 @pytest.mark.parametrize("file", ["zero/1_optim_states.pt", "zero/2_optim_states.pt"])
@@ -186,10 +186,10 @@ def test_none_at_all_is_none_not_an_error(tmp_path: Path) -> None:
 
 def test_an_unknown_name_gets_those_that_are_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no checkpoint 'last'; there are: none"):
-        Checkpoints(tmp_path).named("last")
+        Checkpoints(tmp_path).find("last")
     save(tmp_path, 1)
     with pytest.raises(UsageError, match="no checkpoint 'best'; there are: last, step-00000001"):
-        Checkpoints(tmp_path).named("best")
+        Checkpoints(tmp_path).find("best")
 
 
 @pytest.mark.parametrize("text", [b"", b"\0\0", b"\xff\xfe\n", b"step-00000009\n"])
@@ -197,7 +197,7 @@ def test_a_damaged_pointer_is_a_usage_error_and_pruning_survives_it(tmp_path: Pa
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "best_loss").write_bytes(text)
     with pytest.raises(UsageError, match="no checkpoint 'best_loss'"):
-        Checkpoints(tmp_path).named("best_loss")
+        Checkpoints(tmp_path).find("best_loss")
     Checkpoints(tmp_path).prune()
     assert names(tmp_path) == ["step-00000001"]
 
@@ -214,7 +214,7 @@ def test_an_interrupted_save_is_ignored_and_cleaned_up(tmp_path: Path, monkeypat
     monkeypatch.undo()
     assert list((tmp_path / "checkpoints").glob(".step-*"))
     assert newest(tmp_path) == ("step-00000001", [])
-    assert Checkpoints(tmp_path).named("last").name == "step-00000001"
+    assert Checkpoints(tmp_path).find("last").name == "step-00000001"
     save(tmp_path, 3)
     assert not list((tmp_path / "checkpoints").glob(".*"))
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
@@ -253,7 +253,7 @@ def test_a_pickle_that_runs_code_is_refused_even_where_the_manifest_fits(
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["optimizer.pt"] = hashlib.sha256((path / "optimizer.pt").read_bytes()).hexdigest()
     (path / "manifest.json").write_text(json.dumps(manifest))
-    found = Checkpoints(tmp_path).named("last")
+    found = Checkpoints(tmp_path).find("last")
     with pytest.raises(pickle.UnpicklingError):
         found.optimizer()
     assert not (tmp_path / "was-here").exists()

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kws.data import index
 from kws.run import display
-from kws.run.display import Course, Lines, Pace, Screen, clock_text
+from kws.run.display import LineDisplay, LiveDisplay, RunLength, TimeEstimate, format_duration
 from tests.conftest import tiny_settings
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,10 +36,10 @@ def tiny(tones: index.Index, tmp_path: Path) -> Path:
 # --- how long yet ---------------------------------------------------------------------------------------------
 
 
-def paced(steps: range, seconds: Callable[[int], float], course: Course) -> Pace:
+def paced(steps: range, seconds: Callable[[int], float], length: RunLength) -> TimeEstimate:
     """A pace after those steps, each having taken seconds(step)."""
     now = [1000.0]
-    pace = Pace(course, lambda: now[0])
+    pace = TimeEstimate(length, lambda: now[0])
     for step in steps:
         now[0] += seconds(step)
         pace.note(step)
@@ -47,33 +47,33 @@ def paced(steps: range, seconds: Callable[[int], float], course: Course) -> Pace
 
 
 def test_nothing_is_known_before_the_second_step() -> None:
-    assert Pace(Course(2, 10)).seconds_left(0, 20) is None
-    assert paced(range(1, 2), lambda _: 1.0, Course(2, 10)).seconds_left(1, 20) is None
+    assert TimeEstimate(RunLength(2, 10)).seconds_left(0, 20) is None
+    assert paced(range(1, 2), lambda _: 1.0, RunLength(2, 10)).seconds_left(1, 20) is None
 
 
 def test_a_resumed_run_counts_its_own_speed_alone() -> None:
-    pace = paced(range(801, 821), lambda _: 0.5, Course(1, 1000))
+    pace = paced(range(801, 821), lambda _: 0.5, RunLength(1, 1000))
     assert pace.seconds_left(820, 1000) == pytest.approx(180 * 0.5)
 
 
 def test_the_first_step_of_a_start_is_left_out() -> None:
-    pace = paced(range(1, 6), lambda step: 300.0 if step == 1 else 2.0, Course(1, 10))
+    pace = paced(range(1, 6), lambda step: 300.0 if step == 1 else 2.0, RunLength(1, 10))
     assert pace.seconds_left(5, 10) == pytest.approx(5 * 2.0)
 
 
 def test_what_lies_between_epochs_counts_once_an_epoch() -> None:
-    course = Course(4, 10)
-    pace = paced(range(1, 16), lambda step: 30.0 if step == 11 else 1.0, course)
+    length = RunLength(4, 10)
+    pace = paced(range(1, 16), lambda step: 30.0 if step == 11 else 1.0, length)
     assert pace.seconds_left(15, 20) == pytest.approx(5.0)
     assert pace.seconds_left(15, 40) == pytest.approx(5.0 + 2 * (30.0 + 9.0))
 
 
 def test_epochs_of_one_step() -> None:
-    assert paced(range(1, 4), lambda _: 7.0, Course(10, 1)).seconds_left(3, 10) == pytest.approx(49.0)
+    assert paced(range(1, 4), lambda _: 7.0, RunLength(10, 1)).seconds_left(3, 10) == pytest.approx(49.0)
 
 
 def test_a_changed_speed_is_believed_within_a_few_minutes() -> None:
-    pace = paced(range(1, 1000), lambda step: 1.0 if step < 500 else 3.0, Course(1, 2000))
+    pace = paced(range(1, 1000), lambda step: 1.0 if step < 500 else 3.0, RunLength(1, 2000))
     assert pace.seconds_left(999, 1999) == pytest.approx(3000.0, rel=0.01)
 
 
@@ -81,16 +81,16 @@ def test_a_changed_speed_is_believed_within_a_few_minutes() -> None:
     ("seconds", "text"), [(None, "-:--"), (0.4, "0:00"), (75.2, "1:15"), (3599.6, "1:00:00"), (90_061, "25:01:01")]
 )
 def test_clock(seconds: float | None, text: str) -> None:
-    assert clock_text(seconds) == text
+    assert format_duration(seconds) == text
 
 
 # --- what is drawn --------------------------------------------------------------------------------------------
 
 
-def drawn(width: int, prepare: Callable[[Screen], None]) -> list[str]:
+def drawn(width: int, prepare: Callable[[LiveDisplay], None]) -> list[str]:
     """The lines of a screen that stands in epoch 12 of 30."""
     shown = Console(width=width, force_terminal=True, file=io.StringIO(), soft_wrap=True, markup=False)
-    screen = Screen(Course(30, 268), shown, 60.0)
+    screen = LiveDisplay(RunLength(30, 268), shown, 60.0)
     screen.event("start", 3069, {"best": 0.9})
     screen.advance(3070)
     prepare(screen)
@@ -114,13 +114,13 @@ def test_every_line_fits_the_terminal_and_no_figure_is_cut(width: int) -> None:
 
 
 def test_an_evaluation_has_the_upper_bar_until_the_next_step() -> None:
-    def evaluating(screen: Screen) -> None:
+    def evaluating(screen: LiveDisplay) -> None:
         screen.advance(11 * 268)
-        screen.evaluating(30, 120)
+        screen.evaluation_progress(30, 120)
 
     assert re.match(r"valid 11/30 .* 25% +30/120 ", drawn(80, evaluating)[0])
 
-    def after(screen: Screen) -> None:
+    def after(screen: LiveDisplay) -> None:
         evaluating(screen)
         screen.advance(11 * 268 + 1)
 
@@ -128,7 +128,7 @@ def test_an_evaluation_has_the_upper_bar_until_the_next_step() -> None:
 
 
 def test_the_best_is_of_the_averaged_weights_where_there_are_any() -> None:
-    def epoch(screen: Screen) -> None:
+    def epoch(screen: LiveDisplay) -> None:
         screen.event("epoch", 3216, {"epoch": 11, "valid_accuracy": 0.91, "ema_valid_accuracy": 0.93})
 
     assert "93.00%" in drawn(80, epoch)[-1]
@@ -139,7 +139,7 @@ def test_the_best_is_of_the_averaged_weights_where_there_are_any() -> None:
 
 def logged(line_seconds: float) -> list[str]:
     shown = Console(file=io.StringIO(), soft_wrap=True, markup=False)
-    lines = Lines(Course(2, 50), shown, line_seconds)
+    lines = LineDisplay(RunLength(2, 50), shown, line_seconds)
     lines.event("start", 0, {"best": None})
     with shown.capture() as got:
         for step in range(1, 51):
@@ -213,6 +213,6 @@ def test_a_pipe_gets_plain_lines(tiny: Path, tmp_path: Path, kws: Kws) -> None:
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
     dumb = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "dumb"})
-    assert type(display.of(Course(1, 1), dumb, 60.0)) is Lines
+    assert type(display.make_display(RunLength(1, 1), dumb, 60.0)) is LineDisplay
     able = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "xterm"})
-    assert type(display.of(Course(1, 1), able, 60.0)) is Screen
+    assert type(display.make_display(RunLength(1, 1), able, 60.0)) is LiveDisplay

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kws import files
 from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.errors import UsageError
@@ -19,8 +20,8 @@ FACTS = {"corpus_id": "abc", "threads": 2, "world_size": 1, "task": tasks.load("
 
 def claimed(run: Path, config: Config | None = None, **facts: object) -> None:
     """As a start does it."""
-    run_folder.check(run, config or Config(), {**FACTS, **facts})
-    run_folder.record(run, config or Config(), {**FACTS, **facts})
+    run_folder.check_settings(run, config or Config(), {**FACTS, **facts})
+    run_folder.record_settings(run, config or Config(), {**FACTS, **facts})
 
 
 def begun(run: Path, config: Config | None = None, **facts: object) -> None:
@@ -133,35 +134,35 @@ def test_the_first_failure_of_a_run_stays(tmp_path: Path) -> None:
 
 def test_what_cannot_be_said_in_json_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    run_folder.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        run_folder.write_json(path, {"a": dataclasses.Field})
+        files.write_json(path, {"a": dataclasses.Field})
     assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_checkpoints_without_settings_are_nobodys(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"has checkpoints, and no config\.toml that tells whose; use --run"):
-        run_folder.check(tmp_path, Config(), {"corpus_id": "a", "threads": 1, "task": {}})
+        run_folder.check_settings(tmp_path, Config(), {"corpus_id": "a", "threads": 1, "task": {}})
 
 
 def test_what_allow_change_names_may_change_and_nothing_else(tmp_path: Path) -> None:
     facts = {"corpus_id": "a", "threads": 1, "task": {}}
-    run_folder.record(tmp_path, Config(), facts)
+    run_folder.record_settings(tmp_path, Config(), facts)
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     more = dataclasses.replace(Config().train, epochs=99, lr=0.5)
     with pytest.raises(UsageError, match=r"train\.epochs: 30 there, 99 now \(train\.allow_change=epochs allows it\)"):
-        run_folder.check(tmp_path, dataclasses.replace(Config(), train=more), facts)
+        run_folder.check_settings(tmp_path, dataclasses.replace(Config(), train=more), facts)
     for names in ("epochs,lr", "train.epochs, lr"):
         train = dataclasses.replace(more, allow_change=names)
-        run_folder.check(tmp_path, dataclasses.replace(Config(), train=train), facts)
+        run_folder.check_settings(tmp_path, dataclasses.replace(Config(), train=train), facts)
     some = dataclasses.replace(Config(), train=dataclasses.replace(more, allow_change="epochs"))
     with pytest.raises(UsageError, match=r"train\.lr: 0\.003 there, 0\.5 now"):
-        run_folder.check(tmp_path, some, facts)
+        run_folder.check_settings(tmp_path, some, facts)
     for never in ("seed", "micro_batch", "model.name", "nonsense"):
         wrong = dataclasses.replace(Config(), train=dataclasses.replace(more, allow_change=never))
         with pytest.raises(UsageError, match=r"train\.allow_change: .* cannot change in a run; wanted of"):
-            run_folder.check(tmp_path, wrong, facts)
+            run_folder.check_settings(tmp_path, wrong, facts)
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_a_failure_is_written_on_a_full_disk_too(full_disk: Callable[[], None], 
     status = json.loads((run / "status.json").read_text())
     assert status == {"state": "failed", "code": 2, "step": 7, "rank": 0, "why": "no room"}
     with pytest.raises(UsageError, match="No space left"):
-        lock.take(run)
+        lock.acquire(run)
     assert {path.name for path in run.iterdir()} - before <= {".lock"}, "nothing half-written is left"
 
 
@@ -213,11 +214,11 @@ def test_a_tasks_file_may_move(tmp_path: Path) -> None:
 
 def test_a_tasks_file_may_go(tmp_path: Path) -> None:
     begun(tmp_path)
-    assert run_folder.kept_task(tmp_path, str(tmp_path / "v2-12.toml")) == tasks.load("v2-12")
+    assert run_folder.recorded_task(tmp_path, str(tmp_path / "v2-12.toml")) == tasks.load("v2-12")
     for other in ("v2-12", str(tmp_path / "another.toml")):
-        assert run_folder.kept_task(tmp_path, other) is None
+        assert run_folder.recorded_task(tmp_path, other) is None
     (tmp_path / "v2-12.toml").touch()
-    assert run_folder.kept_task(tmp_path, str(tmp_path / "v2-12.toml")) is None
+    assert run_folder.recorded_task(tmp_path, str(tmp_path / "v2-12.toml")) is None
 
 
 def test_a_run_that_kept_no_task_is_refused_without_a_traceback(tmp_path: Path) -> None:

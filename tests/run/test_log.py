@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kws.config import Config
 from kws.errors import UsageError
 from kws.run import curves
-from kws.run.display import Course
-from kws.run.log import RunLog, console
+from kws.run.display import RunLength
+from kws.run.log import RunLog, make_console
 from tests.conftest import require
 
-COURSE = Course(epochs=2, steps_per_epoch=4)
+COURSE = RunLength(epochs=2, steps_per_epoch=4)
 STEP = {"epoch": 0, "loss": 1.5, "accuracy": 0.25, "lr": 0.1, "clips_per_s": 900.0, "data_wait": 0.05, "seconds": 2.0}
 EPOCH = {
     "epoch": 0, "lr": 0.1, "train_loss": 1.25, "train_accuracy": 0.5, "valid_loss": 1.0, "valid_accuracy": 0.75,
@@ -32,7 +32,7 @@ START = {"attempt": 1, "epoch": 0, "world_size": 1, "best": None}
 def write(run: Path, first: int, last: int, config: Config | None = None, loss: float = 1.5) -> None:
     """A start of a run: a line for each of its steps, an epoch, a save."""
     run.mkdir(exist_ok=True)
-    with RunLog(run, config or Config(), COURSE, first, console(active=False), active=True) as log:
+    with RunLog(run, config or Config(), COURSE, first, make_console(active=False), active=True) as log:
         log.event("start", first, **START)
         for step in range(first + 1, last + 1):
             log.advance(step)
@@ -69,10 +69,10 @@ def test_a_line_cut_off_by_a_kill_does_not_swallow_the_next(tmp_path: Path) -> N
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    with RunLog(tmp_path, Config(), COURSE, 0, console(active=False), active=False) as log:
+    with RunLog(tmp_path, Config(), COURSE, 0, make_console(active=False), active=False) as log:
         log.event("step", 1, **STEP)
         log.advance(1)
-        log.evaluating(1, 2)
+        log.evaluation_progress(1, 2)
         log.flush()
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +117,7 @@ def wandb_run() -> Callable[..., subprocess.CompletedProcess[str]]:
             "from pathlib import Path; from kws.config import *\n"
             "from kws import curves, log; from tests import test_log\n"
             "curves._WAIT_S = 100.0  # where others use the machine\n"
-            "test_log.console = lambda active: log.console(True)\n"
+            "test_log.console = lambda active: log.make_console(True)\n"
             f"test_log.write(Path({str(folder)!r}), {first}, {last}, Config(train=TrainConfig(wandb='words')))"
         )
         known = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}

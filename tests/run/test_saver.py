@@ -58,8 +58,8 @@ def test_what_is_saved_is_the_moment_and_pointers_move_with_it(tmp_path: Path) -
         saver.save("step-00000001", {"step": 1, "best": []}, weights, moments, {"w": torch.full((3,), 0.5)})
         weights["w"] += 1
         moments["state"][0]["exp_avg"] += 1
-        saver.save_again("step-00000001", "-evaluated", {"step": 1, "best": ["best_loss"]})
-    best = checkpoints.named("best_loss")
+        saver.save_copy("step-00000001", "-evaluated", {"step": 1, "best": ["best_loss"]})
+    best = checkpoints.find("best_loss")
     assert best.name == "step-00000001-evaluated"
     assert best.model()["w"].tolist() == [1, 1, 1]
     assert best.optimizer()["state"][0]["exp_avg"].tolist() == [1, 1, 1]

@@ -154,7 +154,7 @@ def test_the_optimizers_state_comes_back_with_the_present_settings(reduction: An
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(network.state_dict(), sync.state_dict(), {"step": 1, "best": []}, "step-00000001")
     restored = made(small_network(), 0.5)
-    restored.load(checkpoints.named("last"))
+    restored.load(checkpoints.find("last"))
     state = restored.state_dict()
     assert state is not None
     wanted = sync.state_dict()

@@ -16,7 +16,7 @@ from kws.machine import cpu_name, usable_cores
 _PACKAGES = ("kws", "torch", "torchaudio", "webdataset", "accelerate", "deepspeed", "librosa", "numpy", "soundfile")
 
 
-def environment(ranks: Ranks) -> dict[str, Any]:
+def describe_environment(ranks: Ranks) -> dict[str, Any]:
     """Versions, commit, hardware, SLURM job, world size and threads, as run.json holds them."""
     return {
         "versions": {name: version(name) for name in _PACKAGES},
