@@ -1,0 +1,9 @@
+"""Training: the loop, one optimizer step, gradients, and the state that a checkpoint holds.
+
+May import every folder of kws/ but `commands`. Read `trainer.py` first (the loop is `Trainer.train`), then:
+
+    step.py            one optimizer step, slot by slot          slots.py   a slot's seed and batch-norm statistics
+    gradients.py       how slots add up, on 1 or many ranks      optim.py   optimizer, learning rate of a step
+    state.py           position, best values, running means      ema.py, mixup.py, network.py
+    start_message.py   what a run prints before its first step
+"""
