@@ -1,4 +1,4 @@
-"""The front end against librosa: the seed's training chain and its evaluation features, on one core; the modern chain.
+"""The front end against librosa: the presets classic and modern, and evaluation features, on one core.
 
     python benchmarks/frontend.py [--quick] [--data DIR]
 
@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the reference is one of
 
 from kws import models
 from kws.audio import frames
-from kws.audio.augment import Augment, played
-from kws.audio.augment_parameters import Chance, Course
+from kws.audio.augment import AugmentationChain, transform_waves
+from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.codec import Pcm
 from kws.audio.features import Features, to_float
 from kws.audio.noise import NoiseBank
@@ -84,15 +84,19 @@ def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[in
     """draw -> (32, 32) by the reference. In float32 its phase vocoder adds up angles to an error of 0.003 dB."""
     wave, lengths, noises = clips
     settings, count = preset("classic", features="mel32"), len(wave)
-    chance, bank = Chance(settings, SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
+    sampler, bank = AugmentationSampler(settings, SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
     draws = np.arange(count)
-    course, noise_course, mix = chance.course(draws, 0), chance.course(draws, 0, "noise."), chance.mix(draws, 0)
-    rows = bank.row((mix.place * bank.rows).astype(np.int64)).numpy()
+    transforms, noise_transforms, mix = (
+        sampler.clip_transforms(draws, 0),
+        sampler.noise_transforms(draws, 0),
+        sampler.mixed_noise(draws, 0),
+    )
+    rows = bank.rows((mix.position * bank.num_rows).astype(np.int64)).numpy()
     floats = [wave[row, : lengths[row]].numpy().astype(precision) / 32768 for row in range(count)]
 
     def features(row: int) -> np.ndarray[Any, Any]:
-        noise = rows[row] if mix.chosen[row] else None
-        own, other = steps_of(course, row), steps_of(noise_course, row)
+        noise = rows[row] if mix.applied[row] else None
+        own, other = steps_of(transforms, row), steps_of(noise_transforms, row)
         return librosa_chain.training_features(floats[row], own, noise, other, mix.level[row])
 
     return features
@@ -116,11 +120,11 @@ def compare(clips: Clips, rounds: int, each: int) -> tuple[dict[str, float], flo
     """Microseconds a clip of every way; and the greatest difference in dB between ours and librosa's."""
     wave, lengths, noises = clips
     count, draws, features = len(wave), np.arange(len(wave)), Features("mel32")
-    seed = Augment(preset("classic", features="mel32"), features, SEED, noises, SAMPLES, CPU)
+    classic = AugmentationChain(preset("classic", features="mel32"), features, SEED, noises, SAMPLES, CPU)
     modern_features = Features("logmel40")
-    modern = Augment(preset("modern"), modern_features, SEED, noises, SAMPLES, CPU)
+    modern = AugmentationChain(preset("modern"), modern_features, SEED, noises, SAMPLES, CPU)
     reference, exact = librosa_training(clips), librosa_training(clips, np.float64)
-    ours = seed(wave, lengths, draws, 0)[:, 0].numpy()
+    ours = classic(wave, lengths, draws, 0)[:, 0].numpy()
     difference = max(float(np.abs(exact(row) - ours[row]).max()) for row in range(0, count, 4))
     floats, bare = to_float(wave).numpy(), torch.from_numpy(frames_of(wave))
 
@@ -132,13 +136,13 @@ def compare(clips: Clips, rounds: int, each: int) -> tuple[dict[str, float], flo
         return run
 
     return rounds_of({
-        "librosa, seed chain": (lambda n: [reference((n * each + k) % count) for k in range(each)], each),
-        "ours, seed chain": (by_batches(lambda at: seed(wave[at], lengths[at], draws[at], 0)), count),
+        "librosa, classic": (lambda n: [reference((n * each + k) % count) for k in range(each)], each),
+        "ours, classic": (by_batches(lambda at: classic(wave[at], lengths[at], draws[at], 0)), count),
         "librosa, evaluation": (
             lambda n: [librosa_chain.evaluation_features(floats[(n * each + k) % count]) for k in range(each)], each,
         ),
         "ours, evaluation": (by_batches(lambda at: features(wave[at])), count),
-        "ours, modern chain": (by_batches(lambda at: modern(wave[at], lengths[at], draws[at], 0)), count),
+        "ours, modern": (by_batches(lambda at: modern(wave[at], lengths[at], draws[at], 0)), count),
         "ours, logmel40": (by_batches(lambda at: modern_features(wave[at])), count),
         "rfft": (lambda _: torch.fft.rfft(bare), len(bare)),
     }, rounds), difference  # fmt: skip
@@ -152,42 +156,54 @@ def frames_of(wave: torch.Tensor) -> np.ndarray[Any, Any]:
 
 
 def shares(clips: Clips, rounds: int) -> dict[str, float]:
-    """Microseconds a clip of each step of the seed's chain, by itself, on the draws as they come."""
+    """Microseconds a clip of each step of the preset classic, by itself, on the draws as they come."""
     wave, lengths, noises = (part[:BATCH] for part in clips)
     features, draws = Features("mel32"), np.arange(BATCH)
-    chance, bank = Chance(preset("classic", features="mel32"), SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
-    course, noise_course, mix = chance.course(draws, 0), chance.course(draws, 0, "noise."), chance.mix(draws, 0)
-    mixed = np.flatnonzero(mix.chosen)
-    numbers, own = (mix.place[mixed] * bank.rows).astype(np.int64), noise_course.take(mixed)
+    sampler, bank = (
+        AugmentationSampler(preset("classic", features="mel32"), SEED, SAMPLES),
+        NoiseBank(noises, SAMPLES, CPU),
+    )
+    transforms, noise_transforms, mix = (
+        sampler.clip_transforms(draws, 0),
+        sampler.noise_transforms(draws, 0),
+        sampler.mixed_noise(draws, 0),
+    )
+    mixed = np.flatnonzero(mix.applied)
+    numbers, own = (mix.position[mixed] * bank.num_rows).astype(np.int64), noise_transforms.select(mixed)
     partner = np.full(BATCH, -1)
     partner[mixed] = BATCH + np.arange(len(mixed))
 
     def play(_: int = 0) -> torch.Tensor:
-        noise = played(bank.row(numbers), np.full(len(mixed), SAMPLES), own, SAMPLES)
-        return torch.cat([played(wave, lengths, course, SAMPLES), noise])
+        noise = transform_waves(bank.rows(numbers), np.full(len(mixed), SAMPLES), own, SAMPLES)
+        return torch.cat([transform_waves(wave, lengths, transforms, SAMPLES), noise])
 
     waves = play()
-    spectra, both = features.spectrum(waves), Course.joined(course, own)
-    power = frames.moved_power(spectra, both, partner, mix.level)
+    spectra, both = features.spectrum(waves), transforms.concatenate(own)
+    power = frames.transformed_power(spectra, both, partner, mix.level)
     mel = features.mel_of_power(power)
     return rounds_of({
-        "parameters": (lambda n: (chance.course(draws, n), chance.course(draws, n, "noise."), chance.mix(draws, n)),
-                       BATCH),
+        "parameters": (
+            lambda n: (
+                sampler.clip_transforms(draws, n), sampler.noise_transforms(draws, n), sampler.mixed_noise(draws, n),
+            ), BATCH,
+        ),
         "1-3 amplitude, speed, fixed length": (play, BATCH),
         "4 window and transform": (lambda _: features.spectrum(waves), BATCH),
-        "5-8 stretch, shift, noise, power": (lambda _: frames.moved_power(spectra, both, partner, mix.level), BATCH),
+        "5-8 stretch, shift, noise, power": (
+            lambda _: frames.transformed_power(spectra, both, partner, mix.level), BATCH,
+        ),
         "9 mel": (lambda _: features.mel_of_power(power), BATCH),
         "9 decibels": (lambda _: features.scaled(mel), BATCH),
     }, rounds * 4)  # fmt: skip
 
 
 def on_gpu(clips: Clips) -> dict[str, float]:
-    """Clips/s of the seed's chain on the GPU, and its share of a training step of WRN-28-10."""
+    """Clips/s of the preset classic on the GPU, and its share of a training step of WRN-28-10."""
     device, batch = torch.device("cuda"), 256
     wave = clips[0].repeat(-(-batch // len(clips[0])), 1)[:batch].to(device)
     lengths, draws = np.full(batch, SAMPLES), np.arange(batch)
     features = Features("mel32").to(device)
-    chain = Augment(preset("classic", features="mel32"), features, SEED, clips[2], SAMPLES, device)
+    chain = AugmentationChain(preset("classic", features="mel32"), features, SEED, clips[2], SAMPLES, device)
     network = models.build("wrn_28_10", 35, features.shape(SAMPLES)).to(device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 
@@ -213,7 +229,7 @@ def on_gpu(clips: Clips) -> dict[str, float]:
 def show(found: dict[str, float], steps: dict[str, float], difference: float) -> None:
     """The tables for people."""
     table = Table("way", "us a clip", "clips/s", "librosa is", title="one core, middle round")
-    parts = Table("step of the seed's chain", "us a clip", "share", title="each by itself")
+    parts = Table("step of the preset classic", "us a clip", "share", title="each by itself")
     for column in (*table.columns[1:], *parts.columns[1:]):
         column.justify = "right"
     for name, value in found.items():
@@ -245,9 +261,9 @@ def main() -> None:
         steps = shares(clips, rounds)
     show(found, steps, difference)
     facts = {
-        "ratio_train": found["librosa, seed chain"] / found["ours, seed chain"],
+        "ratio_train": found["librosa, classic"] / found["ours, classic"],
         "ratio_eval": found["librosa, evaluation"] / found["ours, evaluation"],
-        "ratio_rfft_train": found["rfft"] / found["ours, seed chain"],
+        "ratio_rfft_train": found["rfft"] / found["ours, classic"],
         "ratio_rfft_eval": found["rfft"] / found["ours, evaluation"],
         "difference_db": difference,
         "us_a_clip": found,

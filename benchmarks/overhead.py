@@ -33,7 +33,7 @@ from rich.table import Table
 
 from kws import models
 from kws.audio import codec
-from kws.audio.augment import Augment
+from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.config import Config, DataConfig, ModelConfig, TrainConfig
 from kws.data.stream import Batch, Reader, noise_of, stream
@@ -106,7 +106,9 @@ class Bare:
         self.network = models.build(config.model.name, len(training_set.task.classes), shape).train()
         self.optimizer = build_optimizer(self.network, config.train)
         noises = noise_of(training_set.index, "train")
-        self.chain = Augment(config.frontend, self.features, 0, noises, training_set.samples, torch.device("cpu"))
+        self.chain = AugmentationChain(
+            config.frontend, self.features, 0, noises, training_set.samples, torch.device("cpu")
+        )
         reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples, "never")
         self.ready = itertools.cycle(
             [reader.batch(slot) for slot in itertools.islice(training_set.plan(0).rank_slots(0, 1), 64)]

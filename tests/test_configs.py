@@ -8,7 +8,7 @@ import torch
 
 from kws import config as settings_file
 from kws import models
-from kws.audio.augment import Augment
+from kws.audio.augment import AugmentationChain
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import SPECS, Features
 from kws.training.optim import build_optimizer, lr_at, set_lr
@@ -37,7 +37,7 @@ def test_it_loads_builds_and_takes_a_step(path: Path) -> None:
     features = Features(config.frontend.features, normal)
     rng = np.random.default_rng(0)
     noise, wave = ((rng.standard_normal(size) * 2000).astype(np.int16) for size in ((3 * samples,), (2, samples)))
-    chain = Augment(config.frontend, features, 0, [noise], samples, CPU)
+    chain = AugmentationChain(config.frontend, features, 0, [noise], samples, CPU)
     torch.manual_seed(0)
     network = models.build(config.model.name, 35, features.shape(samples)).train()
     optimizer = build_optimizer(network, config.train)

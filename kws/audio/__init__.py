@@ -1,0 +1,13 @@
+"""Audio: files to samples, samples to features, and the augmentation of training clips.
+
+May import: the modules of kws/ itself, such as config and counter_rng (and torch; codec, containers, audio_files,
+augment_parameters, kernels and rooms work without it). Knows no corpus, no index and no training.
+
+Read in this order:
+    codec               encoded audio <-> 16 kHz int16 samples; containers detects truncated files
+    audio_files         audio files below folders, decoded by threads
+    features            samples -> mel features, the network's input; ta imports torchaudio
+    augment_parameters  what is drawn for each training draw; noise and rooms: background noise, reverberation
+    augment             the augmentation chain that applies it
+    frames, kernels     its inner loops: tensor operations for GPUs, compiled loops for CPUs
+"""

@@ -1,6 +1,6 @@
-"""Audio files as people have them: found below folders, decoded by threads ahead of who uses them.
+"""Audio files on disk: found below folders, decoded by threads ahead of the consumer.
 
-paths -> chunks -> [threads] -> samples at 16 kHz, or why there are none; in order
+paths -> chunks of files -> [threads] -> 16 kHz samples, or the reason why a file was skipped; in order
 """
 
 from __future__ import annotations
@@ -15,32 +15,37 @@ from typing import NamedTuple
 
 from kws.audio import codec
 from kws.errors import UsageError
+from kws.machine import usable_cores
 
-_AHEAD_FILES, _AHEAD_BYTES = 32, 2**23
-"""What a thread decodes at once: so many files, or so many bytes of them."""
+_CHUNK_FILES, _CHUNK_BYTES = 32, 2**23
+"""A thread's unit of work: at most so many files, fewer where they are larger than so many bytes together."""
+_MOST_THREADS = 8
 
 
-class Skipped(NamedTuple):
-    """A file that gave no sound, and why."""
+class SkippedFile(NamedTuple):
+    """A file that could not be decoded, and why."""
 
     path: Path
-    why: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{printable(self.path)}: {self.why}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
-class Heard(NamedTuple):
-    """A decoded file."""
+class DecodedFile(NamedTuple):
+    """A file and its samples."""
 
     path: Path
     pcm: codec.Pcm
 
 
-def decoded(paths: Iterable[Path]) -> Iterator[Heard | Skipped]:
-    """The files in order, decoded by threads that are a few chunks ahead: libsndfile and soxr run beside Python."""
-    threads = min(8, len(os.sched_getaffinity(0)))
-    waiting: collections.deque[Future[list[Heard | Skipped]]] = collections.deque()
+def decode_files(paths: Iterable[Path]) -> Iterator[DecodedFile | SkippedFile]:
+    """Decodes the files and yields them in order.
+
+    Threads work a few chunks ahead; libsndfile and soxr release Python's lock.
+    """
+    threads = min(_MOST_THREADS, usable_cores())
+    waiting: collections.deque[Future[list[DecodedFile | SkippedFile]]] = collections.deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for chunk in _chunks(paths):
@@ -54,50 +59,51 @@ def decoded(paths: Iterable[Path]) -> Iterator[Heard | Skipped]:
 
 
 def _chunks(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    """Of few files, and fewer where they are large."""
     chunk: list[Path] = []
     size = 0
     for path in paths:
         chunk.append(path)
-        with contextlib.suppress(OSError):  # said when it is read
+        with contextlib.suppress(OSError):  # reported when the file is read
             size += path.stat().st_size
-        if len(chunk) == _AHEAD_FILES or size > _AHEAD_BYTES:
+        if len(chunk) == _CHUNK_FILES or size > _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
 
 
-def _decode(paths: Sequence[Path]) -> list[Heard | Skipped]:
-    found: list[Heard | Skipped] = []
+def _decode(paths: Sequence[Path]) -> list[DecodedFile | SkippedFile]:
+    files: list[DecodedFile | SkippedFile] = []
     for path in paths:
         try:
-            found.append(Heard(path, codec.decode(path.read_bytes())))
+            files.append(DecodedFile(path, codec.decode(path.read_bytes())))
         except (OSError, codec.AudioError) as error:
-            found.append(Skipped(path, str((error.strerror if isinstance(error, OSError) else None) or error)))
-    return found
+            files.append(SkippedFile(path, str((error.strerror if isinstance(error, OSError) else None) or error)))
+    return files
 
 
 def printable(path: Path) -> str:
-    """A path for a terminal: line ends, escape sequences and bytes that are no text are written out."""
+    """The path with line ends, escape sequences and undecodable bytes escaped, so that it is safe on a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def find_audio(paths: Sequence[Path]) -> list[Path]:
-    """The files, and all audio below the folders, each once. Raises UsageError for what is not there, and for folders
-    without audio or that cannot be read."""
+    """The given files, and all audio files below the given folders, each once.
+
+    Raises UsageError for a path that does not exist, and for a folder that has no audio or cannot be read.
+    """
     found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder; wanted audio that soundfile reads (wav, flac, ogg, mp3)")
-        inside = sorted(_below(path)) if path.is_dir() else [path]
+        inside = sorted(_audio_below(path)) if path.is_dir() else [path]
         if not inside:
             raise UsageError(f"{path}: no audio there; wanted {', '.join(sorted(codec.EXTENSIONS))}")
         found += inside
     return list(dict.fromkeys(found))
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _audio_below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: {error.strerror}; wanted folders that can be read")
 

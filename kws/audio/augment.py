@@ -1,10 +1,10 @@
-"""Waveform to varied features: what training clips go through, in batches, where the network runs.
+"""Waveforms to augmented features: the chain that training clips go through, in batches, on the network's device.
 
-    (B, T) -> amplitude, volume, speed, shift -> room -> noise at a ratio -> spectrum -> stretch, frame shift
-           -> noise that went the same way, in the spectrum -> mel, decibels or log -> masks -> (B, 1, F, N)
+    (B, T) -> gain, speed, shift -> reverberation -> added noise -> spectrum -> time stretch, frame shift
+           -> mixed-in noise, transformed in the same way -> mel bands, log or decibels -> SpecAugment -> (B, 1, F, N)
 
-The parameters are drawn in kws/audio/augment_parameters.py. On a CPU a few clips at a time go through the chain, so
-that their data stays in its cache. A step that applies to none of them costs nothing.
+kws/audio/augment_parameters.py draws the parameters of each step. On a CPU a few clips at a time go through the chain,
+so that their data stays in its cache. A step that applies to none of them costs nothing.
 """
 
 from __future__ import annotations
@@ -16,146 +16,176 @@ import torch
 from torch import Tensor
 
 from kws.audio import frames
-from kws.audio.augment_parameters import Chance, Course, Floats, Ints, Noise
+from kws.audio.augment_parameters import AugmentationSampler, Floats, Ints, NoiseParameters, TransformParameters
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.audio.features import Features
-from kws.audio.frames import changed, column
-from kws.audio.noise import NoiseBank, rooms
+from kws.audio.frames import apply_to_rows, as_column
+from kws.audio.noise import NoiseBank, room_responses
 from kws.config import FrontEndConfig
 
 _CPU_CLIPS = 16
-"""Clips that a CPU takes through the chain at once."""
+"""Number of clips that go through the chain at once on a CPU."""
 
 
-class Augment:
-    """The chain with its steps from `settings`; `noises` are int16 recordings, held on the device once."""
+class AugmentationChain:
+    """The augmentation steps of `settings`, then `features`.
+
+    `noises` are int16 background recordings, copied to the device once; `samples` is the length of a clip.
+    """
 
     def __init__(
         self, settings: FrontEndConfig, features: Features, seed: int, noises: Sequence[Pcm], samples: int,
         device: torch.device,
     ) -> None:  # fmt: skip
         self._settings, self._features, self._samples, self._device = settings, features, samples, device
-        self.chance = Chance(settings, seed, samples)
+        self.sampler = AugmentationSampler(settings, seed, samples)
         self.bank = NoiseBank(noises, samples, device)
-        reverb = settings.reverb_probability > 0.0
-        self._rooms = self._room_spectra(rooms(settings.reverb_seconds, seed, device)) if reverb else torch.zeros(0, 1)
+        self._rooms = torch.zeros(0, 1)
+        if settings.reverb_probability > 0.0:
+            self._rooms = self._room_spectra(room_responses(settings.reverb_seconds, seed, device))
 
     def __call__(self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int) -> Tensor:
-        """int16 or float samples (B, T), how many of each row are the clip's, and draw numbers, (B,) each -> features
-        (B, 1, F, N). T may be more than a clip's samples: speed may need them."""
-        course, mix = self.chance.course(draws, epoch), self._mix(draws, epoch)
-        course_of_noise = self.chance.course(draws, epoch, "noise.")
+        """Augmented features (B, 1, F, N) of waves (B, T), int16 or float.
+
+        `lengths` (B,): how many samples of each row belong to the clip. `draws` (B,): draw numbers. T may exceed a
+        clip's `samples`, because a faster clip needs more of the recording.
+        """
+        transforms, mixed = self.sampler.clip_transforms(draws, epoch), self._mixed_noise(draws, epoch)
+        noise_transforms = self.sampler.noise_transforms(draws, epoch)
         limit = _CPU_CLIPS if self._device.type == "cpu" else max(1, len(draws))
-        found = []
+        parts = []
         for first in range(0, len(draws), limit):
             rows = np.arange(first, min(first + limit, len(draws)))
-            part = wave[first : first + limit]
-            clips = self.wave(part, lengths[rows], draws[rows], epoch, course.take(rows))
-            power = self._power(clips, course.take(rows), mix.take(rows), course_of_noise.take(rows))
-            found.append(self._features.scaled(self._features.mel_of_power(power)))
-        return self.mask(torch.cat(found), draws, epoch)
+            part, own = wave[first : first + limit], transforms.select(rows)
+            clips = self.waves(part, lengths[rows], draws[rows], epoch, own)
+            power = self._power(clips, own, mixed.select(rows), noise_transforms.select(rows))
+            parts.append(self._features.scaled(self._features.mel_of_power(power)))
+        return self.mask(torch.cat(parts), draws, epoch)
 
-    # --- the wave ---------------------------------------------------------------------------------------------
+    # --- waves ------------------------------------------------------------------------------------------------
 
-    def wave(self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int, course: Course | None = None) -> Tensor:
-        """The steps on the wave alone: int16 or float (B, T) -> float (B, samples)."""
-        course = course or self.chance.course(draws, epoch)
-        wave = played(wave, lengths, course, self._samples)
-        where = self.chance.rooms(draws, epoch, len(self._rooms))
-        wave = changed(wave, where >= 0, lambda clips, rows: self._in_rooms(clips, where[rows]))
-        noise = self.chance.noise(draws, epoch)
-        heard = noise.chosen & (self.bank.windows > 0)
-        return changed(wave, heard, lambda clips, rows: self._with_noise(clips, noise.place[rows], noise.level[rows]))
+    def waves(
+        self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int, transforms: TransformParameters | None = None
+    ) -> Tensor:
+        """Only the steps on the wave: int16 or float (B, T) -> float (B, samples).
+
+        `transforms`: the sampler's clip_transforms, where the caller has them already.
+        """
+        transforms = transforms or self.sampler.clip_transforms(draws, epoch)
+        wave = transform_waves(wave, lengths, transforms, self._samples)
+        rooms = self.sampler.room_indices(draws, epoch, len(self._rooms))
+        wave = apply_to_rows(wave, rooms >= 0, lambda clips, rows: self._with_reverb(clips, rooms[rows]))
+        noise = self.sampler.added_noise(draws, epoch)
+        applied = noise.applied & (self.bank.num_windows > 0)
+        return apply_to_rows(
+            wave, applied, lambda clips, rows: self._with_noise(clips, noise.position[rows], noise.level[rows])
+        )
 
     def _room_spectra(self, responses: Tensor) -> Tensor:
-        """(rooms, R) -> transforms as long as clip and room together, a power of two: torchaudio's fftconvolve takes
-        the sum itself, which may be a prime, and the rooms anew each time."""
+        """Spectra of the rooms' impulse responses (rooms, R), computed once.
+
+        The transform's length is the power of two that holds clip and response together. (torchaudio's fftconvolve
+        uses the sum of both lengths, which may be a prime, and transforms the responses at every call.)
+        """
         spectra: Tensor = torch.fft.rfft(responses, n=1 << (self._samples + responses.shape[1] - 2).bit_length())
         return spectra
 
-    def _in_rooms(self, clips: Tensor, where: Ints) -> Tensor:
-        """Convolved with the rooms' responses, as loud as before."""
-        responses = self._rooms.index_select(0, torch.from_numpy(where).to(self._device))
+    def _with_reverb(self, clips: Tensor, rooms: Ints) -> Tensor:
+        """Clips convolved with their rooms' responses, at the level (RMS) that they had."""
+        responses = self._rooms.index_select(0, torch.from_numpy(rooms).to(self._device))
         length = 2 * (responses.shape[1] - 1)
-        whole: Tensor = torch.fft.irfft(torch.fft.rfft(clips, n=length) * responses, n=length)
-        heard = whole[:, : self._samples]
-        return heard * (_rms(clips) / _rms(heard))
+        full: Tensor = torch.fft.irfft(torch.fft.rfft(clips, n=length) * responses, n=length)
+        reverberant = full[:, : self._samples]
+        return reverberant * (_rms(clips) / _rms(reverberant))
 
-    def _with_noise(self, clips: Tensor, place: Floats, snr_db: Floats) -> Tensor:
-        # Not torchaudio's add_noise: a silent window of noise would make it divide by zero.
-        noise = self.bank.window((place * self.bank.windows).astype(np.int64))
-        return clips + noise * (_rms(clips) / _rms(noise) * column(10.0 ** (-snr_db / 20.0), clips))
+    def _with_noise(self, clips: Tensor, position: Floats, snr_db: Floats) -> Tensor:
+        # Not torchaudio's add_noise: it would divide by zero where a window of noise is silent.
+        noise = self.bank.windows((position * self.bank.num_windows).astype(np.int64))
+        return clips + noise * (_rms(clips) / _rms(noise) * as_column(10.0 ** (-snr_db / 20.0), clips))
 
-    # --- the spectrum -----------------------------------------------------------------------------------------
+    # --- spectra ----------------------------------------------------------------------------------------------
 
-    def _mix(self, draws: Ints, epoch: int) -> Noise:
-        mix = self.chance.mix(draws, epoch)
-        return mix if self.bank.rows else Noise(np.zeros(len(draws), dtype=bool), mix.place, mix.level)
+    def _mixed_noise(self, draws: Ints, epoch: int) -> NoiseParameters:
+        noise = self.sampler.mixed_noise(draws, epoch)
+        if self.bank.num_rows:
+            return noise
+        return NoiseParameters(np.zeros(len(draws), dtype=bool), noise.position, noise.level)
 
-    def _power(self, clips: Tensor, course: Course, mix: Noise, course_of_noise: Course) -> Tensor:
-        """Waves (B, samples) -> power of the frames (B, N, K), stretched, shifted and mixed with rows of the bank that
-        went the same way."""
-        mixed = np.flatnonzero(mix.chosen)
-        partner, way = np.full(len(clips), -1), course_of_noise.take(mixed)
+    def _power(
+        self,
+        clips: Tensor,
+        transforms: TransformParameters,
+        noise: NoiseParameters,
+        noise_transforms: TransformParameters,
+    ) -> Tensor:
+        """Power of the frames (B, N, K) of waves (B, samples): stretched, shifted, and mixed with noise.
+
+        The noise is appended to the batch, so that it goes through the same steps as the clips.
+        """
+        mixed = np.flatnonzero(noise.applied)
+        partner, own = np.full(len(clips), -1), noise_transforms.select(mixed)
         partner[mixed] = len(clips) + np.arange(len(mixed))
         if len(mixed):
-            noise = self.bank.row((mix.place[mixed] * self.bank.rows).astype(np.int64))
-            clips = torch.cat([clips, played(noise, np.full(len(mixed), self._samples), way, self._samples)])
+            rows = self.bank.rows((noise.position[mixed] * self.bank.num_rows).astype(np.int64))
+            clips = torch.cat([clips, transform_waves(rows, np.full(len(mixed), self._samples), own, self._samples)])
         spectra = self._features.spectrum(clips)
-        return frames.moved_power(spectra, Course.joined(course, way), partner, mix.level)
+        return frames.transformed_power(spectra, transforms.concatenate(own), partner, noise.level)
 
-    # --- the features -----------------------------------------------------------------------------------------
+    # --- features ---------------------------------------------------------------------------------------------
 
     def mask(self, features: Tensor, draws: Ints, epoch: int) -> Tensor:
-        """Features (B, 1, F, N) -> the same with masked frames and bands at the clip's mean.
+        """SpecAugment: features (B, 1, F, N) with masked frames and bands set to the clip's mean.
 
         Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
         """
         settings = self._settings
         longest = round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop)
-        filler = features.mean(dim=(2, 3), keepdim=True) if settings.time_masks or settings.band_masks else features
-        for name, dim, count, most in (
+        mean = features.mean(dim=(2, 3), keepdim=True) if settings.time_masks or settings.band_masks else features
+        for axis, dim, count, most in (
             ("frames", 3, settings.time_masks, longest),
             ("bands", 2, settings.band_masks, settings.band_mask_bands),
         ):
             if count and most:
-                hidden = self.chance.hidden(draws, epoch, name, count, most, features.shape[dim])
-                place = torch.from_numpy(hidden).to(features.device)
-                features = torch.where(
-                    place[:, None, None, :] if dim == 3 else place[:, None, :, None], filler, features
-                )
+                masked = self.sampler.masks(draws, epoch, axis, count, most, features.shape[dim])
+                place = torch.from_numpy(masked).to(features.device)
+                features = torch.where(place[:, None, None, :] if dim == 3 else place[:, None, :, None], mean, features)
         return features
 
 
-def played(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
-    """int16 or float (B, T), of which the first `lengths` of each row are the clip -> float (B, samples): from `start`
-    on by `step`, by linear interpolation as numpy's `interp` (its last sample holds for one step), silence outside."""
-    way = compiled_play if wave.device.type == "cpu" else batched_play
-    return way(wave, lengths, course, samples)
+def transform_waves(wave: Tensor, lengths: Ints, transforms: TransformParameters, samples: int) -> Tensor:
+    """Gain, speed and shift: int16 or float (B, T) -> float (B, samples).
+
+    Output sample i is read at position start + i * step of the clip, which is the first `lengths` samples of its row,
+    by linear interpolation as in numpy.interp; the last sample holds for one step. Outside the clip is silence.
+    """
+    implementation = transform_waves_compiled if wave.device.type == "cpu" else transform_waves_batched
+    return implementation(wave, lengths, transforms, samples)
 
 
-def compiled_play(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
-    """played by kws.audio.kernels, for CPUs."""
-    from kws.audio import kernels  # numba takes half a second to import: for those who need it
+def transform_waves_compiled(wave: Tensor, lengths: Ints, transforms: TransformParameters, samples: int) -> Tensor:
+    """transform_waves for CPUs, by kws.audio.kernels."""
+    from kws.audio import kernels  # importing numba takes half a second: only where it is needed
 
     out = torch.empty(len(wave), samples)
-    kernels.play(wave.numpy(), lengths, course.gain * _scale(wave), course.start, course.step, out.numpy())
+    gain = transforms.gain * _scale(wave)
+    kernels.transform_waves(wave.numpy(), lengths, gain, transforms.start, transforms.step, out.numpy())
     return out
 
 
-def batched_play(wave: Tensor, lengths: Ints, course: Course, samples: int) -> Tensor:
-    """played by operations on whole batches, for GPUs."""
+def transform_waves_batched(wave: Tensor, lengths: Ints, transforms: TransformParameters, samples: int) -> Tensor:
+    """transform_waves for GPUs, by tensor operations."""
     device = wave.device
     start, step, length = (
-        torch.from_numpy(values).to(device)[:, None] for values in (course.start, course.step, lengths)
+        torch.from_numpy(values).to(device)[:, None] for values in (transforms.start, transforms.step, lengths)
     )
-    # Places in float64: float32 is off by a thousandth of a sample at the end of a clip.
-    place = torch.arange(samples, device=device, dtype=torch.float64) * step + start
-    low = place.long().clamp_(0, wave.shape[1] - 1)
-    high = torch.minimum(low + 1, (length - 1).clamp_min(0))
-    before, behind = wave.gather(1, low).float(), wave.gather(1, high).float()
-    inside = (place >= 0) & (place < length)
-    return torch.lerp(before, behind, (place - low).float()) * inside * column(course.gain * _scale(wave), before)
+    # Positions in float64: float32 is off by a thousandth of a sample at the end of a clip.
+    position = torch.arange(samples, device=device, dtype=torch.float64) * step + start
+    left = position.long().clamp_(0, wave.shape[1] - 1)
+    right = torch.minimum(left + 1, (length - 1).clamp_min(0))
+    before, after = wave.gather(1, left).float(), wave.gather(1, right).float()
+    inside = (position >= 0) & (position < length)
+    interpolated = torch.lerp(before, after, (position - left).float())
+    return interpolated * inside * as_column(transforms.gain * _scale(wave), before)
 
 
 def _scale(wave: Tensor) -> float:
@@ -163,5 +193,5 @@ def _scale(wave: Tensor) -> float:
 
 
 def _rms(wave: Tensor) -> Tensor:
-    """(B, T) -> (B, 1), never 0."""
+    """Root mean square of each row, at least 1e-5: (B, T) -> (B, 1)."""
     return wave.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-5)

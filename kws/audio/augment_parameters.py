@@ -1,7 +1,9 @@
-"""What happens to which clip: every step's parameters, drawn from numbers. Free of torch.
+"""Augmentation parameters of each draw: which steps are applied to it, and with which values. Free of torch.
 
-(seed, epoch, draw number, name of the step) -> applied or not, and how. By draw and not by clip, so the repeats of a
-rare word differ; not by rank or batch, so the same draw is the same everywhere.
+    (seed, epoch, draw number, step name) -> counter-based RNG -> applied or not, and the step's values
+
+The values depend on the draw, not on the clip, so the repeats of a rare word differ. They do not depend on the rank or
+on the batch, so a draw gets the same values on any number of processes. kws/audio/augment.py applies them.
 """
 
 from __future__ import annotations
@@ -18,126 +20,139 @@ from kws.config import FrontEndConfig
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-NOTHING = np.float32(1e-9)
-"""What the phase vocoder adds to real parts: an exact zero has a phase then (0) and can be divided by, and its power,
-1e-18, is far under the 1e-10 that decibels begin at."""
+PHASE_EPSILON = np.float32(1e-9)
+"""The phase vocoder adds this to real parts, so that an exact zero has a phase (0) and can be divided by. Its power,
+1e-18, is far below 1e-10, the least power that the decibel scale tells apart."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
-    """The steps that a clip goes through, and the noise that is mixed into its spectrogram too. Every array (B,)."""
+class TransformParameters:
+    """How waves and their spectrograms are changed, for a batch of B; every array is (B,)."""
 
     gain: Floats
     """Factor on the samples."""
     start: Floats
-    """Where in the clip playing begins, in samples; before it and behind the clip is silence."""
+    """Position in the clip, in samples, that becomes the first output sample; outside the clip is silence."""
     step: Floats
-    """Samples of the clip that a sample of the output goes on by."""
+    """Distance in the clip, in samples, between two output samples; 1 keeps the speed."""
     rate: Floats
-    """Of the phase vocoder; 1 leaves the frames as they are, 2 halves their number."""
+    """Rate of the phase vocoder; 1 keeps the frames as they are, 2 halves their number."""
     shift: Ints
-    """Frames that the spectrogram moves to a later time."""
+    """Number of frames by which the spectrogram is moved to a later time."""
 
     @property
-    def stretches(self) -> Flags:
-        """Whether the phase vocoder has work to do."""
-        does: Flags = self.rate != 1.0
-        return does
+    def is_stretched(self) -> Flags:
+        """Where the phase vocoder changes anything, (B,)."""
+        stretched: Flags = self.rate != 1.0
+        return stretched
 
-    @staticmethod
-    def joined(one: Course, other: Course) -> Course:
-        """The clips of one, then those of the other."""
-        names = [field.name for field in dataclasses.fields(Course)]
-        return Course(*(np.concatenate([getattr(one, name), getattr(other, name)]) for name in names))
+    def concatenate(self, other: TransformParameters) -> TransformParameters:
+        """These parameters, then those of `other`."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return TransformParameters(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
-    def take(self, rows: Ints) -> Course:
-        """Some of the draws."""
-        return Course(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+    def select(self, rows: Ints) -> TransformParameters:
+        """The parameters of these rows of the batch."""
+        return TransformParameters(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
-    """Background noise for a batch of draws, every array (B,)."""
+class NoiseParameters:
+    """Which background noise is added to a batch of B; every array is (B,)."""
 
-    chosen: Flags
-    place: Floats
-    """Where in the bank, in [0, 1)."""
+    applied: Flags
+    position: Floats
+    """Position of the noise in the bank, in [0, 1)."""
     level: Floats
-    """Ratio of clip to noise in dB, or the noise's share of the spectrogram."""
+    """Signal-to-noise ratio in dB, or the share of the noise in the spectrogram."""
 
-    def take(self, rows: Ints) -> Noise:
-        """Of some of the draws."""
-        return Noise(self.chosen[rows], self.place[rows], self.level[rows])
+    def select(self, rows: Ints) -> NoiseParameters:
+        """The parameters of these rows of the batch."""
+        return NoiseParameters(self.applied[rows], self.position[rows], self.level[rows])
 
 
-class Chance:
-    """The parameters of every step for the draws of an epoch, as the settings say, for clips of `samples` samples."""
+class AugmentationSampler:
+    """Draws the parameters of every augmentation step, for clips of `samples` samples.
+
+    Each method takes draw numbers (B,) and the epoch, and returns arrays of B rows.
+    """
 
     def __init__(self, settings: FrontEndConfig, seed: int, samples: int) -> None:
         self._settings, self._seed, self._samples = settings, seed, samples
 
-    def course(self, draws: Ints, epoch: int, of: str = "") -> Course:
-        """What a clip goes through; `of="noise."` what the noise mixed into its frames does."""
-        settings, mixed = self._settings, bool(of)
-        gain = self._between(draws, epoch, f"{of}amplitude", settings.amplitude, 1.0)
-        length = 1.0 + self._swing(draws, epoch, f"{of}speed", settings.speed)
-        step, start = 1.0 / length, np.zeros(len(draws))
-        rate = 1.0 + self._swing(draws, epoch, f"{of}stretch", settings.stretch)
-        if settings.speed_about == "middle":
-            start = (self._samples - 1) / 2 * (1.0 - step)
-        if not mixed:  # what is done to noise are the steps of the seed's chain alone
-            gain = gain * 10.0 ** (self._swing(draws, epoch, "volume", settings.volume_db) / 20.0)
-            start = start - np.rint(self.moved_ms(draws, epoch) * SAMPLE_RATE_HZ / 1000.0) * step
-        return Course(gain, start, step, rate, self._frame_shift(draws, epoch, of))
+    def clip_transforms(self, draws: Ints, epoch: int) -> TransformParameters:
+        """Parameters of the clips themselves."""
+        found = self._transforms(draws, epoch, "")
+        gain = found.gain * 10.0 ** (self._symmetric(draws, epoch, "volume", self._settings.volume_db) / 20.0)
+        start = found.start - np.rint(self.shift_ms(draws, epoch) * SAMPLE_RATE_HZ / 1000.0) * found.step
+        return dataclasses.replace(found, gain=gain, start=start)
 
-    def moved_ms(self, draws: Ints, epoch: int) -> Floats:
-        """How much later a clip's wave comes, (B,); to whole samples."""
-        return self._swing(draws, epoch, "shift", self._settings.shift_ms)
+    def noise_transforms(self, draws: Ints, epoch: int) -> TransformParameters:
+        """Parameters of the noise that is mixed into the spectrograms: amplitude, speed, stretch and frame shift."""
+        return self._transforms(draws, epoch, "noise.")
 
-    def noise(self, draws: Ints, epoch: int) -> Noise:
-        """Noise on the wave: its level is the ratio of clip to noise in dB."""
+    def shift_ms(self, draws: Ints, epoch: int) -> Floats:
+        """How much later the clip comes in its wave, before rounding to samples, (B,)."""
+        return self._symmetric(draws, epoch, "shift", self._settings.shift_ms)
+
+    def added_noise(self, draws: Ints, epoch: int) -> NoiseParameters:
+        """Noise added to the wave; its level is the signal-to-noise ratio in dB."""
         return self._noise(draws, epoch, "noise", self._settings.noise_snr_db)
 
-    def mix(self, draws: Ints, epoch: int) -> Noise:
-        """Noise in the spectrogram: its level is its share."""
+    def mixed_noise(self, draws: Ints, epoch: int) -> NoiseParameters:
+        """Noise mixed into the spectrogram; its level is its share."""
         return self._noise(draws, epoch, "mix", (0.0, self._settings.mix))
 
-    def rooms(self, draws: Ints, epoch: int, count: int) -> Ints:
-        """Which of `count` rooms a draw is heard in, (B,); -1 for none."""
-        chosen, place = self._drawn(draws, epoch, "reverb", 1)
-        return np.where(chosen, (place[:, 0] * count).astype(np.int64), -1)
+    def room_indices(self, draws: Ints, epoch: int, count: int) -> Ints:
+        """Which of `count` rooms the clip is convolved with, (B,); -1 for none."""
+        applied, values = self._sample(draws, epoch, "reverb", 1)
+        return np.where(applied, (values[:, 0] * count).astype(np.int64), -1)
 
-    def hidden(self, draws: Ints, epoch: int, name: str, count: int, most: int, size: int) -> Flags:
-        """Which of `size` places `count` spans of 0..most places cover, (B, size)."""
-        drawn = counter_rng.uniforms(draws, 2 * count, "augment", self._seed, epoch, name)
-        width = np.floor(drawn[:, :count] * (min(most, size) + 1))
-        start = np.floor(drawn[:, count:] * (size - width + 1))
+    def masks(self, draws: Ints, epoch: int, axis: str, count: int, longest: int, size: int) -> Flags:
+        """Union of `count` masks of 0 to `longest` places on an axis of `size` places, (B, size).
+
+        `axis` ("frames" or "bands") is a part of the random numbers' key.
+        """
+        values = counter_rng.uniforms(draws, 2 * count, "augment", self._seed, epoch, axis)
+        width = np.floor(values[:, :count] * (min(longest, size) + 1))
+        start = np.floor(values[:, count:] * (size - width + 1))
         place = np.arange(size)
         inside = (place >= start[..., None]) & (place < (start + width)[..., None])
-        covered: Flags = inside.any(axis=1)
-        return covered
+        masked: Flags = inside.any(axis=1)
+        return masked
 
-    def _frame_shift(self, draws: Ints, epoch: int, of: str) -> Ints:
-        chosen, drawn = self._drawn(draws, epoch, f"{of}frame_shift", 1)
+    def _transforms(self, draws: Ints, epoch: int, prefix: str) -> TransformParameters:
+        """The steps that clips and mixed noise share; `prefix` heads the step names in the random numbers' key."""
+        settings = self._settings
+        gain = self._uniform(draws, epoch, f"{prefix}amplitude", settings.amplitude, 1.0)
+        step = 1.0 / (1.0 + self._symmetric(draws, epoch, f"{prefix}speed", settings.speed))
+        start = np.zeros(len(draws))
+        if settings.speed_about == "middle":
+            start = (self._samples - 1) / 2 * (1.0 - step)
+        rate = 1.0 + self._symmetric(draws, epoch, f"{prefix}stretch", settings.stretch)
+        return TransformParameters(gain, start, step, rate, self._frame_shift(draws, epoch, prefix))
+
+    def _frame_shift(self, draws: Ints, epoch: int, prefix: str) -> Ints:
+        applied, values = self._sample(draws, epoch, f"{prefix}frame_shift", 1)
         most = self._settings.frame_shift
-        return np.where(chosen, np.floor(drawn[:, 0] * (2 * most + 1)).astype(np.int64) - most, 0)
+        return np.where(applied, np.floor(values[:, 0] * (2 * most + 1)).astype(np.int64) - most, 0)
 
-    def _noise(self, draws: Ints, epoch: int, name: str, levels: tuple[float, float]) -> Noise:
-        chosen, drawn = self._drawn(draws, epoch, name, 2)
-        return Noise(chosen, drawn[:, 0], levels[0] + (levels[1] - levels[0]) * drawn[:, 1])
+    def _noise(self, draws: Ints, epoch: int, step: str, levels: tuple[float, float]) -> NoiseParameters:
+        applied, values = self._sample(draws, epoch, step, 2)
+        return NoiseParameters(applied, values[:, 0], levels[0] + (levels[1] - levels[0]) * values[:, 1])
 
-    def _swing(self, draws: Ints, epoch: int, name: str, most: float) -> Floats:
-        """Between -most and most where the step is applied, else 0, (B,)."""
-        return self._between(draws, epoch, name, (-most, most), 0.0)
+    def _symmetric(self, draws: Ints, epoch: int, step: str, most: float) -> Floats:
+        """Uniform in [-most, most) where the step is applied, else 0, (B,)."""
+        return self._uniform(draws, epoch, step, (-most, most), 0.0)
 
-    def _between(self, draws: Ints, epoch: int, name: str, limits: tuple[float, float], rest: float) -> Floats:
-        chosen, drawn = self._drawn(draws, epoch, name, 1)
-        return np.where(chosen, limits[0] + (limits[1] - limits[0]) * drawn[:, 0], rest)
+    def _uniform(self, draws: Ints, epoch: int, step: str, limits: tuple[float, float], otherwise: float) -> Floats:
+        applied, values = self._sample(draws, epoch, step, 1)
+        return np.where(applied, limits[0] + (limits[1] - limits[0]) * values[:, 0], otherwise)
 
-    def _drawn(self, draws: Ints, epoch: int, name: str, count: int) -> tuple[Flags, Floats]:
-        """Whether the step is applied, (B,), and `count` numbers in [0, 1) for it, (B, count)."""
-        probability = float(getattr(self._settings, f"{name.rpartition('.')[2]}_probability"))
+    def _sample(self, draws: Ints, epoch: int, step: str, count: int) -> tuple[Flags, Floats]:
+        """Whether the step is applied, (B,), and `count` uniform numbers in [0, 1) for its values, (B, count)."""
+        probability = float(getattr(self._settings, f"{step.rpartition('.')[2]}_probability"))
         if probability == 0.0:
             return np.zeros(len(draws), dtype=bool), np.zeros((len(draws), count))
-        drawn = counter_rng.uniforms(draws, 1 + count, "augment", self._seed, epoch, name)
-        return drawn[:, 0] < probability, drawn[:, 1:]
+        values = counter_rng.uniforms(draws, 1 + count, "augment", self._seed, epoch, step)
+        return values[:, 0] < probability, values[:, 1:]

@@ -1,4 +1,4 @@
-"""Audio files as bytes <-> 16 kHz mono PCM16 samples. One decoder for packing, streaming and prediction."""
+"""Encoded audio (bytes) <-> 16 kHz mono int16 samples. One decoder for packing, training and prediction."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WAV_HEADER_BYTES = 44
 EXTENSIONS = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aif", "aiff", "au", "w64", "caf"})
 Pcm = npt.NDArray[np.int16]
 _MARGIN_S, _ROUNDING_S = 0.05, 0.05
-"""Of a cut: what the resampler hears on both sides of it; how far it may reach beyond the recording's end."""
+"""Of decode_span: context for the resampler on both sides; how far a span may reach beyond the recording's end."""
 _VORBIS_PAGE = 255 * 1024
-"""Samples at most. A seek into a stream's last page lands beside where it should (libsndfile 1.2.2, measured)."""
+"""Samples of an Ogg page, at most. libsndfile 1.2.2 seeks to a wrong sample in the last page of a stream (measured)."""
 
 
 class AudioError(ValueError):
-    """These bytes give no usable sound; the message says why, without the file's name."""
+    """The bytes hold no usable audio. The message says why, without the file's name."""
 
 
 def clip_samples(clip_seconds: float) -> int:
@@ -36,39 +36,40 @@ def clip_samples(clip_seconds: float) -> int:
 
 
 def is_audio(name: str) -> bool:
-    """Whether the file's ending is one that soundfile reads."""
+    """Whether the file name ends like a format that soundfile reads."""
     return name.rpartition(".")[2].lower() in EXTENSIONS
 
 
 def decode(data: bytes) -> Pcm:
-    """Any file that soundfile reads, as bytes -> 16 kHz mono int16 samples (T,), T >= 1.
+    """The contents of any file that soundfile reads -> 16 kHz mono int16 samples (T,), T >= 1.
 
-    16 kHz mono PCM16 comes out bit for bit. Channels are averaged, other rates resampled by soxr (HQ), floats
-    rounded to 1/32768 and clipped. Raises AudioError for what is empty, damaged, not audio or not finite.
+    16 kHz mono PCM16 is returned bit for bit. Otherwise channels are averaged, the rate is converted by soxr (HQ), and
+    floats are rounded to multiples of 1/32768 and clipped. Raises AudioError for data that is empty, damaged, not audio
+    or not finite.
     """
-    if is_plain_wav(data):  # the same samples without libsndfile: 2.5 us instead of 162
+    if is_plain_wav(data):  # gives the same samples in 2.5 us instead of libsndfile's 162
         return np.frombuffer(data, dtype="<i2", offset=WAV_HEADER_BYTES).astype(np.int16)
-    missing = containers.shortfall(data)
-    if missing:  # first: libsndfile reads what is left, or seeks before the start
+    missing = containers.missing_end(data)
+    if missing:  # checked first: libsndfile would read what is left, or seek before the start
         raise AudioError(f"ends early: {missing}")
     samples, rate = _read(io.BytesIO(data), lambda frames, rate: (0, frames))
-    return samples if samples.dtype == np.int16 else from_float(samples.mean(axis=1), rate)
+    return samples if samples.dtype == np.int16 else pcm_from_float(samples.mean(axis=1), rate)
 
 
 def decode_span(file: IO[bytes], start_s: float, end_s: float) -> Pcm:
-    """What `decode` gives of a recording from where to where, in seconds, without reading the rest of it.
+    """The samples of a recording from `start_s` to `end_s` (seconds), as `decode` gives them, without reading the rest.
 
-    Resampled with a little of both sides, so that the cut is not heard. Raises AudioError as `decode`, and where the
-    recording ends before (by more than the 50 ms that rounding may make of it).
+    Resampling uses a little context on both sides, so the cut is not audible. Raises AudioError as `decode` does, and
+    where the recording ends before `end_s` (by more than the 50 ms that rounding may explain).
     """
     start, end = (round(seconds * SAMPLE_RATE_HZ) for seconds in (start_s, end_s))
-    skipped = 0  # of what comes out
+    skipped = 0  # output samples before the span
 
     def window(frames: int, rate: int) -> tuple[int, int]:
         nonlocal skipped
         if not 0 <= start < end or (end_s - _ROUNDING_S) * rate > frames or start * rate >= frames * SAMPLE_RATE_HZ:
             raise AudioError(f"no sound from {start_s:g} to {end_s:g} s: it has {frames / max(rate, 1):.2f} s")
-        # Only at multiples of these do the samples of both rates meet.
+        # Samples of both rates coincide only at multiples of these.
         per_in, per_out = (value // math.gcd(rate, SAMPLE_RATE_HZ) for value in (rate, SAMPLE_RATE_HZ))
         margin = math.ceil(_MARGIN_S * SAMPLE_RATE_HZ / per_out)
         first = max(0, start // per_out - margin)
@@ -76,31 +77,31 @@ def decode_span(file: IO[bytes], start_s: float, end_s: float) -> Pcm:
         return first * per_in, min(frames, (-(-end // per_out) + margin) * per_in)
 
     samples, rate = _read(file, window)
-    pcm = samples if samples.dtype == np.int16 else from_float(samples.mean(axis=1), rate)
+    pcm = samples if samples.dtype == np.int16 else pcm_from_float(samples.mean(axis=1), rate)
     return pcm[skipped : skipped + end - start]
 
 
-def seconds(file: IO[bytes]) -> float:
-    """How long a recording is, by its header. Raises AudioError where it is none."""
-    with _opened(file) as sound:
+def duration_s(file: IO[bytes]) -> float:
+    """Duration of a recording in seconds, from its header. Raises AudioError where it is not audio."""
+    with _open(file) as sound:
         return float(sound.frames / max(sound.samplerate, 1))
 
 
 def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> tuple[npt.NDArray[Any], int]:
-    """Samples and rate of that part of a file, of which `window(frames, rate)` says first and end.
+    """Samples and sample rate of a part of a file; `window(frames, rate)` returns the part's first frame and its end.
 
-    int16 (T,) where it is 16 kHz mono PCM16, float32 (T, channels) else.
+    int16 (T,) where the file is 16 kHz mono PCM16, else float32 (T, channels).
     """
     try:
-        with _opened(file) as sound:
+        with _open(file) as sound:
             exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE_HZ
             first, end = window(sound.frames, sound.samplerate)
-            here = min(first, max(0, sound.frames - _VORBIS_PAGE)) if sound.subtype == "VORBIS" else first
-            if here:
-                sound.seek(here)
-            samples = sound.read(end - here, dtype="int16" if exact else "float32", always_2d=not exact)[first - here :]
+            seek = min(first, max(0, sound.frames - _VORBIS_PAGE)) if sound.subtype == "VORBIS" else first
+            if seek:
+                sound.seek(seek)
+            samples = sound.read(end - seek, dtype="int16" if exact else "float32", always_2d=not exact)[first - seek :]
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(f"not readable as audio ({_why(error)})") from error
+        raise AudioError(f"not readable as audio ({_reason(error)})") from error
     if len(samples) == 0:
         raise AudioError("no samples")
     if len(samples) < end - first:
@@ -108,20 +109,20 @@ def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> tup
     return samples, sound.samplerate
 
 
-def _opened(file: IO[bytes]) -> soundfile.SoundFile:
+def _open(file: IO[bytes]) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(file)
     except (soundfile.SoundFileError, RuntimeError) as error:
         empty = file.seek(0, io.SEEK_END) == 0
-        raise AudioError("empty file" if empty else f"not readable as audio ({_why(error)})") from error
+        raise AudioError("empty file" if empty else f"not readable as audio ({_reason(error)})") from error
 
 
-def _why(error: Exception) -> str:
-    """Without the buffer's address."""
+def _reason(error: Exception) -> str:
+    """The error's message, without the address of the buffer."""
     return str(getattr(error, "error_string", error))
 
 
-def from_float(samples: npt.NDArray[np.floating], rate_hz: int) -> Pcm:
+def pcm_from_float(samples: npt.NDArray[np.floating], rate_hz: int) -> Pcm:
     """Float samples (T,) in [-1, 1] at `rate_hz` -> 16 kHz int16 samples.
 
     Raises AudioError for NaN and infinity, and for a rate below 1.
@@ -138,8 +139,8 @@ def from_float(samples: npt.NDArray[np.floating], rate_hz: int) -> Pcm:
     return pcm
 
 
-def sound_id(samples: Pcm) -> int:
-    """What a recording sounds like as 64 bits: equal samples, equal numbers."""
+def pcm_hash(samples: Pcm) -> int:
+    """64-bit hash of the samples: recordings with equal samples have equal hashes, whatever their file format."""
     data = samples.astype("<i2", copy=False).tobytes()
     return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:8], "little")
 
@@ -158,12 +159,13 @@ def flac_bytes(samples: Pcm) -> bytes:
 
 
 def is_plain_wav(data: bytes) -> bool:
-    """Whether the samples are simply what follows a 44-byte header, so that a reader may skip decoding."""
+    """Whether the data is a 44-byte header followed by 16 kHz mono int16 samples, which need no decoding."""
     body = len(data) - WAV_HEADER_BYTES
     return body > 0 and body % 2 == 0 and data[:WAV_HEADER_BYTES] == _header(body)
 
 
 def _header(body_bytes: int) -> bytes:
+    """The WAV header that `wav_bytes` writes."""
     form = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE_HZ, SAMPLE_RATE_HZ * 2, 2, 16)
     return (
         b"RIFF"

@@ -1,8 +1,8 @@
-"""How much of an audio file is missing, by its own length fields: libsndfile takes what is left without a word.
+"""Detects truncated audio files by their own length fields; libsndfile silently decodes what is left.
 
-    bytes -> chunks (WAV, RF64, Wave64, AIFF, CAF), a header (AU) or pages (Ogg) -> a line, or ""
+    bytes -> chunks (WAV, RF64, Wave64, AIFF, CAF), a header (AU) or pages (Ogg) -> what is missing, or ""
 
-FLAC and MP3 are not here: the decoder itself notices that frames are missing (MP3: where a Xing header counts them).
+FLAC and MP3 need no check here: their decoder reports missing frames (of MP3 where a Xing header counts them).
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import struct
 
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-    """A container of chunks, each an id, a size and a body. `sound` begins the id of the chunk with the samples.
-
-    `first`: where the first chunk starts; `inclusive`: sizes count id and size too; `align`: where the next one starts.
-    """
+    """A container format that consists of chunks, each with an id, a size and a body."""
 
     first: int
+    """Byte offset of the first chunk."""
     id_bytes: int
     size: str
+    """The size field, as a struct format."""
     sound: bytes
+    """How the id of the chunk with the samples begins."""
     inclusive: bool = False
+    """Whether sizes include the id and the size field."""
     align: int = 2
+    """Chunks begin at multiples of this."""
 
 
 _CONTAINERS = {
@@ -35,32 +37,32 @@ _CONTAINERS = {
     b"riff": _Chunks(40, 16, "<Q", b"data", inclusive=True, align=8),  # Wave64: ids are GUIDs
 }
 _PAGE, _END_OF_STREAM = 27, 4
-"""Of Ogg: bytes of a page's header before its table of segments; the flag of a stream's last page."""
+"""Ogg: bytes of a page's header before its segment table; the flag of a stream's last page."""
 
 
-def shortfall(data: bytes) -> str:
-    """What is missing at the end of the file, in words; "" where nothing is, or the format does not say."""
+def missing_end(data: bytes) -> str:
+    """A description of what is missing at the end of the file; "" where nothing is or the format does not tell."""
     magic = data[:4]
     if magic == b"OggS":
         return _missing_pages(data)
     if magic in _CONTAINERS:
-        missing = _missing_of_chunk(data, _CONTAINERS[magic])
+        missing = _missing_chunk_bytes(data, _CONTAINERS[magic])
     else:
-        missing = _missing_of_au(data) if magic in (b".snd", b"dns.") else 0
+        missing = _missing_au_bytes(data) if magic in (b".snd", b"dns.") else 0
     if missing is None:
         return "its samples are missing"
     return f"{missing} bytes of its samples are missing" if missing > 0 else ""
 
 
-def _missing_of_chunk(data: bytes, form: _Chunks) -> int | None:
-    """None where the chunk with the samples is not there at all."""
+def _missing_chunk_bytes(data: bytes, form: _Chunks) -> int | None:
+    """Bytes missing from the chunk with the samples; None where that chunk is missing itself."""
     at, head = form.first, form.id_bytes + struct.calcsize(form.size)
-    wide = 0
+    wide = 0  # RF64's 64-bit size of the data chunk
     while at + head <= len(data):
         (size,) = struct.unpack_from(form.size, data, at + form.id_bytes)
         size -= head if form.inclusive else 0
         if data[at : at + 4] == b"ds64" and at + head + 16 <= len(data):
-            (wide,) = struct.unpack_from("<Q", data, at + head + 8)  # what the data chunk's own field cannot hold
+            (wide,) = struct.unpack_from("<Q", data, at + head + 8)
         if data.startswith(form.sound, at):
             size = wide or size
             return 0 if _is_unknown(size, form.size) else at + head + size - len(data)
@@ -69,11 +71,11 @@ def _missing_of_chunk(data: bytes, form: _Chunks) -> int | None:
 
 
 def _is_unknown(size: int, field: str) -> bool:
-    """As programs write that could not go back to the header."""
+    """Whether the size is a placeholder, as written by programs that could not seek back to the header."""
     return size < 0 or (struct.calcsize(field) == 4 and 2**31 - 2**16 <= size < 2**32)
 
 
-def _missing_of_au(data: bytes) -> int:
+def _missing_au_bytes(data: bytes) -> int:
     if len(data) < 12:
         return 0
     start, size = struct.unpack_from(">II" if data[:4] == b".snd" else "<II", data, 4)
@@ -81,7 +83,7 @@ def _missing_of_au(data: bytes) -> int:
 
 
 def _missing_pages(data: bytes) -> str:
-    """Every page is whole, and the last one says that it is."""
+    """Checks that every Ogg page is complete and that the last one has the end-of-stream flag."""
     at, flags = 0, 0
     while data.startswith(b"OggS", at) and at + _PAGE <= len(data):
         flags, segments = data[at + 5], data[at + 26]

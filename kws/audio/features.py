@@ -1,10 +1,10 @@
-"""Waveform to the network's input, in batches, where the network runs.
+"""Waveforms to mel features, the network's input, in batches on the network's device.
 
     int16 or float (B, T) -> float in [-1, 1) -> frames, window, FFT -> (B, N, K) -> mel (B, N, F) -> decibels, log
     or cosine transform -> normalisation -> (B, 1, F, N)
 
-One definition serves training, evaluation and prediction. Inside, frames come before bins: a frame is a row in
-memory, so what moves or mixes frames (kws/audio/frames.py) moves rows.
+Training, evaluation and prediction share this one definition. Internally frames come before bins: a frame is a row in
+memory, so that kws/audio/frames.py moves and mixes whole rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kws.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A mel spectrogram: lengths in samples, bands over low_hz..8000, and what becomes of the power."""
+    """Parameters of mel features: lengths in samples, bands from low_hz to 8000 Hz."""
 
     n_fft: int
     window: int
@@ -30,8 +30,8 @@ class Spec:
     bands: int
     low_hz: float
     scale: str
-    """`db`: decibels below the clip's own maximum, at most 80. `log`: natural log, the clip's mean taken off.
-    `mfcc`: cosine transform of decibels, as many coefficients as bands."""
+    """How mel power is scaled. `db`: decibels relative to the clip's maximum, at least -80. `log`: natural logarithm
+    minus the clip's mean. `mfcc`: cosine transform of decibels, as many coefficients as bands."""
 
 
 SPECS = {
@@ -41,15 +41,15 @@ SPECS = {
     "logmel40_30ms": Spec(512, 480, 160, 40, 20.0, "log"),
     "mfcc40": Spec(512, 480, 160, 40, 20.0, "mfcc"),
 }
-# Added to the power before the log: digital silence, rounding noise and the quietest rooms look alike.
+# Added to the power before the log, so that digital silence, rounding noise and the quietest rooms give similar values.
 _LOG_FLOOR = 1e-6
-# Standard deviation of log-mel features of Speech Commands after the mean is taken off, rounded.
+# Standard deviation of log-mel features of Speech Commands after the mean is subtracted, rounded.
 _LOG_SPREAD = 3.0
 CPU_CLIPS = 4
-"""Clips that a CPU transforms at once: their frames stay in its cache. Measured on an EPYC with 1 MB of L2 a core, in
-turns with librosa: 177 us a clip, and 210 by sixteens."""
-Normal = tuple[list[float], list[float]]
-"""Mean and deviation of each band, (F,) each."""
+"""Number of clips that are transformed at once on a CPU, so that their frames stay in its cache. Measured on an EPYC
+with 1 MB of L2 cache per core: 177 us a clip, against 210 us with 16 clips at once."""
+BandStatistics = tuple[list[float], list[float]]
+"""Mean and standard deviation of each band over the train split, (F,) each."""
 
 
 class Features(nn.Module):
@@ -57,77 +57,76 @@ class Features(nn.Module):
 
     `mel32` and `mel40` equal librosa's `melspectrogram(n_fft=2048, hop_length=512)` in `power_to_db(ref=np.max)`,
     `mfcc40` its `mfcc(n_mfcc=40, n_mels=40, n_fft=512, win_length=480, hop_length=160, fmin=20)`. N is 1 + T / hop.
-    `normal`: what to normalise by. Raises UsageError for a name that is none
-    of SPECS.
+    `statistics`: normalise each band by these; None: no normalisation. Raises UsageError for a name not in SPECS.
     """
 
-    def __init__(self, name: str, normal: Normal | None = None) -> None:
+    def __init__(self, name: str, statistics: BandStatistics | None = None) -> None:
         super().__init__()
         if name not in SPECS:
             raise UsageError(f"frontend.features: no {name!r}; there are {', '.join(SPECS)}")
         self.name, self.spec = name, SPECS[name]
         spec = self.spec
-        # torch.stft's way with a window shorter than the transform: zeros on both sides.
+        # As in torch.stft, a window shorter than the transform gets zeros on both sides.
         left = (spec.n_fft - spec.window) // 2
         window = nn.functional.pad(torch.hann_window(spec.window), (left, spec.n_fft - spec.window - left))
         self.window: Tensor
         self.cosines: Tensor
-        self.normal: Tensor
+        self.statistics: Tensor  # (2, F): mean and standard deviation
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("cosines", ta.functional.create_dct(spec.bands, spec.bands, "ortho"), persistent=False)
-        self.register_buffer("normal", _normal(normal, spec.bands), persistent=False)
-        self._normalises = normal is not None
-        self._add_banks(_mel_bank(spec))
+        self.register_buffer("statistics", _statistics_tensor(statistics, spec.bands), persistent=False)
+        self._normalises = statistics is not None
+        self._register_filters(_mel_filters(spec))
 
-    def normalise_by(self, normal: Normal) -> None:
-        """Normalises from now on: each band by its mean and deviation, (F,) each."""
-        self.normal.copy_(_normal(normal, self.spec.bands))
+    def normalise_by(self, statistics: BandStatistics) -> None:
+        """From now on, normalises each band by its mean and standard deviation."""
+        self.statistics.copy_(_statistics_tensor(statistics, self.spec.bands))
         self._normalises = True
 
-    def _add_banks(self, bank: Tensor) -> None:
-        """The filters of the lower and of the upper bands apart, each over its own bins: half the work."""
+    def _register_filters(self, filters: Tensor) -> None:
+        """Splits the filters (K, F) into lower and upper bands, each over the bins that they use: half the work."""
         self._edges: list[tuple[int, int]] = []
-        half = -(-bank.shape[1] // 16) * 8
-        for part, columns in enumerate(torch.split(bank, half, dim=1)):
+        half = -(-filters.shape[1] // 16) * 8
+        for part, columns in enumerate(torch.split(filters, half, dim=1)):
             used = columns.sum(dim=1).nonzero()
             low, high = int(used[0]), int(used[-1]) + 1
             self._edges.append((low, high))
-            self.register_buffer(f"bank{part}", columns[low:high].contiguous(), persistent=False)
-            # For spectra as they lie in memory, real and imaginary parts in turn.
-            self.register_buffer(f"twice{part}", columns[low:high].repeat_interleave(2, dim=0), persistent=False)
+            self.register_buffer(f"filters{part}", columns[low:high].contiguous(), persistent=False)
+            # For spectra as they are in memory, real and imaginary parts in turn.
+            self.register_buffer(f"paired{part}", columns[low:high].repeat_interleave(2, dim=0), persistent=False)
 
     def shape(self, samples: int) -> tuple[int, int, int]:
-        """The shape of one clip's features, (1, F, N)."""
+        """Shape of the features of one clip of `samples` samples, (1, F, N)."""
         return 1, self.spec.bands, 1 + samples // self.spec.hop
 
     def forward(self, wave: Tensor) -> Tensor:
         """(B, T) -> (B, 1, F, N)."""
-        mel = [self.mel_of_spectrum(self._transformed(to_float(part))) for part in self._parts(wave)]
+        mel = [self.mel_of_spectrum(self._transform(to_float(part))) for part in self._parts(wave)]
         return self.scaled(torch.cat(mel))
 
     def spectrum(self, wave: Tensor) -> Tensor:
         """Float samples (B, T) -> complex (B, N, n_fft / 2 + 1): centred frames, zeros outside the clip."""
-        return torch.cat([self._transformed(part) for part in self._parts(wave)])
+        return torch.cat([self._transform(part) for part in self._parts(wave)])
 
     def _parts(self, wave: Tensor) -> Sequence[Tensor]:
         return torch.split(wave, CPU_CLIPS) if wave.device.type == "cpu" else (wave,)
 
-    def _transformed(self, wave: Tensor) -> Tensor:
+    def _transform(self, wave: Tensor) -> Tensor:
         spec = self.spec
         padded = nn.functional.pad(wave, (spec.n_fft // 2, spec.n_fft // 2))
-        found: Tensor = torch.fft.rfft(padded.unfold(1, spec.n_fft, spec.hop) * self.window)
-        return found
+        spectrum: Tensor = torch.fft.rfft(padded.unfold(1, spec.n_fft, spec.hop) * self.window)
+        return spectrum
 
     def mel_of_spectrum(self, spectrum: Tensor) -> Tensor:
         """Complex (B, N, K) -> mel power (B, N, F)."""
-        # Squares of the parts as they lie, summed by the filters: no pass that picks real and imaginary parts apart.
-        return self._filtered(torch.view_as_real(spectrum).flatten(-2).square(), "twice", 2)
+        # The filters sum the squares of real and imaginary parts, which saves a pass over the spectrum.
+        return self._filter(torch.view_as_real(spectrum).flatten(-2).square(), "paired", 2)
 
     def mel_of_power(self, power: Tensor) -> Tensor:
         """Power (B, N, K) -> mel power (B, N, F)."""
-        return self._filtered(power, "bank", 1)
+        return self._filter(power, "filters", 1)
 
-    def _filtered(self, power: Tensor, kind: str, per_bin: int) -> Tensor:
+    def _filter(self, power: Tensor, kind: str, per_bin: int) -> Tensor:
         parts = [
             torch.matmul(power[..., low * per_bin : high * per_bin], self.get_buffer(f"{kind}{part}"))
             for part, (low, high) in enumerate(self._edges)
@@ -135,12 +134,12 @@ class Features(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def scaled(self, mel: Tensor) -> Tensor:
-        """Mel power (B, N, F) -> what the network sees, (B, 1, F, N)."""
+        """Mel power (B, N, F) -> the network's input, (B, 1, F, N)."""
         scales = {"db": _decibels, "log": _log, "mfcc": self._cepstrum}
-        found: Tensor = scales[self.spec.scale](mel)
+        scaled: Tensor = scales[self.spec.scale](mel)
         if self._normalises:
-            found = (found - self.normal[0]) / self.normal[1]
-        return found.transpose(1, 2).unsqueeze(1).contiguous()
+            scaled = (scaled - self.statistics[0]) / self.statistics[1]
+        return scaled.transpose(1, 2).unsqueeze(1).contiguous()
 
     def _cepstrum(self, mel: Tensor) -> Tensor:
         level = 10.0 * torch.log10(mel.clamp_min(1e-10))
@@ -148,25 +147,25 @@ class Features(nn.Module):
         return torch.matmul(kept, self.cosines)
 
 
-def _mel_bank(spec: Spec) -> Tensor:
-    """Slaney's filters, each of unit area, (K, F)."""
-    bank: Tensor = ta.functional.melscale_fbanks(
+def _mel_filters(spec: Spec) -> Tensor:
+    """Slaney's mel filters, each of unit area, (K, F)."""
+    filters: Tensor = ta.functional.melscale_fbanks(
         spec.n_fft // 2 + 1, spec.low_hz, SAMPLE_RATE_HZ / 2, spec.bands, SAMPLE_RATE_HZ, "slaney", "slaney"
     )
-    return bank
+    return filters
 
 
-def _normal(normal: Normal | None, bands: int) -> Tensor:
-    return torch.tensor(normal if normal else ((0.0,) * bands, (1.0,) * bands), dtype=torch.float32)
+def _statistics_tensor(statistics: BandStatistics | None, bands: int) -> Tensor:
+    return torch.tensor(statistics if statistics else ((0.0,) * bands, (1.0,) * bands), dtype=torch.float32)
 
 
 def to_float(wave: Tensor) -> Tensor:
-    """int16 samples -> float32 in [-1, 1); floats stay as they are."""
+    """int16 samples -> float32 in [-1, 1); floats are returned unchanged."""
     return wave.float() / 32768.0 if wave.dtype == torch.int16 else wave
 
 
 def _decibels(power: Tensor, floor_db: float = 80.0, least: float = 1e-10) -> Tensor:
-    """(B, N, F) power -> dB against each clip's own maximum, cut at `floor_db` below it."""
+    """Power (B, N, F) -> dB relative to each clip's maximum, at least -`floor_db`."""
     top = power.amax(dim=(1, 2), keepdim=True).clamp_min(least)
     return (10.0 * torch.log10(power.clamp_min(least) / top)).clamp_min(-floor_db)
 

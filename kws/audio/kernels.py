@@ -1,8 +1,10 @@
-"""The steps that a CPU spends its time on, compiled (numba): playing waves, stretching and mixing frames.
+"""The steps that take the most time on a CPU, compiled by numba: waves, time stretch, frame shift and mixing.
 
-Written out sample by sample they stay in a core's nearest cache; as operations on whole batches (kws/audio/frames.py,
-for GPUs) the same steps are bound by memory: the phase vocoder took 250 us a clip so, and takes 22 here. Both give
-the same numbers, which tests hold against librosa's.
+Written as loops over samples they work in a core's L1 cache. The same steps as tensor operations on whole batches
+(kws/audio/frames.py and augment.py, for GPUs) are bound by memory: the phase vocoder takes 250 us a clip that way and
+22 us here. Both implementations give the same numbers; tests compare them with librosa.
+
+Spectra are float32 with real and imaginary parts in turn: N frames of K bins are (N, 2 K).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from kws.audio.augment_parameters import NOTHING, Floats, Ints
+from kws.audio.augment_parameters import PHASE_EPSILON, Floats, Ints
 
 Samples = npt.NDArray[np.float32]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -25,36 +27,41 @@ def _compiled(function: _Function) -> _Function:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return cast(_Function, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # no folder where compiled code could be kept: compiled anew at each start, some seconds
+    except RuntimeError:  # no writable folder for numba's cache: compile at each start, which takes some seconds
         return cast(_Function, numba.njit(**options)(function))
 
 
 @_compiled
-def play(wave: npt.NDArray[Any], lengths: Ints, gain: Floats, start: Floats, step: Floats, out: Samples) -> None:
-    """Samples (B, T), of which the first `lengths` of each row are the clip -> out (B, S): from `start` on by `step`,
-    times `gain`, by linear interpolation as numpy's `interp` (its last sample holds for one step), silence outside."""
+def transform_waves(
+    wave: npt.NDArray[Any], lengths: Ints, gain: Floats, start: Floats, step: Floats, out: Samples
+) -> None:
+    """Writes to out (B, S) the clips of wave (B, T), read at positions start + i * step, times gain.
+
+    A clip is the first `lengths` samples of its row. Interpolation is linear as in numpy.interp; the last sample holds
+    for one step; outside the clip is silence.
+    """
     for row in range(out.shape[0]):
-        clip, length, loud = wave[row], lengths[row], np.float32(gain[row])
+        clip, length, factor = wave[row], lengths[row], np.float32(gain[row])
         if start[row] == 0.0 and step[row] == 1.0:
             last = min(length, out.shape[1])
             for place in range(last):
-                out[row, place] = loud * np.float32(clip[place])
+                out[row, place] = factor * np.float32(clip[place])
             out[row, last:] = _ZERO
             continue
         for place in range(out.shape[1]):
             # In float64: float32 is off by a thousandth of a sample at the end of a clip.
-            source = start[row] + place * step[row]
-            if source < 0.0 or source >= length:
+            position = start[row] + place * step[row]
+            if position < 0.0 or position >= length:
                 out[row, place] = _ZERO
                 continue
-            low = int(source)
-            before, behind = np.float32(clip[low]), np.float32(clip[min(low + 1, length - 1)])
-            out[row, place] = loud * (before + np.float32(source - low) * (behind - before))
+            left = int(position)
+            before, after = np.float32(clip[left]), np.float32(clip[min(left + 1, length - 1)])
+            out[row, place] = factor * (before + np.float32(position - left) * (after - before))
 
 
 @_compiled
-def _sizes(spectrum: Samples, added: np.float32, out: Samples) -> None:
-    """Magnitudes of (N, 2 K), (N, K), with something added to the real parts."""
+def _magnitudes(spectrum: Samples, added: np.float32, out: Samples) -> None:
+    """Writes to out (N, K) the magnitudes of a spectrum (N, 2 K), with `added` added to the real parts."""
     for frame in range(out.shape[0]):
         for k in range(out.shape[1]):
             real, imag = spectrum[frame, 2 * k] + added, spectrum[frame, 2 * k + 1]
@@ -62,73 +69,78 @@ def _sizes(spectrum: Samples, added: np.float32, out: Samples) -> None:
 
 
 @_compiled
-def _turn(spectrum: Samples, expected: int, found: int, cos: Samples, sin: Samples) -> None:
-    """The phase was to go to frame `expected` and went to `found`: turns (cos, sin), (K,), by their difference."""
+def _correct_phase(spectrum: Samples, expected: int, actual: int, cos: Samples, sin: Samples) -> None:
+    """Rotates the phasors (cos, sin), (K,) each, by the phase difference of frame `expected` and frame `actual`."""
     for k in range(cos.shape[0]):
-        ahead_real, ahead_imag = _ONE, _ZERO  # behind the last frame
+        expected_real, expected_imag = _ONE, _ZERO  # after the last frame
         if expected < spectrum.shape[0]:
-            ahead_real, ahead_imag = spectrum[expected, 2 * k] + NOTHING, spectrum[expected, 2 * k + 1]
-        real, imag = spectrum[found, 2 * k] + NOTHING, spectrum[found, 2 * k + 1]
-        by_cos, by_sin = ahead_real * real + ahead_imag * imag, ahead_imag * real - ahead_real * imag
+            expected_real, expected_imag = spectrum[expected, 2 * k] + PHASE_EPSILON, spectrum[expected, 2 * k + 1]
+        real, imag = spectrum[actual, 2 * k] + PHASE_EPSILON, spectrum[actual, 2 * k + 1]
+        by_cos, by_sin = expected_real * real + expected_imag * imag, expected_imag * real - expected_real * imag
         scale = _ONE / np.sqrt(by_cos * by_cos + by_sin * by_sin)
         by_cos, by_sin = by_cos * scale, by_sin * scale
         cos[k], sin[k] = cos[k] * by_cos - sin[k] * by_sin, cos[k] * by_sin + sin[k] * by_cos
 
 
 @_compiled
-def _place(spectrum: Samples, sizes: Samples, low: int, part: float, turn: Samples, out: Samples) -> None:
-    """One output frame (2 K,), `part` of the way from frame `low` to the next: magnitude between the two (`sizes`, with
-    NOTHING added), phase of the first, turned by (cos, sin) = `turn` (2, K)."""
-    behind, before = np.float32(part), _ONE - np.float32(part)
-    last = low + 1 == spectrum.shape[0]  # after it comes silence
-    for k in range(sizes.shape[1]):
-        size = before * sizes[low, k]
-        if not last:
-            size += behind * sizes[low + 1, k]
-        scale = size / sizes[low, k]
-        real, imag = (spectrum[low, 2 * k] + NOTHING) * scale, spectrum[low, 2 * k + 1] * scale
-        out[2 * k] = real * turn[0, k] - imag * turn[1, k]
-        out[2 * k + 1] = real * turn[1, k] + imag * turn[0, k]
+def _write_frame(
+    spectrum: Samples, magnitudes: Samples, left: int, fraction: float, phasors: Samples, out: Samples
+) -> None:
+    """Writes one output frame (2 K,) at position left + fraction.
+
+    The magnitude is interpolated between both frames (`magnitudes`, with PHASE_EPSILON added); the phase is that of
+    frame `left`, rotated by the `phasors` (2, K), cos and sin.
+    """
+    weight_right, weight_left = np.float32(fraction), _ONE - np.float32(fraction)
+    is_last = left + 1 == spectrum.shape[0]  # after the last frame comes silence
+    for k in range(magnitudes.shape[1]):
+        magnitude = weight_left * magnitudes[left, k]
+        if not is_last:
+            magnitude += weight_right * magnitudes[left + 1, k]
+        scale = magnitude / magnitudes[left, k]
+        real, imag = (spectrum[left, 2 * k] + PHASE_EPSILON) * scale, spectrum[left, 2 * k + 1] * scale
+        out[2 * k] = real * phasors[0, k] - imag * phasors[1, k]
+        out[2 * k + 1] = real * phasors[1, k] + imag * phasors[0, k]
 
 
 @_compiled
-def _steps(frames: int, rate: float) -> int:
-    """Frames that come out at that rate, as of numpy's `arange(0, frames, rate)`."""
+def _num_output_frames(frames: int, rate: float) -> int:
+    """Number of output frames at that rate: the length of np.arange(0, frames, rate)."""
     steps = int(np.ceil(frames / rate))
-    return steps - (int((steps - 1) * rate) >= frames)  # where the quotient was rounded up to more
+    return steps - (int((steps - 1) * rate) >= frames)  # where the quotient was rounded up
 
 
 @_compiled
-def _move(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
-    """Frames (N, 2 K) stretched, then shifted, with their phases (method: kws/audio/frames.py)."""
+def _transform_frames(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
+    """Writes to out the frames (N, 2 K), stretched, then shifted (method: kws/audio/frames.py)."""
     frames = spectrum.shape[0]
-    steps = _steps(frames, rate)
+    steps = _num_output_frames(frames, rate)
     out[:] = _ZERO
     if rate == 1.0:
         for frame in range(max(0, -shift), min(frames, frames - shift)):
             out[frame + shift] = spectrum[frame]
         return
-    sizes, turn = (
+    magnitudes, phasors = (
         np.empty((frames, spectrum.shape[1] // 2), np.float32),
         np.empty((2, spectrum.shape[1] // 2), np.float32),
     )
-    _sizes(spectrum, NOTHING, sizes)
-    turn[0], turn[1] = _ONE, _ZERO
+    _magnitudes(spectrum, PHASE_EPSILON, magnitudes)
+    phasors[0], phasors[1] = _ONE, _ZERO
     expected = 0
     for step in range(steps):
-        low = int(step * rate)
-        if low != expected:
-            _turn(spectrum, expected, low, turn[0], turn[1])
-        expected = low + 1
+        left = int(step * rate)
+        if left != expected:
+            _correct_phase(spectrum, expected, left, phasors[0], phasors[1])
+        expected = left + 1
         if 0 <= step + shift < frames and (step + shift < steps):
-            _place(spectrum, sizes, low, step * rate - low, turn, out[step + shift])
+            _write_frame(spectrum, magnitudes, left, step * rate - left, phasors, out[step + shift])
 
 
 @_compiled
-def _move_power(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
-    """Power (N, K) of the frames (N, 2 K) stretched, then shifted: magnitudes are all it takes."""
+def _transform_frames_power(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
+    """Writes to out (N, K) the power of the frames (N, 2 K), stretched, then shifted; power needs no phases."""
     frames, bins = out.shape
-    steps = _steps(frames, rate)
+    steps = _num_output_frames(frames, rate)
     out[:] = _ZERO
     if rate == 1.0:
         for frame in range(max(0, -shift), min(frames, frames - shift)):
@@ -136,38 +148,38 @@ def _move_power(spectrum: Samples, rate: float, shift: int, out: Samples) -> Non
                 real, imag = spectrum[frame, 2 * k], spectrum[frame, 2 * k + 1]
                 out[frame + shift, k] = real * real + imag * imag
         return
-    sizes = np.empty((frames, bins), np.float32)
-    _sizes(spectrum, _ZERO, sizes)
+    magnitudes = np.empty((frames, bins), np.float32)
+    _magnitudes(spectrum, _ZERO, magnitudes)
     for step in range(max(0, -shift), min(steps, frames - shift, steps - shift)):
-        low = int(step * rate)
-        behind = np.float32(step * rate - low)
-        before, at = _ONE - behind, step + shift
+        left = int(step * rate)
+        weight_right = np.float32(step * rate - left)
+        weight_left, at = _ONE - weight_right, step + shift
         for k in range(bins):
-            size = before * sizes[low, k]
-            if low + 1 < frames:
-                size += behind * sizes[low + 1, k]
-            out[at, k] = size * size
+            magnitude = weight_left * magnitudes[left, k]
+            if left + 1 < frames:
+                magnitude += weight_right * magnitudes[left + 1, k]
+            out[at, k] = magnitude * magnitude
 
 
 @_compiled
-def power(spectra: Samples, rate: Floats, shift: Ints, partner: Ints, share: Floats, out: Samples) -> None:
-    """Frames stretched and shifted, mixed with others of the same batch -> their power.
+def transformed_power(spectra: Samples, rate: Floats, shift: Ints, partner: Ints, share: Floats, out: Samples) -> None:
+    """Writes to out (B, N, K) the power of frames that were stretched, shifted and mixed with other rows.
 
-    spectra (R, N, 2 K): real and imaginary parts in turn, each row with its `rate` and `shift` (R,). out (B, N, K): of
-    the first B rows, row b mixed with row `partner[b]` as (1 - share) b + share partner; -1: as it is.
+    spectra (R, N, 2 K): each row has its own `rate` and `shift` (R,). Of the first B rows, row b is mixed with row
+    `partner[b]` as (1 - share[b]) row + share[b] partner; where `partner[b]` is -1 it is not mixed.
     """
-    one, other = np.empty_like(spectra[0]), np.empty_like(spectra[0])
+    own, other = np.empty_like(spectra[0]), np.empty_like(spectra[0])
     for row in range(out.shape[0]):
         mate = partner[row]
         if mate < 0:
-            _move_power(spectra[row], rate[row], shift[row], out[row])
+            _transform_frames_power(spectra[row], rate[row], shift[row], out[row])
             continue
-        _move(spectra[row], rate[row], shift[row], one)
-        _move(spectra[mate], rate[mate], shift[mate], other)
-        part = np.float32(share[row])
-        rest = _ONE - part
+        _transform_frames(spectra[row], rate[row], shift[row], own)
+        _transform_frames(spectra[mate], rate[mate], shift[mate], other)
+        weight_other = np.float32(share[row])
+        weight_own = _ONE - weight_other
         for frame in range(out.shape[1]):
             for k in range(out.shape[2]):
-                real = rest * one[frame, 2 * k] + part * other[frame, 2 * k]
-                imag = rest * one[frame, 2 * k + 1] + part * other[frame, 2 * k + 1]
+                real = weight_own * own[frame, 2 * k] + weight_other * other[frame, 2 * k]
+                imag = weight_own * own[frame, 2 * k + 1] + weight_other * other[frame, 2 * k + 1]
                 out[row, frame, k] = real * real + imag * imag

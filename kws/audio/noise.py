@@ -1,4 +1,4 @@
-"""What clips are heard in: background recordings and synthetic rooms, held on the device once."""
+"""Background recordings and synthetic room responses, held on the device for the augmentation chain."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from torch import Tensor
 from kws import counter_rng
 from kws.audio.augment_parameters import Ints
 from kws.audio.codec import Pcm
-from kws.audio.rooms import response
+from kws.audio.rooms import impulse_response
 
-ROOMS = 64
+NUM_ROOMS = 64
 
 
 class NoiseBank:
-    """Recordings as int16, for clips of `samples` samples.
+    """Background recordings (int16), cut to clips of `samples` samples in two ways.
 
-    `rows`: all laid end to end, cut into rows of a clip's length, the rest dropped (the seed's way). `windows`: a
-    clip's length from anywhere inside one recording. Either is 0 where there is too little noise for one.
+    Rows: all recordings end to end, cut into rows of a clip's length; the remainder is dropped (preset `classic`).
+    Windows: every stretch of a clip's length inside one recording.
+    `num_rows` and `num_windows` are 0 where there is too little noise for one.
     """
 
     def __init__(self, recordings: Sequence[Pcm], samples: int, device: torch.device) -> None:
-        usable = [recording for recording in recordings if len(recording) >= samples]
+        long = [recording for recording in recordings if len(recording) >= samples]
         short = [recording for recording in recordings if 0 < len(recording) < samples]
-        joined = np.concatenate([np.zeros(0, np.int16), *usable, *short])
+        joined = np.concatenate([np.zeros(0, np.int16), *long, *short])
         self._samples, self._joined = samples, torch.from_numpy(joined).to(device)
-        self._starts = np.cumsum([0] + [len(recording) for recording in usable])[:-1]
-        # How many windows start in a recording and those before it.
-        self._ends = np.cumsum([0] + [len(recording) - samples + 1 for recording in usable])
-        self.rows, self.windows = len(joined) // samples, int(self._ends[-1])
+        self._starts = np.cumsum([0] + [len(recording) for recording in long])[:-1]
+        # Number of the first window of each recording, and the number of all windows at the end.
+        self._first_windows = np.cumsum([0] + [len(recording) - samples + 1 for recording in long])
+        self.num_rows, self.num_windows = len(joined) // samples, int(self._first_windows[-1])
 
-    def row(self, numbers: Ints) -> Tensor:
-        """Rows by their numbers (B,), float (B, samples)."""
-        table = self._joined[: self.rows * self._samples].view(self.rows, self._samples)
+    def rows(self, numbers: Ints) -> Tensor:
+        """Rows by number (B,) -> float (B, samples)."""
+        table = self._joined[: self.num_rows * self._samples].view(self.num_rows, self._samples)
         return table.index_select(0, torch.from_numpy(numbers).to(table.device)).float() / 32768.0
 
-    def window(self, numbers: Ints) -> Tensor:
-        """Windows by their numbers (B,), float (B, samples)."""
-        which = np.searchsorted(self._ends, numbers, side="right") - 1
-        starts = torch.from_numpy(self._starts[which] + numbers - self._ends[which])
-        # A view with a row for every start: picking rows copies them whole, a place at a time took six times as long.
-        return (
-            self._joined.unfold(0, self._samples, 1).index_select(0, starts.to(self._joined.device)).float() / 32768.0
-        )
+    def windows(self, numbers: Ints) -> Tensor:
+        """Windows by number (B,) -> float (B, samples)."""
+        recording = np.searchsorted(self._first_windows, numbers, side="right") - 1
+        starts = torch.from_numpy(self._starts[recording] + numbers - self._first_windows[recording])
+        # A view with one row for every start: index_select copies whole rows; gathering single samples took six times
+        # as long.
+        views = self._joined.unfold(0, self._samples, 1)
+        return views.index_select(0, starts.to(self._joined.device)).float() / 32768.0
 
 
-def rooms(seconds: tuple[float, float], seed: int, device: torch.device, count: int = ROOMS) -> Tensor:
-    """Impulse responses of `count` synthetic rooms (kws.audio.rooms), (count, R) float."""
-    responses = [response(counter_rng.generator("room", seed, room), seconds) for room in range(count)]
+def room_responses(seconds: tuple[float, float], seed: int, device: torch.device, count: int = NUM_ROOMS) -> Tensor:
+    """Impulse responses of `count` synthetic rooms with reverberation times from `seconds`, float (count, R)."""
+    responses = [impulse_response(counter_rng.generator("room", seed, room), seconds) for room in range(count)]
     return torch.from_numpy(np.stack(responses).astype(np.float32)).to(device)

@@ -1,8 +1,8 @@
-"""torchaudio, with or without its compiled extension; all of kws imports it from here.
+"""torchaudio, with or without its compiled extension. All of kws imports torchaudio from here.
 
-The wheel's extension is linked against CUDA: on a machine without CUDA its import raises OSError, beside a torch of
-another CUDA version RuntimeError. All that kws uses of torchaudio is plain PyTorch, so on exactly these two errors a
-"no extension" module stands in for it. Nothing in the environment is changed.
+The extension in the wheel is linked against CUDA. Importing it raises OSError on a machine without CUDA, and
+RuntimeError beside a torch that was built for another CUDA version. All that kws uses of torchaudio is plain PyTorch,
+so for exactly these two errors a stub module replaces the extension. Nothing in the environment is changed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def _import() -> Any:
         logging.getLogger(__name__).info("torchaudio without its compiled extension: %s", error)
     for name in [name for name in sys.modules if name == "torchaudio" or name.startswith("torchaudio.")]:
         del sys.modules[name]
-    stand_in: Any = types.ModuleType(_NAME, "torchaudio has no compiled extension on this machine")
-    stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False
-    stand_in.fail_if_no_align = lambda function: _no_alignment
-    sys.modules[_NAME] = stand_in
+    stub: Any = types.ModuleType(_NAME, "torchaudio has no compiled extension on this machine")
+    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    stub.fail_if_no_align = lambda function: _no_alignment
+    sys.modules[_NAME] = stub
     return importlib.import_module("torchaudio")
 
 

@@ -128,7 +128,7 @@ def predict(arguments: argparse.Namespace) -> int:
     paths = audio_files.find_audio(arguments.paths)
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
     keep_freed_memory()
-    skipped: list[audio_files.Skipped] = []
+    skipped: list[audio_files.SkippedFile] = []
     tally = predict.Tally(grid.PANELS if arguments.grid else 0)
     say = _say_as_json if arguments.json else _say_prediction
     with progress("listening", hidden=sys.stdout.isatty()) as show:  # there the lines show how far it is
@@ -138,7 +138,7 @@ def predict(arguments: argparse.Namespace) -> int:
     for left in skipped:
         print(f"left out: {left}", file=sys.stderr)
         if arguments.json:
-            print(json.dumps({"path": str(left.path), "error": left.why}))
+            print(json.dumps({"path": str(left.path), "error": left.reason}))
     if tally.known and not arguments.json:
         print(tally.line())
     if arguments.grid:

@@ -129,7 +129,7 @@ class Microphone:
         """At 16 kHz."""
         if self._rate == codec.SAMPLE_RATE_HZ:
             return samples
-        return codec.from_float(samples.astype(np.float32) / 32768, self._rate)
+        return codec.pcm_from_float(samples.astype(np.float32) / 32768, self._rate)
 
 
 def record(session: RecordingSession, microphone: Microphone) -> Iterator[Heard | Refused]:

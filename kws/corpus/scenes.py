@@ -28,7 +28,7 @@ def place(word: Audio, rng: np.random.Generator) -> Audio:
 
 def in_room(clip: Audio, rng: np.random.Generator) -> Audio:
     """Convolved with the response of a room of its own, as long and as loud as before, but for what would clip."""
-    response = rooms.response(rng, ROOM_SECONDS)
+    response = rooms.impulse_response(rng, ROOM_SECONDS)
     size = 1 << (clip.size + response.size - 2).bit_length()  # a power of two: a sum of lengths may be a prime
     heard = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(response, size), size)[: clip.size]
     return _limited(heard * (_rms(clip) / _rms(heard)))

@@ -146,7 +146,7 @@ class Sources:
         """The clips of a long recording; their names have its folders, so that they are unique."""
         try:
             with audio.open("rb") as file:
-                length_s = codec.seconds(file)
+                length_s = codec.duration_s(file)
         except codec.AudioError as error:
             self.ignored.append(f"{path}: {name}: {error}")
             return

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kws.audio.features import SPECS, Features, Normal
+from kws.audio.features import SPECS, BandStatistics, Features
 from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.store import USUAL, Caching
@@ -27,7 +27,7 @@ CLIPS, _SHARDS, _BATCH = 2048, 8, 64
 def measure(
     index: Index, names: tuple[str, ...], samples: int, caching: Caching = USUAL,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Normal]:  # fmt: skip
+) -> dict[str, BandStatistics]:  # fmt: skip
     """Of features by name, from up to 2,048 clips of the train split out of up to eight of its shards.
 
     Damaged clips are left out: whether they end the run is for its training to say.
@@ -48,7 +48,7 @@ def measure(
     return {name: _normal(sums[name], frames[name]) for name in names}
 
 
-def _normal(sums: torch.Tensor, count: int) -> Normal:
+def _normal(sums: torch.Tensor, count: int) -> BandStatistics:
     mean, square = sums / max(1, count)
     deviation = (square - mean.square()).clamp_min(0.0).sqrt().clamp_min(1e-3)  # digital silence has none
     return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in deviation.tolist()]
@@ -76,7 +76,7 @@ def write(index: Index, samples: int, progress: Callable[[int, int], None] = lam
     partial.replace(path)
 
 
-def of(index: Index, name: str, samples: int, caching: Caching = USUAL) -> Normal:
+def of(index: Index, name: str, samples: int, caching: Caching = USUAL) -> BandStatistics:
     """Mean and deviation of each band, (F,) each: as kept beside the index, else measured now."""
     try:
         kept = json.loads(_path(index.root).read_text(encoding="utf-8"))

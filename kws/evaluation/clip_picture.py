@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kws.audio.augment import Augment
+from kws.audio.augment import AugmentationChain
 from kws.audio.augment_parameters import Ints
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import SPECS, Features
-from kws.audio.noise import ROOMS
+from kws.audio.noise import NUM_ROOMS
 from kws.config import Config
 from kws.data import normalisation
 from kws.data.plan import Slot
@@ -51,7 +51,7 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     features, chain = _front_end(training_set)
     with torch.inference_mode():
         lengths, numbers = batch.lengths.numpy(), batch.draws.numpy()
-        waves = [plain[0].float() / 32768.0, *chain.wave(batch.wave, lengths, numbers, 0)]
+        waves = [plain[0].float() / 32768.0, *chain.waves(batch.wave, lengths, numbers, 0)]
         seen = [features(plain)[0, 0], *(chain(batch.wave, lengths, numbers, 0)[:, 0] if draws else [])]
         said = ["as it is: evaluation, prediction", *told(chain, numbers)]
     figure = Figure(figsize=(11.0, 1.9 * len(waves) + 0.7), layout="constrained")
@@ -73,27 +73,31 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
 
 
-def told(chain: Augment, draws: Ints) -> list[str]:
+def told(chain: AugmentationChain, draws: Ints) -> list[str]:
     """What the steps do to each draw of the first epoch, in words."""
-    course, chance, bank = chain.chance.course(draws, 0), chain.chance, chain.bank
-    rooms, noise, mix = chance.rooms(draws, 0, ROOMS), chance.noise(draws, 0), chance.mix(draws, 0)
-    lines, moved_ms = [], chance.moved_ms(draws, 0)
+    transforms, sampler, bank = chain.sampler.clip_transforms(draws, 0), chain.sampler, chain.bank
+    rooms, noise, mix = (
+        sampler.room_indices(draws, 0, NUM_ROOMS),
+        sampler.added_noise(draws, 0),
+        sampler.mixed_noise(draws, 0),
+    )
+    lines, shift_ms = [], sampler.shift_ms(draws, 0)
     for row, draw in enumerate(draws.tolist()):
         parts = [
-            (course.gain[row] != 1.0, f"loudness {20.0 * np.log10(max(course.gain[row], 1e-9)):+.1f} dB"),
-            (course.step[row] != 1.0, f"played at {course.step[row]:.2f}"),
-            (abs(moved_ms[row]) >= 0.5, f"moved by {moved_ms[row]:+.0f} ms"),
+            (transforms.gain[row] != 1.0, f"loudness {20.0 * np.log10(max(transforms.gain[row], 1e-9)):+.1f} dB"),
+            (transforms.step[row] != 1.0, f"played at {transforms.step[row]:.2f}"),
+            (abs(shift_ms[row]) >= 0.5, f"moved by {shift_ms[row]:+.0f} ms"),
             (rooms[row] >= 0, f"room {rooms[row]}"),
-            (noise.chosen[row] and bank.windows, f"noise {noise.level[row]:.0f} dB below"),
-            (course.rate[row] != 1.0, f"stretched at {course.rate[row]:.2f}"),
-            (course.shift[row] != 0, f"shifted by {course.shift[row]:+d} frames"),
-            (mix.chosen[row] and bank.rows, f"{mix.level[row]:.0%} noise"),
+            (noise.applied[row] and bank.num_windows, f"noise {noise.level[row]:.0f} dB below"),
+            (transforms.rate[row] != 1.0, f"stretched at {transforms.rate[row]:.2f}"),
+            (transforms.shift[row] != 0, f"shifted by {transforms.shift[row]:+d} frames"),
+            (mix.applied[row] and bank.num_rows, f"{mix.level[row]:.0%} noise"),
         ]
         lines.append(f"draw {draw}: " + (", ".join(text for there, text in parts if there) or "nothing before masks"))
     return lines
 
 
-def _front_end(training_set: TrainingSet) -> tuple[Features, Augment]:
+def _front_end(training_set: TrainingSet) -> tuple[Features, AugmentationChain]:
     config, caching = training_set.config, Caching.of(training_set.config.data)
     chosen = config.frontend.features
     measured = config.frontend.normalise == "corpus"
@@ -101,7 +105,7 @@ def _front_end(training_set: TrainingSet) -> tuple[Features, Augment]:
         chosen, normalisation.of(training_set.index, chosen, training_set.samples, caching) if measured else None
     )
     noises = noise_of(training_set.index, "train", caching)
-    return features, Augment(config.frontend, features, config.train.seed, noises, training_set.samples, CPU)
+    return features, AugmentationChain(config.frontend, features, config.train.seed, noises, training_set.samples, CPU)
 
 
 def _levels(seen: list[Tensor], config: Config) -> tuple[float, float]:

@@ -19,7 +19,7 @@ import torch
 
 from kws import metrics
 from kws.audio import codec
-from kws.audio.audio_files import Heard, Skipped, decoded, printable
+from kws.audio.audio_files import DecodedFile, SkippedFile, decode_files, printable
 from kws.corpus import tasks
 from kws.corpus.recording import composed
 from kws.errors import UsageError
@@ -54,7 +54,7 @@ class _Second(NamedTuple):
     """Of the file with that number what starts at sample `start`."""
 
     number: int
-    file: Heard
+    file: DecodedFile
     start: int
 
 
@@ -83,14 +83,14 @@ class Recognizer:
             raise UsageError(f"wave: samples of type {samples.dtype}, wanted int16, or float in [-1, 1]")
         floats = samples.astype(np.float32) / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float32)
         try:
-            pcm = codec.from_float(floats, rate)
+            pcm = codec.pcm_from_float(floats, rate)
         except codec.AudioError as error:
             raise UsageError(f"wave: {error}") from error
-        file = Heard(Path(), pcm)
+        file = DecodedFile(Path(), pcm)
         seconds = (_Second(0, file, start) for start in starts(len(pcm), self._trained.samples))
         return list(self._ranked(_surest(self._scored(seconds))[1]))
 
-    def files(self, paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[Prediction]:
+    def files(self, paths: Iterable[Path], skipped: list[SkippedFile]) -> Iterator[Prediction]:
         """The files' predictions in order; those that cannot be read go to `skipped`.
 
         A recording longer than the network's clips is heard every STEP_S, and the second counts in which the network is
@@ -109,7 +109,7 @@ class Recognizer:
 
     def features_of(self, predictions: Sequence[Prediction]) -> list[Floats]:
         """What the network was shown of these files, (F, N) each; read again."""
-        files = [item for item in decoded(item.path for item in predictions) if isinstance(item, Heard)]
+        files = [item for item in decode_files(item.path for item in predictions) if isinstance(item, DecodedFile)]
         begins = [round(item.start_s * codec.SAMPLE_RATE_HZ) for item in predictions]
         with torch.inference_mode():
             clips = [_cut(file.pcm, begin, self._trained.samples) for file, begin in zip(files, begins, strict=True)]
@@ -122,9 +122,9 @@ class Recognizer:
             return name
         return tasks.UNKNOWN if name in self._trained.unknown else None
 
-    def _seconds(self, paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[_Second]:
-        for number, file in enumerate(decoded(paths)):
-            if isinstance(file, Skipped):
+    def _seconds(self, paths: Iterable[Path], skipped: list[SkippedFile]) -> Iterator[_Second]:
+        for number, file in enumerate(decode_files(paths)):
+            if isinstance(file, SkippedFile):
                 skipped.append(file)
             else:
                 yield from (_Second(number, file, at) for at in starts(len(file.pcm), self._trained.samples))

@@ -96,7 +96,7 @@ def _where(recording: Recording) -> str:
 def _row(one: Marked, file: str, start: int, samples: codec.Pcm | None, fault: str | None) -> Decoded:
     recording = one.recording
     base = key_of(recording.name)
-    count, sound = (0, 0) if samples is None else (len(samples), codec.sound_id(samples))
+    count, sound = (0, 0) if samples is None else (len(samples), codec.pcm_hash(samples))
     return Decoded(
         one.seq, one.mark, recording.name, str(recording.origin), recording.word, recording.speaker,
         file, start, count, sound, fault, base, counter_rng.digest("pack", base),

@@ -202,7 +202,7 @@ def _row(where: str, key: str, members: Mapping[str, _Member], words: Sequence[s
         return f"{where}: clip {key}: damaged audio ({error}); copy or pack it again"
     return Row(
         key, NOISE_FOLDER if noise else word, speaker, offset, len(data), len(pcm), plain, zlib.crc32(data),
-        name_id(key), codec.sound_id(pcm),
+        name_id(key), codec.pcm_hash(pcm),
     )  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def _write_clips(shard: Shard, tar: _Tar) -> Iterator[tuple[int, ...]]:
 def _samples(shard: Shard, file: BinaryIO, clip: Clip) -> codec.Pcm:
     file.seek(2 * clip.start)
     samples = np.frombuffer(file.read(2 * clip.samples), "<i2").astype(np.int16, copy=False)
-    if len(samples) != clip.samples or (shard.doubted and codec.sound_id(samples) != clip.sound):
+    if len(samples) != clip.samples or (shard.doubted and codec.pcm_hash(samples) != clip.sound):
         raise UsageError(f"{shard.folder / clip.file}: damaged at {clip.name}; run the same again, which starts anew")
     return samples
 

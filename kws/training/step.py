@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from kws.audio.augment import Augment
+from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.data.ledger import Ledger
 from kws.data.plan import slots_of
@@ -245,14 +245,14 @@ class Stepper:
             self.ema.load_state_dict(averaged)
         self._sync.load(checkpoint)
 
-    def _build_augment(self) -> Augment | None:
+    def _build_augment(self) -> AugmentationChain | None:
         config, chain = self._training_set.config, self._training_set.config.frontend
         if not chain.augments:
             return None
         needs_noise = chain.noise_probability > 0.0 or chain.mix_probability > 0.0
         noises = noise_of(self._training_set.index, "train", Caching.of(config.data)) if needs_noise else []
         samples, device = self._training_set.samples, self._ranks.device
-        return Augment(chain, self._features, self._settings.seed, noises, samples, device)
+        return AugmentationChain(chain, self._features, self._settings.seed, noises, samples, device)
 
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kws import models
-from kws.audio.features import Features, Normal
+from kws.audio.features import BandStatistics, Features
 from kws.config import Config
 from kws.data import normalisation
 from kws.data.ledger import Ledger
@@ -63,7 +63,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.train)
         # Where it is: saved in every checkpoint.
         self.state = TrainState()
-        self.normal: Normal | None = None  # what features are normalised by
+        self.normal: BandStatistics | None = None  # what features are normalised by
         # What this attempt works with; those without a value are made by `run`.
         self.console = log.make_console(ranks.is_main)
         self.say = self.console.print
@@ -301,7 +301,7 @@ class Trainer:
         if self.config.train.init:
             self._load_init()
 
-    def _measure_normal(self) -> Normal:
+    def _measure_normal(self) -> BandStatistics:
         index, samples = self.training_set.index, self.training_set.samples
         return normalisation.of(index, self.config.frontend.features, samples, Caching.of(self.config.data))
 

@@ -12,7 +12,7 @@ import librosa
 import numpy as np
 import numpy.typing as npt
 
-from kws.audio.augment_parameters import Course
+from kws.audio.augment_parameters import TransformParameters
 
 N_FFT, HOP, RATE_HZ = 2048, 512, 16_000
 Floats = npt.NDArray[np.floating]
@@ -28,7 +28,7 @@ class Steps:
     shift: int | None = None
 
 
-def steps_of(course: Course, row: int) -> Steps:
+def steps_of(course: TransformParameters, row: int) -> Steps:
     """A draw's parameters as the functions below take them."""
     gain, step, rate, shift = course.gain[row], course.step[row], course.rate[row], course.shift[row]
     return Steps(

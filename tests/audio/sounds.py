@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kws.audio.augment_parameters import Course, Ints
+from kws.audio.augment_parameters import Ints, TransformParameters
 from kws.audio.codec import Pcm
 from tests.conftest import tone
 
@@ -60,7 +60,7 @@ def batch(clips: Sequence[Pcm], samples: int = HEADROOM) -> tuple[torch.Tensor, 
 
 def course(
     count: int, gain: float = 1.0, start: float = 0.0, step: float = 1.0, rate: float = 1.0, shift: int = 0
-) -> Course:
+) -> TransformParameters:
     """The same for every one of `count` clips."""
     floats = [np.full(count, value, dtype=np.float64) for value in (gain, start, step, rate)]
-    return Course(*floats, np.full(count, shift, dtype=np.int64))
+    return TransformParameters(*floats, np.full(count, shift, dtype=np.int64))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kws.audio import codec
-from kws.audio.audio_files import Heard, Skipped, decoded, find_audio, printable
+from kws.audio.audio_files import DecodedFile, SkippedFile, decode_files, find_audio, printable
 from kws.errors import UsageError
 
 
@@ -38,14 +38,14 @@ def test_many_files_are_decoded_in_their_order_with_the_broken_in_their_places(t
     for number in range(150):
         paths.append(tmp_path / f"{number}.wav")
         paths[-1].write_bytes(b"RIFF" if number % 7 == 3 else codec.wav_bytes(np.full(5, number, np.int16)))
-    found = list(decoded(paths))
+    found = list(decode_files(paths))
     assert [item.path for item in found] == paths
     for number, item in enumerate(found):
         if number % 7 == 3:
-            assert isinstance(item, Skipped)
+            assert isinstance(item, SkippedFile)
             assert str(item).startswith(f"{item.path}: ends early")
         else:
-            assert isinstance(item, Heard)
+            assert isinstance(item, DecodedFile)
             assert item.pcm.tolist() == [number] * 5
 
 

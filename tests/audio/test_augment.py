@@ -12,10 +12,10 @@ import torch
 
 from kws.audio import augment as module
 from kws.audio import frames
-from kws.audio.augment import Augment
-from kws.audio.augment_parameters import Chance
+from kws.audio.augment import AugmentationChain
+from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.features import SPECS, Features
-from kws.audio.noise import NoiseBank, rooms
+from kws.audio.noise import NoiseBank, room_responses
 from kws.config import PRESETS, FrontEndConfig, preset
 from tests.audio import librosa_chain as reference
 from tests.audio.sounds import SAMPLES, Sounds, batch, made
@@ -31,8 +31,8 @@ Noises = tuple[np.ndarray, ...]
 
 def chain(
     settings: FrontEndConfig, seed: int = 0, noises: Noises = (), samples: int = SHORT, features: str = "mel32"
-) -> Augment:
-    return Augment(settings, Features(features), seed, noises, samples, CPU)
+) -> AugmentationChain:
+    return AugmentationChain(settings, Features(features), seed, noises, samples, CPU)
 
 
 def only(**changes: Any) -> FrontEndConfig:
@@ -47,17 +47,19 @@ def clips(count: int) -> torch.Tensor:
     return torch.from_numpy(wave.astype(np.float32))
 
 
-def heard(steps: Augment, wave: torch.Tensor, draws: np.ndarray | None = None, epoch: int = 0) -> torch.Tensor:
+def heard(
+    steps: AugmentationChain, wave: torch.Tensor, draws: np.ndarray | None = None, epoch: int = 0
+) -> torch.Tensor:
     """The steps on the wave alone."""
-    return steps.wave(wave, np.full(len(wave), wave.shape[1]), np.arange(len(wave)) if draws is None else draws, epoch)
+    return steps.waves(wave, np.full(len(wave), wave.shape[1]), np.arange(len(wave)) if draws is None else draws, epoch)
 
 
 @pytest.fixture(params=["compiled", "batched"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """As on a CPU, and as on a GPU: the same functions, though they run here."""
     if request.param == "batched":
-        monkeypatch.setattr(module, "played", module.batched_play)
-        monkeypatch.setattr(frames, "moved_power", frames.batched_power)
+        monkeypatch.setattr(module, "transform_waves", module.transform_waves_batched)
+        monkeypatch.setattr(frames, "transformed_power", frames.transformed_power_batched)
     return str(request.param)
 
 
@@ -78,11 +80,15 @@ class Wanted:
 @pytest.fixture(scope="module")
 def wanted(sounds: Sounds) -> Wanted:
     """By librosa, one clip at a time, in float64: in float32 its vocoder is off by 3e-3 dB itself."""
-    chance, rows = Chance(preset("classic"), SEED, SAMPLES), sounds.noise_rows()
-    own, other, mix = chance.course(DRAWS, EPOCH), chance.course(DRAWS, EPOCH, "noise."), chance.mix(DRAWS, EPOCH)
+    sampler, rows = AugmentationSampler(preset("classic"), SEED, SAMPLES), sounds.noise_rows()
+    own, other, mix = (
+        sampler.clip_transforms(DRAWS, EPOCH),
+        sampler.noise_transforms(DRAWS, EPOCH),
+        sampler.mixed_noise(DRAWS, EPOCH),
+    )
 
     def features(row: int, bands: int) -> np.ndarray:
-        noise = rows[int(mix.place[row] * len(rows))] if mix.chosen[row] else None
+        noise = rows[int(mix.position[row] * len(rows))] if mix.applied[row] else None
         ways = reference.steps_of(own, row), noise, reference.steps_of(other, row)
         return reference.training_features(sounds.clip(row) / 32768, *ways, mix.level[row], bands)
 
@@ -242,7 +248,7 @@ def test_speed_is_linear_interpolation_about_the_start_or_the_middle(about: str)
     wave, place = clips(20), np.arange(SHORT)
     steps = chain(settings)
     fixed = (SHORT - 1) / 2 if about == "middle" else 0.0
-    by = 1.0 / steps.chance.course(np.arange(20), 0).step - 1.0
+    by = 1.0 / steps.sampler.clip_transforms(np.arange(20), 0).step - 1.0
     assert by.min() < -0.1
     assert by.max() > 0.1
     for row, clip, longer in zip(heard(steps, wave), wave, by, strict=True):
@@ -255,9 +261,9 @@ def test_speed_is_linear_interpolation_about_the_start_or_the_middle(about: str)
 def test_speed_hears_on_where_the_clip_goes_on() -> None:
     wave = torch.arange(1.0, 1.3 * SHORT)[None]
     steps = chain(only(speed_probability=1.0, speed=0.2, speed_about="start"))
-    draw = int(steps.chance.course(np.arange(50), 0).step.argmax())
-    step = steps.chance.course(np.array([draw]), 0).step[0]
-    row = steps.wave(wave, np.array([wave.shape[1]]), np.array([draw]), 0)[0].numpy()
+    draw = int(steps.sampler.clip_transforms(np.arange(50), 0).step.argmax())
+    step = steps.sampler.clip_transforms(np.array([draw]), 0).step[0]
+    row = steps.waves(wave, np.array([wave.shape[1]]), np.array([draw]), 0)[0].numpy()
     assert step > 1.15
     np.testing.assert_allclose(row, 1 + np.arange(SHORT) * step, rtol=1e-6)
 
@@ -293,7 +299,7 @@ def test_noise_is_a_window_of_one_recording() -> None:
 def test_noise_comes_as_often_as_asked() -> None:
     wave = clips(1).expand(500, SHORT).contiguous()
     changed = heard(chain(noisy(0.3), noises=(HISS,)), wave).ne(wave).any(dim=1)
-    np.testing.assert_array_equal(changed, chain(noisy(0.3)).chance.noise(np.arange(500), 0).chosen)
+    np.testing.assert_array_equal(changed, chain(noisy(0.3)).sampler.added_noise(np.arange(500), 0).applied)
 
 
 @pytest.mark.parametrize("noises", [(), (HISS[: SHORT - 1],)], ids=["none", "too short"])
@@ -320,9 +326,12 @@ def test_silence_stays_nearly_silent_in_noise_and_in_a_room(noise: np.ndarray) -
 
 def test_a_room_is_a_convolution_as_loud_as_before() -> None:
     settings, wave = only(reverb_probability=0.6), clips(20)
-    found, where = heard(chain(settings, seed=4), wave), Chance(settings, 4, SHORT).rooms(np.arange(20), 0, 64)
+    found, where = (
+        heard(chain(settings, seed=4), wave),
+        AugmentationSampler(settings, 4, SHORT).rooms(np.arange(20), 0, 64),
+    )
     assert 5 < (where >= 0).sum() < 19
-    responses = rooms(settings.reverb_seconds, 4, CPU).numpy()
+    responses = room_responses(settings.reverb_seconds, 4, CPU).numpy()
     for row, clip, room in zip(found, wave, where, strict=True):
         wanted = clip.numpy()
         if room >= 0:
@@ -344,9 +353,9 @@ def test_a_rooms_sound_does_not_come_round_to_the_clips_beginning() -> None:
 def test_the_mix_takes_rows_of_the_bank_by_place_and_share(way: str) -> None:
     settings = only(mix_probability=1.0)
     steps, wave = chain(settings, noises=(HISS, HUM)), clips(12)
-    mix = steps.chance.mix(np.arange(12), 0)
+    mix = steps.sampler.mixed_noise(np.arange(12), 0)
     bank = NoiseBank((HISS, HUM), SHORT, CPU)
-    noise = bank.row((mix.place * bank.rows).astype(np.int64))
+    noise = bank.rows((mix.position * bank.num_rows).astype(np.int64))
     share = torch.from_numpy(mix.level).float()[:, None]
     wanted = Features("mel32")((1 - share) * wave + share * noise)  # untouched spectra add up as waves do
     found = steps(wave, np.full(12, SHORT), np.arange(12), 0)
@@ -381,7 +390,7 @@ def test_one_frame_mask_is_one_stretch_over_all_bands_within_its_limit() -> None
 @pytest.mark.parametrize(("features", "frames"), [("mel32", 6), ("logmel40", 20)])
 def test_a_frame_mask_is_as_long_in_time_whatever_the_hop(features: str, frames: int) -> None:
     settings = only(features=features, time_masks=1, time_mask_ms=200.0)
-    steps = Augment(settings, Features(features), 0, [], 16000, CPU)
+    steps = AugmentationChain(settings, Features(features), 0, [], 16000, CPU)
     picture = torch.from_numpy(np.random.default_rng(2).standard_normal((200, 1, 32, 32)).astype(np.float32))
     hidden = (steps.mask(picture, np.arange(200), 0) != picture)[:, 0, 0].sum(dim=1)
     assert hidden.max() == frames

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kws import counter_rng
-from kws.audio.augment_parameters import Chance, Course
+from kws.audio.augment_parameters import AugmentationSampler, TransformParameters
 from kws.config import PRESETS, FrontEndConfig, preset
 
 SAMPLES, COUNT = 16000, 2000
@@ -19,29 +19,33 @@ SEED_CHAIN = preset("classic")
 ALL = preset(
     "modern", **{f"{step}_probability": 0.5 for step in ("amplitude", "stretch", "frame_shift", "mix")}
 )  # every step at once
-ROOMS = 64
+NUM_ROOMS = 64
 
 
-def of(settings: FrontEndConfig, seed: int = 0) -> Chance:
-    return Chance(settings, seed, SAMPLES)
+def of(settings: FrontEndConfig, seed: int = 0) -> AugmentationSampler:
+    return AugmentationSampler(settings, seed, SAMPLES)
 
 
-Drawn = Callable[[Chance, np.ndarray, int], np.ndarray]
+Drawn = Callable[[AugmentationSampler, np.ndarray, int], np.ndarray]
 STEPS: dict[str, Drawn] = {
-    "amplitude": lambda chance, draws, epoch: chance.course(draws, epoch).gain,
-    "volume": lambda chance, draws, epoch: chance.course(draws, epoch).gain,
-    "speed": lambda chance, draws, epoch: chance.course(draws, epoch).step,
-    "shift": lambda chance, draws, epoch: chance.course(draws, epoch).start,
-    "stretch": lambda chance, draws, epoch: chance.course(draws, epoch).rate,
-    "frame_shift": lambda chance, draws, epoch: chance.course(draws, epoch).shift,
-    "reverb": lambda chance, draws, epoch: chance.rooms(draws, epoch, ROOMS),
-    "noise": lambda chance, draws, epoch: chance.noise(draws, epoch).level * chance.noise(draws, epoch).chosen,
-    "mix": lambda chance, draws, epoch: chance.mix(draws, epoch).level * chance.mix(draws, epoch).chosen,
+    "amplitude": lambda sampler, draws, epoch: sampler.clip_transforms(draws, epoch).gain,
+    "volume": lambda sampler, draws, epoch: sampler.clip_transforms(draws, epoch).gain,
+    "speed": lambda sampler, draws, epoch: sampler.clip_transforms(draws, epoch).step,
+    "shift": lambda sampler, draws, epoch: sampler.clip_transforms(draws, epoch).start,
+    "stretch": lambda sampler, draws, epoch: sampler.clip_transforms(draws, epoch).rate,
+    "frame_shift": lambda sampler, draws, epoch: sampler.clip_transforms(draws, epoch).shift,
+    "reverb": lambda sampler, draws, epoch: sampler.room_indices(draws, epoch, NUM_ROOMS),
+    "noise": lambda sampler, draws, epoch: (
+        sampler.added_noise(draws, epoch).level * sampler.added_noise(draws, epoch).applied
+    ),
+    "mix": lambda sampler, draws, epoch: (
+        sampler.mixed_noise(draws, epoch).level * sampler.mixed_noise(draws, epoch).applied
+    ),
 }
 """By step: what it draws, one number a draw."""
 
 
-def only(step: str, probability: float = 0.5) -> Chance:
+def only(step: str, probability: float = 0.5) -> AugmentationSampler:
     """One step of them all."""
     return of(preset("none", **{f"{step}_probability": probability}))
 
@@ -87,18 +91,18 @@ def test_the_seeds_chain_has_the_seeds_ranges() -> None:
         assert (course.start == 0.0).all()
         spread_evenly(course.gain[course.gain != 1.0], 0.7, 1.1)
         spread_evenly(1.0 / course.step[course.step != 1.0] - 1.0, -0.2, 0.2)
-        spread_evenly(course.rate[course.stretches] - 1.0, -0.2, 0.2)
+        spread_evenly(course.rate[course.is_stretched] - 1.0, -0.2, 0.2)
         assert set(course.shift.tolist()) == set(range(-8, 9))
         counts = np.unique(course.shift, return_counts=True)[1]
         assert counts[np.arange(17) != 8].min() > 0.6 * COUNT * 0.5 / 17
-        for applied in (course.gain != 1.0, course.step != 1.0, course.stretches):
+        for applied in (course.gain != 1.0, course.step != 1.0, course.is_stretched):
             assert abs(applied.mean() - 0.5) < 0.05
     mix = of(SEED_CHAIN).mix(DRAWS, 0)
-    assert abs(mix.chosen.mean() - 0.5) < 0.05
+    assert abs(mix.applied.mean() - 0.5) < 0.05
     spread_evenly(mix.level, 0.0, 0.45)
-    spread_evenly(mix.place, 0.0, 1.0)
-    assert not of(SEED_CHAIN).noise(DRAWS, 0).chosen.any()
-    assert (of(SEED_CHAIN).rooms(DRAWS, 0, ROOMS) == -1).all()
+    spread_evenly(mix.position, 0.0, 1.0)
+    assert not of(SEED_CHAIN).noise(DRAWS, 0).applied.any()
+    assert (of(SEED_CHAIN).rooms(DRAWS, 0, NUM_ROOMS) == -1).all()
 
 
 def test_the_seeds_chain_as_settings() -> None:
@@ -123,11 +127,11 @@ def test_the_modern_chain_has_its_ranges() -> None:
     middle = (SAMPLES - 1) / 2
     np.testing.assert_allclose(course.start + middle * course.step, middle)
     noise = of(preset("modern")).noise(DRAWS, 0)
-    assert abs(noise.chosen.mean() - 0.7) < 0.05
+    assert abs(noise.applied.mean() - 0.7) < 0.05
     spread_evenly(noise.level, 0.0, 25.0)
-    where = of(preset("modern")).rooms(DRAWS, 0, ROOMS)
+    where = of(preset("modern")).rooms(DRAWS, 0, NUM_ROOMS)
     assert abs((where >= 0).mean() - 0.2) < 0.04
-    assert set(where.tolist()) == set(range(-1, ROOMS))
+    assert set(where.tolist()) == set(range(-1, NUM_ROOMS))
 
 
 def test_noise_that_is_mixed_in_goes_through_the_steps_of_the_seeds_chain_alone() -> None:
@@ -177,26 +181,26 @@ def test_every_step_has_numbers_of_its_own() -> None:
 
 def test_a_step_is_applied_by_other_numbers_than_it_is_drawn_by() -> None:
     noise = only("noise").noise(DRAWS, 0)
-    assert abs(noise.place[noise.chosen].mean() - 0.5) < 0.05
-    assert abs(np.corrcoef(noise.place, noise.level)[0, 1]) < 0.1
+    assert abs(noise.position[noise.applied].mean() - 0.5) < 0.05
+    assert abs(np.corrcoef(noise.position, noise.level)[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("settings", [SEED_CHAIN, preset("modern"), ALL], ids=["classic", "modern", "all"])
 def test_the_same_draws_in_any_order_and_number_give_exactly_the_same(settings: FrontEndConfig) -> None:
-    chance, order = of(settings), np.random.default_rng(1).permutation(COUNT)
-    for name, whole in everything(chance, DRAWS).items():
-        np.testing.assert_array_equal(everything(chance, DRAWS[order])[name], whole[order], err_msg=name)
-        parts = [everything(chance, part)[name] for part in np.array_split(DRAWS, 7)]
+    sampler, order = of(settings), np.random.default_rng(1).permutation(COUNT)
+    for name, whole in everything(sampler, DRAWS).items():
+        np.testing.assert_array_equal(everything(sampler, DRAWS[order])[name], whole[order], err_msg=name)
+        parts = [everything(sampler, part)[name] for part in np.array_split(DRAWS, 7)]
         np.testing.assert_array_equal(np.concatenate(parts), whole, err_msg=name)
 
 
-def everything(chance: Chance, draws: np.ndarray) -> dict[str, np.ndarray]:
+def everything(sampler: AugmentationSampler, draws: np.ndarray) -> dict[str, np.ndarray]:
     """All that is drawn for these draws, by name."""
-    found: dict[str, np.ndarray] = {"rooms": chance.rooms(draws, 0, ROOMS)}
-    found["hidden"] = chance.hidden(draws, 0, "frames", 2, 20, 101)
+    found: dict[str, np.ndarray] = {"rooms": sampler.room_indices(draws, 0, NUM_ROOMS)}
+    found["hidden"] = sampler.masks(draws, 0, "frames", 2, 20, 101)
     for name, drawn in (
-        ("own", chance.course(draws, 0)), ("noise's", chance.course(draws, 0, "noise.")),
-        ("noise", chance.noise(draws, 0)), ("mix", chance.mix(draws, 0)),
+        ("own", sampler.clip_transforms(draws, 0)), ("noise's", sampler.noise_transforms(draws, 0)),
+        ("noise", sampler.added_noise(draws, 0)), ("mix", sampler.mixed_noise(draws, 0)),
     ):  # fmt: skip
         found |= {f"{name} {field.name}": getattr(drawn, field.name) for field in dataclasses.fields(drawn)}
     return found
@@ -227,11 +231,11 @@ def test_the_numbers_are_those_of_the_first_version() -> None:
 
 def test_courses_are_taken_apart_and_joined() -> None:
     whole = of(ALL).course(np.arange(10), 0)
-    joined = Course.joined(whole.take(np.arange(4)), whole.take(np.arange(4, 10)))
-    for field in dataclasses.fields(Course):
+    joined = TransformParameters.joined(whole.select(np.arange(4)), whole.select(np.arange(4, 10)))
+    for field in dataclasses.fields(TransformParameters):
         np.testing.assert_array_equal(getattr(joined, field.name), getattr(whole, field.name))
     mix = of(ALL).mix(np.arange(10), 0)
-    assert mix.take(np.array([7, 2])).level.tolist() == [mix.level[7], mix.level[2]]
+    assert mix.select(np.array([7, 2])).level.tolist() == [mix.level[7], mix.level[2]]
 
 
 @pytest.mark.parametrize("name", PRESETS)

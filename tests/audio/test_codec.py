@@ -137,7 +137,7 @@ def test_no_damage_to_the_header_is_more_than_an_audio_error(at: int, value: int
 )
 def test_from_float_refuses_what_gives_no_sound(samples: list[float], rate: int, says: str) -> None:
     with pytest.raises(codec.AudioError, match=says):
-        codec.from_float(np.array(samples, dtype=np.float32), rate)
+        codec.pcm_from_float(np.array(samples, dtype=np.float32), rate)
 
 
 def test_one_sample_is_a_sound() -> None:
@@ -169,7 +169,7 @@ def test_a_cut_is_what_the_whole_has_there(form: str, subtype: str, rate: int, c
     data = encoded(np.stack([LONG] * channels, axis=1), rate, subtype, form)
     whole = codec.decode(data).astype(int)
     seconds = len(LONG) / rate
-    assert codec.seconds(io.BytesIO(data)) == seconds
+    assert codec.duration_s(io.BytesIO(data)) == seconds
     for start in (0.0, 0.4321, seconds / 3, seconds - 1.5, seconds - 0.6):  # a page of Vorbis is some seconds
         cut = codec.decode_span(io.BytesIO(data), start, start + 0.6)
         wanted = whole[round(start * 16000) :][: len(cut)]

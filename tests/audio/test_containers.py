@@ -31,7 +31,7 @@ def written(form: str, subtype: str, endian: str, samples: np.ndarray = HISS) ->
 @pytest.mark.parametrize(("form", "subtype", "endian"), KINDS)
 def test_whole_files_lack_nothing_and_cut_ones_are_found(form: str, subtype: str, endian: str) -> None:
     data = written(form, subtype, endian)
-    assert containers.shortfall(data) == ""
+    assert containers.missing_end(data) == ""
     assert len(codec.decode(data)) - len(HISS) in range(512)  # ADPCM fills its last block
     for keep in (len(data) - 2, len(data) - 200, len(data) * 9 // 10, len(data) // 2, 60):
         with pytest.raises(codec.AudioError):
@@ -40,8 +40,8 @@ def test_whole_files_lack_nothing_and_cut_ones_are_found(form: str, subtype: str
 
 def test_an_ogg_cut_between_its_pages_is_found() -> None:
     data = written("OGG", "VORBIS", "FILE", np.tile(HISS, 5))
-    assert containers.shortfall(data[: data.rindex(b"OggS")]) == "its last Ogg page is missing"
-    assert containers.shortfall(data[:-1]) == "its last Ogg page is cut off"
+    assert containers.missing_end(data[: data.rindex(b"OggS")]) == "its last Ogg page is missing"
+    assert containers.missing_end(data[:-1]) == "its last Ogg page is cut off"
     with pytest.raises(codec.AudioError, match="ends early: its last Ogg page is missing"):
         codec.decode(data[: data.rindex(b"OggS")])
 
@@ -58,11 +58,11 @@ def test_an_ogg_cut_between_its_pages_is_found() -> None:
 def test_a_length_that_the_writer_did_not_know_lacks_nothing(form, at, unknown) -> None:  # type: ignore[no-untyped-def]
     data = bytearray(written(form, "PCM_16", "FILE"))
     data[at(data) : at(data) + len(unknown)] = unknown
-    assert containers.shortfall(bytes(data)) == ""
+    assert containers.missing_end(bytes(data)) == ""
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", b".snd", b"OggS", b"caff\0\1\0\0", b"hello, this is text"])
 def test_what_is_hardly_a_file_is_left_to_the_decoder(data: bytes) -> None:
-    assert containers.shortfall(data) in ("", "its last Ogg page is missing", "its samples are missing")
+    assert containers.missing_end(data) in ("", "its last Ogg page is missing", "its samples are missing")
     with pytest.raises(codec.AudioError):
         codec.decode(data)

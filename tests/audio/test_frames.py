@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from kws.audio import frames
-from kws.audio.augment_parameters import Course
+from kws.audio.augment_parameters import TransformParameters
 from kws.audio.features import Features
 from tests.audio import librosa_chain as reference
 from tests.audio.sounds import SAMPLES, Sounds, batch, course
 
 Power = Callable[..., torch.Tensor]
-both_ways = pytest.mark.parametrize("power", [frames.compiled_power, frames.batched_power], ids=["compiled", "batched"])
+both_ways = pytest.mark.parametrize(
+    "power", [frames.transformed_power_compiled, frames.transformed_power_batched], ids=["compiled", "batched"]
+)
 NO_PARTNER = -1
 DECIBELS = 1e-3
 """The bar, everywhere below."""
@@ -96,7 +98,7 @@ def test_the_mix_adds_spectra_with_their_phases(sounds: Sounds, power: Power, sh
     # Of the first the last input frame comes twice, and the shift brings that to sight.
     ways = [(-0.18, -8), (0.17, 6), (None, 4), (-0.2, 3), (None, None), (-0.031, 8), (0.2, -8), (-0.11, None)]
     moved = [moved_by(spectrum, *way) for spectrum, way in zip(spectra, ways, strict=True)]
-    whole = Course(
+    whole = TransformParameters(
         np.ones(8), np.zeros(8), np.ones(8), np.array([1.0 + (by or 0.0) for by, _ in ways]),
         np.array([shift or 0 for _, shift in ways]),
     )  # fmt: skip
@@ -113,13 +115,13 @@ def test_both_ways_agree_on_power_itself_at_random(sounds: Sounds, power: Power)
     rng = np.random.default_rng(4)
     for _ in range(5):
         drawn = rng.integers(0, 2, (2, 10)).astype(bool)
-        whole = Course(
+        whole = TransformParameters(
             np.ones(10), np.zeros(10), np.ones(10), np.where(drawn[0], rng.uniform(0.8, 1.2, 10), 1.0),
             np.where(drawn[1], rng.integers(-8, 9, 10), 0),
         )  # fmt: skip
         partner = np.where(rng.random(5) < 0.7, rng.integers(5, 10, 5), NO_PARTNER)
         found = power(spectra, whole, partner, rng.uniform(0, 0.45, 5))
-        other = frames.moved_power(spectra, whole, partner, np.zeros(5))
+        other = frames.transformed_power(spectra, whole, partner, np.zeros(5))
         assert found.isfinite().all()
         assert torch.equal(found[partner < 0], power(spectra, whole, *alone(5))[partner < 0])
         torch.testing.assert_close(found[partner < 0], other[partner < 0], rtol=1e-4, atol=1e-9)

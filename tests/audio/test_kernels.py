@@ -17,7 +17,9 @@ from tests.audio import librosa_chain as reference
 from tests.audio.sounds import HEADROOM, SAMPLES, Sounds, batch, course
 
 Play = Callable[..., torch.Tensor]
-both_ways = pytest.mark.parametrize("play", [augment.compiled_play, augment.batched_play], ids=["compiled", "batched"])
+both_ways = pytest.mark.parametrize(
+    "play", [augment.transform_waves_compiled, augment.transform_waves_batched], ids=["compiled", "batched"]
+)
 # Float32 samples of up to 1, and up to 1.1 after the amplitude: half a last bit, a few times over.
 ROUNDING = 3e-7
 
@@ -79,7 +81,7 @@ def test_every_clip_goes_its_own_way(sounds: Sounds, play: Play) -> None:
     wave, lengths = batch(sounds.clips[:4])
     ways = [course(1, gain=0.7 + 0.1 * n, start=-40.0 * n, step=1.0 + 0.05 * n) for n in range(4)]
     apart = [play(wave[n : n + 1], lengths[n : n + 1], ways[n], SAMPLES) for n in range(4)]
-    together = play(wave, lengths, functools.reduce(type(ways[0]).joined, ways), SAMPLES)
+    together = play(wave, lengths, functools.reduce(type(ways[0]).concatenate, ways), SAMPLES)
     torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kws.audio.noise import ROOMS, NoiseBank, rooms
+from kws.audio.noise import NUM_ROOMS, NoiseBank, room_responses
 
 CPU = torch.device("cpu")
 SAMPLES, RATE = 100, 16000
@@ -27,20 +27,20 @@ def as_int(rows: torch.Tensor) -> np.ndarray:
 def test_rows_are_all_recordings_end_to_end_and_the_rest_is_dropped() -> None:
     parts = [recording(250, 0), recording(130, 1000), recording(199, 2000)]
     bank = NoiseBank(parts, SAMPLES, CPU)
-    assert bank.rows == 5  # of 579 samples
-    rows = bank.row(np.arange(5))
+    assert bank.num_rows == 5  # of 579 samples
+    rows = bank.rows(np.arange(5))
     assert rows.dtype == torch.float32
     np.testing.assert_array_equal(as_int(rows).reshape(-1), np.concatenate(parts)[:500])
-    assert as_int(bank.row(np.array([4, 0, 4])))[:, 0].tolist() == [2020, 0, 2020]
+    assert as_int(bank.rows(np.array([4, 0, 4])))[:, 0].tolist() == [2020, 0, 2020]
 
 
 def test_windows_are_all_stretches_inside_one_recording() -> None:
     parts = [recording(250, 0), recording(60, 1000), recording(SAMPLES, 2000), recording(130, 3000)]
     bank = NoiseBank(parts, SAMPLES, CPU)
     wanted = [part[at : at + SAMPLES] for part in parts for at in range(len(part) - SAMPLES + 1)]
-    assert bank.windows == len(wanted) == 151 + 0 + 1 + 31
-    np.testing.assert_array_equal(as_int(bank.window(np.arange(bank.windows))), np.stack(wanted))
-    assert as_int(bank.window(np.array([182, 0, 151])))[:, 0].tolist() == [3030, 0, 2000]
+    assert bank.num_windows == len(wanted) == 151 + 0 + 1 + 31
+    np.testing.assert_array_equal(as_int(bank.windows(np.arange(bank.num_windows))), np.stack(wanted))
+    assert as_int(bank.windows(np.array([182, 0, 151])))[:, 0].tolist() == [3030, 0, 2000]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_windows_are_all_stretches_inside_one_recording() -> None:
 )
 def test_too_little_noise_has_neither(lengths: tuple[int, ...], rows: int, windows: int) -> None:
     bank = NoiseBank([recording(length, 0) for length in lengths], SAMPLES, CPU)
-    assert (bank.rows, bank.windows) == (rows, windows)
+    assert (bank.num_rows, bank.num_windows) == (rows, windows)
 
 
 def test_the_recordings_may_be_read_only_views() -> None:
     view = np.frombuffer(recording(300, 5).tobytes(), np.int16)
-    assert as_int(NoiseBank([view], SAMPLES, CPU).row(np.array([1])))[0, 0] == 105
+    assert as_int(NoiseBank([view], SAMPLES, CPU).rows(np.array([1])))[0, 0] == 105
 
 
 # --- rooms ----------------------------------------------------------------------------------------------------
@@ -71,22 +71,22 @@ def decay_seconds(response: np.ndarray) -> float:
 
 @pytest.mark.parametrize("seconds", [0.1, 0.25, 0.4, 1.0])
 def test_a_rooms_sound_falls_by_60_db_in_the_time_asked(seconds: float) -> None:
-    found = np.array([decay_seconds(response) for response in rooms((seconds, seconds), 3, CPU).numpy()])
+    found = np.array([decay_seconds(response) for response in room_responses((seconds, seconds), 3, CPU).numpy()])
     assert np.abs(found / seconds - 1.0).max() < 0.2
     assert abs(found.mean() / seconds - 1.0) < 0.05
 
 
 def test_decays_are_spread_over_the_range_asked() -> None:
-    found = np.array([decay_seconds(response) for response in rooms((0.1, 0.4), 0, CPU).numpy()])
+    found = np.array([decay_seconds(response) for response in room_responses((0.1, 0.4), 0, CPU).numpy()])
     assert found.min() < 0.15
     assert found.max() > 0.35
     assert abs(found.mean() - 0.25) < 0.05
 
 
 def test_rooms_have_unit_energy_and_the_direct_sound_first_and_strongest() -> None:
-    responses = rooms((0.1, 0.4), 0, CPU)
-    assert responses.shape == (ROOMS, round(0.45 * RATE))
-    torch.testing.assert_close(responses.square().sum(dim=1), torch.ones(ROOMS), rtol=1e-5, atol=1e-5)
+    responses = room_responses((0.1, 0.4), 0, CPU)
+    assert responses.shape == (NUM_ROOMS, round(0.45 * RATE))
+    torch.testing.assert_close(responses.square().sum(dim=1), torch.ones(NUM_ROOMS), rtol=1e-5, atol=1e-5)
     assert (responses.abs().argmax(dim=1) == 0).all()
     ratio = 10 * torch.log10(responses[:, 0] ** 2 / responses[:, 1:].square().sum(dim=1))
     assert 0.0 <= ratio.min() < 2.0
@@ -97,11 +97,11 @@ def test_rooms_have_unit_energy_and_the_direct_sound_first_and_strongest() -> No
 
 
 def test_every_room_is_another_and_hangs_on_the_seed() -> None:
-    one, again, other = (rooms((0.1, 0.4), seed, CPU) for seed in (0, 0, 1))
+    one, again, other = (room_responses((0.1, 0.4), seed, CPU) for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert not (one == other).all(dim=1).any()
-    assert len(torch.unique(one[:, 1000])) == ROOMS
+    assert len(torch.unique(one[:, 1000])) == NUM_ROOMS
 
 
 def test_few_rooms_are_the_first_of_many() -> None:
-    assert torch.equal(rooms((0.1, 0.4), 5, CPU, 3), rooms((0.1, 0.4), 5, CPU)[:3])
+    assert torch.equal(room_responses((0.1, 0.4), 5, CPU, 3), room_responses((0.1, 0.4), 5, CPU)[:3])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from kws.audio.augment import Augment
+from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.config import preset
 from kws.data.index import Index
@@ -65,16 +65,16 @@ def test_what_is_told_is_what_was_drawn() -> None:
     noise = [tone(100, 80_000)]
     for name in ("classic", "modern"):
         settings = preset(name)
-        chain = Augment(settings, Features(settings.features), 0, noise, 16000, torch.device("cpu"))
+        chain = AugmentationChain(settings, Features(settings.features), 0, noise, 16000, torch.device("cpu"))
         draws = np.arange(200)
-        lines, course = clip_picture.told(chain, draws), chain.chance.course(draws, 0)
+        lines, course = clip_picture.told(chain, draws), chain.sampler.clip_transforms(draws, 0)
         for row, line in enumerate(lines):
             assert line.startswith(f"draw {row}: ")
             assert ("played at" in line) == (course.step[row] != 1.0)
             assert ("stretched at" in line) == (course.rate[row] != 1.0)
             assert ("frames" in line) == (course.shift[row] != 0)
-            assert ("dB below" in line) == bool(chain.chance.noise(draws, 0).chosen[row])
-            assert ("% noise" in line) == bool(chain.chance.mix(draws, 0).chosen[row])
-            assert ("room" in line) == (chain.chance.rooms(draws, 0, 64)[row] >= 0)
-            moved = chain.chance.moved_ms(draws, 0)[row]
+            assert ("dB below" in line) == bool(chain.sampler.added_noise(draws, 0).applied[row])
+            assert ("% noise" in line) == bool(chain.sampler.mixed_noise(draws, 0).applied[row])
+            assert ("room" in line) == (chain.sampler.room_indices(draws, 0, 64)[row] >= 0)
+            moved = chain.sampler.shift_ms(draws, 0)[row]
             assert (f"moved by {moved:+.0f} ms" in line) == (abs(moved) >= 0.5)

@@ -13,7 +13,7 @@ import torch
 import kws
 from kws import cli
 from kws.audio import codec
-from kws.audio.audio_files import Skipped
+from kws.audio.audio_files import SkippedFile
 from kws.data import index
 from kws.data.stream import Reader
 from kws.distributed.ranks import Ranks
@@ -139,7 +139,7 @@ def test_more_files_than_a_batch_come_in_order_and_as_one_by_one(
 ) -> None:
     clips = [clip(tones, number % len(tones.split("test"))) for number in range(predict.BATCH + 3)]
     paths = [write(tmp_path / f"{number:03}.wav", pcm) for number, pcm in enumerate(clips)]
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     found = list(recognizer.files(paths, skipped))
     assert [item.path for item in found] == paths
     assert not skipped
@@ -150,9 +150,9 @@ def test_more_files_than_a_batch_come_in_order_and_as_one_by_one(
 def test_files_that_cannot_be_read_are_left_out_with_the_reason(recognizer: Recognizer, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("hello")
     (tmp_path / "folder.wav").mkdir()
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     assert not list(recognizer.files([tmp_path / "text.wav", tmp_path / "folder.wav", tmp_path / "gone.wav"], skipped))
-    assert [item.why.partition(" (")[0] for item in skipped] == [
+    assert [item.reason.partition(" (")[0] for item in skipped] == [
         "not readable as audio",
         "Is a directory",
         "No such file or directory",
@@ -180,7 +180,7 @@ def test_long_and_short_ones_in_turn_keep_their_places(
     pcms = [np.tile(clip(tones, number), 9)[: round(16000 * s)] for number, s in enumerate(lengths)]
     paths = [write(tmp_path / f"{number}.wav", pcm) for number, pcm in enumerate(pcms)]
     (tmp_path / "3x.wav").write_text("no sound")
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     found = list(recognizer.files([*paths[:4], tmp_path / "3x.wav", *paths[4:]], skipped))
     assert [item.path for item in found] == paths
     assert [item.path.name for item in skipped] == ["3x.wav"]
@@ -210,7 +210,7 @@ def test_any_format_and_rate_is_the_same_word(
 ) -> None:
     wave = soxr.resample(clip(tones) / 32768, 16000, rate)
     soundfile.write(tmp_path / "sound", np.tile(wave[:, None], channels), rate, format=kind, subtype=subtype)
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     (found,) = recognizer.files([tmp_path / "sound"], skipped)
     assert found.words[0][0] == recognizer(clip(tones))[0][0]
 

@@ -146,7 +146,8 @@ def test_all_that_the_front_end_draws_resumes_with_the_same_bits_and_hangs_on_no
 ) -> None:
     settings = (
         "frontend.augment=classic", "frontend.mixup_probability=0.5", "frontend.normalise=corpus",
-        "frontend.time_masks=1", "data.silence=0.2", "data.clip_seconds=0.35", "train.epochs=2", "train.save_minutes=0", "data.workers=0",
+        "frontend.time_masks=1", "data.silence=0.2", "data.clip_seconds=0.35", "train.epochs=2",
+        "train.save_minutes=0", "data.workers=0",
     )  # fmt: skip
     whole, pair = train(ALONE, "whole", *settings), train(torchrun(2), "pair", *settings)
     broken = tmp_path / "broken"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from kws import config as settings_file
-from kws.audio.augment import Augment
-from kws.audio.augment_parameters import Chance
+from kws.audio.augment import AugmentationChain
+from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.features import Features
 from kws.config import Config
 from kws.data.stream import Batch, Reader, noise_of, stream
@@ -27,20 +27,20 @@ from kws.training.mixup import Mixup
 EPOCH = 1
 
 
-def drawn(chance: Chance, draws: np.ndarray) -> np.ndarray:
+def drawn(sampler: AugmentationSampler, draws: np.ndarray) -> np.ndarray:
     """Every parameter of every step, (B, parameters) float64."""
-    parts = [chance.course(draws, EPOCH), chance.course(draws, EPOCH, "noise.")]
-    parts += [chance.noise(draws, EPOCH), chance.mix(draws, EPOCH)]
+    parts = [sampler.clip_transforms(draws, EPOCH), sampler.noise_transforms(draws, EPOCH)]
+    parts += [sampler.added_noise(draws, EPOCH), sampler.mixed_noise(draws, EPOCH)]
     columns = [getattr(part, field.name) for part in parts for field in dataclasses.fields(part)]
-    hidden = chance.hidden(draws, EPOCH, "frames", 2, 20, 101).T
-    return np.stack([*columns, chance.rooms(draws, EPOCH, 64), *hidden], axis=1).astype(np.float64)
+    hidden = sampler.masks(draws, EPOCH, "frames", 2, 20, 101).T
+    return np.stack([*columns, sampler.room_indices(draws, EPOCH, 64), *hidden], axis=1).astype(np.float64)
 
 
 def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     """This rank's draws, clips, parameters, features and features mixed up."""
     training_set, seed = TrainingSet(config), config.train.seed
     features = Features(config.frontend.features)
-    chain = Augment(
+    chain = AugmentationChain(
         config.frontend, features, seed, noise_of(training_set.index, "train"), training_set.samples, ranks.device
     )
     reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples)
@@ -51,7 +51,7 @@ def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
         draws = batch.draws.numpy()
         made = chain(batch.wave, batch.lengths.numpy(), draws, EPOCH)
         mixup = Mixup(config.frontend, seed, batch.step, batch.slot, len(draws), ranks.device)
-        values = (draws, batch.clips.numpy(), drawn(chain.chance, draws), made.numpy(), mixup.features(made).numpy())
+        values = (draws, batch.clips.numpy(), drawn(chain.sampler, draws), made.numpy(), mixup.features(made).numpy())
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
 

@@ -29,7 +29,7 @@ def task(folder: Path, audio_format: shard_writer.AudioFormat) -> shard_writer.S
         for number, key in enumerate(KEYS):
             pcm = tone(300, 1000 + number, seed=number)
             file.write(pcm.tobytes())
-            clip = Clip(key, f"yes/{key}.wav", "yes", "ann", "1.pcm", start, len(pcm), codec.sound_id(pcm))
+            clip = Clip(key, f"yes/{key}.wav", "yes", "ann", "1.pcm", start, len(pcm), codec.pcm_hash(pcm))
             clips.append(shard_writer.Numbered(clip, 0, 0))
             start += len(pcm)
     return shard_writer.Shard(folder, "train", 7, "digest", audio_format, True, clips)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kws.audio.augment import Augment
+from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig, preset
 from kws.data.index import Index
@@ -88,7 +88,7 @@ def test_without_augmentation_training_and_evaluation_get_the_same_bits(tones: I
 @pytest.mark.parametrize("name", ["classic", "modern"])
 def test_the_network_gets_the_augmentation_of_the_slots_draws(tones: Index, name: str) -> None:
     run = Run(tones, preset(name, features="mel32"))
-    chain = Augment(run.frontend, run.features, SEED, noise_of(tones, "train"), 16000, CPU)
+    chain = AugmentationChain(run.frontend, run.features, SEED, noise_of(tones, "train"), 16000, CPU)
     for slot, (got, batch) in enumerate(zip(run.network.inputs, run.batches, strict=True)):
         assert batch.draws.tolist() == list(range(slot * MICRO, (slot + 1) * MICRO))
         assert torch.equal(got, chain(batch.wave, batch.lengths.numpy(), batch.draws.numpy(), EPOCH))
