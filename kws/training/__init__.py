@@ -5,5 +5,5 @@ May import every folder of kws/ but `commands`. Read `trainer.py` first (the loo
     step.py            one optimizer step, slot by slot          slots.py   a slot's seed and batch-norm statistics
     gradients.py       how slots add up, on 1 or many ranks      optim.py   optimizer, learning rate of a step
     state.py           position, best values, running means      ema.py, mixup.py, network.py
-    start_message.py   what a run prints before its first step
+    initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step
 """

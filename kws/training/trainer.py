@@ -14,12 +14,9 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kws import models
 from kws.audio.features import BandStatistics, Features
 from kws.config import Config
-from kws.data import normalisation
 from kws.data.ledger import Ledger
 from kws.data.plan import Plan, slots_of
 from kws.data.store import Caching, require_room
@@ -27,8 +24,6 @@ from kws.data.stream import Batch, Reader, stream
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import Watchdog
-from kws.errors import UsageError
-from kws.evaluation import trained
 from kws.evaluation.evaluate import Result, Stopped, evaluate_split
 from kws.run import curves, log
 from kws.run import folder as run_folder
@@ -37,6 +32,7 @@ from kws.run.checkpoint import Checkpoint, Checkpoints
 from kws.run.display import RunLength
 from kws.run.environment import describe_environment
 from kws.run.saver import Saver
+from kws.training.initial import load_initial_weights, measure_normalisation, refuse_other_plan
 from kws.training.network import build_network
 from kws.training.optim import build_optimizer, lr_at
 from kws.training.start_message import start_message, unreachable_message
@@ -217,6 +213,7 @@ class Trainer:
         config, ranks = self.config, self.ranks
         if config.data.ledger:
             self.ledger = Ledger(self.folder, number, ranks.rank, self.state.step)
+            stack.callback(self.ledger.close)
         self.reader = self._build_reader()
         length = RunLength(config.train.epochs, self.training_set.steps_per_epoch)
         events = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
@@ -255,7 +252,7 @@ class Trainer:
             return None
         checkpoint = self.checkpoints.find(name)
         self.state.load_state_dict(checkpoint.state)
-        self._refuse_other_plan()
+        refuse_other_plan(self.folder, self.training_set, self.state)
         total = self.training_set.total_steps
         self.say(f"{self.folder}: resuming from {name}, step {self.state.step} of {total}")
         return checkpoint
@@ -268,15 +265,6 @@ class Trainer:
         for pointer in ("last", *newest.state.get("best", ())):
             self.checkpoints.move_pointer(pointer, newest.path)
         return newest.name
-
-    def _refuse_other_plan(self) -> None:
-        """Counts and orders of the plan come from numpy's generators, which another version may change."""
-        epoch = self.state.planned_epoch
-        if self.state.planned and self.training_set.plan(epoch).digest != self.state.planned:
-            raise UsageError(
-                f"{self.folder}: numpy {np.__version__} draws another plan for epoch {epoch + 1} than the run had; "
-                f"install the numpy that {self.folder}/run.json names, or --run ANOTHER_FOLDER for a new run"
-            )
 
     def _load(self, checkpoint: Checkpoint | None) -> None:
         """Weights, normalisation and optimizer: from the checkpoint, else from train.init, else as initialised."""
@@ -297,23 +285,10 @@ class Trainer:
             self.normal = checkpoint.state.get("normal")
             return
         if self.config.frontend.normalise != "none":
-            self.normal = self.ranks.on_main(self._measure_normal)  # by one rank, so that all have the same
+            self.normal = self.ranks.on_main(lambda: measure_normalisation(self.training_set))
         if self.config.train.init:
-            self._load_init()
-
-    def _measure_normal(self) -> BandStatistics:
-        index, samples = self.training_set.index, self.training_set.samples
-        return normalisation.of(index, self.config.frontend.features, samples, Caching.of(self.config.data))
-
-    def _load_init(self) -> None:
-        """A new run's initial weights from the run or file that train.init names."""
-        initial = self.network.state_dict()
-        classes = self.training_set.task.classes
-        head = models.head(self.config.model.name, len(classes), self.features.shape(self.training_set.samples))
-        found, missing = trained.matching(Path(self.config.train.init), initial, head, classes)
-        self.network.load_state_dict(initial | found)
-        rest = f"; initialised anew: {', '.join(missing)}" if missing else ""
-        self.say(f"{self.config.train.init}: {len(found)} of {len(initial)} tensors loaded{rest}")
+            in_shape, classes = self.features.shape(self.training_set.samples), self.training_set.task.classes
+            self.say(load_initial_weights(self.config, self.network, in_shape, classes))
 
     def save(self, suffix: str = "", improved: list[str] | None = None) -> None:
         """Saves a checkpoint, which a thread writes in the background. `suffix` is for a second checkpoint of the same

@@ -1,0 +1,52 @@
+"""What a new run starts from, and what a resumed run may start from: initial weights, normalisation, the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from kws import models
+from kws.audio.features import BandStatistics
+from kws.config import Config
+from kws.data import normalisation
+from kws.data.store import Caching
+from kws.data.training_set import TrainingSet
+from kws.errors import UsageError
+from kws.evaluation import trained
+from kws.training.state import TrainState
+
+
+def measure_normalisation(training_set: TrainingSet) -> BandStatistics:
+    """Mean and deviation of each feature band over the train split; rank 0 only, so that all ranks use the same."""
+    config = training_set.config
+    caching = Caching.of(config.data)
+    return normalisation.of(training_set.index, config.frontend.features, training_set.samples, caching)
+
+
+def load_initial_weights(
+    config: Config, network: nn.Module, in_shape: tuple[int, int, int], classes: Sequence[str]
+) -> str:
+    """Loads the weights that fit from the run or file that train.init names. Returns a message that says how many.
+
+    Raises UsageError where nothing fits.
+    """
+    initial = network.state_dict()
+    head = models.head(config.model.name, len(classes), in_shape)
+    found, missing = trained.matching(Path(config.train.init), initial, head, classes)
+    network.load_state_dict(initial | found)
+    rest = f"; initialised anew: {', '.join(missing)}" if missing else ""
+    return f"{config.train.init}: {len(found)} of {len(initial)} tensors loaded{rest}"
+
+
+def refuse_other_plan(run: Path, training_set: TrainingSet, state: TrainState) -> None:
+    """Raises UsageError where the plan is not the one that the run began with: its counts and orders come from numpy's
+    generators, which another version of numpy may change."""
+    epoch = state.planned_epoch
+    if state.planned and training_set.plan(epoch).digest != state.planned:
+        raise UsageError(
+            f"{run}: numpy {np.__version__} draws another plan for epoch {epoch + 1} than the run had; "
+            f"install the numpy that {run}/run.json names, or --run ANOTHER_FOLDER for a new run"
+        )
