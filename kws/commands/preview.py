@@ -77,7 +77,7 @@ def outlook(trainer: Trainer) -> Facts:
     """What a start in the run folder would do: `state` new, resume, finished or refused, `step` it would go on from,
     `why` it is refused (or None), `notes` on checkpoints passed over. The trainer then stands at that step."""
     notes: list[str] = []
-    newest = Checkpoints(trainer.folder, say=notes.append).newest()
+    newest = Checkpoints(trainer.folder, warn=notes.append).newest()
     if newest:
         trainer.state.load_state_dict(newest.state)
     step, why = trainer.state.step, _refusal(trainer)

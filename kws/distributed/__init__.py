@@ -1,0 +1,13 @@
+"""Several processes working together: the ranks of a run, their process group, and pools of worker processes.
+
+Imports nothing of kws but config, errors and machine; knows no networks and no data. Read in this order:
+
+    ranks           this process as one rank; collective operations
+    process_group   joining and leaving; DDP
+    slurm           the environment that srun sets
+    signals         stop requests
+    watchdog        detects dead or stalled ranks, forwards stop requests
+    parent_death    ends a process with its parent
+    worker_pool     worker processes for packing and synthesis
+    deepspeed_zero  ZeRO: a sharded optimizer
+"""

@@ -1,8 +1,11 @@
-"""DeepSpeed's ZeRO through accelerate: the optimizer's state, in stage 2 the gradients too, cut over the ranks. All
-that kws must know and mend of the two is here; DeepSpeed is imported only where a run asks for it.
+"""DeepSpeed's ZeRO through accelerate: the optimizer's state, and in stage 2 the gradients, are sharded over the ranks.
 
-    train.zero or the launch file -> stage -> Accelerator -> engine(network, optimizer): backward, step
-    engine -> save -> zero/*_optim_states.pt, a file a rank -> load, or of another number of ranks -> join -> load
+Everything that kws must know about the two libraries, and the workarounds for them, is in this file. DeepSpeed is
+imported only if a run uses it.
+
+    start    resolve_stage(train.zero, launch file) -> create_accelerator -> create_engine(network, optimizer)
+    save     save_shards -> zero/*_optim_states.pt, one file per rank
+    resume   load_shards; on another number of ranks merge_shards -> load_shards
 
 Source: Rajbhandari et al., "ZeRO: Memory optimizations toward training trillion parameter models", arXiv 1910.02054.
 """
@@ -30,50 +33,52 @@ from kws.config import TrainConfig
 from kws.errors import UsageError
 
 _TORCH_WRITER = "inline_container"
-"""What its RuntimeErrors name where a disk refuses."""
+"""Source file of torch's writer, which its RuntimeErrors name when the disk refuses to write."""
 
 
-def resolve_stage(wanted: int, environ: Mapping[str, str] = os.environ) -> int:
-    """`train.zero`, or where that is 0 what accelerate launch was told by its file. Raises UsageError where both speak
-    and differ."""
+def resolve_stage(setting: int, environ: Mapping[str, str] = os.environ) -> int:
+    """ZeRO stage of the run: the setting train.zero, or if that is 0 the stage of accelerate's launch file.
+
+    Raises UsageError if both are given and differ, and if the launch file asks for more than stage 1 or 2.
+    """
     if environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
-        return wanted
-    said = environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
-    if said not in ("1", "2") or environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        return setting
+    launched = environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    if launched not in ("1", "2") or environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         raise UsageError(
-            f"accelerate launch: zero_stage {said or 'none'} found; wanted 1 or 2, and no deepspeed_config_file, "
+            f"accelerate launch: zero_stage {launched or 'none'} found; wanted 1 or 2, and no deepspeed_config_file, "
             "as in launch/zero1.yaml and launch/zero2.yaml"
         )
-    if wanted not in (0, int(said)):
+    if setting not in (0, int(launched)):
         raise UsageError(
-            f"train.zero: {wanted} wanted, but accelerate's launch file says zero_stage {said}; "
-            f"use --config_file launch/zero{wanted}.yaml, or leave train.zero out"
+            f"train.zero: {setting} wanted, but accelerate's launch file has zero_stage {launched}; "
+            f"use --config_file launch/zero{setting}.yaml, or leave train.zero out"
         )
-    return int(said)
+    return int(launched)
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
-    """accelerate's, which (1.15) asks for the transformers library to tell it something that only ZeRO-3 needs; and
-    which would have what a launch file says beside the stage, where our settings decide."""
+    """accelerate's plugin without two of its steps (accelerate 1.15)."""
 
     def set_deepspeed_weakref(self) -> None:
-        """Nobody asks for it."""
+        """Does nothing: accelerate would import the transformers library here, which only ZeRO-3 needs."""
 
     def _deepspeed_config_checks(self) -> None:
-        """All is set here."""
+        """Does nothing: accelerate would apply other fields of the launch file, but our settings decide."""
 
 
 def create_accelerator(settings: TrainConfig, cpu: bool, timeout: timedelta) -> Accelerator:
-    """Joins the other processes, with DeepSpeed. A process alone gets a group of one."""
-    _alone_is_one_of_one()
-    if cpu:  # accelerate's own cpu=True switches DeepSpeed off without a word
+    """Joins the process group with DeepSpeed enabled. A single process becomes a group of one."""
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    if cpu:  # accelerate's own cpu=True silently disables DeepSpeed
         os.environ["DS_ACCELERATOR"] = os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     _import_deepspeed()
-    with _quiet():
+    with _silence_deepspeed():
         return Accelerator(
-            mixed_precision="no",  # the settings decide, not what the launcher was told
-            deepspeed_plugin=_Plugin(hf_ds_config=_settings(settings, int(os.environ["WORLD_SIZE"]))),
-            # Without a backend each CPU process believes itself alone (accelerate 1.15).
+            mixed_precision="no",  # our settings decide, not the launcher's
+            deepspeed_plugin=_Plugin(hf_ds_config=_deepspeed_config(settings, int(os.environ["WORLD_SIZE"]))),
+            # Without a backend, each CPU process believes that it is alone (accelerate 1.15).
             kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if cpu else "nccl", timeout=timeout)],
         )
 
@@ -81,27 +86,21 @@ def create_accelerator(settings: TrainConfig, cpu: bool, timeout: timedelta) -> 
 def _import_deepspeed() -> None:
     import deepspeed  # type: ignore[import-untyped]
 
-    # At its start it would compile an op for the CPU for a minute; none is used, so none is there.
+    # DeepSpeed would compile a CPU op for a minute at its start. We use none of its ops, so we list none.
     deepspeed.ops.__compatible_ops__ = {}
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)  # its own call
 
 
-def _alone_is_one_of_one() -> None:
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    if "RANK" not in os.environ:
-        os.environ.update(alone)
-
-
-def _settings(train: TrainConfig, ranks: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration. The slots of a rank are its accumulation, which changes with their number."""
+def _deepspeed_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration. The slots of a rank are its accumulation steps; their number depends on world_size."""
     return {
         "train_micro_batch_size_per_gpu": train.micro_batch,
-        "gradient_accumulation_steps": max(1, train.slots // ranks),
+        "gradient_accumulation_steps": max(1, train.slots // world_size),
         "gradient_clipping": train.clip_grad_norm,
         "zero_optimization": {"stage": train.zero},
-        "timers": {"throughput": {"enabled": False}},  # which would wait for the GPU at every forward pass
-        # No module is "safe": gradients are added in float32, as DDP adds them.
+        "timers": {"throughput": {"enabled": False}},  # it would synchronise with the GPU at every forward pass
+        # No module counts as safe for lower precision: gradients are added in float32, as DDP adds them.
         "torch_autocast": {
             "enabled": train.precision == "bf16",
             "dtype": "bfloat16",
@@ -111,52 +110,58 @@ def _settings(train: TrainConfig, ranks: int) -> dict[str, Any]:
 
 
 def create_engine(accelerator: Accelerator, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-    """DeepSpeed's engine around both: the network's parameters become views of flat buffers, the optimizer's those of
-    this rank's part."""
-    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # flat buffers know no other
-    with _quiet():
-        prepared, _ = accelerator.prepare(network, optimizer)
-    return prepared
+    """DeepSpeed's engine for both: parameters become views of flat buffers, the optimizer holds this rank's shard."""
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # flat buffers need this format
+    with _silence_deepspeed():
+        engine, _ = accelerator.prepare(network, optimizer)
+    return engine
 
 
 def save_shards(engine: Any, folder: Path) -> None:
-    """Every rank's part of the optimizer, and what belongs to all, to a new folder; by all ranks together. Raises
-    UsageError where the disk refuses, on the rank that met it."""
+    """Writes each rank's optimizer shard, and what all ranks share, into a new folder. Collective.
+
+    Raises UsageError, on the rank concerned, if the disk refuses.
+    """
     try:
-        with _quiet():
+        with _silence_deepspeed():
             engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
     except (OSError, RuntimeError) as error:
         if not isinstance(error, OSError) and _TORCH_WRITER not in str(error):
             raise
         raise UsageError(
-            f"{folder}: checkpoint cannot be written ({error}); make room, then run the same again"
+            f"{folder}: checkpoint cannot be written ({error}); free some space, then run the same command again"
         ) from error
 
 
 def load_shards(engine: Any, folder: Path) -> None:
-    """What `save` or `join` wrote, which is unpickled: only from a checkpoint whose manifest was checked."""
+    """Loads what `save_shards` or `merge_shards` wrote. Collective.
+
+    The files are unpickled, so the folder must belong to a checkpoint whose manifest was checked.
+    """
     engine._config.load_universal_checkpoint = (folder / "zero").is_dir()
-    with _quiet():
+    with _silence_deepspeed():
         engine.load_checkpoint(str(folder.parent), tag=folder.name)
-    engine.optimizer.clip_grad = engine.gradient_clipping()  # the setting decides, not what was saved
+    engine.optimizer.clip_grad = engine.gradient_clipping()  # from the settings, not from the checkpoint
 
 
 def num_saved_ranks(folder: Path) -> int:
-    """How many ranks saved there."""
+    """Number of ranks that wrote shards into `folder`."""
     return len(list(folder.glob("*_optim_states.pt")))
 
 
-def merge_shards(parts: Path, scratch: Path) -> Path:
-    """Joins the ranks' parts, parameter by parameter, in a new folder of the new folder `scratch`, which any number of
-    ranks can load (DeepSpeed's universal checkpoint). By one rank."""
+def merge_shards(shards: Path, scratch: Path) -> Path:
+    """Merges the shards, parameter by parameter, into a universal checkpoint, which any number of ranks can load.
+
+    Works in the folder `scratch`, which is created anew, and returns the merged folder in it. Called by one rank.
+    """
     from deepspeed.checkpoint import ds_to_universal  # type: ignore[import-untyped]
 
     remove_folder(scratch)
-    copies, joined = scratch / "parts", scratch / "joined"
-    shutil.copytree(parts, copies)
-    momenta = [_as_adam(path) for path in sorted(copies.glob("*_optim_states.pt"))]
-    with _quiet(), tempfile.TemporaryDirectory() as plain:
-        # By another name, because the conversion takes the folder's for a regular expression.
+    copies, merged = scratch / "parts", scratch / "joined"
+    shutil.copytree(shards, copies)
+    uses_sgd = [_rename_momentum_to_adam(path) for path in sorted(copies.glob("*_optim_states.pt"))]
+    with _silence_deepspeed(), tempfile.TemporaryDirectory() as plain:
+        # Through a link, because the conversion uses the folder's name as a regular expression.
         (Path(plain) / "scratch").symlink_to(scratch.resolve())
         ds_to_universal.main(
             argparse.Namespace(
@@ -164,40 +169,42 @@ def merge_shards(parts: Path, scratch: Path) -> Path:
                 num_merge_workers=1, keep_temp_folder=False, strict=True, inject_missing_state=True,
             )
         )  # fmt: skip
-    if any(momenta):
-        _as_sgd(joined / "zero")
-    return joined
+    if any(uses_sgd):
+        _rename_momentum_to_sgd(merged / "zero")
+    return merged
 
 
 def remove_folder(folder: Path) -> None:
-    """With all that is in it, where it is there."""
+    """Removes a folder and everything in it, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as_adam(path: Path) -> bool:
-    """A part's momentum under Adam's two names, the only ones that the conversion knows; whether it is SGD's. Without
-    momentum there are zeros, from which any would start."""
+def _rename_momentum_to_adam(path: Path) -> bool:
+    """Stores SGD's momentum in a shard's file under Adam's two names, the only ones that the conversion knows.
+
+    Returns whether the shard is one of SGD. Without momentum zeros are stored, which is where momentum starts.
+    """
     saved = torch.load(path, map_location="cpu", weights_only=False)
-    part = saved["optimizer_state_dict"]
-    states, weights = part["base_optimizer_state"]["state"].values(), part["single_partition_of_fp32_groups"]
-    of_sgd = [(state, w) for state, w in zip(states, weights, strict=True) if "exp_avg" not in state]
-    for state, w in of_sgd:
+    shard = saved["optimizer_state_dict"]
+    states, weights = shard["base_optimizer_state"]["state"].values(), shard["single_partition_of_fp32_groups"]
+    sgd_states = [(state, w) for state, w in zip(states, weights, strict=True) if "exp_avg" not in state]
+    for state, w in sgd_states:
         state["exp_avg"] = state["exp_avg_sq"] = state.pop("momentum_buffer", torch.zeros_like(w))
     torch.save(saved, path)
-    return bool(of_sgd)
+    return bool(sgd_states)
 
 
-def _as_sgd(joined: Path) -> None:
-    """Its own name again."""
-    for path in joined.rglob("exp_avg.pt"):
+def _rename_momentum_to_sgd(merged: Path) -> None:
+    """Undoes `_rename_momentum_to_adam` in the merged files."""
+    for path in merged.rglob("exp_avg.pt"):
         path.rename(path.with_name("momentum_buffer.pt"))
         path.with_name("exp_avg_sq.pt").unlink()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what DeepSpeed prints and warns of itself; errors are raised as ever."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+def _silence_deepspeed() -> Iterator[None]:
+    """Hides what DeepSpeed prints and warns about; errors are raised as usual."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,6 +1,6 @@
-"""Starting and leaving the process group: rank, device, threads, Accelerator.
+"""Joining and leaving the process group; device, threads and Accelerator of this rank; DDP.
 
-accelerate launch | torchrun -> RANK, WORLD_SIZE        srun -> SLURM_PROCID (kws/distributed/slurm.py)        else one
+accelerate launch, torchrun -> RANK, WORLD_SIZE      srun -> SLURM_PROCID (kws/distributed/slurm.py)      else one rank
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from kws.machine import keep_freed_memory, usable_cores
 
 @contextlib.contextmanager
 def start(settings: TrainConfig) -> Iterator[Ranks]:
-    """Joins the process group, and leaves it in the order in which gloo does not abort.
+    """Joins the process group, and leaves it at the end of the with block.
 
-    Raises UsageError where the number of processes is not `processes`, or the device asked for does not exist.
+    Raises UsageError if the number of processes is not `train.processes`, or if `train.device` does not exist.
     """
     slurm.adopt_srun_step()
     keep_freed_memory()
@@ -57,7 +57,8 @@ def start(settings: TrainConfig) -> Iterator[Ranks]:
         device = torch.device("cpu") if cpu else accelerator.device  # not accelerate's "cpu:0"
         yield Ranks(accelerator.process_index, found, device, threads, accelerator)
     finally:
-        accelerator.free_memory()  # it keeps the models: DDP that outlives its process group aborts the process
+        # In this order: the accelerator holds the models, and gloo aborts a process whose DDP outlives the group.
+        accelerator.free_memory()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -104,7 +105,7 @@ def _accelerator(cpu: bool, timeout: timedelta) -> Accelerator:
 
 
 def _check_processes(settings: TrainConfig, found: int) -> None:
-    """Another number than asked for is an error: a launcher that silently started one process costs a night."""
+    """Refuses another number of processes than `train.processes`, such as a launcher that silently started one."""
     wanted = settings.processes
     if wanted not in (0, found):
         other = f", or use --set train.processes={found}" if settings.slots % found == 0 else ""
@@ -115,7 +116,7 @@ def _check_processes(settings: TrainConfig, found: int) -> None:
 
 
 def wrap_ddp(ranks: Ranks, model: torch.nn.Module) -> torch.nn.Module:
-    """The model in DDP where there are several processes. Buffers are not broadcast: each slot has its own batch-norm
+    """The model in DDP, if there are several ranks. Buffers are not broadcast, because each slot has its own batch-norm
     statistics, which kws/training/slots.py averages."""
     with warnings.catch_warnings():
         # torch warns about broadcast_buffers=False; accelerate has no other field for it.

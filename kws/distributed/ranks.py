@@ -29,7 +29,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which writes and prints."""
+        """Whether this is rank 0, which writes the run folder and prints."""
         return self.rank == 0
 
     @property
@@ -38,7 +38,7 @@ class Ranks:
         return torch.cuda.max_memory_reserved(self.device) / 1e9 if self.device.type == "cuda" else None
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in order of rank, on every rank."""
+        """The values of all ranks, in order of rank, on every rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -95,12 +95,12 @@ class Ranks:
             raise RankError(f"rank {self.rank}: {error}" if self.world_size > 1 else str(error)) from error
 
     def barrier(self) -> None:
-        """Waits for every rank."""
+        """Waits for all ranks."""
         if self.world_size > 1:
             dist.barrier()
 
     def table(self, slots: int) -> list[dict[str, Any]]:
-        """One row a rank: rank, host, device, slots."""
+        """One row per rank, on every rank: rank, host, device, and which of the `slots` it computes."""
         share = slots // self.world_size
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         mine = {

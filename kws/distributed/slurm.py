@@ -1,4 +1,4 @@
-"""What SLURM says in the environment: ranks of an srun step, the job's id, the first node.
+"""SLURM's environment variables: the ranks of an srun step, the job's id, the first node.
 
 srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS, ...  ->  RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
 """

@@ -1,7 +1,7 @@
-"""Processes that work for this one: items go out and results come back in order, a bounded number ahead.
+"""A pool of worker processes: items are sent out, results come back in order, a bounded number of items in advance.
 
-They are started afresh, so nothing of this process is in them but what a item brings along. They end with it, whatever
-ends it. With one process the items are simply called.
+The workers are spawned, so they share nothing with this process but what an item carries. They end when this process
+ends, for whatever reason. With one process the function is called in this process.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ Result = TypeVar("Result")
 
 
 class WorkerLostError(RuntimeError):
-    """A worker has ended, not by its own doing."""
+    """A worker process ended unexpectedly, for example because it was killed."""
 
 
 class Workers:
-    """So many processes, to be used in a with statement."""
+    """A pool of `processes` workers, to be used in a with statement."""
 
     def __init__(self, processes: int) -> None:
-        self._ahead, self._stack = 2 * processes, contextlib.ExitStack()
+        self._max_waiting, self._stack = 2 * processes, contextlib.ExitStack()
         self._pool = None if processes == 1 else ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
+            processes, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),)
         )  # fmt: skip
 
     def __enter__(self) -> Workers:
         if self._pool:
-            self._stack.callback(self._pool.shutdown, cancel_futures=True)  # waits for the items in hand
-            self._stack.enter_context(_ended_in_order())
+            self._stack.callback(self._pool.shutdown, cancel_futures=True)  # waits for the items being worked on
+            self._stack.enter_context(_exit_on_sigterm())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Results in the order of the items, which are taken as they are needed. `function`: one of a module.
+        """Results in the order of the items, which are taken from the iterable only as they are needed.
 
-        Raises WorkerLostError, and whatever the function raises.
+        `function` must be a function of a module. Raises WorkerLostError, and whatever the function raises.
         """
         if self._pool is None:
             yield from map(function, items)
@@ -57,25 +57,25 @@ class Workers:
         waiting = collections.deque[Future[Result]]()
         try:
             for item in items:
-                with _unheard(signal.SIGINT):  # a worker inherits that: Ctrl-C is for this process to hear
+                with _blocked(signal.SIGINT):  # workers inherit it: Ctrl-C is for this process to handle
                     waiting.append(self._pool.submit(function, item))
-                if len(waiting) > self._ahead:
+                if len(waiting) > self._max_waiting:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise WorkerLostError("a worker process has ended; was it killed, or memory short?") from error
+            raise WorkerLostError("a worker process ended unexpectedly; was it killed, or is memory short?") from error
 
 
-def _begin(parent: int) -> None:
+def _start_worker(parent: int) -> None:
     parent_death.end_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
+    if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
 
 
 @contextlib.contextmanager
-def _unheard(number: signal.Signals) -> Iterator[None]:
-    """Holds the signal back meanwhile."""
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Blocks a signal in the with block; it is delivered after it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -84,8 +84,8 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """SIGTERM leaves through the with statements, so that the workers are sent home and nothing warns of them."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit in the with block, so that the pool is shut down without warnings."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)

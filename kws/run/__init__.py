@@ -1,0 +1,13 @@
+"""A run folder: who may write to it, its checkpoints, its log, and how an attempt starts and ends.
+
+Imports config, errors, files, corpus (tasks) and distributed; knows no networks and no packed corpus. Read in this
+order:
+
+    attempt      one start of a run: folder lock, watchdog, signals, exit status
+    folder       which settings a run folder accepts; run.json, status.json
+    lock         one process per run folder
+    checkpoint   the files of a checkpoint, pointers, checks
+    saver        writes checkpoints in a thread
+    log          metrics.jsonl, and who else gets its events: curves (TensorBoard, W&B) and display (the console)
+    environment  versions and hardware, for run.json
+"""

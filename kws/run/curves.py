@@ -1,7 +1,7 @@
-"""The curves of a run: which numbers of its events they are, drawn by TensorBoard and, on request, Weights & Biases.
+"""The curves of a run: which numbers of its events become curves, in TensorBoard and, on request, Weights & Biases.
 
 event -> scalars(): {"train/loss": 0.4, ...} -> TensorBoard, files in RUN/tensorboard
-                                             -> queue -> a thread -> wandb, which may be slow or away
+                                             -> queue -> a thread -> wandb, which may be slow or unreachable
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from kws import files
 from kws.errors import UsageError
 
 _TAGS = {
@@ -29,91 +30,94 @@ _TAGS = {
     },
     "save": {"seconds": "speed/save_seconds"},
 }  # fmt: skip
-_TOGETHER = {
+_COMBINED_CHARTS = {
     "curves": {
         name: ["Multiline", [f"train/epoch_{name}", f"valid/{name}", f"valid_averaged/{name}"]]
         for name in ("loss", "accuracy")
     }
 }
-_WAIT_S = 30.0
-"""The longest that the end of a run waits for Weights & Biases: a job that is stopped has about two minutes in all."""
+WANDB_TIMEOUT_S = 30.0
+"""How long the end of a run waits for Weights & Biases: a job that is preempted has about two minutes in all."""
 
 
 def scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an event that are curves, by tag; train and valid under the same last name."""
+    """The numbers of an event that are curves, by tag. Tags of train and valid have the same last part."""
     return {tag: float(values[name]) for name, tag in _TAGS.get(kind, {}).items() if name in values}
 
 
 class TensorBoard:
-    """Event files. Its page "custom scalars" has train and valid in one chart."""
+    """Writes event files. The page "custom scalars" has train and valid in one chart."""
 
     def __init__(self, run: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        # What an earlier start drew beyond `step` is done again: purged.
+        # The steps after `step` are trained again, so their points from an earlier attempt are purged.
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        self._writer.add_custom_scalars(_TOGETHER)
+        self._writer.add_custom_scalars(_COMBINED_CHARTS)
 
-    def add(self, found: Mapping[str, float], step: int, epoch: float) -> None:
-        """Points at `step`."""
-        for tag, value in found.items():
+    def add(self, points: Mapping[str, float], step: int, epoch: float) -> None:
+        """Adds one point at `step` to each curve in `points`."""
+        for tag, value in points.items():
             self._writer.add_scalar(tag, value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining points."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run at W&B, the same one for all starts of a run: its id stays in RUN/wandb/id.
+    """A run at W&B; all attempts of a run share one, whose id is kept in RUN/wandb/id.
 
-    A thread talks to it, so that training never waits. Where W&B does not answer, points go to RUN/wandb as with
-    WANDB_MODE=offline, which `wandb sync` uploads later; whatever else fails there is said once and ends the points.
+    A thread sends the points, so that training never waits. If W&B does not answer, points go to RUN/wandb as with
+    WANDB_MODE=offline, and `wandb sync` uploads them later. Any later error is shown once with `print_line`, and no
+    more points are sent.
     """
 
-    def __init__(self, run: Path, project: str, settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        self._run, self._project, self._settings, self._say = run, project, settings, say
+    def __init__(self, run: Path, project: str, settings: Mapping[str, Any], print_line: Callable[[str], None]) -> None:
+        self._run, self._project, self._settings, self._print_line = run, project, settings, print_line
         self._points: queue.SimpleQueue[dict[str, float] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="wandb", daemon=True)
+        self._thread = threading.Thread(target=self._send, name="wandb", daemon=True)
         self._thread.start()
 
-    def add(self, found: Mapping[str, float], step: int, epoch: float) -> None:
-        """Points at `step`."""
-        if found:
-            self._points.put({"step": step, "epoch": epoch, **found})
+    def add(self, points: Mapping[str, float], step: int, epoch: float) -> None:
+        """Adds one point at `step` to each curve in `points`."""
+        if points:
+            self._points.put({"step": step, "epoch": epoch, **points})
 
     def close(self) -> None:
-        """Waits until all is handed over, but not long."""
+        """Waits until all points are handed over, but at most WANDB_TIMEOUT_S."""
         self._points.put(None)
-        self._thread.join(_WAIT_S)
+        self._thread.join(WANDB_TIMEOUT_S)
 
-    def _serve(self) -> None:
+    def _send(self) -> None:
         try:
-            there = self._open()
-            # Not W&B's own step, which cannot go back: a resumed run does some steps again.
-            there.define_metric("*", step_metric="step")
+            wandb_run = self._open()
+            # Not W&B's own step, which cannot decrease: a resumed run trains some steps again.
+            wandb_run.define_metric("*", step_metric="step")
             for point in iter(self._points.get, None):
-                there.log(point)
-            there.finish()
-        except Exception as error:  # noqa: BLE001  # whatever it is: no reason to stop a training
-            self._say(f"W&B: {_first_line(error)}; training goes on without it")
+                wandb_run.log(point)
+            wandb_run.finish()
+        except Exception as error:  # noqa: BLE001  # no error of W&B is a reason to stop a training
+            self._print_line(f"W&B: {_first_line(error)}; training continues without it")
 
     def _open(self) -> Any:
         try:
-            there = self._init(None)
-        except Exception as error:  # noqa: BLE001  # its errors have no common class
-            self._say(f"W&B: {_first_line(error)}; kept in {self._run}/wandb instead: wandb sync uploads it later")
-            _forget_failed_start()
+            wandb_run = self._init(None)
+        except Exception as error:  # noqa: BLE001  # W&B's errors have no common class
+            kept = f"kept in {self._run}/wandb instead: wandb sync uploads it later"
+            self._print_line(f"W&B: {_first_line(error)}; {kept}")
+            _restart_wandb_service()
             return self._init("offline")
-        self._say(f"W&B: {there.url}" if there.url else f"W&B: offline, in {self._run}/wandb")
-        return there
+        self._print_line(f"W&B: {wandb_run.url}" if wandb_run.url else f"W&B: offline, in {self._run}/wandb")
+        return wandb_run
 
     def _init(self, mode: Literal["offline"] | None) -> Any:
         import wandb
 
+        half = WANDB_TIMEOUT_S / 2
         settings = wandb.Settings(
             console="off", silent=True, disable_git=True, save_code=False,
-            init_timeout=_WAIT_S / 2, login_timeout=_WAIT_S / 2, finish_timeout=_WAIT_S / 2,
+            init_timeout=half, login_timeout=half, finish_timeout=half,
         )  # fmt: skip
         return wandb.init(
             project=self._project, id=_kept_id(self._run), name=self._run.resolve().name, dir=str(self._run),
@@ -121,8 +125,8 @@ class WeightsAndBiases:
         )  # fmt: skip
 
 
-def _forget_failed_start() -> None:
-    """W&B's helper process would refuse the id that it failed to start: another is begun."""
+def _restart_wandb_service() -> None:
+    """W&B's helper process refuses a run id after one failed start, so the next start gets a new process."""
     import wandb
 
     wandb.teardown()
@@ -132,7 +136,7 @@ def _kept_id(run: Path) -> str:
     path = run / "wandb" / "id"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(secrets.token_hex(4) + "\n")
+        files.write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()
 
 
@@ -141,7 +145,7 @@ def _first_line(error: Exception) -> str:
 
 
 def require_wandb(project: str) -> None:
-    """Raises UsageError where a project is set and the package is not there."""
+    """Raises UsageError if a project is set but the package wandb is not installed."""
     if project and importlib.util.find_spec("wandb") is None:
         raise UsageError(
             f"train.wandb: {project}, but the package wandb is not installed here; type pip install wandb, "

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware, for run.json."""
+"""What a run ran on, for run.json: versions, commit, hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("kws", "torch", "torchaudio", "webdataset", "accelerate", "deepspee
 
 
 def describe_environment(ranks: Ranks) -> dict[str, Any]:
-    """Versions, commit, hardware, SLURM job, world size and threads, as run.json holds them."""
+    """Versions, commit, hardware, SLURM job, world size and threads, under the keys of run.json."""
     return {
         "versions": {name: version(name) for name in _PACKAGES},
         "commit": _commit(),
@@ -29,10 +29,10 @@ def describe_environment(ranks: Ranks) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Commit of the running code; None where it is no git checkout, or git is missing."""
+    """Commit of the running code; None if it is not in a git checkout, or git is missing."""
     with contextlib.suppress(OSError):
-        shown = subprocess.run(
+        done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
         )
-        return shown.stdout.strip() or None
+        return done.stdout.strip() or None
     return None

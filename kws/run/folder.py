@@ -1,4 +1,4 @@
-"""The rules of a run folder: when a run starts, goes on, or is refused; who runs; how it ended.
+"""The rules of a run folder: when a run starts, resumes or is refused; run.json, status.json and left_out.json.
 
 RUN/config.toml  run.json  status.json  metrics.jsonl  checkpoints/  eval/  tensorboard/  ledger/  stop
 """
@@ -21,25 +21,25 @@ from kws.errors import UsageError
 
 
 def read_config(run: Path) -> Config:
-    """The settings of a run folder. Raises UsageError where there is none."""
+    """The settings of a run folder. Raises UsageError if it has none."""
     path = run / "config.toml"
     if not path.is_file():
         raise UsageError(f"{run}: not a run folder (no config.toml); wanted the --run of a kws train")
     return settings_file.load(path)
 
 
-def check_settings(run: Path, config: Config, facts: dict[str, Any]) -> None:
-    """Whether a run that has a checkpoint was made with the same settings, corpus and threads.
+def check_settings(run: Path, config: Config, description: dict[str, Any]) -> None:
+    """Checks that a run with checkpoints resumes with the settings, corpus, task and threads that it began with.
 
-    Without one there is nothing to go on from, and any settings may start. Raises UsageError with every difference
-    and what to type.
+    `description`: what run.json would hold. A run without checkpoints may start with any settings. Raises UsageError
+    that lists every difference and what to type.
     """
-    changed: list[str] = []
-    if any((run / "checkpoints").glob("step-*")):
-        if not (run / "config.toml").exists():
-            raise UsageError(f"{run}: has checkpoints, and no config.toml that tells whose; use --run ANOTHER_FOLDER")
-        changed = settings_file.differences(read_config(run), config)
-        changed += _other_facts(run / "run.json", facts)
+    if not _has_checkpoints(run):
+        return
+    if not (run / "config.toml").exists():
+        raise UsageError(f"{run}: has checkpoints but no config.toml to compare with; use --run ANOTHER_FOLDER")
+    changed = settings_file.differences(read_config(run), config)
+    changed += _description_differences(run / "run.json", description)
     if changed:
         listed = "; ".join(changed)
         raise UsageError(
@@ -47,46 +47,55 @@ def check_settings(run: Path, config: Config, facts: dict[str, Any]) -> None:
         )
 
 
-def record_settings(run: Path, config: Config, facts: dict[str, Any]) -> None:
-    """Writes the settings to config.toml and `facts` to run.json; makes the folder where it is new."""
+def record_settings(run: Path, config: Config, description: dict[str, Any]) -> None:
+    """Writes `config` to config.toml and `description` to run.json; creates the folder if it does not exist."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         files.write_text(run / "config.toml", settings_file.to_toml(config))
-        files.write_json(run / "run.json", facts)
+        files.write_json(run / "run.json", description)
     except OSError as error:
         raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
 
 
 def recorded_threads(run: Path) -> int:
-    """torch threads a process that the run began with, on which the last bits hang; 0 where nothing is recorded."""
+    """Torch threads per process that the run began with, because the last bits depend on them; 0 if not recorded."""
     try:
         return int(json.loads((run / "run.json").read_text(encoding="utf-8"))["threads"])
     except (OSError, KeyError, TypeError, ValueError):
         return 0
 
 
-def _other_facts(path: Path, facts: dict[str, Any]) -> list[str]:
-    """What must not change beside the settings: corpus, task, and the threads, on which the last bits hang."""
+def recorded_task(run: Path, task: str) -> Definition | None:
+    """The task in run.json, if the run has checkpoints and began with the file `task`, which no longer exists; else
+    None."""
+    file, path = Path(task), run / "run.json"
+    if file.suffix != ".toml" or file.exists() or not path.exists() or not _has_checkpoints(run):
+        return None
+    recorded = _read_description(path).get("task")
+    if not isinstance(recorded, dict) or recorded.get("name") != file.stem:
+        return None
+    return tasks.parse(recorded, str(path))
+
+
+def _has_checkpoints(run: Path) -> bool:
+    return any((run / "checkpoints").glob("step-*"))
+
+
+def _description_differences(path: Path, description: dict[str, Any]) -> list[str]:
+    """Differences in what must not change beside the settings: corpus, threads (for the last bits) and task."""
     if not path.exists():
         return []
-    old = _facts(path)
-    mend = {"corpus_id": "", "threads": f" (--set train.threads={old.get('threads')})"}
+    recorded = _read_description(path)
+    how_to_fix = {"corpus_id": "", "threads": f" (--set train.threads={recorded.get('threads')})"}
     return [
-        f"{key}: {old.get(key)} there, {facts[key]} now{how}" for key, how in mend.items() if old.get(key) != facts[key]
-    ] + tasks.differences(old.get("task"), facts["task"])
+        f"{key}: {recorded.get(key)} there, {description[key]} now{how}"
+        for key, how in how_to_fix.items()
+        if recorded.get(key) != description[key]
+    ] + tasks.differences(recorded.get("task"), description["task"])
 
 
-def recorded_task(run: Path, task: str) -> Definition | None:
-    """The task that a run with checkpoints keeps, where it had it from the file `task`, which is gone; else None."""
-    file, path = Path(task), run / "run.json"
-    if file.suffix != ".toml" or file.exists() or not path.exists() or not any((run / "checkpoints").glob("step-*")):
-        return None
-    kept = _facts(path).get("task")
-    return tasks.parse(kept, str(path)) if isinstance(kept, dict) and kept.get("name") == file.stem else None
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """run.json."""
+def _read_description(path: Path) -> dict[str, Any]:
+    """The contents of run.json."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
@@ -94,8 +103,10 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def begin_attempt(run: Path, step: int) -> int:
-    """The number of this start, from 1. Where it begins at step 0, the ledger of an earlier start, perhaps of other
-    settings, is removed: it no longer counts."""
+    """Number of the attempt that begins at `step`, counted from 1.
+
+    If it begins at step 0, the ledger of earlier attempts is removed: their settings may have been others.
+    """
     path = run / "metrics.jsonl"
     if step == 0:
         shutil.rmtree(run / "ledger", ignore_errors=True)
@@ -103,7 +114,7 @@ def begin_attempt(run: Path, step: int) -> int:
 
 
 def skipped_clips(run: Path) -> list[int]:
-    """The training clips that `data.on_bad=skip` left out as damaged."""
+    """The damaged training clips that `data.on_bad=skip` skipped, from left_out.json."""
     try:
         return [int(clip) for clip in json.loads((run / "left_out.json").read_text(encoding="utf-8"))["train"]]
     except FileNotFoundError:
@@ -111,7 +122,7 @@ def skipped_clips(run: Path) -> list[int]:
 
 
 def add_skipped_clips(run: Path, clips: Iterable[int]) -> int:
-    """Adds to them, whatever start of the run met them; returns how many are new."""
+    """Adds clips to those of all attempts in left_out.json. Returns how many are new."""
     known = skipped_clips(run)
     every = sorted({*known, *clips})
     if len(every) > len(known):
@@ -119,24 +130,28 @@ def add_skipped_clips(run: Path, clips: Iterable[int]) -> int:
     return len(every) - len(known)
 
 
+def write_status(run: Path, state: str, step: int, code: int | None = None, **more: Any) -> None:
+    """Writes status.json: running, preempted, finished or failed. Scripts decide by it, because launchers hide exit
+    codes."""
+    files.write_json(run / "status.json", _status(state, step, code, **more))
+
+
 def write_failure(run: Path, step: int, code: int, rank: int, why: str = "") -> None:
-    """status.json of a failed run. The first rank to fail is heard: what the others meet then comes of it."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a status that cannot be read says nothing
+    """Writes status.json of a failed run, unless a rank has already done so: the first error causes the others.
+
+    Never raises OSError, because the error that ends the run must be the one that is shown.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # no status.json, or not a readable one
         if json.loads((run / "status.json").read_text(encoding="utf-8"))["state"] == "failed":
             return
     status = _status("failed", step, code, rank=rank, why=why)
-    with contextlib.suppress(OSError):  # the error itself must be seen
+    with contextlib.suppress(OSError):
         try:
             files.write_json(run / "status.json", status)
-        except OSError:  # such as a full disk: over the old one then, which needs no room and would say "running"
+        except OSError:  # a full disk: overwrite the old file in place, which needs no space, and says "running"
             with (run / "status.json").open("r+", encoding="utf-8") as file:
                 file.write(files.json_text(status))
                 file.truncate()
-
-
-def write_status(run: Path, state: str, step: int, code: int | None = None, **more: Any) -> None:
-    """status.json: running, preempted, finished or failed; by it scripts decide, since launchers hide exit codes."""
-    files.write_json(run / "status.json", _status(state, step, code, **more))
 
 
 def _status(state: str, step: int, code: int | None, **more: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Writes checkpoints in a thread, one after the other, while training goes on.
+"""Writes checkpoints in a thread, one after the other, while the training continues.
 
-training: snapshot -> submit, or wait for the write before -> next step          thread: write, fsync, rename, pointer
+training: wait for the previous write -> snapshot -> submit -> next step        thread: write, fsync, rename, pointer
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kws.run.checkpoint import Checkpoints
 
 
 def snapshot(tree: Any) -> Any:
-    """A copy in the host's memory of a tree of dicts, lists and tensors, which the next step does not change."""
+    """A copy, in host memory, of a tree of dicts, lists and tensors; the next step does not change it."""
     if isinstance(tree, torch.Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):
@@ -30,45 +30,45 @@ def snapshot(tree: Any) -> Any:
 
 
 class Saver:
-    """One write at a time."""
+    """Context manager around the writing thread. One checkpoint is written at a time."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")  # joined when the interpreter ends
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")  # joined when the interpreter exits
         self._writing: Future[None] | None = None
 
     def save(
         self, name: str, state: Mapping[str, Any], model: Mapping[str, Tensor], optimizer: Mapping[str, Any] | None,
         ema: Mapping[str, Tensor] | None,
     ) -> None:  # fmt: skip
-        """Takes a snapshot, and starts to write it as checkpoint `name`; `state["best"]` are the pointers that move.
+        """Takes a snapshot and starts to write it as checkpoint `name`; `state["best"]` lists the pointers to move.
 
-        Waits for the write before, and raises what that one met.
+        Waits for the previous write, and raises the error of that write.
         """
         model, optimizer, ema = snapshot(model), snapshot(optimizer), snapshot(ema)
 
         def write() -> None:
-            _refuse_spoilt(model, state["step"])
-            self._publish(self._checkpoints.save(model, optimizer, state, name, ema), state)
+            _refuse_not_finite(model, state["step"])
+            self._finish(self._checkpoints.save(model, optimizer, state, name, ema), state)
 
         self.submit(write)
 
     def save_copy(self, source: str, suffix: str, state: Mapping[str, Any]) -> None:
-        """As `save`: the weights of checkpoint `source` with another state."""
-        self.submit(lambda: self._publish(self._checkpoints.save_copy(source, state, source + suffix), state))
+        """As `save`: writes the weights of checkpoint `source` with another state, as checkpoint source + suffix."""
+        self.submit(lambda: self._finish(self._checkpoints.save_copy(source, state, source + suffix), state))
 
-    def _publish(self, path: Path, state: Mapping[str, Any]) -> None:
+    def _finish(self, path: Path, state: Mapping[str, Any]) -> None:
         for pointer in state["best"]:
             self._checkpoints.move_pointer(pointer, path)
         self._checkpoints.prune()
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Starts a write once the one before is done; raises what that one met."""
+        """Starts a write when the previous one is done. Raises the error of the previous write."""
         self.wait()
         self._writing = self._pool.submit(write)
 
     def wait(self) -> None:
-        """Until nothing is being written; raises what the write met, once."""
+        """Waits until nothing is being written. Raises the error of the write, once."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
@@ -77,7 +77,7 @@ class Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Waits; what the write met is raised unless something else ends the run already."""
+        """Waits. The error of a write is raised unless another error already ends the run."""
         try:
             self.wait()
         except Exception:
@@ -86,15 +86,15 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether a write has failed; `wait` says how."""
+        """Whether the last write failed; `wait` then raises its error."""
         return bool(self._writing and self._writing.done() and self._writing.exception())
 
 
-def _refuse_spoilt(model: Mapping[str, Tensor], step: int) -> None:
-    """An update may spoil the weights a step before a loss shows it: such weights are never saved."""
-    spoilt = [name for name, value in model.items() if not value.isfinite().all()]
-    if spoilt:
+def _refuse_not_finite(model: Mapping[str, Tensor], step: int) -> None:
+    """An update may make weights infinite or NaN one step before the loss shows it. Such weights are never saved."""
+    broken = [name for name, value in model.items() if not value.isfinite().all()]
+    if broken:
         raise UsageError(
-            f"step {step}: {spoilt[0]} is no finite number any more; the checkpoint before it is kept: "
+            f"step {step}: {broken[0]} has infinite or NaN values; the checkpoint before it is kept: "
             "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kws import files
 from kws.errors import UsageError
-from kws.run import checkpoint
 from kws.run.checkpoint import Checkpoints
 
 
@@ -37,13 +37,13 @@ def names(run: Path) -> list[str]:
 
 
 def newest(run: Path) -> tuple[str | None, list[str]]:
-    """Name of the newest whole one, and what was said on the way."""
-    said: list[str] = []
-    found = Checkpoints(run, say=said.append).newest()
-    return found and found.name, said
+    """Name of the newest undamaged checkpoint, and the warnings."""
+    warnings: list[str] = []
+    found = Checkpoints(run, warn=warnings.append).newest()
+    return found and found.name, warnings
 
 
-def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one_bit_for_bit(tmp_path: Path) -> None:
     tied = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     model = weights() | {"a": tied, "b": tied, "c": tied.T, "d": tied[1:, ::2]}
     saved = optimizer()
@@ -57,7 +57,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(found["state"][0][key], value) for key, value in saved["state"][0].items())  # type: ignore[index]
 
 
-def test_a_saved_checkpoint_is_the_last_and_pointers_move_on_request(tmp_path: Path) -> None:
+def test_last_points_at_a_new_checkpoint_and_other_pointers_move_on_request(tmp_path: Path) -> None:
     first = save(tmp_path, 1)
     Checkpoints(tmp_path).move_pointer("best_loss", first)
     save(tmp_path, 2)
@@ -66,7 +66,7 @@ def test_a_saved_checkpoint_is_the_last_and_pointers_move_on_request(tmp_path: P
     assert Checkpoints(tmp_path).find("step-00000001").state == {"step": 1}
 
 
-def test_saving_again_shares_the_weights_and_holds_the_new_state(tmp_path: Path) -> None:
+def test_a_copy_shares_the_weights_and_has_the_new_state(tmp_path: Path) -> None:
     first = save(tmp_path, 1)
     again = Checkpoints(tmp_path).save_copy("step-00000001", {"step": 1, "evaluated": True}, "step-00000001-evaluated")
     assert (again / "model.safetensors").stat().st_ino == (first / "model.safetensors").stat().st_ino
@@ -75,7 +75,7 @@ def test_saving_again_shares_the_weights_and_holds_the_new_state(tmp_path: Path)
     assert Checkpoints(tmp_path).find("step-00000001").state == {"step": 1}
 
 
-def test_saving_again_copies_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -86,7 +86,7 @@ def test_saving_again_copies_where_there_are_no_hard_links(tmp_path: Path, monke
     assert newest(tmp_path) == ("step-00000001-evaluated", [])
 
 
-def test_pruning_keeps_the_newest_and_those_a_pointer_names(tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_and_those_that_a_pointer_names(tmp_path: Path) -> None:
     Checkpoints(tmp_path).move_pointer("best_accuracy", save(tmp_path, 1))
     for step in range(2, 7):
         save(tmp_path, step, keep=2)
@@ -104,53 +104,53 @@ def cut(path: Path) -> None:
 
 
 DAMAGES = [
-    ("model.safetensors", flip, "model.safetensors differs"),
-    ("optimizer.pt", cut, "optimizer.pt differs"),
-    ("state.json", flip, "state.json differs"),
+    ("model.safetensors", flip, "model.safetensors"),
+    ("optimizer.pt", cut, "optimizer.pt"),
+    ("state.json", flip, "state.json"),
     ("model.safetensors", Path.unlink, "model.safetensors"),
     ("manifest.json", Path.unlink, "manifest.json"),
-    ("manifest.json", cut, "broken checkpoint"),
-    ("manifest.json", lambda path: path.write_text("[]"), "broken checkpoint"),
-    ("manifest.json", lambda path: path.write_text("{}"), "model.safetensors differs"),
-    ("manifest.json", lambda path: path.write_bytes(b"\xff\xfe"), "broken checkpoint"),
+    ("manifest.json", cut, "damaged"),
+    ("manifest.json", lambda path: path.write_text("[]"), "damaged"),
+    ("manifest.json", lambda path: path.write_text("{}"), "model.safetensors"),
+    ("manifest.json", lambda path: path.write_bytes(b"\xff\xfe"), "damaged"),
 ]
 
 
-@pytest.mark.parametrize(("file", "damage", "says"), DAMAGES)
-def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, file: str, damage: object, says: str) -> None:
+@pytest.mark.parametrize(("file", "damage", "named"), DAMAGES)
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path: Path, file: str, damage: object, named: str) -> None:
     save(tmp_path, 1)
-    broken = save(tmp_path, 2)
-    damage(broken / file)  # type: ignore[operator]
-    name, said = newest(tmp_path)
+    damaged = save(tmp_path, 2)
+    damage(damaged / file)  # type: ignore[operator]
+    name, warnings = newest(tmp_path)
     assert name == "step-00000001"
-    assert len(said) == 1
-    assert str(broken) in said[0]
-    assert says in said[0]
-    with pytest.raises(UsageError, match=r"broken checkpoint .* use another with --checkpoint: .*step-00000001"):
+    assert len(warnings) == 1
+    assert str(damaged) in warnings[0]
+    assert named in warnings[0]
+    with pytest.raises(UsageError, match=r"damaged .*--checkpoint: .*step-00000001"):
         Checkpoints(tmp_path).find("last")
 
 
-def test_a_broken_one_can_be_saved_anew(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_can_be_saved_anew(tmp_path: Path) -> None:
     save(tmp_path, 1)
     flip(save(tmp_path, 2) / "model.safetensors")
     save(tmp_path, 2)
     assert newest(tmp_path) == ("step-00000002", [])
 
 
-def save_parts(run: Path) -> Path:
-    """A checkpoint whose optimizer two ranks have written, each its part."""
+def save_shards(run: Path) -> Path:
+    """A checkpoint whose optimizer two ranks have written, each its shard."""
     store = Checkpoints(run)
-    parts = store.optimizer_shards("step-00000001")
-    parts.mkdir(parents=True)
+    shards = store.optimizer_shards("step-00000001")
+    shards.mkdir(parents=True)
     for rank in range(2):
-        (parts / f"{rank}_optim_states.pt").write_text(f"of rank {rank}")
+        (shards / f"{rank}_optim_states.pt").write_text(f"of rank {rank}")
     path = store.save(weights(), None, {"step": 1}, "step-00000001")
     store.prune()
     return path
 
 
-def test_what_the_ranks_wrote_becomes_part_of_the_checkpoint_and_of_the_one_after_it(tmp_path: Path) -> None:
-    path = save_parts(tmp_path)
+def test_optimizer_shards_become_part_of_the_checkpoint_and_of_its_copy(tmp_path: Path) -> None:
+    path = save_shards(tmp_path)
     assert not (path / "optimizer.pt").exists()
     assert sorted(child.name for child in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000001"]
     store = Checkpoints(tmp_path)
@@ -163,32 +163,32 @@ def test_what_the_ranks_wrote_becomes_part_of_the_checkpoint_and_of_the_one_afte
 
 
 @pytest.mark.parametrize("file", ["zero/1_optim_states.pt", "zero/2_optim_states.pt"])
-def test_a_rank_s_part_that_is_damaged_or_that_nobody_saved_makes_the_checkpoint_a_broken_one(
-    tmp_path: Path, file: str
-) -> None:
-    path = save_parts(tmp_path)
+def test_a_damaged_or_unknown_optimizer_shard_damages_the_checkpoint(tmp_path: Path, file: str) -> None:
+    path = save_shards(tmp_path)
     (path / file).write_text("something else")
-    said = f"{path}: broken checkpoint ({file} differs from the manifest); using the one before it"
-    assert newest(tmp_path) == (None, [said])
+    name, (warning,) = newest(tmp_path)
+    assert name is None
+    assert str(path) in warning
+    assert file in warning
 
 
-@pytest.mark.parametrize("gone", ["zero", "zero/1_optim_states.pt"])
-def test_a_rank_s_part_that_is_gone_makes_it_a_broken_one(tmp_path: Path, gone: str) -> None:
-    path = save_parts(tmp_path)
-    shutil.rmtree(path / gone) if gone == "zero" else (path / gone).unlink()
+@pytest.mark.parametrize("missing", ["zero", "zero/1_optim_states.pt"])
+def test_a_missing_optimizer_shard_damages_the_checkpoint(tmp_path: Path, missing: str) -> None:
+    path = save_shards(tmp_path)
+    shutil.rmtree(path / missing) if missing == "zero" else (path / missing).unlink()
     assert newest(tmp_path)[0] is None
 
 
-def test_none_at_all_is_none_not_an_error(tmp_path: Path) -> None:
+def test_without_checkpoints_the_newest_is_none(tmp_path: Path) -> None:
     assert newest(tmp_path) == (None, [])
     Checkpoints(tmp_path).prune()
 
 
-def test_an_unknown_name_gets_those_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no checkpoint 'last'; there are: none"):
+def test_an_unknown_name_is_refused_with_the_available_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'last'.*: none"):
         Checkpoints(tmp_path).find("last")
     save(tmp_path, 1)
-    with pytest.raises(UsageError, match="no checkpoint 'best'; there are: last, step-00000001"):
+    with pytest.raises(UsageError, match=r"'best'.*: last, step-00000001"):
         Checkpoints(tmp_path).find("best")
 
 
@@ -196,19 +196,19 @@ def test_an_unknown_name_gets_those_that_are_there(tmp_path: Path) -> None:
 def test_a_damaged_pointer_is_a_usage_error_and_pruning_survives_it(tmp_path: Path, text: bytes) -> None:
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "best_loss").write_bytes(text)
-    with pytest.raises(UsageError, match="no checkpoint 'best_loss'"):
+    with pytest.raises(UsageError, match="best_loss"):
         Checkpoints(tmp_path).find("best_loss")
     Checkpoints(tmp_path).prune()
     assert names(tmp_path) == ["step-00000001"]
 
 
-def test_an_interrupted_save_is_ignored_and_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_was_killed_is_ignored_and_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
 
     def power_cut(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_fsync", power_cut)
+    monkeypatch.setattr(files, "fsync", power_cut)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 2)
     monkeypatch.undo()
@@ -220,14 +220,16 @@ def test_an_interrupted_save_is_ignored_and_cleaned_up(tmp_path: Path, monkeypat
     assert names(tmp_path) == ["step-00000001", "step-00000003"]
 
 
-def test_a_full_disk_is_a_usage_error_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_usage_error_and_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, 1)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UsageError, match=r"step-00000002: checkpoint cannot be written .*No space left.*make room"):
+    with pytest.raises(UsageError, match=r"step-00000002: .*No space left"):
         save(tmp_path, 2)
     assert newest(tmp_path) == ("step-00000001", [])
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last", "step-00000001"]
@@ -235,7 +237,7 @@ def test_a_full_disk_is_a_usage_error_and_leaves_the_old_one(tmp_path: Path, mon
 
 def test_a_file_where_the_folder_should_be_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match=str(tmp_path)):
         save(tmp_path, 1)
 
 
@@ -244,7 +246,7 @@ class Evil:
         return os.mkdir, ("was-here",)
 
 
-def test_a_pickle_that_runs_code_is_refused_even_where_the_manifest_fits(
+def test_a_pickle_that_runs_code_is_refused_even_if_the_manifest_matches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

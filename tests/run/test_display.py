@@ -20,7 +20,7 @@ from tests.conftest import tiny_settings
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-FIGURES = {
+VALUES = {
     "loss": 0.412, "accuracy": 0.8734, "lr": 2.41e-3, "clips_per_s": 1834.2, "data_wait": 0.004, "gpu_gb": 2.13,
     "epoch": 11,
 }  # fmt: skip
@@ -33,62 +33,62 @@ def tiny(tones: index.Index, tmp_path: Path) -> Path:
     return path
 
 
-# --- how long yet ---------------------------------------------------------------------------------------------
+# --- remaining time ---------------------------------------------------------------------------------------------
 
 
-def paced(steps: range, seconds: Callable[[int], float], length: RunLength) -> TimeEstimate:
-    """A pace after those steps, each having taken seconds(step)."""
+def estimate(steps: range, seconds: Callable[[int], float], length: RunLength) -> TimeEstimate:
+    """The estimate after those steps, each having taken seconds(step)."""
     now = [1000.0]
-    pace = TimeEstimate(length, lambda: now[0])
+    found = TimeEstimate(length, lambda: now[0])
     for step in steps:
         now[0] += seconds(step)
-        pace.note(step)
-    return pace
+        found.add_step(step)
+    return found
 
 
-def test_nothing_is_known_before_the_second_step() -> None:
+def test_the_time_is_unknown_before_the_second_step() -> None:
     assert TimeEstimate(RunLength(2, 10)).seconds_left(0, 20) is None
-    assert paced(range(1, 2), lambda _: 1.0, RunLength(2, 10)).seconds_left(1, 20) is None
+    assert estimate(range(1, 2), lambda _: 1.0, RunLength(2, 10)).seconds_left(1, 20) is None
 
 
-def test_a_resumed_run_counts_its_own_speed_alone() -> None:
-    pace = paced(range(801, 821), lambda _: 0.5, RunLength(1, 1000))
-    assert pace.seconds_left(820, 1000) == pytest.approx(180 * 0.5)
+def test_a_resumed_run_uses_its_own_speed() -> None:
+    found = estimate(range(801, 821), lambda _: 0.5, RunLength(1, 1000))
+    assert found.seconds_left(820, 1000) == pytest.approx(180 * 0.5)
 
 
-def test_the_first_step_of_a_start_is_left_out() -> None:
-    pace = paced(range(1, 6), lambda step: 300.0 if step == 1 else 2.0, RunLength(1, 10))
-    assert pace.seconds_left(5, 10) == pytest.approx(5 * 2.0)
+def test_the_first_step_of_an_attempt_is_not_counted() -> None:
+    found = estimate(range(1, 6), lambda step: 300.0 if step == 1 else 2.0, RunLength(1, 10))
+    assert found.seconds_left(5, 10) == pytest.approx(5 * 2.0)
 
 
-def test_what_lies_between_epochs_counts_once_an_epoch() -> None:
+def test_the_time_between_epochs_counts_once_per_epoch() -> None:
     length = RunLength(4, 10)
-    pace = paced(range(1, 16), lambda step: 30.0 if step == 11 else 1.0, length)
-    assert pace.seconds_left(15, 20) == pytest.approx(5.0)
-    assert pace.seconds_left(15, 40) == pytest.approx(5.0 + 2 * (30.0 + 9.0))
+    found = estimate(range(1, 16), lambda step: 30.0 if step == 11 else 1.0, length)
+    assert found.seconds_left(15, 20) == pytest.approx(5.0)
+    assert found.seconds_left(15, 40) == pytest.approx(5.0 + 2 * (30.0 + 9.0))
 
 
 def test_epochs_of_one_step() -> None:
-    assert paced(range(1, 4), lambda _: 7.0, RunLength(10, 1)).seconds_left(3, 10) == pytest.approx(49.0)
+    assert estimate(range(1, 4), lambda _: 7.0, RunLength(10, 1)).seconds_left(3, 10) == pytest.approx(49.0)
 
 
-def test_a_changed_speed_is_believed_within_a_few_minutes() -> None:
-    pace = paced(range(1, 1000), lambda step: 1.0 if step < 500 else 3.0, RunLength(1, 2000))
-    assert pace.seconds_left(999, 1999) == pytest.approx(3000.0, rel=0.01)
+def test_a_changed_speed_takes_effect_within_minutes() -> None:
+    found = estimate(range(1, 1000), lambda step: 1.0 if step < 500 else 3.0, RunLength(1, 2000))
+    assert found.seconds_left(999, 1999) == pytest.approx(3000.0, rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "-:--"), (0.4, "0:00"), (75.2, "1:15"), (3599.6, "1:00:00"), (90_061, "25:01:01")]
 )
-def test_clock(seconds: float | None, text: str) -> None:
+def test_durations_are_formatted(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-# --- what is drawn --------------------------------------------------------------------------------------------
+# --- live display --------------------------------------------------------------------------------------------
 
 
 def drawn(width: int, prepare: Callable[[LiveDisplay], None]) -> list[str]:
-    """The lines of a screen that stands in epoch 12 of 30."""
+    """The lines of a live display in epoch 12 of 30."""
     shown = Console(width=width, force_terminal=True, file=io.StringIO(), soft_wrap=True, markup=False)
     screen = LiveDisplay(RunLength(30, 268), shown, 60.0)
     screen.event("start", 3069, {"best": 0.9})
@@ -100,8 +100,8 @@ def drawn(width: int, prepare: Callable[[LiveDisplay], None]) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [50, 60, 80, 200])
-def test_every_line_fits_the_terminal_and_no_figure_is_cut(width: int) -> None:
-    lines = drawn(width, lambda screen: screen.event("step", 3070, FIGURES))
+def test_every_line_fits_the_terminal_and_no_number_is_cut(width: int) -> None:
+    lines = drawn(width, lambda screen: screen.event("step", 3070, VALUES))
     assert len(lines) == 4
     assert max(map(len, lines)) <= width
     assert "…" not in "".join(lines)
@@ -109,11 +109,11 @@ def test_every_line_fits_the_terminal_and_no_figure_is_cut(width: int) -> None:
     assert "122/268" in lines[0]
     assert "3,070/8,040" in lines[1]
     wanted = ["0.412", "87.3%", "1,834", "2.1 GB", "90.00%"]
-    assert all(figure in lines[3] for figure in wanted)
+    assert all(text in lines[3] for text in wanted)
     assert ("2.41e-03" in lines[3]) == (width >= 80)
 
 
-def test_an_evaluation_has_the_upper_bar_until_the_next_step() -> None:
+def test_the_upper_bar_shows_an_evaluation_until_the_next_step() -> None:
     def evaluating(screen: LiveDisplay) -> None:
         screen.advance(11 * 268)
         screen.evaluation_progress(30, 120)
@@ -127,14 +127,14 @@ def test_an_evaluation_has_the_upper_bar_until_the_next_step() -> None:
     assert re.match(r"epoch 12/30 .* 1/268 ", drawn(80, after)[0])
 
 
-def test_the_best_is_of_the_averaged_weights_where_there_are_any() -> None:
+def test_the_best_accuracy_is_that_of_the_averaged_weights() -> None:
     def epoch(screen: LiveDisplay) -> None:
         screen.event("epoch", 3216, {"epoch": 11, "valid_accuracy": 0.91, "ema_valid_accuracy": 0.93})
 
     assert "93.00%" in drawn(80, epoch)[-1]
 
 
-# --- a log file -----------------------------------------------------------------------------------------------
+# --- log file -----------------------------------------------------------------------------------------------
 
 
 def logged(line_seconds: float) -> list[str]:
@@ -145,16 +145,16 @@ def logged(line_seconds: float) -> list[str]:
         for step in range(1, 51):
             lines.advance(step)
             if step % 10 == 0:
-                lines.event("step", step, {**FIGURES, "epoch": 0})
+                lines.event("step", step, {**VALUES, "epoch": 0})
         lines.event("epoch", 50, {"epoch": 0, "train_loss": 1.5, "valid_loss": 1.25, "valid_accuracy": 0.5})
     return got.get().splitlines()
 
 
-def test_within_the_interval_there_is_a_line_an_epoch_only() -> None:
+def test_short_epochs_have_one_line_each() -> None:
     assert logged(3600.0) == ["epoch 1/2  loss 1.500  | valid 1.250  50.00%"]
 
 
-def test_a_long_epoch_says_where_it_is() -> None:
+def test_a_long_epoch_has_lines_for_its_steps() -> None:
     *steps, last = logged(0.0)
     assert [line.split("  ")[0] for line in steps] == [f"step {n}/100" for n in (10, 20, 30, 40)]
     assert re.fullmatch(
@@ -169,7 +169,7 @@ def test_a_long_epoch_says_where_it_is() -> None:
 
 
 def through_terminal(command: list[str]) -> str:
-    """All that a command that ends well writes to a terminal of 80 columns."""
+    """Everything that a successful command writes to a terminal of 80 columns."""
     ours, theirs = pty.openpty()
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
     environment |= {"TERM": "xterm-256color"}
@@ -188,7 +188,7 @@ def through_terminal(command: list[str]) -> str:
     return b"".join(parts).decode()
 
 
-def test_a_terminal_shows_bars_and_keeps_the_messages(tiny: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_bars_and_keeps_messages(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kws", "train", str(tiny), "--run", str(tmp_path / "run")]
     text = through_terminal(command)
     plain = CONTROL.sub("", text).replace("\r", "\n")
@@ -211,7 +211,7 @@ def test_a_pipe_gets_plain_lines(tiny: Path, tmp_path: Path, kws: Kws) -> None:
     assert done.stdout.count("\nepoch ") == 2
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
+def test_a_terminal_without_cursor_movement_gets_lines() -> None:
     dumb = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "dumb"})
     assert type(display.make_display(RunLength(1, 1), dumb, 60.0)) is LineDisplay
     able = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "xterm"})

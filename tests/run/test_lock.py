@@ -17,19 +17,19 @@ from kws.run import lock
 HERE = socket.gethostname()
 
 
-def written(run: Path, age_s: float = 0.0, **changes: object) -> None:
-    """A lock as another process would have left it."""
+def write_lock(run: Path, age_s: float = 0.0, **changes: object) -> None:
+    """A lock file of another process, with a heartbeat `age_s` seconds old."""
     run.mkdir(exist_ok=True)
-    facts = {"host": "elsewhere", "process": 1, "began": "1", "job": None, "since": "2026-01-01", "token": "t"}
-    (run / "lock.json").write_text(json.dumps(facts | changes))
+    holder = {"host": "elsewhere", "process": 1, "began": "1", "job": None, "since": "2026-01-01", "token": "t"}
+    (run / "lock.json").write_text(json.dumps(holder | changes))
     then = time.time() - age_s
     os.utime(run / "lock.json", (then, then))
 
 
-def test_a_folder_is_taken_once_and_free_after_its_release(tmp_path: Path) -> None:
+def test_a_folder_is_locked_until_its_release(tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
     held = lock.acquire(run)
-    with pytest.raises(UsageError, match=rf"in use by process {os.getpid()} on {HERE} since .*--run ANOTHER_FOLDER"):
+    with pytest.raises(UsageError, match=rf"process {os.getpid()} on {HERE} .*--run ANOTHER_FOLDER"):
         lock.acquire(run)
     assert lock.find_holder(run) is not None
     held.release()
@@ -37,41 +37,41 @@ def test_a_folder_is_taken_once_and_free_after_its_release(tmp_path: Path) -> No
     lock.acquire(run).release()
 
 
-def test_a_process_that_was_killed_leaves_its_folder_free(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         f"from kws.run import lock; import sys; lock.acquire(__import__('pathlib').Path({str(tmp_path)!r})); print(1)"
     )
     with subprocess.Popen([sys.executable, "-c", code + "; sys.stdin.read()"], stdin=-1, stdout=-1) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(UsageError, match=f"in use by process {process.pid}"):
+        with pytest.raises(UsageError, match=f"process {process.pid}"):
             lock.acquire(tmp_path)
         process.kill()
         process.wait()
         lock.acquire(tmp_path).release()
 
 
-def test_a_number_that_another_process_has_now_holds_nothing(tmp_path: Path) -> None:
-    written(tmp_path, host=HERE, process=os.getpid(), began="1")
+def test_a_reused_process_id_does_not_hold_the_lock(tmp_path: Path) -> None:
+    write_lock(tmp_path, host=HERE, process=os.getpid(), began="1")
     lock.acquire(tmp_path).release()
 
 
-def test_another_host_has_it_until_its_heartbeat_is_old(tmp_path: Path) -> None:
-    written(tmp_path, age_s=lock.DEAD_S - 20)
+def test_the_lock_of_another_host_is_free_when_its_heartbeat_is_old(tmp_path: Path) -> None:
+    write_lock(tmp_path, age_s=lock.DEAD_S - 20)
     with pytest.raises(UsageError, match=r"process 1 on elsewhere .*40 s ago"):
         lock.acquire(tmp_path)
-    written(tmp_path, age_s=lock.DEAD_S + 1)
+    write_lock(tmp_path, age_s=lock.DEAD_S + 1)
     lock.acquire(tmp_path).release()
 
 
-def test_a_requeued_job_takes_what_it_had_on_another_host(tmp_path: Path) -> None:
-    written(tmp_path, job="7")
+def test_a_requeued_job_takes_over_its_own_lock(tmp_path: Path) -> None:
+    write_lock(tmp_path, job="7")
     with pytest.raises(UsageError, match=r"process 1 on elsewhere \(job 7\)"):
         lock.acquire(tmp_path, "8")
     lock.acquire(tmp_path, "7").release()
 
 
-def test_the_heartbeat_keeps_it_and_tells_who_took_it(tmp_path: Path) -> None:
+def test_the_heartbeat_is_updated_and_notices_another_holder(tmp_path: Path) -> None:
     lost: list[str] = []
     seen, gone = threading.Event(), threading.Event()
     held = lock.acquire(tmp_path)
@@ -82,22 +82,22 @@ def test_the_heartbeat_keeps_it_and_tells_who_took_it(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert seen.wait(30)
-    written(tmp_path)
+    write_lock(tmp_path)
     assert gone.wait(30)
     assert len(lost) == 1
     assert "process 1 on elsewhere" in lost[0]
     held.release()
-    assert (tmp_path / "lock.json").exists(), "not ours any more"
+    assert (tmp_path / "lock.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"host": 1}'])
-def test_a_damaged_lock_is_nobodys(tmp_path: Path, text: str) -> None:
+def test_a_damaged_lock_is_free(tmp_path: Path, text: str) -> None:
     (tmp_path / "lock.json").write_text(text)
     lock.acquire(tmp_path).release()
 
 
-def test_many_at_once_and_one_has_it(tmp_path: Path) -> None:
-    written(tmp_path, age_s=100)
+def test_one_of_many_processes_gets_the_lock(tmp_path: Path) -> None:
+    write_lock(tmp_path, age_s=100)
     code = (
         "import sys, time, pathlib; from kws.run import lock\nfrom kws.errors import UsageError\n"
         f"try: lock.acquire(pathlib.Path({str(tmp_path)!r})); print('mine', flush=True)\n"
@@ -110,7 +110,7 @@ def test_many_at_once_and_one_has_it(tmp_path: Path) -> None:
     assert sorted(said) == ["mine", "no", "no", "no"]
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match=str(tmp_path / "file" / "run")):
         lock.acquire(tmp_path / "file" / "run")

@@ -1,60 +1,20 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import struct
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from kws.config import Config
-from kws.errors import UsageError
-from kws.run import curves
-from kws.run.display import RunLength
 from kws.run.log import RunLog, make_console
-from tests.conftest import require
-
-COURSE = RunLength(epochs=2, steps_per_epoch=4)
-STEP = {"epoch": 0, "loss": 1.5, "accuracy": 0.25, "lr": 0.1, "clips_per_s": 900.0, "data_wait": 0.05, "seconds": 2.0}
-EPOCH = {
-    "epoch": 0, "lr": 0.1, "train_loss": 1.25, "train_accuracy": 0.5, "valid_loss": 1.0, "valid_accuracy": 0.75,
-    "ema_valid_loss": 0.5, "ema_valid_accuracy": 0.875, "eval_seconds": 3.0,
-}  # fmt: skip
-START = {"attempt": 1, "epoch": 0, "world_size": 1, "best": None}
-
-
-def write(run: Path, first: int, last: int, config: Config | None = None, loss: float = 1.5) -> None:
-    """A start of a run: a line for each of its steps, an epoch, a save."""
-    run.mkdir(exist_ok=True)
-    with RunLog(run, config or Config(), COURSE, first, make_console(active=False), active=True) as log:
-        log.event("start", first, **START)
-        for step in range(first + 1, last + 1):
-            log.advance(step)
-            log.event("step", step, **{**STEP, "loss": loss})
-        log.event("epoch", last, **EPOCH)
-        log.event("save", last, checkpoint="step-00000004", seconds=0.5)
-        log.event("end", last, state="finished")
+from tests.run.events import LENGTH, STEP, write_run
 
 
 def events(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line]
 
 
-def points(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every curve in TensorBoard's files."""
-    board = EventAccumulator(str(run / "tensorboard"))
-    board.Reload()
-    return {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-
-
-def test_every_event_is_a_line_with_its_time_and_step(tmp_path: Path) -> None:
-    write(tmp_path, 0, 4)
+def test_every_event_is_a_line_with_time_and_step(tmp_path: Path) -> None:
+    write_run(tmp_path, 0, 4)
     rows = events(tmp_path)
     assert [row["event"] for row in rows] == ["start", "step", "step", "step", "step", "epoch", "save", "end"]
     assert all(row.keys() >= {"event", "time", "step"} for row in rows)
@@ -62,141 +22,16 @@ def test_every_event_is_a_line_with_its_time_and_step(tmp_path: Path) -> None:
     assert {key: rows[1][key] for key in STEP} == STEP
 
 
-def test_a_line_cut_off_by_a_kill_does_not_swallow_the_next(tmp_path: Path) -> None:
+def test_after_a_line_cut_off_by_a_kill_the_next_line_is_whole(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"event": "st')
-    write(tmp_path, 0, 1)
+    write_run(tmp_path, 0, 1)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines()[1].startswith('{"event": "start"')
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    with RunLog(tmp_path, Config(), COURSE, 0, make_console(active=False), active=False) as log:
+    with RunLog(tmp_path, Config(), LENGTH, 0, make_console(active=False), active=False) as log:
         log.event("step", 1, **STEP)
         log.advance(1)
         log.evaluation_progress(1, 2)
         log.flush()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_tensorboard_has_train_and_valid_under_the_same_names(tmp_path: Path) -> None:
-    write(tmp_path, 0, 4)
-    found = points(tmp_path)
-    assert found["train/loss"] == [(step, 1.5) for step in (1, 2, 3, 4)]
-    last = {tag: values[-1] for tag, values in found.items()}
-    assert last == {
-        "train/loss": (4, 1.5), "train/accuracy": (4, 0.25), "train/lr": (4, pytest.approx(0.1)),
-        "train/epoch_loss": (4, 1.25), "train/epoch_accuracy": (4, 0.5),
-        "valid/loss": (4, 1.0), "valid/accuracy": (4, 0.75),
-        "valid_averaged/loss": (4, 0.5), "valid_averaged/accuracy": (4, 0.875),
-        "speed/clips_per_s": (4, 900.0), "speed/data_wait": (4, pytest.approx(0.05)),
-        "speed/eval_seconds": (4, 3.0), "speed/save_seconds": (4, 0.5),
-    }  # fmt: skip
-
-
-def test_tensorboard_forgets_the_steps_that_a_resumed_run_does_again(tmp_path: Path) -> None:
-    write(tmp_path, 0, 4, loss=1.0)
-    write(tmp_path, 2, 4, loss=2.0)
-    assert points(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
-
-
-def test_what_is_no_number_is_no_curve() -> None:
-    assert curves.scalars("start", START) == {}
-    assert curves.scalars("end", {"state": "finished"}) == {}
-    assert curves.scalars("save", {"checkpoint": "step-00000004", "seconds": 0.5}) == {"speed/save_seconds": 0.5}
-
-
-# --- Weights & Biases -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def wandb_run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Writes a run with W&B in a process of its own, which W&B's threads and exit hooks need: (run, first, last)."""
-    require("wandb", importlib.util.find_spec("wandb") is not None, "wandb is not installed")
-
-    def run(folder: Path, first: int, last: int, **env: str) -> subprocess.CompletedProcess[str]:
-        code = (
-            "from pathlib import Path; from kws.config import *\n"
-            "from kws import curves, log; from tests import test_log\n"
-            "curves._WAIT_S = 100.0  # where others use the machine\n"
-            "test_log.console = lambda active: log.make_console(True)\n"
-            f"test_log.write(Path({str(folder)!r}), {first}, {last}, Config(train=TrainConfig(wandb='words')))"
-        )
-        known = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-        return subprocess.run(
-            [sys.executable, "-c", code], env={**known, **env}, capture_output=True, text=True, timeout=240,
-            cwd=Path(__file__).parent.parent, check=False,
-        )  # fmt: skip
-
-    return run
-
-
-def records(data: bytes) -> Iterator[bytes]:
-    """Of a file in LevelDB's log format: blocks of 32 KB; a part has crc32, length, kind (1 whole, 4 last)."""
-    at, whole = 7, b""  # after W&B's own header
-    while at < len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        whole += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            yield whole
-            whole = b""
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    """The points in the files of the offline runs, oldest first."""
-    from wandb.proto import wandb_internal_pb2
-
-    found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return found
-
-
-def test_wandb_run_gets_the_same_points_and_a_resumed_run_goes_on_in_the_same(
-    tmp_path: Path, wandb_run: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
-    for first, last in ((0, 4), (2, 4)):
-        done = wandb_run(tmp_path / "run", first, last, WANDB_MODE="offline")
-        assert done.returncode == 0, done.stderr
-        assert "W&B: offline" in done.stdout
-    own = (tmp_path / "run" / "wandb" / "id").read_text().strip()
-    folders = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
-    assert len(folders) == 2
-    assert all(folder.name.endswith(own) for folder in folders)
-    rows = history(tmp_path / "run")
-    losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
-    assert losses == [(step, 1.5) for step in (1, 2, 3, 4, 3, 4)]
-    assert [row["valid/accuracy"] for row in rows if "valid/accuracy" in row] == [0.75, 0.75]
-
-
-@pytest.mark.parametrize(
-    "away",
-    [
-        {"WANDB_API_KEY": ""},
-        # A minute until W&B's helper gives up.
-        pytest.param({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}, marks=pytest.mark.slow),
-    ],
-)
-def test_where_wandb_is_away_the_points_stay_in_the_folder(
-    tmp_path: Path, wandb_run: Callable[..., subprocess.CompletedProcess[str]], away: dict[str, str]
-) -> None:
-    home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}  # no key of whoever runs the tests
-    done = wandb_run(tmp_path / "run", 0, 4, **home, **away)
-    assert done.returncode == 0, done.stderr
-    assert "wandb sync uploads it later" in done.stdout
-    assert len(history(tmp_path / "run")) == 6
-
-
-def test_a_missing_package_is_one_line_that_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    curves.require_wandb("")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"train.wandb: words, but .*; type pip install wandb, or leave"):
-        curves.require_wandb("words")
