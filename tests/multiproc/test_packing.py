@@ -230,7 +230,10 @@ def test_a_worker_that_is_killed_ends_the_packing_with_a_line(started: Started, 
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "a worker process ended unexpectedly; was it killed, or is memory short?; nothing was packed; the same again" in errors
+    assert (
+        "a worker process ended unexpectedly; was it killed, or is memory short?; nothing was packed; the same again"
+        in errors
+    )
     assert "Traceback" not in errors
     assert nobody_is_left(family)
     assert goes_on(long, tmp_path)
