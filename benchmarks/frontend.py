@@ -44,7 +44,7 @@ from kws.audio.features import Features, to_float
 from kws.audio.noise import NoiseBank
 from kws.config import preset
 from kws.data import index
-from kws.data.stream import Reader, noise_of
+from kws.data.reader import Reader, read_noise
 from kws.machine import keep_freed_memory
 from tests.audio import librosa_chain
 from tests.audio.librosa_chain import steps_of
@@ -69,12 +69,9 @@ def clips_of(folder: Path | None, count: int) -> Clips:
             [(rng.standard_normal(60 * SAMPLES) * 900).astype(np.int16)],
         )
     corpus = index.load(folder)
-    reader = Reader(corpus, "train", [0] * len(corpus.words), SAMPLES)
-    wave, lengths = np.zeros((count, SAMPLES), np.int16), np.zeros(count, np.int64)
-    for row, clip in enumerate(np.linspace(0, len(corpus.split("train")) - 1, count).astype(int)):
-        pcm = reader.read(int(clip))[:SAMPLES]
-        wave[row, : len(pcm)], lengths[row] = pcm, len(pcm)
-    return torch.from_numpy(wave), lengths, noise_of(corpus, "train")
+    clips = np.linspace(0, len(corpus.split("train")) - 1, count).astype(int)
+    wave, lengths = Reader(corpus, "train").read_rows(clips, SAMPLES)
+    return torch.from_numpy(wave), lengths, read_noise(corpus, "train")
 
 
 # --- librosa with the parameters that ours draws --------------------------------------------------------------

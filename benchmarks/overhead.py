@@ -36,7 +36,8 @@ from kws.audio import codec
 from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.config import Config, DataConfig, ModelConfig, TrainConfig
-from kws.data.stream import Batch, Reader, noise_of, stream
+from kws.data.reader import Reader, read_noise
+from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed import process_group
 from kws.distributed.ranks import Ranks
@@ -82,13 +83,15 @@ class Harness:
     def _batches(self) -> Iterator[Batch]:
         training_set, data = self.training_set, self.training_set.config.data
         reader, plan = (
-            Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples, data.verify),
+            SlotReader(
+                Reader(training_set.index, "train", data.verify), training_set.task.class_of, training_set.read_samples
+            ),
             training_set.plan(0),
         )
         for slot in plan.rank_slots(0, 1):
             reader.batch(slot)
         while True:
-            yield from stream(lambda: plan.rank_slots(0, 1), reader, 0)
+            yield from stream_batches(lambda: plan.rank_slots(0, 1), reader, 0)
 
     def step(self) -> None:
         """One update."""
@@ -105,11 +108,13 @@ class Bare:
         shape = self.features.shape(training_set.samples)
         self.network = models.build(config.model.name, len(training_set.task.classes), shape).train()
         self.optimizer = build_optimizer(self.network, config.train)
-        noises = noise_of(training_set.index, "train")
+        noises = read_noise(training_set.index, "train")
         self.chain = AugmentationChain(
             config.frontend, self.features, 0, noises, training_set.samples, torch.device("cpu")
         )
-        reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples, "never")
+        reader = SlotReader(
+            Reader(training_set.index, "train", "never"), training_set.task.class_of, training_set.read_samples
+        )
         self.ready = itertools.cycle(
             [reader.batch(slot) for slot in itertools.islice(training_set.plan(0).rank_slots(0, 1), 64)]
         )

@@ -95,9 +95,11 @@ def of_task(split: index.Split) -> tuple[index.Split, list[int]]:
     words = split.cells.shape[1]
     first = words * 5 // 7
     others = np.arange(words) < first
-    choice, cells = selection.choose(split, others, tasks.part(0.1, int(split.cells[:, first:].sum())), ("plan_scale",))
+    choice, cells = selection.choose_unknown(
+        split, others, tasks.part(0.1, int(split.cells[:, first:].sum())), ("plan_scale",)
+    )
     class_of = [max(0, word - first + 1) for word in range(words)]
-    return selection.Selected(split.name, split.shards, split.columns, cells, choice), class_of
+    return selection.TaskSplit(split.name, split.shards, split.columns, cells, choice), class_of
 
 
 def one_epoch(place: Path, mode: Mode, rank: int, task: bool = False) -> dict[str, float]:

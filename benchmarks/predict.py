@@ -36,7 +36,7 @@ from kws.audio import codec
 from kws.config import Config, ModelConfig
 from kws.corpus import tasks
 from kws.data import index
-from kws.data.stream import Reader
+from kws.data.reader import Reader
 from kws.evaluation.predict import BATCH, Recognizer
 from kws.evaluation.trained import Trained
 from kws.machine import keep_freed_memory
@@ -51,7 +51,7 @@ def clips_of(folder: Path | None, count: int) -> list[codec.Pcm]:
         rng = np.random.default_rng(0)
         return [(rng.standard_normal(16000) * 3000).astype(np.int16) for _ in range(count)]
     corpus = index.load(folder)
-    reader = Reader(corpus, "test", [0] * len(corpus.words), 16000)
+    reader = Reader(corpus, "test")
     return [reader.read(int(row)) for row in np.linspace(0, len(corpus.split("test")) - 1, count).astype(int)]
 
 

@@ -36,9 +36,9 @@ from rich.table import Table
 
 from kws.data import index, shard_fetch
 from kws.data.index import Shard
-from kws.data.shard_fetch import Source
-from kws.data.store import Caching, Store
-from kws.transport import Patience
+from kws.data.shard_fetch import ShardSource
+from kws.data.store import CacheSettings, ShardStore
+from kws.transport import RetryPolicy
 
 HTTP = """
 import http.server, sys
@@ -108,7 +108,7 @@ def ways_of(root: Path, source: str, shards: Sequence[Shard], scratch: Path, url
     """The three ways to fetch the shards, each leaving nothing behind."""
 
     def ours() -> None:
-        store = Store(root, source, Caching(str(scratch / "cache")))
+        store = ShardStore(root, source, CacheSettings(str(scratch / "cache")))
         for shard in shards:
             store.pin(shard)
         shutil.rmtree(scratch / "cache")
@@ -116,7 +116,7 @@ def ways_of(root: Path, source: str, shards: Sequence[Shard], scratch: Path, url
     def no_cache() -> None:
         for shard in shards:
             with (scratch / "plain").open("wb") as file:
-                shard_fetch.fetch(Source(root, source), shard, file, Patience())
+                shard_fetch.fetch_shard(ShardSource(root, source), shard, file, RetryPolicy())
         (scratch / "plain").unlink()
 
     def curl() -> None:

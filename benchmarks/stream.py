@@ -42,7 +42,8 @@ from kws import counter_rng
 from kws.audio import codec
 from kws.data import index
 from kws.data.plan import Plan, PlanSettings
-from kws.data.stream import Reader, stream
+from kws.data.reader import Reader
+from kws.data.stream import SlotReader, stream_batches
 from kws.packing import pack
 
 BATCH, SAMPLES, SHUFFLE, EPOCH = 64, 16000, 1000, 1_000_000
@@ -67,7 +68,7 @@ def make_clips(folder: Path, clips: int) -> index.Index:
 
 def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
     """The first clips of the training split as one WAV file each."""
-    reader = Reader(corpus, "train", range(len(corpus.words)), SAMPLES)
+    reader = Reader(corpus, "train")
     folder.mkdir()
     paths = [folder / f"{clip}.wav" for clip in range(min(clips, len(corpus.split("train"))))]
     for clip, path in enumerate(paths):
@@ -78,19 +79,19 @@ def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
 # --- the ways to read them ------------------------------------------------------------------------------------
 
 
-def ours(reader: Reader, corpus: index.Index, workers: int = 0) -> Iterator[int]:
+def ours(reader: SlotReader, corpus: index.Index, workers: int = 0) -> Iterator[int]:
     """Epoch after epoch of the balanced plan; with workers one long one, so that starting them does not count."""
     for epoch in itertools.count():
         recipe = PlanSettings("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
         plan = Plan(corpus.split("train"), range(len(corpus.words)), recipe, epoch)
-        for batch in stream(lambda plan=plan: plan.rank_slots(0, 1), reader, workers):  # type: ignore[misc]
+        for batch in stream_batches(lambda plan=plan: plan.rank_slots(0, 1), reader, workers):  # type: ignore[misc]
             yield len(batch.wave)
 
 
-def every_clip_once(reader: Reader, corpus: index.Index) -> Iterator[int]:
+def every_clip_once(reader: SlotReader, corpus: index.Index) -> Iterator[int]:
     """One pass over the whole split, which checks every clip."""
     plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("natural", 1, BATCH, 0), 0)
-    for batch in stream(lambda: plan.rank_slots(0, 1), reader):
+    for batch in stream_batches(lambda: plan.rank_slots(0, 1), reader):
         yield len(batch.wave)
 
 
@@ -150,7 +151,7 @@ def with_soundfile(path: Path) -> codec.Pcm:
 
 def memcpy(corpus: index.Index) -> Iterator[int]:
     """As many bytes from memory to a batch, clip by clip in random order."""
-    reader, count = Reader(corpus, "train", range(len(corpus.words)), SAMPLES), min(len(corpus.split("train")), 8192)
+    reader, count = Reader(corpus, "train"), min(len(corpus.split("train")), 8192)
     source = np.zeros((count, SAMPLES), np.int16)
     for clip in range(count):
         pcm = reader.read(clip)[:SAMPLES]
@@ -188,8 +189,8 @@ def best_rates(ways: dict[str, Iterator[int]], rounds: int, seconds: float) -> d
 
 def measure(corpus: index.Index, paths: list[Path], rounds: int, seconds: float) -> dict[str, float]:
     """Clips a second of every way."""
-    reader = Reader(corpus, "train", range(len(corpus.words)), SAMPLES)
-    unchecked = Reader(corpus, "train", range(len(corpus.words)), SAMPLES, verify="never")
+    reader = SlotReader(Reader(corpus, "train"), range(len(corpus.words)), SAMPLES)
+    unchecked = SlotReader(Reader(corpus, "train", verify="never"), range(len(corpus.words)), SAMPLES)
     first = {"never": rate(every_clip_once(unchecked, corpus), 60), "first": rate(every_clip_once(reader, corpus), 60)}
     ways = {
         "ours": ours(reader, corpus),

@@ -245,7 +245,7 @@ def count(run: Run) -> tuple[int, int]:
     planned = sum(TrainingSet(config).plan(epoch).clips for epoch in range(config.train.epochs))
     for fault in verdict.faults:
         console.print(f"[red]{fault}")
-    return max(0, planned - verdict.live), max(0, verdict.live - planned) + len(verdict.faults)
+    return max(0, planned - verdict.consumed), max(0, verdict.consumed - planned) + len(verdict.faults)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Random numbers that hang on numbers: the same key gives the same values, in any process, in any order.
+"""Counter-based random numbers: the values depend only on the key, not on the process or on what was drawn before.
 
-Keys are tuples of ints and strings, such as (seed, epoch, "window", lane, 3). Nothing here has a state, so no
-other part of the program can disturb what is drawn.
+A key is a sequence of ints and strings, such as ("plan", seed, epoch, "window", lane, 3). There is no generator state,
+so resuming needs none, and no other part of the program can change what is drawn.
 """
 
 from __future__ import annotations
@@ -16,28 +16,32 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def digest(*key: Key) -> int:
-    """The key as one 64-bit number. 1 and "1" are different parts; numpy's integers are as Python's."""
+    """Hashes a key to a 64-bit number. 1 and "1" differ; numpy integers count as Python's."""
     text = "\x1f".join(f"s{part}" if isinstance(part, str) else f"i{int(part)}" for part in key)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def generator(*key: Key) -> np.random.Generator:
-    """A numpy generator of the key's own."""
+    """Returns a numpy generator seeded with the key, for distributions that have no counter-based form here."""
     return np.random.Generator(np.random.PCG64(digest(*key)))
 
 
 def permutation(n: int, *key: Key) -> npt.NDArray[np.int64]:
-    """0..n-1 in the key's order, (n,). Sorted by 64-bit numbers, so that it does not hang on numpy's shuffle."""
+    """Returns 0..n-1 in random order, (n,).
+
+    An argsort of 64-bit random numbers, because numpy's shuffle may change between versions.
+    """
     return np.argsort(bits(np.arange(n), 1, *key)[:, 0], kind="stable").astype(np.int64)
 
 
 def bits(counters: npt.ArrayLike, count: int, *key: Key) -> npt.NDArray[np.uint64]:
-    """`count` 64-bit numbers for each counter (B,) -> (B, count): SplitMix64, read at any place.
+    """Returns `count` random 64-bit numbers for each counter: counters (B,) -> (B, count).
 
-    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    SplitMix64 evaluated at any position of its sequence. Source: Steele, Lea and Flood, "Fast splittable pseudorandom
+    number generators", OOPSLA 2014.
     """
-    place = np.arange(1, count + 1, dtype=np.uint64)
-    rows = np.asarray(counters, dtype=np.uint64)[:, None] * np.uint64(count) + place
+    offsets = np.arange(1, count + 1, dtype=np.uint64)
+    rows = np.asarray(counters, dtype=np.uint64)[:, None] * np.uint64(count) + offsets
     z: npt.NDArray[np.uint64] = np.uint64(digest(*key)) + rows * _GAMMA
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -46,5 +50,5 @@ def bits(counters: npt.ArrayLike, count: int, *key: Key) -> npt.NDArray[np.uint6
 
 
 def uniforms(counters: npt.ArrayLike, count: int, *key: Key) -> npt.NDArray[np.float64]:
-    """`count` numbers in [0, 1) for each counter (B,) -> (B, count), with 53 random bits each."""
+    """Returns `count` uniform numbers in [0, 1), of 53 random bits each, for each counter: (B,) -> (B, count)."""
     return (bits(counters, count, *key) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,42 +1,51 @@
-"""What is shown to a person as a line instead of a traceback."""
+"""Exceptions that end a command with a one-line message instead of a traceback, and their exit codes (kws.cli).
+
+UsageError      2   the user can fix it: bad setting, missing file, full disk
+RankError       2   a UsageError that a single rank met
+PeerError       1   another process of the run failed
+StoppedError   75   stopped by a signal after saving; the same command resumes
+"""
 
 import contextlib
 import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# A disk that is full or may not be written: nothing that a traceback would explain.
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""The disk is full or not writable: a traceback would explain nothing."""
 
 
 class UsageError(ValueError):
-    """What the user can mend: the message says where, found, wanted and what to type.
+    """An error that the user can fix. The message says where, what was found, what was wanted and what to type.
 
-    `kws` prints the message alone (rank 0 only) and exits with code 2.
+    `kws` prints the message alone (on rank 0 only) and exits with code 2.
     """
 
 
 class RankError(UsageError):
-    """A UsageError that one rank met alone, such as a damaged shard it reads: that rank prints it."""
+    """A UsageError that only one rank met, such as a damaged shard that it reads. That rank prints the message."""
 
 
 class PeerError(RuntimeError):
-    """Another process of the run is gone, hangs or failed. Empty where another rank says so."""
+    """Another process of the run ended, failed or does not respond.
+
+    The message is empty where another rank already prints the cause.
+    """
 
 
 class StoppedError(Exception):
-    """Ended by a signal, with all kept that was done: `kws` prints the message and exits with code 75."""
+    """Stopped by a signal with all finished work kept. `kws` prints the message and exits with code 75."""
 
 
-def all_mistakes(lines: Sequence[str], most: int = 10) -> UsageError:
-    """The mistakes of a file as one error, a line each; those beyond `most` are counted."""
+def mistakes_error(lines: Sequence[str], most: int = 10) -> UsageError:
+    """Returns one UsageError for all mistakes of a file, a line each; beyond the first `most` it only counts them."""
     more = [f"and {len(lines) - most} more mistakes"] if len(lines) > most else []
     return UsageError("\n".join([*lines[:most], *more]))
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Around writing to an open file: the system's error does not say which."""
+def filename_in_error(path: Path) -> Iterator[None]:
+    """Adds `path` to an OSError raised inside the with block: errors of write() and fsync() name no file."""
     try:
         yield
     except OSError as error:
@@ -45,10 +54,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def user_message(error: BaseException) -> str | None:
-    """The line for a UsageError, or for an OSError of a full or protected disk; None for what is a failure of kws."""
+    """Returns the line to print for a UsageError or for an OSError of a full or write-protected disk.
+
+    None for any other exception: that is a failure of kws itself and needs its traceback.
+    """
     if isinstance(error, UsageError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _REFUSED:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         where = error.filename or "a file"
-        return f"{where}: {error.strerror}; make room there or mend the rights, then run the same again"
+        return f"{where}: {error.strerror}; free space or fix the permissions, then run the same command again"
     return None

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run resumed after a kill, sees the old file or the new one and never a part.
+"""Atomic file writes: a reader, or a run resumed after a kill, sees the old file or the new one, never a partial one.
 
 write under a partial name -> (fsync) -> rename over the final name -> (fsync the folder)
 """
@@ -16,10 +16,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def replaced(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Yields a partial name beside `path`; what was written there becomes `path` at the end of the with block.
+    """Yields the name of a partial file beside `path`; the file written there replaces `path` after the with block.
 
-    The partial file is removed where the block raises. `durable`: fsync the file and its folder, so that the change
-    also survives a power failure. Raises OSError naming the file.
+    Where the block raises, the partial file is removed and `path` stays as it was. `durable`: fsync the file and its
+    folder, so that the change also survives a power failure. Raises OSError, which names the file.
     """
     with _partial_beside(path) as partial:
         yield partial
@@ -41,23 +41,23 @@ def _partial_beside(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, durable: bool = False) -> None:
-    """Replaces the contents of `path`."""
+    """Replaces the contents of `path` atomically; `durable` as in `replaced`."""
     with replaced(path, durable) as partial:
         partial.write_bytes(data)
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:
-    """Replaces the contents of `path`, in UTF-8."""
+    """Replaces the contents of `path` with text in UTF-8 atomically; `durable` as in `replaced`."""
     write_bytes(path, text.encode(), durable)
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
-    """Replaces the contents of `path` with indented JSON."""
+    """Replaces the contents of `path` with indented JSON atomically; `durable` as in `replaced`."""
     write_text(path, json_text(value), durable)
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON with a final newline, as all JSON files of a run folder have it."""
+    """Returns a value as indented JSON with a final newline: the format of all JSON files of a run folder."""
     return json.dumps(value, indent=1) + "\n"
 
 
@@ -78,9 +78,9 @@ def create_text(path: Path, text: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Writes a file, or a folder's list of names, to the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flushes a file, or a folder's list of names, from the page cache to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What this machine offers the process: usable cores, the processor's name, and how freed memory is kept."""
+"""The machine that a process runs on: its usable cores, its processor's name, and how malloc keeps freed memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may run on."""
+    """Returns the number of cores that this process may run on (its CPU affinity, which SLURM and taskset set)."""
     return len(os.sched_getaffinity(0))
 
 
 def cpu_name() -> str:
-    """Model name of the processor, or "unknown"."""
+    """Returns the model name of the processor, or "unknown" where /proc/cpuinfo has none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -23,9 +23,9 @@ def cpu_name() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep memory that a step frees for the next step.
+    """Tells glibc to keep memory that one training step frees for the next one. Does nothing with another libc.
 
-    By default every tensor over 32 MB (at first 128 KB) comes fresh from the kernel and is zeroed page by page.
+    By default every tensor over 32 MB (at first 128 KB) is mapped anew by the kernel and zeroed page by page.
     Measured: converting int16 to float took 52 us a clip with the default and 4 us with this setting.
     """
     mmap_threshold, top_pad, trim_threshold = -3, -2, -1

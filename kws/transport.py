@@ -39,7 +39,7 @@ class UnreachableError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a source may be silent, and how long to wait before each further try, in seconds."""
 
     timeout_s: float = 20.0

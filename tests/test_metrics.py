@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from kws.metrics import calibration_error, confused_pairs, confusion, mcnemar, summary, wilson
+from kws.metrics import (
+    calibration_error,
+    confused_pairs,
+    confusion_matrix,
+    mcnemar_p,
+    summarise_confusion,
+    wilson_interval,
+)
 
 # Rows = truth. "b" is taken for "c" three times; "d" has no clips and is never predicted.
 HAND = [[8, 1, 1, 0], [0, 5, 3, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
@@ -18,18 +25,18 @@ WORDS = ["a", "b", "c", "d"]
 
 
 def test_confusion_counts_pairs_with_truth_in_the_rows() -> None:
-    counts = confusion([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 0], 3)
+    counts = confusion_matrix([0, 0, 1, 2, 2, 2], [0, 1, 1, 2, 0, 0], 3)
     assert counts.dtype == np.int64
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [2, 0, 1]]
 
 
 def test_confusion_of_nothing_is_zero() -> None:
-    assert confusion([], [], 2).tolist() == [[0, 0], [0, 0]]
+    assert confusion_matrix([], [], 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_confusion_does_not_wrap_small_integer_types() -> None:
     index = np.full(3, 34, dtype=np.int8)  # 34 * 35 + 34 does not fit an int8
-    assert confusion(index, index, 35)[34, 34] == 3
+    assert confusion_matrix(index, index, 35)[34, 34] == 3
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,7 @@ def test_confusion_does_not_wrap_small_integer_types() -> None:
 )
 def test_confusion_refuses_what_it_would_miscount(truth: list[int], prediction: list[int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        confusion(truth, prediction, 3)
+        confusion_matrix(truth, prediction, 3)
 
 
 @pytest.mark.parametrize(
@@ -52,28 +59,28 @@ def test_confusion_refuses_what_it_would_miscount(truth: list[int], prediction: 
     [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962), (0, 0, 0, 1)],
 )
 def test_wilson_known_values(correct: int, n: int, low: float, high: float) -> None:
-    assert wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_wilson_holds_the_share_and_touches_the_ends_exactly() -> None:
     for n in range(1, 60):
         for correct in range(n + 1):
-            low, high = wilson(correct, n)
+            low, high = wilson_interval(correct, n)
             assert 0 <= low <= correct / n <= high <= 1
-    assert wilson(0, 3)[0] == 0
-    assert wilson(3, 3)[1] == 1
+    assert wilson_interval(0, 3)[0] == 0
+    assert wilson_interval(3, 3)[1] == 1
 
 
 def test_wilson_refuses_more_right_than_asked() -> None:
     with pytest.raises(ValueError, match="3 correct of 2"):
-        wilson(3, 2)
+        wilson_interval(3, 2)
 
 
 def test_summary_by_hand() -> None:
-    result = summary(np.array(HAND), WORDS)
+    result = summarise_confusion(np.array(HAND), WORDS)
     assert result["n"] == 20
     assert result["accuracy"] == 15 / 20
-    assert result["interval95"] == list(wilson(15, 20))
+    assert result["interval95"] == list(wilson_interval(15, 20))
     assert result["macro_accuracy"] == pytest.approx((8 / 10 + 5 / 8 + 2 / 2) / 3)  # "d" has no clips: left out
     assert result["confusion"] == HAND
     a, b, c, d = result["per_class"]
@@ -99,18 +106,18 @@ def test_summary_by_hand() -> None:
 
 @pytest.mark.parametrize("counts", [HAND, [[0] * 4] * 4])
 def test_summary_is_strict_json(counts: list[list[int]]) -> None:
-    result = summary(counts, WORDS)
+    result = summarise_confusion(counts, WORDS)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_summary_of_nothing_leaves_the_shares_open() -> None:
-    result = summary([[0, 0], [0, 0]], ["a", "b"])
+    result = summarise_confusion([[0, 0], [0, 0]], ["a", "b"])
     assert (result["accuracy"], result["macro_accuracy"], result["interval95"]) == (None, None, [0.0, 1.0])
 
 
 def test_summary_refuses_a_matrix_of_another_size() -> None:
     with pytest.raises(ValueError, match="3 classes"):
-        summary(HAND, ["a", "b", "c"])
+        summarise_confusion(HAND, ["a", "b", "c"])
 
 
 def test_neither_module_loads_torch_nor_draws_at_import() -> None:
@@ -126,7 +133,7 @@ def test_the_most_confused_pairs_come_first_and_equal_ones_in_the_order_of_the_c
         ("a", "b", 1, 0.1),
         ("a", "c", 1, 0.1),
     ]
-    assert confused_pairs(HAND, WORDS, most=1) == pairs[:1] == summary(HAND, WORDS)["most_confused"][:1]
+    assert confused_pairs(HAND, WORDS, most=1) == pairs[:1] == summarise_confusion(HAND, WORDS)["most_confused"][:1]
     assert confused_pairs(np.diag([3, 0]), ["a", "b"]) == []
 
 
@@ -142,16 +149,16 @@ def test_calibration_error_by_hand() -> None:
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
     wanted = binomtest(first, first + second).pvalue if first + second else 1.0
-    assert mcnemar(first, second) == pytest.approx(wanted, rel=1e-9)
-    assert mcnemar(second, first) == mcnemar(first, second)
+    assert mcnemar_p(first, second) == pytest.approx(wanted, rel=1e-9)
+    assert mcnemar_p(second, first) == mcnemar_p(first, second)
 
 
 @pytest.mark.parametrize("counts", [(100_000, 101_000), (0, 5000), (499_000, 501_000)])
 def test_mcnemar_of_many_clips(counts: tuple[int, int]) -> None:
     wanted = binomtest(counts[0], sum(counts)).pvalue
-    assert mcnemar(*counts) == pytest.approx(wanted, rel=1e-6, abs=1e-300)
+    assert mcnemar_p(*counts) == pytest.approx(wanted, rel=1e-6, abs=1e-300)
 
 
 def test_mcnemar_refuses_counts_below_nothing() -> None:
     with pytest.raises(ValueError, match="-1 and 3"):
-        mcnemar(-1, 3)
+        mcnemar_p(-1, 3)

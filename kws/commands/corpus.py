@@ -152,7 +152,7 @@ def _measure(corpus: Index) -> None:
     from kws.data import normalisation
 
     with progress("measuring features") as show:
-        normalisation.write(corpus, SAMPLE_RATE_HZ, show)
+        normalisation.measure_and_save(corpus, SAMPLE_RATE_HZ, show)
 
 
 def _counts(corpus: Index) -> dict[str, int]:
@@ -250,12 +250,12 @@ def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
     from kws.packing import contents
 
     definition = tasks.of_words(corpus.words) if arguments.task == tasks.WORDS else tasks.load(arguments.task)
-    found = selection.apply(corpus, definition, SAMPLE_RATE_HZ)
+    found = selection.apply_task(corpus, definition, SAMPLE_RATE_HZ)
     if arguments.json:
         print(json.dumps(contents.task_facts(found)))
         return OK
     console().print(contents.task_table(found))
-    for line in found.lines():
+    for line in found.notes():
         print(line)
     return OK
 
@@ -308,5 +308,5 @@ def _verify_run(run: Path, as_json: bool) -> int:
     for fault in verdict.faults:
         print(fault, file=sys.stderr)
     outcome = "NOT the plan" if verdict.faults else "exactly the plan"
-    print(f"{run}: {verdict.live} draws counted, {verdict.void} done again; {outcome}")
+    print(f"{run}: {verdict.consumed} draws counted, {verdict.replayed} done again; {outcome}")
     return FAILED if verdict.faults else OK

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from kws.audio import codec
 from kws.corpus.label_track import seconds_of
 from kws.corpus.recording import NOISE_FOLDER, Span, bytes_of, composed, cut_name, word_of
-from kws.errors import UsageError, all_mistakes
+from kws.errors import UsageError, mistakes_error
 
 ENDINGS = frozenset({".csv", ".tsv"})
 SPLITS = {
@@ -67,7 +67,7 @@ def read(path: Path) -> list[Row]:
             mistakes.append(f"{path}:{line}: {error}")
     mistakes += _said_twice(path, rows) + _without_split(path, rows)
     if mistakes:
-        raise all_mistakes(mistakes)
+        raise mistakes_error(mistakes)
     return rows
 
 

@@ -39,7 +39,7 @@ def archive(
     out: Path,
     say: Say = lambda line: None,
     progress: Progress = lambda done, total, what: None,
-    patience: transport.Patience = transport.Patience(),  # noqa: B008 (frozen)
+    patience: transport.RetryPolicy = transport.RetryPolicy(),  # noqa: B008 (frozen)
 ) -> Path:
     """The recipe's archive as a whole, checked file: `address` itself where it is a path or file://, else below `out`.
 
@@ -58,7 +58,7 @@ def archive(
         say(f"{recipe.name}: {place} is here already; {_room(recipe, out, 0)}")
     else:
         part = place.with_name(f"{place.name}.part")
-        with errors.naming(part), part.open("ab") as file:
+        with errors.filename_in_error(part), part.open("ab") as file:
             _take_alone(file, out)
             _fill(_Part(file, part, recipe, address, say, progress), address, out, patience)
             file.flush()
@@ -180,7 +180,7 @@ class _Part(transport.Target):
             return {}
 
 
-def _fill(part: _Part, address: str, out: Path, patience: transport.Patience) -> None:
+def _fill(part: _Part, address: str, out: Path, patience: transport.RetryPolicy) -> None:
     """All that is missing of the archive. Raises UsageError."""
     shown = transport.shown(address)
     size = "its archive" if part.total is None else decimal(part.total)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kws.corpus.recording import NOISE_FOLDER, Span, bytes_of, cannot_read, word_of
-from kws.errors import UsageError, all_mistakes
+from kws.errors import UsageError, mistakes_error
 
 CLIP_S, PRAAT = 1.0, ".TextGrid"
 _ROUNDING_S = 0.05
@@ -48,7 +48,7 @@ def read(track: Path, length_s: float) -> list[Label]:
         except ValueError as error:
             mistakes.append(f"{where}: {error}")
     if mistakes:
-        raise all_mistakes(mistakes)
+        raise mistakes_error(mistakes)
     return sorted(labels, key=lambda label: (label.start, label.end))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from kws.audio import codec
 from kws.corpus.recording import NOISE_FOLDER, word_of
-from kws.errors import UsageError, naming
+from kws.errors import UsageError, filename_in_error
 
 BLOCK_S, COUNTDOWN_S, COUNTDOWN = 0.05, 0.5, ("3", "2", "1")
 SILENT_DB = -45.0
@@ -187,7 +187,7 @@ def _write(path: Path, pcm: codec.Pcm) -> None:
     """Whole or not at all."""
     partial = path.with_suffix(".partial")
     try:
-        with naming(partial):
+        with filename_in_error(partial):
             partial.write_bytes(codec.wav_bytes(pcm))
             partial.rename(path)
     finally:

@@ -1,0 +1,12 @@
+"""Reading a packed corpus: from an index and a seed to the batches that a rank trains on. Nothing here writes a corpus.
+
+May import kws/corpus, kws/distributed and kws/audio; index, plan, selection, silence and training_set without torch.
+Read in this order:
+
+    index, plan                     the columns of a corpus; which clips each slot of each step reads
+    selection, silence              which clips a task uses; generated clips of the class silence
+    store, cache, shard_fetch       shards as memory maps, local or fetched to a cache on the node's disk
+    reader, stream                  clips by id; batches with labels, through loader workers
+    training_set                    all of the above for the settings of a run
+    ledger, normalisation           what was consumed, compared with the plan; statistics of the features
+"""

@@ -1,11 +1,11 @@
-"""Shards on this node's disk: a bounded folder that all processes of the node share, and that no crash can spoil.
+"""The shard cache: a folder of bounded size on the node's disk, shared by all processes of the node.
 
-    FOLDER/shards/SHA256.part    being fetched, at its full size; its writer holds an exclusive flock on it
-    FOLDER/shards/SHA256.tar     whole and checked; who has it mapped holds a shared flock on it: a pin
-    FOLDER/shards/lock           held for the moment in which room is made
+    FOLDER/shards/SHA256.part    being fetched, at its full size; its writer holds an exclusive flock
+    FOLDER/shards/SHA256.tar     complete and checked; each process that has it mapped holds a shared flock (pin)
+    FOLDER/shards/lock           held while shards are removed to make room
 
-The locks are the kernel's and end with the process that holds them, however it ends: a part that nobody locks is a
-dead process's, and is removed. Named by content, so two runs with the same shards share them.
+The kernel releases a flock when its process ends, even by SIGKILL. A part that nobody has locked was left by a killed
+process and is removed. Files are named by content, so runs with the same shards share them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from typing import BinaryIO
 
 from kws.data.index import Shard
 from kws.errors import UsageError
+from kws.files import fsync
 
 GB = 1_000_000_000
 
 
-class NoRoomError(UsageError):
-    """All that the cache holds is in use, and another shard does not fit beside it."""
+class CacheFullError(UsageError):
+    """Another shard does not fit into the cache, and all shards in it are in use."""
 
 
-class Cache:
-    """A folder of at most `max_bytes` of shards. Raises UsageError where it cannot be made or is another user's."""
+class ShardCache:
+    """A cache of at most `max_bytes` in `folder`/shards.
+
+    Raises UsageError where the folder cannot be created or belongs to another user.
+    """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = folder / "shards", max_bytes
@@ -41,29 +45,30 @@ class Cache:
                 self.folder.chmod(0o700)
         except OSError as error:
             raise UsageError(
-                f"{self.folder}: cannot be made ({error.strerror}); use another --set data.cache_dir=..."
+                f"{self.folder}: cannot be created ({error.strerror}); use another --set data.cache_dir=..."
             ) from error
         if os.geteuid() not in (0, owner):
             raise UsageError(f"{self.folder}: belongs to another user; use another --set data.cache_dir=...")
 
     def open(self, shard: Shard, download: Callable[[BinaryIO], None], wait: bool = True) -> mmap.mmap | None:
-        """The shard, read-only, pinned for as long as the map (or a view of it) is there.
+        """Maps a shard read-only and pins it in the cache until the map and all views of it are freed.
 
-        `download` is asked to write it to a file where it is not there yet, in one process at a time; without `wait`
-        None comes back while another process is at it. Raises NoRoomError, and what `download` raises.
+        A shard that is not in the cache is written by `download`, in one process at a time. Without `wait`, returns
+        None while another process is fetching the shard. Raises CacheFullError, and what `download` raises.
         """
         while True:
-            whole = self._pin(shard)
-            if whole is not None:
-                return whole
-            if not self._bring(shard, download, wait):
+            pinned = self._pin(shard)
+            if pinned is not None:
+                return pinned
+            if not self._fetch_or_wait(shard, download, wait):
                 return None
 
     def path(self, shard: Shard) -> Path:
-        """Where the shard lies once it is there."""
+        """Returns the path of the shard's file, whether it exists or not."""
         return self.folder / f"{shard.sha256}.tar"
 
     def _pin(self, shard: Shard) -> mmap.mmap | None:
+        """Maps the shard under a shared lock; None where the cache does not have it."""
         path = self.path(shard)
         try:
             file = path.open("rb")
@@ -74,21 +79,21 @@ class Cache:
             status = os.fstat(file.fileno())
             if status.st_nlink == 0:  # removed between opening and locking
                 return None
-            if status.st_size != shard.bytes:  # the disk's fault or somebody's hand: never ours
+            if status.st_size != shard.bytes:  # changed by a disk fault or by hand: kws only renames complete files
                 path.unlink(missing_ok=True)
                 return None
-            now = time.time_ns()  # the kernel's own stamps are coarse: shards are given up in this order
+            now = time.time_ns()  # the last use, by which shards are removed; the kernel's own time stamps are coarse
             os.utime(file.fileno(), ns=(now, now))
-            # The map keeps a duplicate of the descriptor, and so the lock.
+            # The map keeps a duplicate of the file descriptor and with it the lock.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def _bring(self, shard: Shard, download: Callable[[BinaryIO], None], wait: bool) -> bool:
-        """Fetches the shard, or waits for who does; False where it would have to wait and shall not."""
+    def _fetch_or_wait(self, shard: Shard, download: Callable[[BinaryIO], None], wait: bool) -> bool:
+        """Fetches the shard, or waits while another process does. False where that would be waiting without `wait`."""
         part = self.path(shard).with_suffix(".part")
         with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
-            if not _lock(file):
+            if not _try_lock(file):
                 if wait:
-                    # Shared: once renamed this is the shard itself, which others pin for as long as they like.
+                    # A shared lock: after the rename this file is the shard, which others pin for a long time.
                     fcntl.flock(file, fcntl.LOCK_SH)
                     fcntl.flock(file, fcntl.LOCK_UN)
                 return wait
@@ -97,49 +102,51 @@ class Cache:
             try:
                 if not self.path(shard).exists():
                     self._fill(shard, file, download)
-                    with self._alone():  # who lists the folder to make room shall not miss it between its names
+                    with self._exclusive():  # so that no process lists the folder between the two names
                         part.replace(self.path(shard))
-                    _sync_folder(self.folder)
+                    fsync(self.folder)
             finally:
                 if _is_at(file, part):
                     part.unlink()
-                # A child forked meanwhile has the lock too; what it keeps is now a pin and stops nobody.
+                # A child forked meanwhile shares the lock; as a shared lock (a pin) it blocks nobody.
                 fcntl.flock(file, fcntl.LOCK_SH)
         return True
 
     def _fill(self, shard: Shard, file: BinaryIO, download: Callable[[BinaryIO], None]) -> None:
-        file.truncate(0)  # what a dead process left
-        with self._alone():
+        """Makes room for the shard and fetches it into `file`."""
+        file.truncate(0)  # removes what a killed process left
+        with self._exclusive():
             self._make_room(shard)
-            file.truncate(shard.bytes)  # takes the room at once: others count it
+            file.truncate(shard.bytes)  # reserves the space: the other processes count this size
         download(file)
         file.flush()
         os.fsync(file.fileno())
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
+        """Holds the lock of the folder."""
         with (self.folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a child forked meanwhile would keep it
+                fcntl.flock(file, fcntl.LOCK_UN)  # explicitly: a child forked meanwhile would keep the lock
 
     def _make_room(self, shard: Shard) -> None:
-        """Removes dead parts, then the shards longest unused, until `shard` fits. Pinned ones stay."""
+        """Removes parts of killed processes, then the least recently used unpinned shards, until `shard` fits."""
         entries = sorted(self._entries())
         excess = sum(size for *_, size, _ in entries) + shard.bytes - self.max_bytes
-        for whole, _, size, path in entries:
-            if (excess > 0 or not whole) and _remove(path):
+        for complete, _, size, path in entries:
+            if (excess > 0 or not complete) and _remove(path):
                 excess -= size
         if excess > 0:
-            raise NoRoomError(
+            raise CacheFullError(
                 f"{self.folder}: no room for {shard.name} ({shard.bytes / GB:.3f} GB): of {self.max_bytes / GB:g} GB "
-                f"all is in use but {max(0, shard.bytes - excess) / GB:.3f} GB; use a larger --set data.cache_gb=..."
+                f"only {max(0, shard.bytes - excess) / GB:.3f} GB are not in use; use a larger --set data.cache_gb=..."
             )
 
     def _entries(self) -> Iterator[tuple[bool, int, int, Path]]:
-        """(whole, last used in ns, bytes, path) of all that takes room."""
+        """Yields (complete, last use in ns, bytes, path) of each shard and part."""
         for path in self.folder.iterdir():
             if path.suffix in (".tar", ".part"):
                 with contextlib.suppress(FileNotFoundError):
@@ -147,8 +154,8 @@ class Cache:
                     yield path.suffix == ".tar", status.st_mtime_ns, status.st_size, path
 
 
-def _lock(file: BinaryIO) -> bool:
-    """An exclusive lock; False where another has one of any kind."""
+def _try_lock(file: BinaryIO) -> bool:
+    """Takes an exclusive lock; False where another process has a lock of either kind."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -157,6 +164,7 @@ def _lock(file: BinaryIO) -> bool:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether `path` is the name of this open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -164,10 +172,10 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _remove(path: Path) -> bool:
-    """Whether the file is gone: not if anybody has it pinned or is writing it."""
+    """Removes a file unless a process has it pinned or is writing it; returns whether it is removed."""
     try:
         with path.open("r+b") as file:
-            if not _lock(file):
+            if not _try_lock(file):
                 return False
             try:
                 path.unlink()
@@ -178,17 +186,8 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """So that a rename survives a power failure."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def default_folder() -> Path:
-    """This user's: on the job's own disk where TMPDIR names one, else the usual place for caches."""
+def default_cache_folder() -> Path:
+    """Returns this user's cache folder: in TMPDIR if set (on clusters the local disk), else in the XDG cache folder."""
     if os.environ.get("TMPDIR"):
         return Path(os.environ["TMPDIR"]) / f"kws-{os.geteuid()}"
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

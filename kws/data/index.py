@@ -1,11 +1,12 @@
-"""The index beside the shards: for every clip where it lies and what it is, in memory-mapped columns.
+"""The index of a corpus and its file format: where every clip is and what it is, in memory-mapped columns.
 
     DIR/{train,valid,test,noise}/NNNNNN.tar      the shards
     DIR/index/index.json                         words, splits, shards with sha256, content id, source; written last
-    DIR/index/SPLIT/COLUMN.npy                   one value a clip; a clip's id is its row in its split
-    DIR/index/SPLIT/cells.npy                    clips of each word in each shard, (shards, words)
+    DIR/index/speakers.npy                       names of the speakers
+    DIR/index/SPLIT/COLUMN.npy                   one value per clip; a clip's id is its row in its split
+    DIR/index/SPLIT/cells.npy                    number of clips of each word in each shard, (shards, words)
 
-Rows follow the shards in order, so a shard is a run of rows.
+The rows are in the order of the shards, so each shard is a contiguous range of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,30 +22,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kws import files
 from kws.errors import UsageError
 
 VERSION = 2
 SPLITS = ("train", "valid", "test", "noise")
 COLUMNS = {
-    "shard": np.uint32,  # which of the split's shards
-    "offset": np.uint64,  # bytes from the shard's start to the audio member's first byte
+    "shard": np.uint32,  # number of the shard among the split's shards
+    "offset": np.uint64,  # bytes from the start of the shard to the first byte of the audio member
     "length": np.uint32,  # bytes of the audio member
-    "samples": np.uint32,  # at 16 kHz
+    "samples": np.uint32,  # number of samples at 16 kHz
     "plain": np.uint8,  # 1: PCM16 mono 16 kHz after a 44-byte header, readable without decoding
-    "word": np.uint32,  # into Index.words; 0 in noise
-    "speaker": np.uint32,  # into Index.speakers
+    "word": np.uint32,  # number of the word in Index.words; 0 in the noise split
+    "speaker": np.uint32,  # number of the speaker in Index.speakers
     "crc32": np.uint32,  # of the audio member
-    "name": np.uint64,  # of the clip's key in its tar, hashed: the same wherever and however it is packed
-    "sound": np.uint64,  # of its samples, hashed: two clips with the same are the same recording
+    "name": np.uint64,  # hash of the clip's key in its tar: the same in any packing of the same recordings
+    "sound": np.uint64,  # hash of the samples: equal for copies of one recording
 }
 Column = npt.NDArray[Any]
-_PIECE = 1 << 20
-"""Rows."""
+CHUNK_ROWS = 1 << 20
+"""Rows of a chunk of `Split.chunks`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One tar: its name below the corpus folder, size, clips, first row and sha256."""
+    """One tar: name relative to the corpus folder, size in bytes, number of clips, first row in its split, sha256."""
 
     name: str
     bytes: int
@@ -56,7 +57,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split's shards and columns (each (clips,), memory-mapped) and `cells` (shards, words)."""
+    """One split: its shards, its columns (each (clips,), memory-mapped) and `cells`, (shards, words)."""
 
     name: str
     shards: tuple[Shard, ...]
@@ -67,26 +68,30 @@ class Split:
         return len(self.columns["shard"])
 
     def rows(self, number: int) -> npt.NDArray[np.int64]:
-        """Ids of the clips that a plan draws together with the shard of that number: those that lie in it."""
+        """Returns the ids of the clips that a plan draws together with shard `number`: the clips inside that shard."""
         shard = self.shards[number]
         return np.arange(shard.start, shard.start + shard.clips)
 
     def values(self, column: str, rows: npt.ArrayLike) -> Column:
-        """What the column of that name has of these clips."""
+        """Returns the values of a column for these clips, in the shape of `rows`."""
         return self.columns[column][rows]  # type: ignore[index]
 
-    def pieces(self, *columns: str) -> Iterator[tuple[Column, ...]]:
-        """These columns from end to end, some rows at a time. Each piece is mapped by itself, and its pages given back
-        with it: going over 100 million clips leaves nothing in memory."""
-        for low in range(0, len(self.columns["shard"]), _PIECE):
-            yield tuple(_piece(self.columns[name], low) for name in columns)
+    def chunks(self, *columns: str) -> Iterator[tuple[Column, ...]]:
+        """Yields these columns from end to end, CHUNK_ROWS rows at a time.
+
+        Each chunk is a memory map of its own, whose pages are freed with it: a pass over 100 million clips leaves
+        nothing in memory.
+        """
+        for low in range(0, len(self.columns["shard"]), CHUNK_ROWS):
+            yield tuple(_map_chunk(self.columns[name], low) for name in columns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """A corpus: its folder, words, speakers, splits and content id; `source` where the shards lie elsewhere.
+    """A corpus: its folder, words, speakers, splits and content id.
 
-    source "": below the folder; else a base address that their names are joined to (kws.data.shard_fetch.Source).
+    source: "" where the shards are inside the folder, else the base address of the shards (ShardSource of
+    kws/data/shard_fetch.py).
     """
 
     root: Path
@@ -97,27 +102,27 @@ class Index:
 
     @functools.cached_property
     def speakers(self) -> Column:
-        """Names of the speakers, (number of speakers,) of fixed-width bytes."""
+        """The speakers' names, (speakers,) fixed-width bytes."""
         return np.asarray(np.load(self.root / "index" / "speakers.npy", mmap_mode="r"))
 
     def split(self, name: str) -> Split:
-        """A split by its name; an empty or unknown one is a UsageError."""
+        """Returns a split by its name. Raises UsageError where there is no such split or it is empty."""
         found = self.splits.get(name)
         if found is None or len(found) == 0:
-            there = ", ".join(key for key, split in self.splits.items() if len(split)) or "none"
-            raise UsageError(f"{self.root}: no clips in split {name!r}; splits with clips: {there}")
+            filled = ", ".join(key for key, split in self.splits.items() if len(split)) or "none"
+            raise UsageError(f"{self.root}: no clips in split {name!r}; splits with clips: {filled}")
         return found
 
 
-def _piece(column: Column, low: int) -> Column:
-    rows = column[low : low + _PIECE]
+def _map_chunk(column: Column, low: int) -> Column:
+    rows = column[low : low + CHUNK_ROWS]
     if not isinstance(column, np.memmap) or column.filename is None:
         return rows
     return np.memmap(column.filename, column.dtype, "r", column.offset + low * column.itemsize, rows.shape)
 
 
 def load(root: Path) -> Index:
-    """Opens the index of a packed corpus. Raises UsageError where there is none or it is damaged."""
+    """Opens the index of the corpus in folder `root`. Raises UsageError where there is none or it is damaged."""
     path = root / "index" / "index.json"
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +134,8 @@ def load(root: Path) -> Index:
         return Index(root, tuple(head["words"]), head["content_id"], splits, str(head.get("source", "")))
     except FileNotFoundError as error:
         raise UsageError(
-            f"{root}: no packed corpus there (no {Path(error.filename).name}); make one with kws pack {_how(root)}"
+            f"{root}: no packed corpus there (no {Path(error.filename).name}); "
+            f"make one with kws pack {_pack_arguments(root)}"
         ) from error
     except (OSError, EOFError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UsageError):
@@ -137,10 +143,10 @@ def load(root: Path) -> Index:
         raise UsageError(f"{path}: damaged index ({error}); pack again with kws pack") from error
 
 
-def _how(root: Path) -> str:
-    """What a folder with something in it may be: recordings."""
-    there = root.is_dir() and any(root.iterdir())
-    return f"{root} SHARDS, if these are recordings" if there else f"SRC... {root}"
+def _pack_arguments(root: Path) -> str:
+    """Returns the arguments of `kws pack` to suggest: a folder with files in it may hold the recordings."""
+    has_files = root.is_dir() and any(root.iterdir())
+    return f"{root} SHARDS, if these are recordings" if has_files else f"SRC... {root}"
 
 
 def _load_split(root: Path, name: str, shards: Sequence[Mapping[str, Any]]) -> Split:
@@ -157,9 +163,9 @@ def _load_split(root: Path, name: str, shards: Sequence[Mapping[str, Any]]) -> S
 def write(
     root: Path, words: Sequence[str], speakers: Sequence[str], splits: Mapping[str, Split], source: str = ""
 ) -> Index:
-    """Writes the index of `root`; index.json comes last and whole, so that a torn write is never taken for an index.
+    """Writes the index of the corpus in folder `root` and opens it. `source`: see Index.source.
 
-    `source`: as Index.source has it.
+    index.json is written last and atomically, so that an interrupted write is never taken for an index.
     """
     folder = root / "index"
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,22 +186,17 @@ def write(
             for name, split in splits.items()
         },
     }
-    partial = folder / "index.json.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(head, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / "index.json")
+    files.write_text(folder / "index.json", json.dumps(head, indent=1), durable=True)
     return load(root)
 
 
 def content_id(words: Sequence[str], splits: Mapping[str, Split]) -> str:
-    """What the corpus holds, as 32 hex digits: the same words and shards give the same id, wherever they lie."""
+    """Returns the id of a corpus, 32 hex digits: equal for equal words and shards, whatever their folder or address."""
     shards = [[name, shard.name, shard.clips, shard.sha256] for name in sorted(splits) for shard in splits[name].shards]
     return hashlib.sha256(json.dumps([list(words), shards]).encode()).hexdigest()[:32]
 
 
 def count_cells(shard: Column, word: Column, num_shards: int, num_words: int) -> Column:
-    """Clips of each word in each shard, from the two columns: (shards, words) uint32."""
+    """Counts the clips of each word in each shard from the two columns, (clips,) each: (shards, words) uint32."""
     flat = shard.astype(np.int64) * num_words + word.astype(np.int64)
     return np.bincount(flat, minlength=num_shards * num_words).reshape(num_shards, num_words).astype(np.uint32)

@@ -1,8 +1,8 @@
-"""What the ranks really consumed, written down, and the proof that it is the plan.
+"""The ledger: a record of every clip that the ranks consumed, and its comparison with the plan (`kws verify RUN`).
 
-Each rank of each attempt (start or resume) appends to RUN/ledger/ATTEMPT-RANK.i64: a head (attempt, step it started
-from), then rows (epoch, step, slot, draw, clip), all int64, `step` counted over the whole run. A resume from step s
-voids the earlier attempts' rows with step >= s: their effect on the weights is gone too.
+Each rank of each attempt (start or resume) appends to RUN/ledger/ATTEMPT-RANK.i64: a head (attempt, first step), then
+rows (epoch, step, slot, draw, clip), all int64; `step` is counted over the whole run. An attempt that resumes from step
+s replays it: rows of earlier attempts with step >= s no longer count, as their updates of the weights were lost too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws.data.plan import Plan, Slot
-from kws.errors import naming
+from kws.errors import filename_in_error
 
 _WIDTH = 5
 Rows = npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ _NONE: Rows = np.zeros((0, _WIDTH), dtype=np.int64)
 
 
 class Ledger:
-    """One rank's writer; `flush` before a checkpoint counts as whole."""
+    """Writes the ledger of one rank. Flush it before a checkpoint is published."""
 
     def __init__(self, run: Path, attempt: int, rank: int, start_step: int) -> None:
         folder = run / "ledger"
@@ -34,83 +34,88 @@ class Ledger:
         self._file.write(np.array([attempt, start_step], dtype=np.int64).tobytes())
 
     def add(self, epoch: int, step: int, slot: int, draws: Rows, clips: Rows) -> None:
-        """A consumed slot: `step` over the whole run, draws and clips (B,)."""
+        """Appends the draws and clips, (B,) each, of a consumed slot; `step` counts over the whole run."""
         rows = np.empty((len(draws), _WIDTH), dtype=np.int64)
         rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3], rows[:, 4] = epoch, step, slot, draws, clips
-        with naming(self._path):
+        with filename_in_error(self._path):
             self._file.write(rows.tobytes())
 
     def flush(self) -> None:
-        """To the disk itself."""
-        with naming(self._path):
+        """Writes all rows to the disk (fsync). Raises OSError, which names the file."""
+        with filename_in_error(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flushes and ends."""
+        """Flushes and closes the file."""
         self.flush()
         self._file.close()
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Draws consumed in steps that count, draws of steps done again, and what is wrong (empty: nothing)."""
+class LedgerComparison:
+    """Number of draws `consumed`, number of draws `replayed` after a resume, and differences from the plan (`faults`,
+    empty where there are none)."""
 
-    live: int
-    void: int
+    consumed: int
+    replayed: int
     faults: list[str]
 
 
-def check(
+def compare_with_plan(
     run: Path, plans: dict[int, Plan], steps_per_epoch: int, done_steps: int, left_out: Sequence[int] = ()
-) -> Verdict:
-    """Compares the ledger of `run` with the plans (by epoch) of its first `done_steps` steps.
+) -> LedgerComparison:
+    """Compares the ledger of a run folder with the plans (by epoch) of its first `done_steps` steps.
 
-    Draws of the clips `left_out` may be missing: damaged ones, which `data.on_bad=skip` passed over.
+    left_out: ids of damaged clips, which `data.on_bad=skip` skips; their draws may be missing.
     """
-    live, void = _read(run)
+    consumed, replayed = _read(run)
     faults: list[str] = []
     for epoch, plan in sorted(plans.items()):
         first = epoch * steps_per_epoch
         steps = range(max(0, min(plan.steps, done_steps - first)))
         planned = ((first + step, slot) for step in steps for slot in plan.step_slots(step))
-        found = live[(live[:, 1] >= first) & (live[:, 1] < first + len(steps))]
-        faults += _compare(epoch, planned, found, left_out)
-    counted = live[live[:, 1] < done_steps]
+        found = consumed[(consumed[:, 1] >= first) & (consumed[:, 1] < first + len(steps))]
+        faults += _compare_epoch(epoch, planned, found, left_out)
+    counted = consumed[consumed[:, 1] < done_steps]
     faults += [] if np.isin(counted[:, 0], list(plans)).all() else ["rows of epochs that the run has not reached"]
-    return Verdict(len(counted), len(void), faults + _redone(live, void, done_steps))
+    return LedgerComparison(len(counted), len(replayed), faults + _compare_replayed(consumed, replayed, done_steps))
 
 
-def live_rows(run: Path) -> Rows:
-    """The rows (epoch, step, slot, draw, clip) that count, (n, 5): without what later attempts did again."""
+def consumed_rows(run: Path) -> Rows:
+    """Returns the rows (epoch, step, slot, draw, clip) that count, (n, 5): not those that a later attempt replayed."""
     return _read(run)[0]
 
 
-def _compare(epoch: int, planned: Iterator[tuple[int, Slot]], found: Rows, left_out: Sequence[int]) -> list[str]:
+def _compare_epoch(epoch: int, planned: Iterator[tuple[int, Slot]], found: Rows, left_out: Sequence[int]) -> list[str]:
+    """Returns a line where the rows of an epoch differ from the planned (step, slot) pairs; else []."""
     wanted = np.concatenate([_NONE, *(_rows(epoch, step, slot) for step, slot in planned)])
     wanted, found = (_sorted(rows[~np.isin(rows[:, 4], left_out)]) for rows in (wanted, found))
     if np.array_equal(wanted, found):
         return []
     lost = {tuple(row) for row in wanted.tolist()} - {tuple(row) for row in found.tolist()}
-    strange = {tuple(row) for row in found.tolist()} - {tuple(row) for row in wanted.tolist()}
-    once, counts = np.unique(found, axis=0, return_counts=True)
-    doubled = len(found) - len(once)
-    sample = sorted(lost or strange or {tuple(row) for row in once[counts > 1].tolist()})[0]
+    unplanned = {tuple(row) for row in found.tolist()} - {tuple(row) for row in wanted.tolist()}
+    unique, counts = np.unique(found, axis=0, return_counts=True)
+    doubled = len(found) - len(unique)
+    sample = sorted(lost or unplanned or {tuple(row) for row in unique[counts > 1].tolist()})[0]
     return [
-        f"epoch {epoch}: {len(lost)} draws lost, {len(strange)} not of the plan, {doubled} doubled; "
+        f"epoch {epoch}: {len(lost)} draws lost, {len(unplanned)} not in the plan, {doubled} doubled; "
         f"first at step {sample[1]}, slot {sample[2]}, draw {sample[3]}, clip {sample[4]}"
     ]
 
 
-def _redone(live: Rows, void: Rows, done_steps: int) -> list[str]:
-    """A step done again must have read what it read the first time; steps not done yet may be there in part."""
-    again = live[np.isin(live[:, 1], np.unique(void[:, 1]))]
+def _compare_replayed(consumed: Rows, replayed: Rows, done_steps: int) -> list[str]:
+    """Returns a line where a replayed step had read other clips the first time. Unfinished steps may lack rows."""
+    again = consumed[np.isin(consumed[:, 1], np.unique(replayed[:, 1]))]
     known = {(row[1], row[3]): row for row in again.tolist()}
-    wrong = [row for row in void.tolist() if known.get((row[1], row[3]), row if row[1] >= done_steps else None) != row]
-    return [f"{len(wrong)} draws read another clip when done again, first at step {wrong[0][1]}"] if wrong else []
+    wrong = [
+        row for row in replayed.tolist() if known.get((row[1], row[3]), row if row[1] >= done_steps else None) != row
+    ]
+    return [f"{len(wrong)} draws read another clip when replayed, first at step {wrong[0][1]}"] if wrong else []
 
 
 def _rows(epoch: int, step: int, slot: Slot) -> Rows:
+    """Returns a slot as rows of the ledger, (draws, 5)."""
     count = len(slot.draws)
     return np.stack([np.full(count, epoch), np.full(count, step), np.full(count, slot.slot), slot.draws, slot.clips], 1)
 
@@ -120,15 +125,15 @@ def _sorted(rows: Rows) -> Rows:
 
 
 def _read(run: Path) -> tuple[Rows, Rows]:
-    """Live and void rows. A last row that a kill cut off is left out."""
+    """Returns the consumed and the replayed rows. A last row that a kill cut short is left out."""
     attempts: dict[int, tuple[int, list[Rows]]] = {}
     for path in sorted((run / "ledger").glob("*.i64")):
         numbers = np.frombuffer(path.read_bytes()[: path.stat().st_size // 8 * 8], dtype=np.int64)
         if len(numbers) >= 2:
             rows = numbers[2 : 2 + (len(numbers) - 2) // _WIDTH * _WIDTH].reshape(-1, _WIDTH)
             attempts.setdefault(int(numbers[0]), (int(numbers[1]), []))[1].append(rows)
-    live, void = _NONE, [_NONE]
+    consumed, replayed = _NONE, [_NONE]
     for _, (start, parts) in sorted(attempts.items()):
-        void.append(live[live[:, 1] >= start])
-        live = np.concatenate([live[live[:, 1] < start], *parts])
-    return live, np.concatenate(void)
+        replayed.append(consumed[consumed[:, 1] >= start])
+        consumed = np.concatenate([consumed[consumed[:, 1] < start], *parts])
+    return consumed, np.concatenate(replayed)

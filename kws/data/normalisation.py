@@ -1,7 +1,7 @@
-"""Mean and deviation of each band of the features over the train split, to normalise by.
+"""Mean and standard deviation of each feature band over the train split, by which features are normalised.
 
-Measured when a corpus is packed, from a part of its clips spread evenly, and kept beside the index; where it is not
-there (shards that someone else packed) it is measured when a run asks for it.
+`kws pack` measures them from a part of the clips and saves them in the index's folder (features.json). For shards that
+were packed by other tools they are measured when a run needs them.
 """
 
 from __future__ import annotations
@@ -9,84 +9,92 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from kws import files
 from kws.audio.features import SPECS, BandStatistics, Features
 from kws.data.index import Index
-from kws.data.plan import Slot
-from kws.data.store import USUAL, Caching
-from kws.data.stream import Reader
+from kws.data.reader import Reader
+from kws.data.store import DEFAULT_CACHE, CacheSettings
 
-CLIPS, _SHARDS, _BATCH = 2048, 8, 64
-"""A mean over 2,048 clips is off by a hundredth of a deviation."""
+MAX_CLIPS, MAX_SHARDS = 2048, 8
+"""Clips that are measured, and shards that they are taken from. A mean over 2,048 clips is off by about a hundredth of
+a standard deviation."""
+_BATCH = 64
+
+
+def load_or_measure(
+    index: Index, name: str, samples: int, cache_settings: CacheSettings = DEFAULT_CACHE
+) -> BandStatistics:
+    """Returns mean and standard deviation of each band, (F,) each, of the features `name` for clips of `samples`
+    samples: the saved ones where they fit, else measured now."""
+    try:
+        saved = json.loads(_path(index.root).read_text(encoding="utf-8"))
+        mean, deviation = saved["features"][name]
+        fits = (saved["corpus"], saved["clip_samples"]) == (index.content_id, samples)
+        if fits and len(mean) == len(deviation) == SPECS[name].bands:
+            return mean, deviation
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # missing, damaged or of another version: it can always be measured again
+    return measure(index, (name,), samples, cache_settings)[name]
+
+
+def measure_and_save(
+    index: Index, samples: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Measures all features for clips of `samples` samples and saves the result in the index's folder."""
+    measured = measure(index, tuple(SPECS), samples, progress=progress)
+    content = {"corpus": index.content_id, "clip_samples": samples, "features": measured}
+    files.write_text(_path(index.root), json.dumps(content))
 
 
 def measure(
-    index: Index, names: tuple[str, ...], samples: int, caching: Caching = USUAL,
+    index: Index, names: tuple[str, ...], samples: int, cache_settings: CacheSettings = DEFAULT_CACHE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, BandStatistics]:  # fmt: skip
-    """Of features by name, from up to 2,048 clips of the train split out of up to eight of its shards.
+    """Measures features by name from up to MAX_CLIPS clips of up to MAX_SHARDS shards of the train split.
 
-    Damaged clips are left out: whether they end the run is for its training to say.
+    Damaged clips are left out; whether they end the run is decided where training reads them. progress(done, total) is
+    called after each batch of clips.
     """
-    clips = _spread(index)
-    reader = Reader(index, "train", [0] * len(index.words), samples, on_bad="skip", caching=caching)
+    clips = _spread_clips(index)
+    reader = Reader(index, "train", on_bad="skip", cache_settings=cache_settings)
     kinds = {name: Features(name) for name in names}
     sums = {name: torch.zeros(2, kind.spec.bands, dtype=torch.float64) for name, kind in kinds.items()}
-    frames = dict.fromkeys(names, 0)
+    num_frames = dict.fromkeys(names, 0)
     for first in range(0, len(clips), _BATCH):
-        rows = clips[first : first + _BATCH]
-        wave = reader.batch(Slot(0, 0, rows, rows)).wave
+        ids = clips[first : first + _BATCH]
+        rows, lengths = reader.read_rows(ids, samples)
+        wave = torch.from_numpy(rows[lengths >= 0])
         for name, kind in kinds.items() if len(wave) else ():
-            found = kind(wave).double()[:, 0]
-            sums[name] += torch.stack([found.sum(dim=(0, 2)), found.square().sum(dim=(0, 2))])
-            frames[name] += found.shape[0] * found.shape[2]
-        progress(first + len(rows), len(clips))
-    return {name: _normal(sums[name], frames[name]) for name in names}
+            features = kind(wave).double()[:, 0]
+            sums[name] += torch.stack([features.sum(dim=(0, 2)), features.square().sum(dim=(0, 2))])
+            num_frames[name] += features.shape[0] * features.shape[2]
+        progress(first + len(ids), len(clips))
+    return {name: _normal_from_sums(sums[name], num_frames[name]) for name in names}
 
 
-def _normal(sums: torch.Tensor, count: int) -> BandStatistics:
+def _normal_from_sums(sums: torch.Tensor, count: int) -> BandStatistics:
+    """Turns sums and sums of squares of each band, (2, F), over `count` frames into mean and deviation."""
     mean, square = sums / max(1, count)
-    deviation = (square - mean.square()).clamp_min(0.0).sqrt().clamp_min(1e-3)  # digital silence has none
+    deviation = (square - mean.square()).clamp_min(0.0).sqrt().clamp_min(1e-3)  # that of digital silence is 0
     return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in deviation.tolist()]
 
 
-def _spread(index: Index) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Clip ids, evenly spread over a few shards that are evenly spread: of remote shards few are fetched."""
+def _spread_clips(index: Index) -> npt.NDArray[np.int64]:
+    """Returns ids of clips evenly spread over a few evenly spread shards, so that few remote shards are fetched."""
     shards = [shard for shard in index.split("train").shards if shard.clips and shard.bytes]
-    chosen = [shards[number] for number in sorted({round(place) for place in np.linspace(0, len(shards) - 1, _SHARDS)})]
-    each = -(-CLIPS // len(chosen))
+    numbers = sorted({round(place) for place in np.linspace(0, len(shards) - 1, MAX_SHARDS)})
+    chosen = [shards[number] for number in numbers]
+    each = -(-MAX_CLIPS // len(chosen))
     parts = [
         np.unique(np.linspace(shard.start, shard.start + shard.clips - 1, min(each, shard.clips)).astype(np.int64))
         for shard in chosen
     ]
     return np.concatenate(parts)
-
-
-def write(index: Index, samples: int, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Measures all features there are and keeps them beside the index."""
-    measured = measure(index, tuple(SPECS), samples, progress=progress)
-    found = {"corpus": index.content_id, "clip_samples": samples, "features": measured}
-    path = _path(index.root)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found), encoding="utf-8")
-    partial.replace(path)
-
-
-def of(index: Index, name: str, samples: int, caching: Caching = USUAL) -> BandStatistics:
-    """Mean and deviation of each band, (F,) each: as kept beside the index, else measured now."""
-    try:
-        kept = json.loads(_path(index.root).read_text(encoding="utf-8"))
-        mean, deviation = kept["features"][name]
-        same = (kept["corpus"], kept["clip_samples"]) == (index.content_id, samples)
-        if same and len(mean) == len(deviation) == SPECS[name].bands:
-            return mean, deviation
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or from another version: it is only a copy of what the clips say
-    return measure(index, (name,), samples, caching)[name]
 
 
 def _path(root: Path) -> Path:

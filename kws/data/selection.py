@@ -1,9 +1,9 @@
-"""A task applied to an index: which clips it takes, and which class each is. The one place where that is decided.
+"""Applies a task to an index: decides which clips the task uses and which class each has. The only place that does.
 
-    index + definition -> Selection: the index again, its splits with the task's clips alone -> plan, reader, evaluation
+    index + task definition -> Selection: an index whose splits have the task's clips only -> plan, reader, evaluation
 
-Of the words that count as unknown a split takes exactly so many clips as the task says, those whose names hash lowest:
-whatever the seed, the format and the shards. No column is copied; what is kept of the choice is the last hash taken.
+Of the unknown words a split uses exactly as many clips as the task says: those whose hashed names are lowest. That does
+not depend on the seed, the audio format or the shards. No column is copied: the subset is stored as its highest hash.
 """
 
 from __future__ import annotations
@@ -20,66 +20,71 @@ from kws.corpus import tasks
 from kws.corpus.tasks import SILENCE, SPLITS, Definition, Task
 from kws.data import silence
 from kws.data.index import Column, Index, Split, count_cells
-from kws.data.silence import Made
+from kws.data.silence import SilenceClips
 from kws.errors import UsageError
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """Clips of `others` (words,): those whose name, hashed with `key`, is below `last` (hash, row), or is it."""
+class UnknownSubset:
+    """Which clips of the unknown words are used: those with (hash of the name with `key`, row) up to `highest`.
 
-    others: npt.NDArray[np.bool_]
+    unknown: which words of the index are unknown, (words,).
+    """
+
+    unknown: npt.NDArray[np.bool_]
     key: tuple[counter_rng.Key, ...]
-    last: tuple[np.uint64, int]
+    highest: tuple[np.uint64, int]
 
-    def takes(self, split: Split, rows: Rows) -> npt.NDArray[np.bool_]:
-        """Whether these clips are in it, or are of no such word."""
-        hashes = _hash(split.columns["name"][rows], self.key)
-        return ~self.others[split.columns["word"][rows]] | _up_to(self.last, hashes, rows)
+    def uses(self, split: Split, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Whether each clip is used: in the subset, or of a word that is not unknown."""
+        hashes = hash_names(split.columns["name"][rows], self.key)
+        return ~self.unknown[split.columns["word"][rows]] | _up_to(self.highest, hashes, rows)
 
 
 @dataclasses.dataclass(frozen=True)
-class Selected(Split):
-    """A split of which a plan draws only the chosen clips, and the silence that is made for it; ids stay as they were,
-    silence behind all. `cells` counts what can be drawn."""
+class TaskSplit(Split):
+    """A split as a task uses it: a part of the clips of the unknown words, and generated silence.
 
-    choice: Choice | None = None
-    made: Made | None = None
+    Packed clips keep their ids; silence has the ids after them. `cells` counts the clips that can be drawn.
+    """
+
+    subset: UnknownSubset | None = None
+    silence: SilenceClips | None = None
 
     def __len__(self) -> int:
-        return super().__len__() + (len(self.made) if self.made else 0)
+        return super().__len__() + (len(self.silence) if self.silence else 0)
 
     def rows(self, number: int) -> Rows:
-        """The shard's clips that are chosen, and its share of silence."""
-        if self.made and number == self.made.shard:
+        """Returns the ids of the shard's clips that the task uses, and of the silence that is drawn with it."""
+        if self.silence and number == self.silence.shard_number:
             return np.zeros(0, np.int64)
         rows = super().rows(number)
-        rows = rows[self.choice.takes(self, rows)] if self.choice else rows
-        return np.concatenate([rows, self.made.rows(number)]) if self.made else rows
+        rows = rows[self.subset.uses(self, rows)] if self.subset else rows
+        return np.concatenate([rows, self.silence.rows(number)]) if self.silence else rows
 
     def values(self, column: str, rows: npt.ArrayLike) -> Column:
-        """Of packed clips from the column, of silence as it was made."""
+        """Returns the values of a column for these clips, packed or silence, in the shape of `rows`."""
         rows = np.asarray(rows)
         packed = rows < super().__len__()
-        if self.made is None or packed.all():
+        if self.silence is None or packed.all():
             return super().values(column, rows)
-        found = self.made.values(column, np.maximum(rows, self.made.first))
-        found[packed] = super().values(column, rows[packed])
-        return found
+        values = self.silence.values(column, np.maximum(rows, self.silence.first_row))
+        values[packed] = super().values(column, rows[packed])
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """A corpus as it was `packed`, and its `index` by the task: one more word where the task makes silence."""
+    """A corpus as `packed`, and as the `task` uses it: `index`, which has one more word where the task has silence."""
 
     packed: Index
     index: Index
     task: Task
 
-    def counts(self, split: str) -> list[int]:
-        """Clips of each class in a split; none where the corpus has no such split."""
+    def class_counts(self, split: str) -> list[int]:
+        """Returns the number of clips of each class in a split; zeros where the corpus has no such split."""
         labels, found = np.asarray(self.task.class_of), np.zeros(len(self.task.classes), np.int64)
         if split in self.index.splits:
             clips = self.index.splits[split].cells.sum(axis=0).astype(np.int64)
@@ -87,155 +92,158 @@ class Selection:
         counts: list[int] = found.tolist()
         return counts
 
-    def sizes(self) -> dict[str, int]:
-        """Clips of each split that has any."""
-        return {split: sum(self.counts(split)) for split in SPLITS if len(self.index.splits.get(split, ()))}
+    def split_sizes(self) -> dict[str, int]:
+        """Returns the number of clips of each split that has any."""
+        return {split: sum(self.class_counts(split)) for split in SPLITS if len(self.index.splits.get(split, ()))}
 
-    def lines(self) -> list[str]:
-        """What must be said of it: what became of words outside the classes, and whether its sizes are the official."""
+    def notes(self) -> list[str]:
+        """Returns lines for the user: the use of words outside the classes, and sizes other than the official ones."""
         definition = self.task.definition
-        parts = [*self._others(), *self._silence()]
+        parts = [*self._unknown_note(), *self._silence_note()]
         head = f"{definition.name}: {len(definition.classes)} classes"
         lines = [f"{head}; {', '.join(parts)}"] if parts or definition.name != tasks.WORDS else []
-        found = {split: self.sizes().get(split, 0) for split in definition.clips}
+        found = {split: self.split_sizes().get(split, 0) for split in definition.clips}
         if found != definition.clips:
             sizes = ("/".join(f"{count:,}" for count in each.values()) for each in (found, definition.clips))
             lines.append("not the official corpus ({}): {}, official {}".format(definition.corpus, *sizes))
         return lines
 
-    def _others(self) -> Iterator[str]:
+    def _unknown_note(self) -> Iterator[str]:
         definition, words = self.task.definition, self.packed.words
         others = [number for number, label in enumerate(self.task.class_of[: len(words)]) if label < 0]
         is_unknown = definition.others == "unknown"
         if is_unknown:
             others = [number for number, word in enumerate(words) if definition.is_other(word)]
         if others or is_unknown:
-            there, taken = (_clips_of(index, others) for index in (self.packed, self.index))
-            clips = f"({taken:,} of {there:,} clips chosen)" if is_unknown else f"({there:,} clips)"
+            total, used = (_train_clips(index, others) for index in (self.packed, self.index))
+            clips = f"({used:,} of {total:,} clips used)" if is_unknown else f"({total:,} clips)"
             words_are = "1 word is" if len(others) == 1 else f"{len(others)} words are"
             yield f"{words_are} {'unknown' if is_unknown else 'left out'} {clips}"
 
-    def _silence(self) -> Iterator[str]:
-        made = self.task.definition.silence
-        if made:
-            count = self.counts("train")[self.task.classes.index(SILENCE)]
-            yield f"{count:,} {'windows of noise' if made.kind == 'noise' else 'clips of zeros'} are silence"
+    def _silence_note(self) -> Iterator[str]:
+        wanted = self.task.definition.silence
+        if wanted:
+            count = self.class_counts("train")[self.task.classes.index(SILENCE)]
+            yield f"{count:,} {'windows of noise' if wanted.kind == 'noise' else 'clips of zeros'} are silence"
 
 
-def _clips_of(index: Index, words: list[int]) -> int:
-    """In the train split."""
+def _train_clips(index: Index, words: list[int]) -> int:
+    """Returns the number of clips of these words in the train split."""
     return int(index.splits["train"].cells[:, words].sum()) if "train" in index.splits else 0
 
 
-# --- applying -------------------------------------------------------------------------------------------------
-
-
-def apply(index: Index, definition: Definition, samples: int) -> Selection:
-    """The task on a corpus, for clips of `samples` samples. Raises UsageError where the corpus lacks what it needs."""
+def apply_task(index: Index, definition: Definition, samples: int) -> Selection:
+    """Applies a task to a corpus, for clips of `samples` samples. Raises UsageError where the corpus lacks a word or
+    noise that the task needs."""
     words = index.words
     if definition.silence:
         if SILENCE in words:
             raise UsageError(
-                f"{_asked(definition)}: {index.root} has the word {SILENCE!r} itself, which the class made of noise "
-                "would be mixed up with; pack it under another name, or do without"
+                f"{_silence_setting(definition)}: {index.root} has a word {SILENCE!r} of its own, which cannot be told "
+                "from generated silence; pack it under another name, or train without silence"
             )
         words = (*words, SILENCE)
     task = tasks.resolve(definition, words)
-    splits = {name: _select(index, split, task, samples) for name, split in index.splits.items()}
+    splits = {name: _task_split(index, split, task, samples) for name, split in index.splits.items()}
     return Selection(index, dataclasses.replace(index, words=words, splits=splits), task)
 
 
-def _asked(definition: Definition) -> str:
-    """The setting that asks for silence."""
+def _silence_setting(definition: Definition) -> str:
+    """Returns the setting by which the user asked for silence."""
     return "data.silence" if definition.name == tasks.WORDS else f"data.task={definition.name}"
 
 
-def _select(index: Index, split: Split, task: Task, samples: int) -> Split:
+def _task_split(index: Index, split: Split, task: Task, samples: int) -> Split:
+    """Returns the split as the task uses it; the split itself where nothing is chosen or generated."""
     definition = task.definition
-    others = np.array([definition.is_other(word) for word in index.words])
-    if split.name not in SPLITS or not (definition.silence or others.any()):
+    unknown = np.array([definition.is_other(word) for word in index.words])
+    if split.name not in SPLITS or not (definition.silence or unknown.any()):
         return split
-    inside = np.asarray(task.class_of[: len(index.words)]) >= 0
-    cells, choice = np.asarray(split.cells), None
-    wanted = int(cells[:, inside & ~others].sum())
+    in_task = np.asarray(task.class_of[: len(index.words)]) >= 0
+    cells, subset = np.asarray(split.cells), None
+    wanted = int(cells[:, in_task & ~unknown].sum())
     if definition.unknown_share is not None:
         count = tasks.part(definition.unknown_share, wanted)
-        choice, cells = choose(split, others, count, ("unknown", definition.name, split.name))
-    chosen = Selected(split.name, split.shards, split.columns, cells, choice)
+        subset, cells = choose_unknown(split, unknown, count, ("unknown", definition.name, split.name))
+    chosen = TaskSplit(split.name, split.shards, split.columns, cells, subset)
     if not definition.silence:
         return chosen
-    base = wanted if definition.silence.of == "wanted" else int(cells[:, inside].sum())
+    base = wanted if definition.silence.of == "wanted" else int(cells[:, in_task].sum())
     count = tasks.part(definition.silence.share, base) if split.name in definition.silence.splits else 0
-    return _with_silence(index, chosen, count, definition.silence.kind, samples, _asked(definition))
+    return _with_silence(index, chosen, count, definition.silence.kind, samples, _silence_setting(definition))
 
 
 def _with_silence(
-    index: Index, split: Selected, count: int, kind: Literal["noise", "zeros"], samples: int, asked: str
-) -> Selected:
-    """The split with so many clips of silence, which are of one more word."""
+    index: Index, split: TaskSplit, count: int, kind: Literal["noise", "zeros"], samples: int, setting: str
+) -> TaskSplit:
+    """Adds `count` clips of silence to a split, and a column of `cells` for their word."""
     cells = np.pad(split.cells, ((0, 0), (0, 1)))
     if not count:
         return dataclasses.replace(split, cells=cells)
-    made = silence.make(index, split, count, kind, samples, asked)
+    clips = silence.generate_silence(index, split, count, kind, samples, setting)
     cells = np.pad(cells, ((0, 1), (0, 0)))
-    cells[:-1, -1] = np.diff(made.shares)
-    return dataclasses.replace(split, shards=(*split.shards, made.entry()), cells=cells, made=made)
+    cells[:-1, -1] = np.diff(clips.shares)
+    return dataclasses.replace(split, shards=(*split.shards, clips.virtual_shard()), cells=cells, silence=clips)
 
 
-def choose(
-    split: Split, others: npt.NDArray[np.bool_], count: int, key: tuple[counter_rng.Key, ...]
-) -> tuple[Choice | None, Column]:
-    """`count` clips of the words that are `others`, and the cells that are left; no choice where there are no more.
+def choose_unknown(
+    split: Split, unknown: npt.NDArray[np.bool_], count: int, key: tuple[counter_rng.Key, ...]
+) -> tuple[UnknownSubset | None, Column]:
+    """Chooses `count` clips of the `unknown` words (words,): those whose names, hashed with `key`, are lowest.
 
-    Goes over the columns twice: how many hashes begin with which bits; then which is the last, in the group it is in.
+    Returns the subset, None where all clips are used, and the cells of the clips that remain. Two passes over two
+    columns: the first counts the hashes by their highest 16 bits, which gives the group of the last chosen hash; the
+    second sorts that group alone.
     """
-    if count >= int(split.cells[:, others].sum()):
+    if count >= int(split.cells[:, unknown].sum()):
         return None, split.cells
     if not count:
-        return Choice(others, key, (np.uint64(0), -1)), np.where(others, 0, split.cells)
+        return UnknownSubset(unknown, key, (np.uint64(0), -1)), np.where(unknown, 0, split.cells)
     sizes = np.zeros(1 << 16, np.int64)
-    for _, _, hashes in _hashed(split, others, key):
-        sizes += np.bincount(_group(hashes), minlength=len(sizes))
-    group = int(np.searchsorted(np.cumsum(sizes), count))
-    cells, near = np.where(others, 0, split.cells), list[tuple[Rows, Column, Column]]()
-    for rows, words, hashes in _hashed(split, others, key):
-        groups = _group(hashes)
-        cells += _cells(split, rows[groups < group], words[groups < group])
-        at = groups == group
-        near.append((rows[at], words[at], hashes[at]))
-    rows, words, hashes = (np.concatenate(parts) for parts in zip(*near, strict=True))
-    taken = np.argsort(hashes, kind="stable")[: count - int(sizes[:group].sum())]  # of equal ones the first rows
-    cells += _cells(split, rows[taken], words[taken])
-    return Choice(others, key, (hashes[taken[-1]], int(rows[taken[-1]]))), cells
+    for _, _, hashes in _unknown_hashes(split, unknown, key):
+        sizes += np.bincount(_high_bits(hashes), minlength=len(sizes))
+    last_group = int(np.searchsorted(np.cumsum(sizes), count))
+    cells, in_group = np.where(unknown, 0, split.cells), list[tuple[Rows, Column, Column]]()
+    for rows, words, hashes in _unknown_hashes(split, unknown, key):
+        groups = _high_bits(hashes)
+        cells += _count_cells(split, rows[groups < last_group], words[groups < last_group])
+        at = groups == last_group
+        in_group.append((rows[at], words[at], hashes[at]))
+    rows, words, hashes = (np.concatenate(parts) for parts in zip(*in_group, strict=True))
+    taken = np.argsort(hashes, kind="stable")[: count - int(sizes[:last_group].sum())]  # of equal hashes the first rows
+    cells += _count_cells(split, rows[taken], words[taken])
+    return UnknownSubset(unknown, key, (hashes[taken[-1]], int(rows[taken[-1]]))), cells
 
 
-def _hashed(
-    split: Split, others: npt.NDArray[np.bool_], key: tuple[counter_rng.Key, ...]
+def _unknown_hashes(
+    split: Split, unknown: npt.NDArray[np.bool_], key: tuple[counter_rng.Key, ...]
 ) -> Iterator[tuple[Rows, Column, Column]]:
-    """Rows, words and hashes of the clips of other words, piece by piece."""
+    """Yields rows, words and hashes of the clips of unknown words, chunk by chunk."""
     start = 0
-    for words, names in split.pieces("word", "name"):
-        at = np.flatnonzero(others[words])
-        yield start + at, words[at], _hash(names[at], key)
+    for words, names in split.chunks("word", "name"):
+        at = np.flatnonzero(unknown[words])
+        yield start + at, words[at], hash_names(names[at], key)
         start += len(words)
 
 
-def _group(hashes: Column) -> Rows:
-    """Of a hash, its highest 16 bits."""
+def _high_bits(hashes: Column) -> Rows:
+    """Returns the highest 16 bits of each hash."""
     return (hashes >> np.uint64(48)).astype(np.int64)
 
 
-def _hash(names: Column, key: tuple[counter_rng.Key, ...]) -> npt.NDArray[np.uint64]:
+def hash_names(names: Column, key: tuple[counter_rng.Key, ...]) -> npt.NDArray[np.uint64]:
+    """Hashes the index's name hashes once more, with the key of a task and split: (B,) -> (B,)."""
     return counter_rng.bits(names, 1, *key)[:, 0]
 
 
-def _up_to(last: tuple[np.uint64, int], hashes: Column, rows: Rows) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = (hashes < last[0]) | ((hashes == last[0]) & (rows <= last[1]))
+def _up_to(highest: tuple[np.uint64, int], hashes: Column, rows: Rows) -> npt.NDArray[np.bool_]:
+    """Whether each (hash, row) is at most `highest`."""
+    found: npt.NDArray[np.bool_] = (hashes < highest[0]) | ((hashes == highest[0]) & (rows <= highest[1]))
     return found
 
 
-def _cells(split: Split, rows: Rows, words: Column) -> Column:
-    """These clips, counted: (shards, words)."""
+def _count_cells(split: Split, rows: Rows, words: Column) -> Column:
+    """Counts these clips by shard and word: (shards, words)."""
     starts = np.array([shard.start for shard in split.shards])
-    shards = np.searchsorted(starts, rows, side="right") - 1  # not shards without clips: the next starts there too
+    shards = np.searchsorted(starts, rows, side="right") - 1  # the last of shards with one start: the others are empty
     return count_cells(shards, words, *split.cells.shape)

@@ -1,9 +1,9 @@
-"""One shard from where it lies to an open file: whole, its size and sha256 checked, tried again where that can help.
+"""Copies one shard from its source (folder, http(s), S3 or a shell command) to an open file and checks the copy.
 
-source + name -> address -> chunks -> file, sha256
+source + shard name -> address -> chunks -> file and sha256
 
-not there, or not to be had (kws.transport)  a UsageError, which names the shard
-another size or sha256 than the index has    once more from the start, then a DamagedError
+missing or unreachable, after the retries of kws/transport.py   UsageError that names the shard
+size or sha256 differs from the index                           one fresh try, then DamagedError
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from typing import Any, BinaryIO, Literal
 from kws import transport
 from kws.data.index import Shard
 from kws.errors import UsageError
-from kws.transport import ChangedError, Opened, Patience
+from kws.transport import ChangedError, Opened, RetryPolicy
 
 _SIGNED_FOR_S = 3600
 _S3_SETTINGS = "AWS_PROFILE, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
 
 
 class DamagedError(UsageError):
-    """Content that is not what was packed: the clip or shard is of no use however often it is read.
+    """The content of a clip or shard is not what was packed; reading it again would not help.
 
-    What `data.on_bad = skip` passes over; never raised for transport.
+    `data.on_bad = skip` skips such clips. Never raised for faults of the network or of a disk.
     """
 
 
-class StoppedError(Exception):
-    """Nobody wants the shard any more."""
+class FetchCancelledError(Exception):
+    """The caller asked to end the fetch before the shard was complete."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Where a corpus' shards lie. `root`: the folder of its index. `base`, as index.json's "source" has it:
+class ShardSource:
+    """Where the shards of a corpus are stored. `root`: the folder of its index. `base`: "source" of index.json:
 
-    ""                        below `root`
-    a folder                  below that one (relative to `root`)
-    http://, https://, s3://  below that address, or in the place of {} in it: https://host/{}?token=...
-    pipe:COMMAND              what the shell command prints, with the shard's name, quoted, for each {} in it:
-                              pipe:ssh store cat /corpus/{}
-    Raises UsageError for any other.
+    ""                        the shards are in `root`
+    a folder                  the shards are in that folder (relative to `root`)
+    http://, https://, s3://  the shard's name follows this address, or replaces {} in it: https://host/{}?token=...
+    pipe:COMMAND              the shard is the output of the shell command, in which the shard's name, quoted, replaces
+                              each {}: pipe:ssh store cat /corpus/{}
+    Raises UsageError for any other base.
     """
 
     root: Path
@@ -62,7 +62,7 @@ class Source:
     def __post_init__(self) -> None:
         if self.kind == "pipe" and "{}" not in self.base:
             raise UsageError(
-                f"{self._index}: source {self.base!r}: no {{}} for the shard's name; such as pipe:cat /x/{{}}"
+                f"{self._index}: source {self.base!r}: no {{}} for the shard's name; wanted such as pipe:cat /x/{{}}"
             )
         if self.kind == "folder" and "://" in self.base:
             raise UsageError(
@@ -71,7 +71,7 @@ class Source:
 
     @property
     def kind(self) -> Literal["folder", "http", "s3", "pipe"]:
-        """How the shards are reached."""
+        """How the shards are read."""
         scheme = self.base.partition(":")[0]
         if scheme == "pipe":
             return "pipe"
@@ -84,7 +84,7 @@ class Source:
         return self.root / "index" / "index.json"
 
     def address(self, name: str) -> str:
-        """Of one shard: a path, a URL or a shell command."""
+        """Returns the address of one shard: a path, a URL or a shell command."""
         if self.kind == "folder":
             return str(self.root / self.base / name)
         if self.kind == "pipe":
@@ -93,38 +93,39 @@ class Source:
         return self.base.replace("{}", quoted) if "{}" in self.base else f"{self.base.rstrip('/')}/{quoted}"
 
     def shown(self, name: str) -> str:
-        """The address as messages have it."""
+        """Returns the address for messages: without passwords and signatures."""
         return transport.shown(self.address(name)) if self.kind == "http" else self.address(name)
 
     def open(self, name: str, offset: int, timeout_s: float) -> contextlib.AbstractContextManager[Opened]:
-        """The shard's bytes, from `offset` on where the source can, else from 0. Raises OSError, HTTPException."""
+        """Opens the shard at byte `offset` where the source supports that, else at 0. Raises OSError, HTTPException."""
         address = self.address(name)
         if self.kind == "http":
             return transport.open_http(address, offset, timeout_s)
         return {"folder": _folder, "s3": _s3, "pipe": _pipe}[self.kind](address, offset, timeout_s)
 
 
-def fetch(
-    source: Source, shard: Shard, file: BinaryIO, patience: Patience, stop: threading.Event | None = None
+def fetch_shard(
+    source: ShardSource, shard: Shard, file: BinaryIO, retry: RetryPolicy, stop: threading.Event | None = None
 ) -> None:
-    """Writes the shard to `file`, from its start. Raises UsageError (transport, disk), DamagedError (other content).
+    """Writes the shard to `file`, from the file's start, and compares size and sha256 with the index.
 
-    StoppedError soon after `stop` is set.
+    Raises UsageError (source or disk failed), DamagedError (other content) and, soon after `stop` is set,
+    FetchCancelledError.
     """
     stop, shown = stop or threading.Event(), source.shown(shard.name)
-    for last in (False, True):
+    for is_last_try in (False, True):
         try:
-            _download(source, shard, _Copy(file, shard, stop), patience, stop)
+            _download(source, shard, _ShardTarget(file, shard, stop), retry, stop)
             return
         except ChangedError as error:
-            if last:
+            if is_last_try:
                 raise DamagedError(
-                    f"{shown}: {error}; copy or pack shard {shard.name} again, or make its index anew"
+                    f"{shown}: {error}; copy or pack shard {shard.name} again, or index its source again with kws index"
                 ) from error
 
 
-class _Copy(transport.Target):
-    """The part of a shard that is there: in the file, and in the checksum."""
+class _ShardTarget(transport.Target):
+    """The part of a shard that has been received: written to the file and added to the checksum."""
 
     def __init__(self, file: BinaryIO, shard: Shard, stop: threading.Event) -> None:
         super().__init__(file, shard.bytes, "the index")
@@ -142,25 +143,27 @@ class _Copy(transport.Target):
 
     def write(self, chunk: memoryview) -> None:
         if self._stop.is_set():
-            raise StoppedError
+            raise FetchCancelledError
         super().write(chunk)
         self._sha256.update(chunk)
 
 
-def _download(source: Source, shard: Shard, copy: _Copy, patience: Patience, stop: threading.Event) -> None:
+def _download(
+    source: ShardSource, shard: Shard, target: _ShardTarget, retry: RetryPolicy, stop: threading.Event
+) -> None:
     def wait(delay_s: float, fault: str) -> None:
         if stop.wait(delay_s):
-            raise StoppedError
+            raise FetchCancelledError
 
     try:
         transport.download(
-            lambda offset: source.open(shard.name, offset, patience.timeout_s), copy, patience.delays_s, wait
+            lambda offset: source.open(shard.name, offset, retry.timeout_s), target, retry.delays_s, wait
         )
     except transport.UnreachableError as error:
         check = f" check {_S3_SETTINGS}," if source.kind == "s3" else ""
         raise UsageError(
             f"{source.shown(shard.name)}: {error}; shard {shard.name} cannot be fetched:{check} "
-            f'put it there, or mend "source" in {source.root / "index" / "index.json"}'
+            f'put it there, or correct "source" in {source.root / "index" / "index.json"}'
         ) from error
 
 
@@ -173,9 +176,10 @@ def _folder(path: str, offset: int, timeout_s: float) -> Iterator[Opened]:
 
 @contextlib.contextmanager
 def _s3(address: str, offset: int, timeout_s: float) -> Iterator[Opened]:
-    """Through a signed http address: one way of reading, resuming and failing for both.
+    """Reads an S3 object through a signed http address, so that S3 and http share one way to resume and to fail.
 
-    Credentials, region and endpoint are those that s3fs finds (AWS_*, ~/.aws, FSSPEC_S3_*); without any, unsigned.
+    Credentials, region and endpoint are those that s3fs finds (AWS_*, ~/.aws, FSSPEC_S3_*); the request is unsigned
+    where there are none.
     """
     with transport.open_http(_sign(address), offset, timeout_s) as opened:
         yield opened
@@ -195,42 +199,44 @@ def _sign(address: str) -> str:
 
 @functools.cache
 def _s3_filesystem(pid: int) -> Any:
-    """With credentials if there are any. One a process: its event loop does not survive a fork."""
+    """Returns s3fs's file system, with credentials if there are any; one per process, as its event loop cannot be
+    forked."""
     import s3fs  # type: ignore[import-untyped]
     from botocore.exceptions import NoCredentialsError
 
-    # Signature 4, because servers other than Amazon's do not all take botocore's default for signed addresses.
-    known = s3fs.S3FileSystem(skip_instance_cache=True, config_kwargs={"signature_version": "s3v4"})
+    # Signature version 4, because some servers other than Amazon's refuse botocore's default for signed addresses.
+    with_credentials = s3fs.S3FileSystem(skip_instance_cache=True, config_kwargs={"signature_version": "s3v4"})
     try:
-        known.sign("s3://any/thing")
+        with_credentials.sign("s3://any/thing")
     except NoCredentialsError:
         return s3fs.S3FileSystem(skip_instance_cache=True, anon=True)
-    return known
+    return with_credentials
 
 
 @contextlib.contextmanager
 def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[Opened]:
     with (
-        tempfile.TemporaryFile() as said,
-        # In a session of its own, so that all of a pipeline can be ended.
+        tempfile.TemporaryFile() as stderr,
+        # In a process group of its own, so that all processes of the shell pipeline can be killed.
         subprocess.Popen(
-            command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
         ) as process,
     ):
         try:
-            yield Opened(0, None, functools.partial(_read_pipe, process, said, timeout_s))
+            yield Opened(0, None, functools.partial(_read_pipe, process, stderr, timeout_s))
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, 9)
 
 
-def _read_pipe(process: subprocess.Popen[bytes], said: BinaryIO, timeout_s: float, buffer: memoryview) -> int:
+def _read_pipe(process: subprocess.Popen[bytes], stderr: BinaryIO, timeout_s: float, buffer: memoryview) -> int:
+    """Reads what the command has printed so far into `buffer`; 0 at its end. Raises OSError where it failed."""
     assert process.stdout is not None
     poll = select.poll()
     poll.register(process.stdout, select.POLLIN)
     if not poll.poll(timeout_s * 1000):
-        raise TimeoutError(f"nothing came for {timeout_s:g} s")
+        raise TimeoutError(f"no data for {timeout_s:g} s")
     count = os.readv(process.stdout.fileno(), [buffer])
     if count:
         return count
@@ -238,8 +244,8 @@ def _read_pipe(process: subprocess.Popen[bytes], said: BinaryIO, timeout_s: floa
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(0.0, deadline - time.monotonic()))
     if process.returncode:
-        said.seek(0)
-        last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-        fault = FileNotFoundError if process.returncode in (126, 127) else OSError  # no such command
-        raise fault(f"exit code {process.returncode}: {last or 'nothing on stderr'}")
+        stderr.seek(0)
+        last = stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        kind = FileNotFoundError if process.returncode in (126, 127) else OSError  # no such command: no retry
+        raise kind(f"exit code {process.returncode}: {last or 'nothing on stderr'}")
     return 0

@@ -1,9 +1,9 @@
-"""Shards as bytes: read-only memory maps, of local files or of copies in this node's cache.
+"""Reads shards as read-only memory maps: of local files, or of copies in the cache on the node's disk.
 
-folder ------------------------------------------------> map      size checked against the index
-http(s)://, s3://, pipe: --fetch--> cache (bounded) ---> map      size and sha256 checked when it is fetched
+folder -------------------------------------------------> memory map    size compared with the index
+http(s)://, s3://, pipe: --fetch--> cache (bounded) ----> memory map    size and sha256 compared when fetched
                                       ^
-        Ahead, a thread, in the order in which the plan will need them
+    Prefetcher: a thread that fetches shards in the order in which the plan needs them
 """
 
 from __future__ import annotations
@@ -19,193 +19,196 @@ from pathlib import Path
 
 from kws.config import DataConfig
 from kws.data import shard_fetch
-from kws.data.cache import GB, Cache, NoRoomError, default_folder
+from kws.data.cache import GB, CacheFullError, ShardCache, default_cache_folder
 from kws.data.index import Shard
-from kws.data.plan import Stretch
-from kws.data.shard_fetch import DamagedError, Source
+from kws.data.plan import NeededShards
+from kws.data.shard_fetch import DamagedError, ShardSource
 from kws.errors import UsageError
-from kws.transport import Patience
+from kws.transport import RetryPolicy
 
-# Maps kept open a process: an epoch reads a shard in one stretch, so a few lanes' worth is enough.
 _OPEN_SHARDS = 64
+"""Maps that a process keeps open. An epoch reads a shard within few steps, so the shards of a few lanes are enough."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Caching:
-    """Where copies of remote shards go, how much of the disk they may take, and how patiently they are fetched.
+class CacheSettings:
+    """Where copies of remote shards are kept, how much disk they may take, and how fetching is retried.
 
-    `folder` "": the default folder for remote shards, and no copies of local ones.
+    folder "": the default folder for remote shards, and no copies of local shards.
     """
 
     folder: str = ""
     gigabytes: float = DataConfig.cache_gb
-    patience: Patience = dataclasses.field(default_factory=Patience)
-    room_s: float = 60.0
-    """How long to wait for others to give up shards where all that the cache holds is in use."""
+    retry: RetryPolicy = dataclasses.field(default_factory=RetryPolicy)
+    full_timeout_s: float = 60.0
+    """How long to wait for other processes to free shards where the whole cache is in use."""
 
     @classmethod
-    def of(cls, data: DataConfig) -> Caching:
-        """As the settings say."""
+    def from_config(cls, data: DataConfig) -> CacheSettings:
+        """Takes the folder (data.cache_dir) and the size (data.cache_gb) from a run's config."""
         return cls(data.cache_dir, data.cache_gb)
 
     @property
     def max_bytes(self) -> int:
-        """The most that the cache may hold."""
+        """The largest size of the cache."""
         return round(self.gigabytes * GB)
 
-    def cache(self, source: Source) -> Cache | None:
-        """The cache that this source's shards go through; None where they are mapped where they lie."""
+    def open_cache(self, source: ShardSource) -> ShardCache | None:
+        """Returns the cache for the shards of this source; None where they are mapped directly."""
         if source.kind == "folder" and not self.folder:
             return None
-        return Cache(Path(self.folder).expanduser() if self.folder else default_folder(), self.max_bytes)
+        return ShardCache(Path(self.folder).expanduser() if self.folder else default_cache_folder(), self.max_bytes)
 
 
-USUAL = Caching()
+DEFAULT_CACHE = CacheSettings()
 
 
-def require_room(root: Path, source: str, caching: Caching, needed_bytes: int) -> None:
-    """Refuses a cache smaller than what this node's processes need at once. `needed_bytes`: Plan.bytes_at_once."""
-    if caching.cache(Source(root, source)) is not None and needed_bytes > caching.max_bytes:
+def require_room(root: Path, source: str, settings: CacheSettings, needed_bytes: int) -> None:
+    """Raises UsageError where the cache is smaller than what this node's ranks need at once (Plan.bytes_at_once)."""
+    if settings.open_cache(ShardSource(root, source)) is not None and needed_bytes > settings.max_bytes:
         wanted = math.ceil(needed_bytes / GB * 100) / 100
         raise UsageError(
-            f"data.cache_gb: {caching.gigabytes:g}, but this node's processes need {wanted:g} GB of shards at once "
-            f"(each lane's window and the next); use --set data.cache_gb={wanted:g} or a smaller --set data.window=..."
+            f"data.cache_gb: {settings.gigabytes:g}, but the processes of this node need {wanted:g} GB of shards at "
+            f"once (the current and the next window of each lane); use --set data.cache_gb={wanted:g} or a smaller "
+            "--set data.window=..."
         )
 
 
-class Store:
-    """The shards of a corpus. Safe to hand to loader workers, which open their own maps.
+class ShardStore:
+    """The shards of a corpus as memory maps. May be pickled to loader workers, which open maps of their own.
 
-    `root`: the folder of the index; `source`: Index.source.
+    root: the folder of the index; source: Index.source.
     """
 
-    def __init__(self, root: Path, source: str = "", caching: Caching = USUAL) -> None:
-        self._source, self._caching = Source(root, source), caching
-        self._cache = caching.cache(self._source)
+    def __init__(self, root: Path, source: str = "", cache_settings: CacheSettings = DEFAULT_CACHE) -> None:
+        self._source, self._settings = ShardSource(root, source), cache_settings
+        self._cache = cache_settings.open_cache(self._source)
         self._maps: collections.OrderedDict[str, mmap.mmap] = collections.OrderedDict()
         self._damaged: dict[str, str] = {}
-        self._give_way: Callable[[], None] = lambda: None
+        self._pause_prefetcher: Callable[[], None] = lambda: None
 
     @property
     def cached(self) -> bool:
-        """Whether shards are fetched to a cache, and fetching ahead is of use."""
+        """Whether shards are copied to a cache, so that prefetching is useful."""
         return self._cache is not None
 
-    def where(self, shard: Shard) -> str:
-        """The shard's address, for messages."""
+    def address(self, shard: Shard) -> str:
+        """Returns the shard's address for messages."""
         return self._source.shown(shard.name)
 
-    def shard(self, shard: Shard) -> mmap.mmap:
-        """The whole shard, read-only. Raises UsageError where it cannot be had, DamagedError where it is another."""
+    def map_shard(self, shard: Shard) -> mmap.mmap:
+        """Returns the shard as a read-only map. Raises UsageError where it cannot be read, DamagedError where its size
+        or content differs from the index."""
         if shard.name not in self._maps:
             if len(self._maps) >= _OPEN_SHARDS:
-                self._maps.popitem(last=False)  # closed when the last view of it is gone
-            self._maps[shard.name] = self._wait_for(shard) if self._cache else self._open(shard)
+                self._maps.popitem(last=False)  # the map closes when its last view is freed
+            self._maps[shard.name] = self._map_cached(shard) if self._cache else self._map_local(shard)
         self._maps.move_to_end(shard.name)
         return self._maps[shard.name]
 
-    def _open(self, shard: Shard) -> mmap.mmap:
+    def _map_local(self, shard: Shard) -> mmap.mmap:
         path = Path(self._source.address(shard.name))
         try:
             with path.open("rb") as file:
-                whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            fault = DamagedError if isinstance(error, ValueError) else UsageError  # mmap's, of an empty file
-            raise fault(
+            kind = DamagedError if isinstance(error, ValueError) else UsageError  # mmap: ValueError for an empty file
+            raise kind(
                 f"{path}: cannot be read ({error}); the index names this shard: copy or pack it again"
             ) from error
-        if len(whole) != shard.bytes:
-            raise DamagedError(f"{path}: {len(whole)} bytes, the index has {shard.bytes}; copy or pack it again")
-        return whole
+        if len(mapped) != shard.bytes:
+            raise DamagedError(f"{path}: {len(mapped)} bytes, the index has {shard.bytes}; copy or pack it again")
+        return mapped
 
-    def _wait_for(self, shard: Shard) -> mmap.mmap:
-        """Through the cache. Where all of that is in use, this process gives up what it has, so that one can go on."""
-        give_up, pause_s = time.monotonic() + self._caching.room_s, 0.0
+    def _map_cached(self, shard: Shard) -> mmap.mmap:
+        """Maps a shard from the cache. While the whole cache is in use, frees this process's own shards and waits."""
+        deadline, pause_s = time.monotonic() + self._settings.full_timeout_s, 0.0
         while True:
             try:
-                whole = self.pin(shard)
-                assert whole is not None, "waited"
-                return whole
-            except NoRoomError:
+                mapped = self.pin(shard)
+                assert mapped is not None, "waited"
+                return mapped
+            except CacheFullError:
                 self.release()
-                self._give_way()
-                if shard.bytes > self._caching.max_bytes or time.monotonic() > give_up:
+                self._pause_prefetcher()
+                if shard.bytes > self._settings.max_bytes or time.monotonic() > deadline:
                     raise
                 time.sleep(pause_s)
                 pause_s = 0.02
 
     def pin(self, shard: Shard, wait: bool = True, stop: threading.Event | None = None) -> mmap.mmap | None:
-        """The shard from the cache, fetched if need be; it stays there for as long as the map does. Any thread.
+        """Maps a shard from the cache, fetching it first if needed. It stays in the cache while the map exists.
 
-        Without `wait` None where another process is fetching it. Raises NoRoomError, UsageError, StoppedError.
+        May be called from any thread. Without `wait`, returns None while another process is fetching the shard. Raises
+        CacheFullError, UsageError, and FetchCancelledError after `stop` is set.
         """
         assert self._cache is not None
-        if shard.name in self._damaged:  # found out once: not fetched again for each of its clips
+        if shard.name in self._damaged:  # fetched and compared once, not again for each of its clips
             raise DamagedError(self._damaged[shard.name])
         try:
             return self._cache.open(
-                shard, lambda file: shard_fetch.fetch(self._source, shard, file, self._caching.patience, stop), wait
+                shard, lambda file: shard_fetch.fetch_shard(self._source, shard, file, self._settings.retry, stop), wait
             )
         except DamagedError as error:
             self._damaged[shard.name] = str(error)
             raise
 
     def release(self) -> None:
-        """Gives up the copies that this process has open; they may leave the cache then. Local maps are kept."""
+        """Closes this process's maps of cached shards, which may then be removed from the cache. Keeps local maps."""
         if self._cache:
             self._maps.clear()
 
-    def ahead(self, shards: Sequence[Shard], stretches: Iterable[Stretch]) -> Ahead | None:
-        """Starts to fetch ahead of need; None where shards are mapped where they lie. To be closed."""
+    def prefetch(self, shards: Sequence[Shard], needed: Iterable[NeededShards]) -> Prefetcher | None:
+        """Starts to fetch shards ahead of their use; None where shards are mapped directly. The caller closes it."""
         if not self.cached:
             return None
-        ahead = Ahead(self, shards, stretches)
-        self._give_way = ahead.give_way
-        return ahead
+        prefetcher = Prefetcher(self, shards, needed)
+        self._pause_prefetcher = prefetcher.pause
+        return prefetcher
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_maps": collections.OrderedDict(), "_give_way": None}
+        return self.__dict__ | {"_maps": collections.OrderedDict(), "_pause_prefetcher": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _give_way=lambda: None)
+        self.__dict__.update(state, _pause_prefetcher=lambda: None)
 
 
-class Ahead:
-    """A thread that brings the shards of the stretch being read and of the next into the cache, and pins them there.
+class Prefetcher:
+    """A thread that fetches the shards needed now and next into the cache and pins them there.
 
-    No more than two stretches: that is what `require_room` counted on. It only warms the cache: what it cannot fetch
-    is met, and said, by who reads it.
+    It holds at most two entries of `needed`, the amount that `require_room` checks. It only fills the cache: a shard
+    that it cannot fetch raises its error where the shard is read.
     """
 
-    def __init__(self, store: Store, shards: Sequence[Shard], stretches: Iterable[Stretch]) -> None:
-        self._store, self._shards, self._stretches = store, shards, _merged(stretches)
-        self._held: collections.deque[tuple[Stretch, list[mmap.mmap]]] = collections.deque()
+    def __init__(self, store: ShardStore, shards: Sequence[Shard], needed: Iterable[NeededShards]) -> None:
+        self._store, self._shards, self._needed = store, shards, _merge_equal(needed)
+        self._held: collections.deque[tuple[NeededShards, list[mmap.mmap]]] = collections.deque()
         self._changed, self._stop, self._step = threading.Condition(), threading.Event(), -1
         self._paused = False
-        self._thread = threading.Thread(target=self._run, name="kws-ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="kws-prefetch", daemon=True)
         self._thread.start()
 
-    def at(self, step: int) -> None:
-        """Tells it which step is being read. The reader's own pins of stretches that are over go too."""
+    def advance(self, step: int) -> None:
+        """Says which step is being read. Pins of shards that are no longer needed are released, the reader's too."""
         with self._changed:
             self._step, self._paused = step, False
-            over = 0
-            while self._held and self._held[0][0].end <= step:
+            num_released = 0
+            while self._held and self._held[0][0].end_step <= step:
                 self._held.popleft()
-                over += 1
+                num_released += 1
             self._changed.notify_all()
-        if over:
+        if num_released:
             self._store.release()
 
-    def give_way(self) -> None:
-        """Gives up all it has pinned, and fetches nothing until the next step: the reader needs the room."""
+    def pause(self) -> None:
+        """Releases all pins and fetches nothing until the next step, because the reader needs the space."""
         with self._changed:
             self._paused = True
             for _, maps in self._held:
                 maps.clear()
 
     def close(self) -> None:
-        """Ends the thread; one in the middle of a silent connection ends by itself later."""
+        """Ends the thread and releases its pins. A thread that waits on a silent connection ends after its timeout."""
         with self._changed:
             self._stop.set()
             self._held.clear()
@@ -214,50 +217,50 @@ class Ahead:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        for stretch in self._stretches:
+        for needed in self._needed:
             with self._changed:
                 self._changed.wait_for(lambda: self._stop.is_set() or len(self._held) < 2)
                 if self._stop.is_set():
                     return
-                if stretch.end <= self._step:
+                if needed.end_step <= self._step:
                     continue
                 maps: list[mmap.mmap] = []
-                self._held.append((stretch, maps))
-            self._fetch(stretch, maps)
+                self._held.append((needed, maps))
+            self._fetch(needed, maps)
 
-    def _fetch(self, stretch: Stretch, maps: list[mmap.mmap]) -> None:
-        # A shard without bytes is none on the disk (kws/data/silence.py).
-        todo = collections.deque(number for number in stretch.shards if self._shards[number].bytes)
-        while todo and not self._stop.is_set() and self._step < stretch.end:
+    def _fetch(self, needed: NeededShards, maps: list[mmap.mmap]) -> None:
+        # A shard of 0 bytes is generated silence and has no file (kws/data/silence.py).
+        todo = collections.deque(number for number in needed.shards if self._shards[number].bytes)
+        while todo and not self._stop.is_set() and self._step < needed.end_step:
             if self._paused:
                 self._stop.wait(0.02)
                 continue
             number = todo.popleft()
             try:
-                whole = self._store.pin(self._shards[number], wait=False, stop=self._stop)
-            except NoRoomError:
-                whole = None
-            except (UsageError, OSError, shard_fetch.StoppedError):
+                pinned = self._store.pin(self._shards[number], wait=False, stop=self._stop)
+            except CacheFullError:
+                pinned = None
+            except (UsageError, OSError, shard_fetch.FetchCancelledError):
                 continue
-            if whole is None:  # another process is at it, or has the room: what comes after first
+            if pinned is None:  # another process is fetching it, or the cache is full: the other shards first
                 todo.append(number)
                 self._stop.wait(0.02)
                 continue
             with self._changed:
-                if not (self._stop.is_set() or self._paused) and self._step < stretch.end:
-                    maps.append(whole)
-            del whole
+                if not (self._stop.is_set() or self._paused) and self._step < needed.end_step:
+                    maps.append(pinned)
+            del pinned
 
 
-def _merged(stretches: Iterable[Stretch]) -> Iterator[Stretch]:
-    """Neighbours with the same shards as one."""
-    last: Stretch | None = None
-    for stretch in stretches:
-        if last is not None and set(last.shards) == set(stretch.shards):
-            last = dataclasses.replace(last, end=stretch.end)
+def _merge_equal(needed: Iterable[NeededShards]) -> Iterator[NeededShards]:
+    """Merges neighbours that need the same shards."""
+    last: NeededShards | None = None
+    for entry in needed:
+        if last is not None and set(last.shards) == set(entry.shards):
+            last = dataclasses.replace(last, end_step=entry.end_step)
             continue
         if last is not None:
             yield last
-        last = stretch
+        last = entry
     if last is not None:
         yield last

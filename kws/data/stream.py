@@ -1,23 +1,16 @@
-"""Carries out a plan: slots in, batches out, in the same order whatever the number of loader workers.
+"""Streams the batches of a plan, in the plan's order for any number of loader workers.
 
-    plan's slots -> [worker k takes every n-th] -> Reader: memory map -> int16 (B, T) -> WebLoader -> the loop
+    slots of the plan -> worker k of n takes every n-th -> SlotReader: clips and labels -> Batch -> WebLoader -> loop
 
-A batch carries its position, so the loop's own count of consumed steps is the position to resume from; what lies
-prefetched in the loader is simply drawn again.
+Each batch has its position (step, slot), so the training loop's own count of finished steps is all that a resume needs.
+Batches that were prefetched and not used are read again.
 """
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
-import io
-import itertools
-import mmap
 import signal
-import tarfile
-import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,21 +19,17 @@ import webdataset as wds  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from kws.audio import codec
-from kws.corpus.tasks import SILENCE
-from kws.data import silence
-from kws.data.index import Index, Shard, Split
-from kws.data.plan import Slot, Stretch
-from kws.data.selection import Selected
-from kws.data.shard_fetch import DamagedError
-from kws.data.store import USUAL, Ahead, Caching, Store
+from kws.data.plan import NeededShards, Slot
+from kws.data.reader import Ids, Reader
+from kws.distributed import parent_death
 from kws.errors import UsageError
 
-Numbers = npt.NDArray[np.int64]
+_PREFETCH_FACTOR = 4
+"""Batches that a loader worker reads ahead."""
 
 
 class Batch(NamedTuple):
-    """One slot's clips. wave: int16 (B, T), zeros behind a shorter clip; the others int64 (B,)."""
+    """The clips of one slot. wave: int16 (B, T), zeros after the end of a shorter clip; all others int64 (B,)."""
 
     step: int
     slot: int
@@ -51,171 +40,45 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-class Reader:
-    """Reads clips of one split by id into int16 rows of `samples` samples.
+class SlotReader:
+    """Makes the batch of a slot: clips from `reader`, cut or padded to `samples`, and labels from `class_of`.
 
-    `class_of` gives each word's label. `verify`: check a clip's crc32 the first time it is read, always or never.
-    Raises DamagedError naming shard and clip for what is damaged; with `on_bad` "skip" batches leave such clips out,
-    and `skipped` tells which. `caching`: how remote shards are kept.
+    class_of: the class of each word of the index.
     """
 
-    def __init__(
-        self, index: Index, split: str, class_of: Iterable[int], samples: int, verify: str = "first",
-        on_bad: Literal["fail", "skip"] = "fail", caching: Caching = USUAL,
-    ) -> None:  # fmt: skip
-        # Plain views: indexing np.memmap itself makes an object of that class each time, 6 us instead of 1.
-        whole = index.split(split)
-        views = {name: np.asarray(column) for name, column in whole.columns.items()}
-        self._split, self._samples = dataclasses.replace(whole, columns=views), samples
-        self._labels = np.asarray(list(class_of), dtype=np.int64)
-        self._store, self._verify, self._on_bad = Store(index.root, index.source, caching), verify, on_bad
-        # Memory that forked loader workers share, so that what one epoch's workers checked counts in the next. A map
-        # without a file: the kernel fills in pages as clips are checked, so 100 million clips cost nothing up front.
-        self._silence = _silence_of(index, self._split, caching)
-        self._checked, self._bad = (_shared_flags(len(self._split)) for _ in range(2))
+    def __init__(self, reader: Reader, class_of: Iterable[int], samples: int) -> None:
+        self.reader, self._samples = reader, samples
+        self._class_of = np.asarray(list(class_of), dtype=np.int64)
 
     @property
-    def cached(self) -> bool:
-        """Whether clips come out of copies in the node's cache."""
-        return self._store.cached
-
-    @property
-    def skipped(self) -> Numbers:
-        """The clips that were left out so far as damaged, (n,), by this process and its loader workers."""
-        return np.flatnonzero(self._bad)
+    def skipped(self) -> Ids:
+        """Ids of the damaged clips left out so far, (n,)."""
+        return self.reader.skipped
 
     def batch(self, slot: Slot) -> Batch:
-        """The slot's clips as tensors."""
-        wave = np.empty((len(slot.clips), self._samples), dtype=np.int16)
-        lengths = np.full(len(slot.clips), -1, dtype=np.int64)  # stays where a clip is left out
-        order = np.argsort(slot.clips, kind="stable")  # the clips of a shard together, as they lie in it
-        shards = self._split.values("shard", slot.clips[order])
-        edges = (0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(order))
-        for low, high in itertools.pairwise(edges):
-            if low < high:
-                self._fill_or_skip(wave, lengths, order[low:high], slot.clips[order[low:high]])
-        labels = self._labels[self._split.values("word", slot.clips)]
+        """Reads the slot's clips. Clips that the reader skips as damaged are missing from the batch."""
+        wave, lengths = self.reader.read_rows(slot.clips, self._samples)
+        labels = self._class_of[self.reader.words(slot.clips)]
         arrays: list[npt.NDArray[Any]] = [slot.draws, slot.clips, wave, lengths, labels]
-        if self._on_bad == "skip" and (lengths < 0).any():
+        if (lengths < 0).any():
             arrays = [array[lengths >= 0] for array in arrays]
         return Batch(slot.step, slot.slot, *map(torch.from_numpy, arrays))
 
-    def ahead(self, stretches: Iterable[Stretch]) -> Ahead | None:
-        """Starts to fetch shards ahead of need, where they are fetched at all. To be closed."""
-        return self._store.ahead(self._split.shards, stretches)
 
-    def stretches(self, slots: Iterable[Slot]) -> Iterator[Stretch]:
-        """Which shards these slots will read, for `ahead`."""
-        for slot in slots:
-            yield Stretch(slot.step, slot.step + 1, tuple(np.unique(self._split.values("shard", slot.clips)).tolist()))
-
-    def _fill_or_skip(self, wave: codec.Pcm, lengths: Numbers, rows: Numbers, clips: Numbers) -> None:
-        try:
-            self._fill(wave, lengths, rows, clips)
-        except DamagedError:
-            if self._on_bad == "fail":
-                raise
-            if len(clips) == 1:
-                self._bad[clips], lengths[rows] = True, -1
-                return
-            for at in range(len(clips)):  # again, one by one: which of them is it?
-                self._fill_or_skip(wave, lengths, rows[at : at + 1], clips[at : at + 1])
-
-    def _fill(self, wave: codec.Pcm, lengths: Numbers, rows: Numbers, clips: Numbers) -> None:
-        """Clips of one shard (n,) into rows (n,) of the batch, zeros behind the shorter ones."""
-        shard, data = self._shard_of(clips)
-        self._check(clips, shard, data)
-        starts = self._split.values("offset", clips).astype(np.int64) + codec.WAV_HEADER_BYTES
-        counts = (self._split.values("length", clips).astype(np.int64) - codec.WAV_HEADER_BYTES) // 2
-        kept = np.minimum(counts, self._samples)
-        kept[self._split.values("plain", clips) == 0] = -1  # to be decoded
-        lengths[rows] = kept
-        # Slices of memoryviews: per clip 0.5 us less than slices of arrays, of the 6 us that it takes.
-        out, row_bytes = wave.data.cast("B"), 2 * self._samples
-        for row, clip, start, count in zip(rows.tolist(), clips.tolist(), starts.tolist(), kept.tolist(), strict=True):
-            if count >= 0:
-                at, size = row * row_bytes, 2 * count
-                out[at : at + size] = data[start : start + size]
-            else:
-                pcm = self._decode(clip, shard, data)[: self._samples]
-                wave[row, : len(pcm)], lengths[row] = pcm, len(pcm)
-        for row in rows[lengths[rows] < self._samples].tolist():
-            wave[row, lengths[row] :] = 0
-
-    def read(self, clip: int) -> codec.Pcm:
-        """One clip's samples (T,) as packed."""
-        clips = np.array([clip])
-        shard, data = self._shard_of(clips)
-        self._check(clips, shard, data)
-        if not self._split.values("plain", clip):
-            return self._decode(clip, shard, data)
-        return np.frombuffer(self._member(clip, data), dtype="<i2", offset=codec.WAV_HEADER_BYTES)
-
-    def _shard_of(self, clips: Numbers) -> tuple[Shard, memoryview]:
-        """The shard that these clips (all of one) lie in, and its bytes."""
-        shard = self._split.shards[self._split.values("shard", clips[0])]
-        if silence.is_silence(shard):
-            return shard, memoryview(self._silence)
-        return shard, memoryview(self._store.shard(shard))
-
-    def _member(self, clip: int, data: memoryview) -> memoryview:
-        """The clip's file out of its shard's bytes."""
-        start = int(self._split.values("offset", clip))
-        return data[start : start + int(self._split.values("length", clip))]
-
-    def _decode(self, clip: int, shard: Shard, data: memoryview) -> codec.Pcm:
-        try:
-            return codec.decode(bytes(self._member(clip, data)))
-        except codec.AudioError as error:
-            raise DamagedError(f"{self._store.where(shard)}: clip {clip} ({self.name(clip)}): {error}") from error
-
-    def name(self, clip: int) -> str:
-        """What the clip is called in its tar: the key, read from the header in front of its audio."""
-        shard = self._split.shards[self._split.values("shard", clip)]
-        if silence.is_silence(shard):
-            return f"{SILENCE}-{clip}"
-        view, end = self._store.shard(shard), int(self._split.values("offset", clip))
-        # Names that are long or not ASCII stand in a block of their own before the header, marked x.
-        before = view[max(0, end - 3 * 512) : end]
-        headers = before if before[156:157] == b"x" and before[257:262] == b"ustar" else before[-512:]
-        try:
-            with tarfile.open(fileobj=io.BytesIO(headers)) as tar:
-                member = tar.next()
-        except tarfile.TarError:
-            member = None
-        return member.name.rpartition(".")[0] if member else "?"
-
-    def _check(self, clips: Numbers, shard: Shard, data: memoryview) -> None:
-        """Compares the crc32 of these clips (all of one shard) with the index, of those that it is due for."""
-        if self._verify == "never" or silence.is_silence(shard):
-            return
-        due = clips if self._verify == "always" else clips[~self._checked[clips]]
-        for clip in due.tolist():
-            if zlib.crc32(self._member(clip, data)) != self._split.values("crc32", clip):
-                raise DamagedError(
-                    f"{self._store.where(shard)}: clip {clip} ({self.name(clip)}): crc32 differs from the index; "
-                    "copy or pack the shard again"
-                )
-        self._checked[due] = True
-
-
-def _shared_flags(count: int) -> npt.NDArray[np.bool_]:
-    return np.frombuffer(mmap.mmap(-1, max(1, count)), dtype=bool)
-
-
-def stream(
-    slots: Callable[[], Iterable[Slot]], reader: Reader, workers: int = 0, pin_memory: bool = False,
-    stretches: Callable[[], Iterable[Stretch]] | None = None,
+def stream_batches(
+    slots: Callable[[], Iterable[Slot]], slot_reader: SlotReader, workers: int = 0, pin_memory: bool = False,
+    needed_shards: Callable[[], Iterable[NeededShards]] | None = None,
 ) -> Generator[Batch, None, None]:  # fmt: skip
-    """The slots' batches, in the slots' order. Slots without clips come too: their rank still has to take part.
-    Closing it ends the loader's workers.
+    """Yields the batches of the slots in order, also of slots without clips, whose ranks still join collectives.
 
-    `stretches`: which shards are needed when, to fetch remote ones ahead; without it the slots are gone through twice.
+    needed_shards: which shards are read in which steps, to fetch remote ones ahead; by default taken from a second pass
+    over `slots`. Closing the generator ends the loader workers.
     """
-    pipeline = wds.DataPipeline(_Share(slots), _Read(reader, stretches or (lambda: reader.stretches(slots()))))
-    # Without workers the loader would only cost: 0.1 ms a batch, a fifth of reading 64 clips.
+    needed = needed_shards or (lambda: slot_reader.reader.needed_shards(slots()))
+    pipeline = wds.DataPipeline(_WorkerShare(slots), _ReadStage(slot_reader, needed))
+    # Without workers a loader would only add time: 0.1 ms a batch, a fifth of reading 64 clips.
     for item in _loader(pipeline, workers, pin_memory) if workers or pin_memory else pipeline:
-        if isinstance(item, UsageError):  # raised here, because the loader would wrap it in a worker's traceback
+        if isinstance(item, UsageError):  # raised here: a loader would wrap it in the traceback of its worker
             raise item
         yield item
 
@@ -226,14 +89,14 @@ def _loader(pipeline: wds.DataPipeline, workers: int, pin_memory: bool) -> wds.W
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_bind_to_parent if workers else None,
-        generator=torch.Generator(),  # its own: making an iterator must not move the global one
+        prefetch_factor=_PREFETCH_FACTOR if workers else None,
+        worker_init_fn=_init_worker if workers else None,
+        generator=torch.Generator(),  # its own: starting an iterator must not advance the global generator
     )
 
 
-class _Share:
-    """First stage: the slots that this loader worker reads. Every n-th, as the loader takes them in turn."""
+class _WorkerShare:
+    """Pipeline stage 1: the slots that this loader worker reads. Every n-th, as the loader takes them in turn."""
 
     def __init__(self, slots: Callable[[], Iterable[Slot]]) -> None:
         self._slots = slots
@@ -244,52 +107,29 @@ class _Share:
         return (slot for number, slot in enumerate(self._slots()) if number % count == mine)
 
 
-class _Read:
-    """Second stage: slots to batches, remote shards fetched ahead by a thread of this process."""
+class _ReadStage:
+    """Pipeline stage 2: slots to batches. A thread of this process fetches remote shards ahead. An error is the last
+    item, because exceptions of a loader worker lose their type."""
 
-    def __init__(self, reader: Reader, stretches: Callable[[], Iterable[Stretch]]) -> None:
-        self._reader, self._stretches = reader, stretches
+    def __init__(self, slot_reader: SlotReader, needed: Callable[[], Iterable[NeededShards]]) -> None:
+        self._slot_reader, self._needed = slot_reader, needed
 
     def __call__(self, slots: Iterable[Slot]) -> Iterator[Batch | UsageError]:
-        ahead = self._reader.ahead(self._stretches())
+        prefetcher = self._slot_reader.reader.prefetch(self._needed())
         try:
             for slot in slots:
-                if ahead:
-                    ahead.at(slot.step)
-                yield self._reader.batch(slot)
+                if prefetcher:
+                    prefetcher.advance(slot.step)
+                yield self._slot_reader.batch(slot)
         except UsageError as error:
             yield error
         finally:
-            if ahead:
-                ahead.close()
+            if prefetcher:
+                prefetcher.close()
 
 
-def _bind_to_parent(_: int) -> None:
-    """A loader worker leaves signals to the rank it serves, and ends when that is gone however it went."""
+def _init_worker(_: int) -> None:
+    """Makes a loader worker ignore the signals that its rank handles, and end together with its rank."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def noise_of(index: Index, split: str, caching: Caching = USUAL) -> list[codec.Pcm]:
-    """The part of every noise recording that a split may hear; [] where the corpus has none."""
-    if not len(index.splits.get("noise", ())):
-        return []
-    reader = Reader(index, "noise", [0] * len(index.words), 0, caching=caching)
-    recordings = [reader.read(clip) for clip in range(len(index.split("noise")))]
-    heard = [recording[silence.part_of(len(recording), split)] for recording in recordings]
-    # A view would pin its shard in the cache for the whole run.
-    return [recording.copy() for recording in heard] if reader.cached else heard
-
-
-def _silence_of(index: Index, split: Split, caching: Caching) -> bytes:
-    """What the clips of `kws.data.silence` lie in: the split's noise end to end, or one of zeros, behind the length of
-    a WAV header."""
-    made = split.made if isinstance(split, Selected) else None
-    if made is None:
-        return b""
-    if made.kind == "zeros":
-        return bytes(codec.WAV_HEADER_BYTES + 2 * made.samples)
-    joined = np.concatenate(noise_of(index, split.name, caching)).astype("<i2", copy=False)
-    return bytes(codec.WAV_HEADER_BYTES) + joined.tobytes()
+    parent_death.end_with_parent(signal.SIGKILL)

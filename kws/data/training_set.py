@@ -1,4 +1,4 @@
-"""What a run learns from: its corpus, classes and plan, as the settings say. Free of torch."""
+"""The training set of a run: the corpus, the task and the sampling plan that the settings name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from kws.errors import UsageError
 
 
 class TrainingSet:
-    """Settings applied to a corpus. `samples` a clip; `steps_per_epoch`, `total_steps` of the run.
+    """A corpus with the settings of a run applied to it.
 
-    `definition`: the task of a run that has begun, whatever became of its file; else the one that the settings name.
-    Raises UsageError where there is no such corpus, or it has nothing to train or to validate on.
+    samples: length of a clip. steps_per_epoch, total_steps: optimizer steps of an epoch and of the run. selection,
+    index, task: the corpus as the task uses it. definition: the task that the run began with, read from its checkpoint;
+    by default the task that the settings name. Raises UsageError where there is no such corpus, or where it has too few
+    classes or no clips to validate on.
     """
 
     def __init__(self, config: Config, definition: Definition | None = None) -> None:
@@ -30,40 +32,43 @@ class TrainingSet:
         self.config = config
         self.samples = clip_samples(config.data.clip_seconds)
         packed = index_file.load(Path(config.data.shards))
-        self.selection = selection.apply(packed, definition or _definition(config, packed.words), self.samples)
+        self.selection = selection.apply_task(
+            packed, definition or _task_definition(config, packed.words), self.samples
+        )
         self.index, self.task = self.selection.index, self.selection.task
         if len(self.task.classes) < 2:
-            raise UsageError(
-                f"{self.index.root}: one class, {self.task.classes[0]}; wanted two words or more to tell apart"
-            )
+            raise UsageError(f"{self.index.root}: one class, {self.task.classes[0]}; wanted two classes or more")
         self.steps_per_epoch = self.plan(0).steps
         self.total_steps = config.train.epochs * self.steps_per_epoch
         self._check_valid()
 
     def plan(self, epoch: int) -> Plan:
-        """Which clips the slots of that epoch read."""
-        return Plan(self.index.split("train"), self.task.class_of, PlanSettings.of(self.config), epoch)
+        """Returns the sampling plan of an epoch."""
+        return Plan(self.index.split("train"), self.task.class_of, PlanSettings.from_config(self.config), epoch)
 
     @property
     def read_samples(self) -> int:
-        """Samples a clip that training reads: more than `samples` where the corpus has them and speed may need them."""
+        """Number of samples that training reads of each clip.
+
+        More than `samples` where the augmentation may speed a clip up and the corpus has longer clips.
+        """
         chain = self.config.frontend
         if chain.speed_probability == 0.0:
             return self.samples
         needed = math.ceil(self.samples / (1.0 - chain.speed)) + 1
-        longest = max(int(samples.max()) for (samples,) in self.index.split("train").pieces("samples"))
+        longest = max(int(samples.max()) for (samples,) in self.index.split("train").chunks("samples"))
         return max(self.samples, min(needed, longest))
 
-    def facts(self) -> dict[str, Any]:
-        """For `--check` and run.json."""
+    def describe(self) -> dict[str, Any]:
+        """Returns corpus, task and sizes, for `--check` and run.json."""
         slots = self.config.train.slots
         return {
             "corpus": self.config.data.shards,
             "corpus_id": self.index.content_id,
             "task": self.task.definition.tree(),
-            "task_notes": self.selection.lines(),
+            "task_notes": self.selection.notes(),
             "classes": self.task.classes,
-            "clips": self.selection.sizes() | {"noise": len(self.index.splits.get("noise", ()))},
+            "clips": self.selection.split_sizes() | {"noise": len(self.index.splits.get("noise", ()))},
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.total_steps,
             "slots": slots,
@@ -71,16 +76,16 @@ class TrainingSet:
         }
 
     def _check_valid(self) -> None:
-        """A corpus whose first evaluation would fail is refused before an epoch is spent."""
-        if not sum(self.selection.counts("valid")):
+        """Raises UsageError where the first evaluation would find no clip, before an epoch is trained."""
+        if not sum(self.selection.class_counts("valid")):
             raise UsageError(
-                f"{self.index.root}: split valid has no clip of the task's words, to validate on; pack again with a "
-                "larger --valid, or with lists or a CSV that give it some"
+                f"{self.index.root}: split valid has no clip of the task's words; pack again with a larger --valid, "
+                "or with lists or a CSV that put clips into it"
             )
 
 
-def _definition(config: Config, words: Sequence[str]) -> Definition:
-    """The task that the settings name, for a corpus of these words."""
+def _task_definition(config: Config, words: Sequence[str]) -> Definition:
+    """Returns the task that the settings name, for a corpus of these words."""
     if config.data.task == tasks.WORDS:
         return tasks.of_words(words, config.data.silence)
     return tasks.load(config.data.task)

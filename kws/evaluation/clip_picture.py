@@ -16,9 +16,8 @@ from kws.audio.features import SPECS, Features
 from kws.audio.noise import NUM_ROOMS
 from kws.config import Config
 from kws.data import normalisation
-from kws.data.plan import Slot
-from kws.data.store import Caching
-from kws.data.stream import Reader, noise_of
+from kws.data.reader import Reader, read_noise
+from kws.data.store import CacheSettings
 from kws.data.training_set import TrainingSet
 from kws.errors import UsageError
 from kws.packing.clip_names import find_clip
@@ -38,21 +37,15 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
 
     training_set = TrainingSet(config)
     split, clip = find_clip(training_set.index, name)
-    rows = np.full(draws, clip)
-    reader = Reader(
-        training_set.index,
-        split,
-        range(len(training_set.index.words)),
-        training_set.read_samples,
-        caching=Caching.of(config.data),
-    )
-    batch = reader.batch(Slot(0, 0, np.arange(draws), rows)) if draws else reader.batch(Slot(0, 0, rows, rows))
-    plain = reader.batch(Slot(0, 0, np.zeros(1, np.int64), np.array([clip]))).wave[:, : training_set.samples]
+    reader = Reader(training_set.index, split, cache_settings=CacheSettings.from_config(config.data))
+    rows, lengths = reader.read_rows(np.full(max(1, draws), clip), training_set.read_samples)
+    wave, plain, numbers = torch.from_numpy(rows[:draws]), torch.from_numpy(rows[:1]), np.arange(draws)
+    plain = plain[:, : training_set.samples]
     features, chain = _front_end(training_set)
     with torch.inference_mode():
-        lengths, numbers = batch.lengths.numpy(), batch.draws.numpy()
-        waves = [plain[0].float() / 32768.0, *chain.waves(batch.wave, lengths, numbers, 0)]
-        seen = [features(plain)[0, 0], *(chain(batch.wave, lengths, numbers, 0)[:, 0] if draws else [])]
+        lengths = lengths[:draws]
+        waves = [plain[0].float() / 32768.0, *chain.waves(wave, lengths, numbers, 0)]
+        seen = [features(plain)[0, 0], *(chain(wave, lengths, numbers, 0)[:, 0] if draws else [])]
         said = ["as it is: evaluation, prediction", *told(chain, numbers)]
     figure = Figure(figsize=(11.0, 1.9 * len(waves) + 0.7), layout="constrained")
     axes = figure.subplots(len(waves), 2, squeeze=False, sharex="col")
@@ -98,13 +91,14 @@ def told(chain: AugmentationChain, draws: Ints) -> list[str]:
 
 
 def _front_end(training_set: TrainingSet) -> tuple[Features, AugmentationChain]:
-    config, caching = training_set.config, Caching.of(training_set.config.data)
+    config, caching = training_set.config, CacheSettings.from_config(training_set.config.data)
     chosen = config.frontend.features
     measured = config.frontend.normalise == "corpus"
     features = Features(
-        chosen, normalisation.of(training_set.index, chosen, training_set.samples, caching) if measured else None
+        chosen,
+        normalisation.load_or_measure(training_set.index, chosen, training_set.samples, caching) if measured else None,
     )
-    noises = noise_of(training_set.index, "train", caching)
+    noises = read_noise(training_set.index, "train", caching)
     return features, AugmentationChain(config.frontend, features, config.train.seed, noises, training_set.samples, CPU)
 
 

@@ -27,8 +27,9 @@ from kws.data import index as index_file
 from kws.data import selection
 from kws.data.index import Index
 from kws.data.plan import Slot
-from kws.data.store import USUAL, Caching
-from kws.data.stream import Batch, Reader, stream
+from kws.data.reader import Reader
+from kws.data.store import DEFAULT_CACHE, CacheSettings
+from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import mistakes
@@ -94,7 +95,7 @@ class Stopped(Exception):  # noqa: N818  # no error
 
 def evaluate_split(
     model: nn.Module, features: nn.Module, index: Index, split: str, task: Task, samples: int, runtime: Ranks,
-    workers: int = 0, caching: Caching = USUAL, go_on: Callable[[], bool] = lambda: True,
+    workers: int = 0, caching: CacheSettings = DEFAULT_CACHE, go_on: Callable[[], bool] = lambda: True,
     told: Callable[[int, int], None] = lambda done, total: None, views: Views = whole,
 ) -> Result:  # fmt: skip
     """The network (in whatever mode it is; put back after) on every clip of the split that the task has.
@@ -104,11 +105,14 @@ def evaluate_split(
     UsageError where the split has no such clip; Stopped on every rank where one was not to go on.
     """
     clips = clips_of(index, split, task)
-    reader = Reader(index, split, task.class_of, samples, caching=caching)
+    reader = SlotReader(Reader(index, split, cache_settings=caching), task.class_of, samples)
     mine = functools.partial(_batches, clips, runtime.rank, runtime.world_size)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), closing(stream(mine, reader, workers if len(clips) > 32 * BATCH else 0)) as batches:
+    with (
+        torch.inference_mode(),
+        closing(stream_batches(mine, reader, workers if len(clips) > 32 * BATCH else 0)) as batches,
+    ):
         taken = _counted(itertools.takewhile(lambda _: go_on(), batches), sum(1 for _ in mine()), told)
         parts = runtime.on_all(lambda: [_outcome(model, features, views, batch, runtime.device) for batch in taken])
     model.train(was_training)
@@ -189,10 +193,10 @@ def evaluate_run(
             f"{index.root}: corpus {index.content_id}, {run} was trained on {state['corpus_id']}; "
             "give the folder of that one with --shards"
         )
-    chosen = runtime.on_all(lambda: selection.apply(index, trained.task, trained.samples))
+    chosen = runtime.on_all(lambda: selection.apply_task(index, trained.task, trained.samples))
     result = evaluate_split(
         trained.network, trained.features, chosen.index, split, chosen.task, trained.samples, runtime,
-        config.data.workers, Caching.of(config.data), told=told, views=crops if crop else whole,
+        config.data.workers, CacheSettings.from_config(config.data), told=told, views=crops if crop else whole,
     )  # fmt: skip
     summary = summarise(result, split, trained.classes, {"crop": crop, **facts_of(trained)})
     stem = run / "eval" / file_stem(split, crop)
@@ -231,13 +235,13 @@ def file_stem(split: str, crop: bool) -> str:
 
 def summarise(result: Result, split: str, classes: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
     """The dict of `eval/SPLIT.json`: counts and figures, with `facts` (which network, which checkpoint) beside."""
-    counts = metrics.confusion(result.truth, result.prediction, len(classes))
+    counts = metrics.confusion_matrix(result.truth, result.prediction, len(classes))
     inside = (result.top() == result.truth[:, None]).any(axis=1)
     figures = {
         "loss": result.loss,
         f"top{TOP}": float(inside.mean()),
         "calibration_error": result.calibration_error,
-        **metrics.summary(counts, classes),
+        **metrics.summarise_confusion(counts, classes),
     }
     return {"split": split, **facts, **figures}
 

@@ -12,7 +12,7 @@ from kws.run import folder as run_folder
 from kws.run.checkpoint import Checkpoints
 
 
-def verify_run(run: Path) -> ledger.Verdict:
+def verify_run(run: Path) -> ledger.LedgerComparison:
     """Checks all steps up to the newest checkpoint. Raises UsageError where the run kept no ledger."""
     config = run_folder.read_config(run)
     if not (run / "ledger").is_dir():
@@ -28,4 +28,4 @@ def verify_run(run: Path) -> ledger.Verdict:
         )
     done = int(newest.state["step"])
     plans = {epoch: training_set.plan(epoch) for epoch in range(-(-done // training_set.steps_per_epoch))}
-    return ledger.check(run, plans, training_set.steps_per_epoch, done, run_folder.skipped_clips(run))
+    return ledger.compare_with_plan(run, plans, training_set.steps_per_epoch, done, run_folder.skipped_clips(run))

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from kws.data.index import Index
-from kws.data.store import Caching
-from kws.data.stream import Reader
+from kws.data.reader import Reader
+from kws.data.store import CacheSettings
 from kws.evaluation.trained import Trained
 
 Ids = npt.NDArray[np.int64]
@@ -37,11 +37,8 @@ def write(
     truth), names, wave int16 (k, T), lengths, features float16 (k, F, N)."""
     places = worst(truth, probabilities)
     clips, truth, probabilities = clips[places], truth[places], probabilities[places]
-    reader = Reader(index, split, [0] * len(index.words), trained.samples, caching=Caching.of(trained.config.data))
-    wave, lengths = np.zeros((len(clips), trained.samples), np.int16), np.zeros(len(clips), np.int64)
-    for number, clip in enumerate(clips.tolist()):
-        pcm = reader.read(clip)[: trained.samples]
-        wave[number, : len(pcm)], lengths[number] = pcm, len(pcm)
+    reader = Reader(index, split, cache_settings=CacheSettings.from_config(trained.config.data))
+    wave, lengths = reader.read_rows(clips, trained.samples)
     with torch.inference_mode():
         seen = [trained.features(torch.from_numpy(row[None]).to(trained.device))[0, 0].cpu().numpy() for row in wave]
     partial = path.with_name(f".{path.name}")

@@ -189,7 +189,7 @@ class Tally:
 
     def line(self) -> str:
         """How many of those in folders of known words were right, with the 95 % interval."""
-        low, high = metrics.wilson(self.right, self.known)
+        low, high = metrics.wilson_interval(self.right, self.known)
         share = f"{self.right / self.known:.2%} (95 %: {low:.2%} to {high:.2%})"
         return f"{self.right} of {self.known} files in folders of known words: {share}"
 

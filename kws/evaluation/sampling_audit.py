@@ -34,11 +34,11 @@ def audit(run: Path, steps_done: int) -> SamplingAudit | None:
     epoch = (steps_done - 1) // training_set.steps_per_epoch
     plan, steps = training_set.plan(epoch), steps_done - epoch * training_set.steps_per_epoch
     planned = [slot.clips for step in range(steps) for slot in plan.step_slots(step)]
-    found = ledger.live_rows(run) if (run / "ledger").is_dir() else None
+    found = ledger.consumed_rows(run) if (run / "ledger").is_dir() else None
     consumed = None
     if found is not None:
         consumed = _counts(training_set, found[(found[:, 0] == epoch) & (found[:, 1] < steps_done), 4])
-    drawn, clips = _counts(training_set, np.concatenate(planned)), training_set.selection.counts("train")
+    drawn, clips = _counts(training_set, np.concatenate(planned)), training_set.selection.class_counts("train")
     rows = [
         ClassDraws(word, clips[label], drawn[label], None if consumed is None else consumed[label])
         for label, word in enumerate(training_set.task.classes)

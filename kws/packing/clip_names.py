@@ -42,7 +42,7 @@ def _keys(name: str) -> Iterator[str]:
 
 def _find(split: Split, wanted: int) -> int | None:
     start = 0
-    for (names,) in split.pieces("name"):
+    for (names,) in split.chunks("name"):
         found = np.flatnonzero(names == np.uint64(wanted))
         if len(found):
             return start + int(found[0])

@@ -47,7 +47,7 @@ def words_table(index: Index) -> Table:
 def task_facts(selection: Selection) -> dict[str, Any]:
     """What a task makes of a corpus: its definition, clips of each class and split, with the official ones beside."""
     definition = selection.task.definition
-    counts = {split: selection.counts(split) for split in selection.sizes()}
+    counts = {split: selection.class_counts(split) for split in selection.split_sizes()}
     return {
         "content_id": selection.packed.content_id,
         "task": definition.tree(),
@@ -55,19 +55,19 @@ def task_facts(selection: Selection) -> dict[str, Any]:
             name: {split: clips[label] for split, clips in counts.items()}
             for label, name in enumerate(definition.classes)
         },
-        "clips": selection.sizes(),
+        "clips": selection.split_sizes(),
         "official": dict(definition.clips),
-        "notes": selection.lines(),
+        "notes": selection.notes(),
     }
 
 
 def task_table(selection: Selection) -> Table:
     """One row a class in the task's order, one column a split; below all of them, and those of the official corpus."""
-    definition, sizes = selection.task.definition, selection.sizes()
+    definition, sizes = selection.task.definition, selection.split_sizes()
     table = Table("class", *sizes, title=f"{selection.packed.root}: clips by task {definition.name}")
     for column in table.columns[1:]:
         column.justify = "right"
-    counts = [selection.counts(split) for split in sizes]
+    counts = [selection.class_counts(split) for split in sizes]
     for label, name in enumerate(definition.classes):
         table.add_row(name, *(f"{clips[label]:,}" for clips in counts))
     table.add_section()

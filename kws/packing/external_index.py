@@ -25,7 +25,7 @@ from kws.corpus.recording import composed
 from kws.corpus.source import NOISE_FOLDER, split_by_hash
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Column, Index, Shard, Split
-from kws.data.shard_fetch import Source
+from kws.data.shard_fetch import ShardSource
 from kws.errors import UsageError
 from kws.packing import scan
 from kws.transport import is_final
@@ -66,7 +66,9 @@ def index_shards(
     the shards read and their number. Raises UsageError; then nothing is written.
     """
     place = _place(base, out)
-    source = Source(place, "" if _is_same(base, place) else str(Path(base).absolute()) if _is_local(base) else base)
+    source = ShardSource(
+        place, "" if _is_same(base, place) else str(Path(base).absolute()) if _is_local(base) else base
+    )
     names = expand(base, patterns) if patterns else _find(base)
     collector = _Collector(words if words is not None else _words_beside(base), split, Report())
     for number, name in enumerate(names):
@@ -78,7 +80,7 @@ def index_shards(
 
 def shards_of(index: Index) -> scan.Shards:
     """How `scan.verify` reads the shards of an index, wherever they are."""
-    source = Source(index.root, index.source)
+    source = ShardSource(index.root, index.source)
     return scan.Shards(lambda name: open_shard(source, name), source.shown)
 
 
@@ -180,7 +182,7 @@ def read_words(given: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def open_shard(source: Source, name: str) -> Iterator[scan.Readable]:
+def open_shard(source: ShardSource, name: str) -> Iterator[scan.Readable]:
     """A shard from wherever it lies, from its start to its end; what breaks off is taken up again where it did."""
     with _Resumed(source, name) as reader:
         yield reader
@@ -189,7 +191,7 @@ def open_shard(source: Source, name: str) -> Iterator[scan.Readable]:
 class _Resumed(ExitStack):
     """Reads on after a lost connection, a few times with growing delay; then the OSError is the reader's."""
 
-    def __init__(self, source: Source, name: str) -> None:
+    def __init__(self, source: ShardSource, name: str) -> None:
         super().__init__()
         self._source, self._name, self._at, self._delays = source, name, 0, iter(_DELAYS_S)
         self._fill: Callable[[memoryview], int] | None = None
@@ -318,7 +320,7 @@ def _renumber(table: Column, column: str, numbers: Sequence[int]) -> None:
     table[:, at] = np.array(numbers, np.uint64)[table[:, at].astype(np.int64)]
 
 
-def _write(collector: _Collector, source: Source, place: Path) -> Index:
+def _write(collector: _Collector, source: ShardSource, place: Path) -> Index:
     """The index to a scratch folder, then to its place in one move: none is ever seen half written."""
     words, speakers, splits = collector.finish()
     if not words:

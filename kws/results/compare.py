@@ -132,7 +132,7 @@ def _tested(group: Sequence[Line]) -> tuple[Line, ...]:
             found.append(dataclasses.replace(line, untested=f"{why} {best.run} {line.run}"))
             continue
         ours, theirs = int((own[1] & ~first[1]).sum()), int((first[1] & ~own[1]).sum())
-        test = McNemar(best.run, ours, theirs, metrics.mcnemar(ours, theirs))
+        test = McNemar(best.run, ours, theirs, metrics.mcnemar_p(ours, theirs))
         found.append(dataclasses.replace(line, mcnemar=test))
     return tuple(found)
 

@@ -62,7 +62,7 @@ CLASS_COLUMNS = ("word", "clips", "precision", "recall", "F1", "most confused wi
 
 
 def class_cells(result: Row) -> list[list[str]]:
-    """The rows of the per-class table of a metrics.summary, one text for each of CLASS_COLUMNS."""
+    """The rows of the per-class table of a metrics.summarise_confusion, one text for each of CLASS_COLUMNS."""
 
     def cells(row: Row) -> list[str]:
         shares = [number(row.get(name), ".1%") for name in ("precision", "recall", "f1")]

@@ -32,7 +32,7 @@ def _column(rows: Iterable[Row], key: str) -> Floats:
 def draw_confusion(result: Row, path: Path) -> None:
     """Write a PNG of result["confusion"] (C, C): colour = share of the true word's clips, number = clips.
 
-    result is a metrics.summary with an optional "split". The picture grows with the number of classes.
+    result is a metrics.summarise_confusion with an optional "split". The picture grows with the number of classes.
     """
     path.write_bytes(confusion_png(result))
 

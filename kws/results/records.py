@@ -131,7 +131,7 @@ def read_results(run: Path) -> list[Row]:
 
 
 def is_whole(result: Row) -> bool:
-    """Whether this is a metrics.summary, as far as pictures and tables need it."""
+    """Whether this is a metrics.summarise_confusion, as far as pictures and tables need it."""
     try:
         return bool(result["classes"]) and np.shape(result["confusion"]) == (len(result["classes"]),) * 2
     except (KeyError, TypeError, ValueError):  # missing, of another type, ragged

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def class_table(result: Row) -> Table:
-    """One line a class for the terminal, from a metrics.summary."""
+    """One line a class for the terminal, from a metrics.summarise_confusion."""
     from rich.table import Table
     from rich.text import Text
 

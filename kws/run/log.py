@@ -30,7 +30,7 @@ from rich.console import Console
 
 from kws import config as settings_file
 from kws.config import Config
-from kws.errors import naming
+from kws.errors import filename_in_error
 from kws.run import display
 from kws.run.curves import TensorBoard, WeightsAndBiases, scalars
 from kws.run.display import RunLength
@@ -75,14 +75,14 @@ class RunLog:
             self._display.end()
             for curves in self._curves:
                 curves.close()
-            with naming(self._path):
+            with filename_in_error(self._path):
                 self._file.close()  # on a full disk this raises the error of the last line again
 
     def event(self, kind: str, step: int, **values: Any) -> None:
         """Writes one line of metrics.jsonl, adds points to the curves, and updates the display."""
         if not self._active:
             return
-        with naming(self._path):
+        with filename_in_error(self._path):
             self._file.write(json.dumps({"event": kind, "time": time.time(), "step": step, **values}) + "\n")
         points = scalars(kind, values)
         for curves in self._curves:

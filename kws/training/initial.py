@@ -12,7 +12,7 @@ from kws import models
 from kws.audio.features import BandStatistics
 from kws.config import Config
 from kws.data import normalisation
-from kws.data.store import Caching
+from kws.data.store import CacheSettings
 from kws.data.training_set import TrainingSet
 from kws.errors import UsageError
 from kws.evaluation import trained
@@ -22,8 +22,10 @@ from kws.training.state import TrainState
 def measure_normalisation(training_set: TrainingSet) -> BandStatistics:
     """Mean and deviation of each feature band over the train split; rank 0 only, so that all ranks use the same."""
     config = training_set.config
-    caching = Caching.of(config.data)
-    return normalisation.of(training_set.index, config.frontend.features, training_set.samples, caching)
+    cache_settings = CacheSettings.from_config(config.data)
+    return normalisation.load_or_measure(
+        training_set.index, config.frontend.features, training_set.samples, cache_settings
+    )
 
 
 def load_initial_weights(

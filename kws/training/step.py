@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.data.ledger import Ledger
-from kws.data.plan import slots_of
-from kws.data.store import Caching
-from kws.data.stream import Batch, noise_of
+from kws.data.plan import slots_of_rank
+from kws.data.reader import read_noise
+from kws.data.store import CacheSettings
+from kws.data.stream import Batch
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import SYNCHRONISING
@@ -100,7 +101,7 @@ class Stepper:
     ) -> None:  # fmt: skip
         self._training_set, self._settings, self._ranks = training_set, training_set.config.train, ranks
         self._report_progress, self._features = report_progress, features
-        self._slots = len(slots_of(ranks.rank, ranks.world_size, self._settings.slots))
+        self._slots = len(slots_of_rank(ranks.rank, ranks.world_size, self._settings.slots))
         self._augment = self._build_augment()
         if self._settings.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -250,7 +251,9 @@ class Stepper:
         if not chain.augments:
             return None
         needs_noise = chain.noise_probability > 0.0 or chain.mix_probability > 0.0
-        noises = noise_of(self._training_set.index, "train", Caching.of(config.data)) if needs_noise else []
+        noises = (
+            read_noise(self._training_set.index, "train", CacheSettings.from_config(config.data)) if needs_noise else []
+        )
         samples, device = self._training_set.samples, self._ranks.device
         return AugmentationChain(chain, self._features, self._settings.seed, noises, samples, device)
 

@@ -18,9 +18,10 @@ from kws import models
 from kws.audio.features import BandStatistics, Features
 from kws.config import Config
 from kws.data.ledger import Ledger
-from kws.data.plan import Plan, slots_of
-from kws.data.store import Caching, require_room
-from kws.data.stream import Batch, Reader, stream
+from kws.data.plan import Plan, slots_of_rank
+from kws.data.reader import Reader
+from kws.data.store import CacheSettings, require_room
+from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import Watchdog
@@ -46,7 +47,7 @@ class Trainer:
     """Everything that a run needs; `run` carries it out. Made by all ranks together."""
 
     def __init__(self, config: Config, folder: Path, ranks: Ranks) -> None:
-        slots_of(
+        slots_of_rank(
             ranks.rank, ranks.world_size, config.train.slots
         )  # refuses a world size that does not divide the slots
         curves.require_wandb(config.train.wandb)
@@ -70,7 +71,7 @@ class Trainer:
         self.ledger: Ledger | None = None
         self.attempt: Attempt
         self.watchdog: Watchdog
-        self.reader: Reader
+        self.reader: SlotReader
         self.stepper: Stepper
         self.log: log.RunLog
         self.batches: Iterator[Batch]
@@ -93,7 +94,7 @@ class Trainer:
             "parameters": models.count_parameters(self.network),
             "input": self.features.shape(self.training_set.samples),
             "zero": self.config.train.zero,
-            **self.training_set.facts(),
+            **self.training_set.describe(),
         }
 
     # --- the loop ---------------------------------------------------------------------------------------------
@@ -223,17 +224,16 @@ class Trainer:
         facts = {"attempt": number, "epoch": self.epoch, "world_size": ranks.world_size, "best": best}
         self.log.event("start", self.state.step, **facts, **dataclasses.asdict(length), steps=length.steps)
 
-    def _build_reader(self) -> Reader:
+    def _build_reader(self) -> SlotReader:
         """One reader for the whole run: it remembers which clips it has checked. Refuses a cache that is too small."""
-        training_set, data, caching = self.training_set, self.config.data, Caching.of(self.config.data)
-        class_of, samples = training_set.task.class_of, training_set.read_samples
-        reader = Reader(training_set.index, "train", class_of, samples, data.verify, data.on_bad, caching)
+        training_set, data, caching = self.training_set, self.config.data, CacheSettings.from_config(self.config.data)
+        reader = Reader(training_set.index, "train", data.verify, data.on_bad, caching)
         if reader.cached:
             here = self.ranks.node_ranks()
             needed = training_set.plan(self.epoch).bytes_at_once(here, self.ranks.world_size)
             index = training_set.index
             self.ranks.on_all(lambda: require_room(index.root, index.source, caching, needed))
-        return reader
+        return SlotReader(reader, training_set.task.class_of, training_set.read_samples)
 
     def _say_end(self, code: int) -> None:
         if code == PREEMPTED:
@@ -341,8 +341,8 @@ class Trainer:
         """This rank's batches from step `first` of the epoch on."""
         ranks = self.ranks
         slots = functools.partial(plan.rank_slots, ranks.rank, ranks.world_size, first)
-        ahead = functools.partial(plan.shards_ahead, ranks.rank, ranks.world_size, first)
-        return stream(slots, self.reader, self.config.data.workers, ranks.device.type == "cuda", ahead)
+        ahead = functools.partial(plan.needed_shards, ranks.rank, ranks.world_size, first)
+        return stream_batches(slots, self.reader, self.config.data.workers, ranks.device.type == "cuda", ahead)
 
     def _evaluate(self) -> Result:
         """The network with its present weights, on the valid split."""
@@ -355,7 +355,7 @@ class Trainer:
         with self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
                 self.network, self.features, training_set.index, "valid", training_set.task, training_set.samples,
-                self.ranks, data.workers, Caching.of(data), go_on, self.log.evaluation_progress,
+                self.ranks, data.workers, CacheSettings.from_config(data), go_on, self.log.evaluation_progress,
             )  # fmt: skip
 
     def _last_lr(self) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kws.data.stream import Reader, noise_of
+from kws.data.reader import Reader, read_noise
 from tests.audio.sounds import Sounds, made
 
 
@@ -13,7 +13,7 @@ def sounds(request: pytest.FixtureRequest) -> Sounds:
     if request.param == "made":
         return made()
     corpus = request.getfixturevalue("real_mini")
-    reader = Reader(corpus, "train", range(len(corpus.words)), 1)
+    reader = Reader(corpus, "train")
     ids = np.linspace(0, len(corpus.split("train")) - 1, 38).astype(int)
     clips = [reader.read(int(clip)) for clip in ids]
-    return Sounds([*clips, clips[0][4000:8800], np.concatenate(clips[1:3])[:22400]], noise_of(corpus, "train"))
+    return Sounds([*clips, clips[0][4000:8800], np.concatenate(clips[1:3])[:22400]], read_noise(corpus, "train"))

@@ -24,12 +24,12 @@ from kws.audio import codec
 from kws.corpus import fetch, recipe, shipped
 from kws.data import index
 from kws.errors import UsageError
-from kws.transport import Patience
+from kws.transport import RetryPolicy
 from tests.conftest import tone
 from tests.corpus import official
 from tests.data.web import Web, serve
 
-SOON = Patience(timeout_s=5.0, delays_s=(0.01, 0.01, 0.01))
+SOON = RetryPolicy(timeout_s=5.0, delays_s=(0.01, 0.01, 0.01))
 NAME = "spoken.tar.gz"
 CLIPS = {"train": 12, "valid": 4, "test": 4}
 Kws = Callable[..., subprocess.CompletedProcess[str]]

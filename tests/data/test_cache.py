@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from kws.data.cache import Cache, NoRoomError, default_folder
+from kws.data.cache import CacheFullError, ShardCache, default_cache_folder
 from kws.data.index import Shard
 from kws.errors import UsageError
 
@@ -41,38 +41,38 @@ def never(_: BinaryIO) -> None:
     raise AssertionError("is there already")
 
 
-def opened(cache: Cache, number: int, download: Callable[[BinaryIO], None] | None = None) -> mmap.mmap:
+def opened(cache: ShardCache, number: int, download: Callable[[BinaryIO], None] | None = None) -> mmap.mmap:
     whole = cache.open(shard(number), download or writes(number))
     assert whole is not None
     assert whole[:] == content(number)
     return whole
 
 
-def there(cache: Cache) -> set[int]:
+def there(cache: ShardCache) -> set[int]:
     return {number for number in range(100) if cache.path(shard(number)).exists()}
 
 
-def sizes(cache: Cache) -> int:
-    with cache._alone():  # no renaming meanwhile
+def sizes(cache: ShardCache) -> int:
+    with cache._exclusive():  # no renaming meanwhile
         return sum(path.stat().st_size for path in cache.folder.iterdir())
 
 
-def parts(cache: Cache) -> list[Path]:
+def parts(cache: ShardCache) -> list[Path]:
     return list(cache.folder.glob("*.part"))
 
 
 def test_a_shard_is_fetched_once_and_is_the_users_own(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "new" / "cache", 10 * SIZE)
+    cache = ShardCache(tmp_path / "new" / "cache", 10 * SIZE)
     opened(cache, 1)
     opened(cache, 1, never)
-    opened(Cache(tmp_path / "new" / "cache", 10 * SIZE), 1, never)
+    opened(ShardCache(tmp_path / "new" / "cache", 10 * SIZE), 1, never)
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(cache.path(shard(1)).stat().st_mode) == 0o600
     assert parts(cache) == []
 
 
 def test_the_longest_unused_goes_first_and_the_bound_holds(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 3 * SIZE)
+    cache = ShardCache(tmp_path, 3 * SIZE)
     for number in (1, 2, 3):
         opened(cache, number)
     opened(cache, 1, never)
@@ -83,7 +83,7 @@ def test_the_longest_unused_goes_first_and_the_bound_holds(tmp_path: Path) -> No
 
 
 def test_pinned_shards_stay_under_pressure(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 3 * SIZE)
+    cache = ShardCache(tmp_path, 3 * SIZE)
     pinned = [opened(cache, 1), memoryview(opened(cache, 2))]  # a view of the map is a pin too
     for number in range(3, 20):
         opened(cache, number)
@@ -91,20 +91,20 @@ def test_pinned_shards_stay_under_pressure(tmp_path: Path) -> None:
         assert sizes(cache) <= 3 * SIZE
     assert [bytes(pin[:]) for pin in pinned] == [content(1), content(2)]
     last = opened(cache, 20)
-    with pytest.raises(NoRoomError, match=r"no room for train/000021.tar .*--set data.cache_gb="):
+    with pytest.raises(CacheFullError, match=r"no room for train/000021.tar .*--set data.cache_gb="):
         cache.open(shard(21), writes(21))
     del pinned, last
     opened(cache, 21)
 
 
 def test_a_shard_that_never_fits_is_refused_and_nothing_is_thrown_out_for_less(tmp_path: Path) -> None:
-    with pytest.raises(NoRoomError):
-        Cache(tmp_path, SIZE - 1).open(shard(1), never)
-    assert parts(Cache(tmp_path, SIZE)) == []
+    with pytest.raises(CacheFullError):
+        ShardCache(tmp_path, SIZE - 1).open(shard(1), never)
+    assert parts(ShardCache(tmp_path, SIZE)) == []
 
 
 def test_another_process_pins_too_and_its_pins_end_with_it(tmp_path: Path) -> None:
-    cache, ready = Cache(tmp_path, 2 * SIZE), FORK.Event()
+    cache, ready = ShardCache(tmp_path, 2 * SIZE), FORK.Event()
 
     def hold() -> None:
         kept = opened(cache, 1)
@@ -135,7 +135,7 @@ def half_and_wait(number: int, begun: Event) -> Callable[[BinaryIO], None]:
     return download
 
 
-def start_downloader(cache: Cache, number: int) -> multiprocessing.context.ForkProcess:
+def start_downloader(cache: ShardCache, number: int) -> multiprocessing.context.ForkProcess:
     begun = FORK.Event()
     process = FORK.Process(target=lambda: cache.open(shard(number), half_and_wait(number, begun)), daemon=True)
     process.start()
@@ -149,7 +149,7 @@ def kill(process: multiprocessing.context.ForkProcess) -> None:
 
 
 def test_a_killed_download_is_never_believed_and_is_done_again(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 10 * SIZE)
+    cache = ShardCache(tmp_path, 10 * SIZE)
     kill(start_downloader(cache, 1))
     assert there(cache) == set()
     assert len(parts(cache)) == 1
@@ -158,9 +158,9 @@ def test_a_killed_download_is_never_believed_and_is_done_again(tmp_path: Path) -
 
 
 def test_what_a_killed_download_left_is_cleared_away_and_a_live_one_is_not(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 2 * SIZE)
+    cache = ShardCache(tmp_path, 2 * SIZE)
     dead, alive = start_downloader(cache, 1), start_downloader(cache, 2)
-    with pytest.raises(NoRoomError):  # both have taken their room
+    with pytest.raises(CacheFullError):  # both have taken their room
         cache.open(shard(3), writes(3))
     kill(dead)
     opened(cache, 3)
@@ -169,7 +169,7 @@ def test_what_a_killed_download_left_is_cleared_away_and_a_live_one_is_not(tmp_p
 
 
 def test_who_waits_for_a_download_that_dies_does_it_himself(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 10 * SIZE)
+    cache = ShardCache(tmp_path, 10 * SIZE)
     process = start_downloader(cache, 1)
     assert cache.open(shard(1), never, wait=False) is None
     found: list[bytes] = []
@@ -181,7 +181,7 @@ def test_who_waits_for_a_download_that_dies_does_it_himself(tmp_path: Path) -> N
 
 
 def test_many_processes_at_once_fetch_each_shard_once(tmp_path: Path) -> None:
-    cache, log = Cache(tmp_path / "cache", 100 * SIZE), tmp_path / "log"
+    cache, log = ShardCache(tmp_path / "cache", 100 * SIZE), tmp_path / "log"
 
     def reader(first: int) -> None:
         for number in range(20):
@@ -204,7 +204,7 @@ def test_many_processes_at_once_fetch_each_shard_once(tmp_path: Path) -> None:
 
 
 def test_processes_in_a_small_cache_read_right_and_keep_the_bound(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 5 * SIZE)
+    cache = ShardCache(tmp_path, 5 * SIZE)
 
     def reader(step: int) -> None:
         for turn in range(60):
@@ -220,7 +220,7 @@ def test_processes_in_a_small_cache_read_right_and_keep_the_bound(tmp_path: Path
 
 
 def test_a_download_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 10 * SIZE)
+    cache = ShardCache(tmp_path, 10 * SIZE)
 
     def fails(file: BinaryIO) -> None:
         file.write(b"half")
@@ -233,7 +233,7 @@ def test_a_download_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_child_forked_in_mid_download_blocks_nobody(tmp_path: Path) -> None:
-    cache, done = Cache(tmp_path, SIZE), FORK.Event()
+    cache, done = ShardCache(tmp_path, SIZE), FORK.Event()
     children = []
 
     def download(file: BinaryIO) -> None:
@@ -243,7 +243,7 @@ def test_a_child_forked_in_mid_download_blocks_nobody(tmp_path: Path) -> None:
 
     opened(cache, 1, download)
     opened(cache, 1, never)
-    with pytest.raises(NoRoomError):  # the child has the file open, as a pin
+    with pytest.raises(CacheFullError):  # the child has the file open, as a pin
         cache.open(shard(2), writes(2))
     done.set()
     children[0].join(30)
@@ -251,7 +251,7 @@ def test_a_child_forked_in_mid_download_blocks_nobody(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_another_size_is_fetched_again(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, 10 * SIZE)
+    cache = ShardCache(tmp_path, 10 * SIZE)
     opened(cache, 1)
     cache.path(shard(1)).write_bytes(b"cut")
     opened(cache, 1)
@@ -259,26 +259,26 @@ def test_a_copy_of_another_size_is_fetched_again(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"file/shards: cannot be made .*--set data.cache_dir="):
-        Cache(tmp_path / "file", SIZE)
+    with pytest.raises(UsageError, match=r"file/shards: cannot be created .*--set data.cache_dir="):
+        ShardCache(tmp_path / "file", SIZE)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
 def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Cache(tmp_path, SIZE).folder
+    folder = ShardCache(tmp_path, SIZE).folder
     os.chown(folder, 12345, 12345)
-    Cache(tmp_path, SIZE)  # root may
+    ShardCache(tmp_path, SIZE)  # root may
     monkeypatch.setattr(os, "geteuid", lambda: 4321)
     with pytest.raises(UsageError, match="belongs to another user"):
-        Cache(tmp_path, SIZE)
+        ShardCache(tmp_path, SIZE)
 
 
 def test_the_default_folder_is_the_jobs_own_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/scratch/job1")
-    assert default_folder() == Path(f"/scratch/job1/kws-{os.geteuid()}")
+    assert default_cache_folder() == Path(f"/scratch/job1/kws-{os.geteuid()}")
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/cache")
-    assert default_folder() == Path("/home/me/cache/kws")
+    assert default_cache_folder() == Path("/home/me/cache/kws")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert default_folder() == Path("/home/me/.cache/kws")
+    assert default_cache_folder() == Path("/home/me/.cache/kws")

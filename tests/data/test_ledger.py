@@ -11,7 +11,7 @@ import pytest
 
 from kws.data import ledger
 from kws.data.index import Index
-from kws.data.ledger import Ledger, Verdict
+from kws.data.ledger import Ledger, LedgerComparison
 from kws.data.plan import Plan, PlanSettings
 from kws.errors import user_message
 
@@ -40,15 +40,15 @@ def consume(run: Path, plans: dict[int, Plan], attempt: int, world: int, start: 
         writer.close()
 
 
-def check(run: Path, plans: dict[int, Plan], done: int) -> Verdict:
-    return ledger.check(run, {epoch: plans[epoch] for epoch in range(-(-done // STEPS))}, STEPS, done)
+def check(run: Path, plans: dict[int, Plan], done: int) -> LedgerComparison:
+    return ledger.compare_with_plan(run, {epoch: plans[epoch] for epoch in range(-(-done // STEPS))}, STEPS, done)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("done", [1, 5, 12])
 def test_a_full_ledger_is_the_plan(tmp_path: Path, plans: dict[int, Plan], world: int, done: int) -> None:
     consume(tmp_path, plans, 0, world, 0, done)
-    assert check(tmp_path, plans, done) == Verdict(done * BATCH, 0, [])
+    assert check(tmp_path, plans, done) == LedgerComparison(done * BATCH, 0, [])
 
 
 def test_naturals_short_last_step_is_whole(tmp_path: Path, tones: Index) -> None:
@@ -57,19 +57,19 @@ def test_naturals_short_last_step_is_whole(tmp_path: Path, tones: Index) -> None
     for slot in plan.rank_slots(0, 1):
         writer.add(0, slot.step, slot.slot, slot.draws, slot.clips)
     writer.close()
-    assert ledger.check(tmp_path, {0: plan}, plan.steps, plan.steps) == Verdict(26, 0, [])
+    assert ledger.compare_with_plan(tmp_path, {0: plan}, plan.steps, plan.steps) == LedgerComparison(26, 0, [])
 
 
 def test_a_resume_voids_what_it_does_again(tmp_path: Path, plans: dict[int, Plan]) -> None:
     consume(tmp_path, plans, 0, world=2, start=0, stop=7)
     consume(tmp_path, plans, 1, world=4, start=4, stop=9)
     consume(tmp_path, plans, 2, world=1, start=8, stop=12)
-    assert check(tmp_path, plans, 12) == Verdict(12 * BATCH, 4 * BATCH, [])
+    assert check(tmp_path, plans, 12) == LedgerComparison(12 * BATCH, 4 * BATCH, [])
 
 
 def test_steps_behind_the_last_checkpoint_do_not_count(tmp_path: Path, plans: dict[int, Plan]) -> None:
     consume(tmp_path, plans, 0, world=2, start=0, stop=8)
-    assert check(tmp_path, plans, 6) == Verdict(6 * BATCH, 0, [])
+    assert check(tmp_path, plans, 6) == LedgerComparison(6 * BATCH, 0, [])
 
 
 def only_file(run: Path) -> Path:
@@ -81,9 +81,9 @@ def test_a_last_row_that_a_kill_tore_is_passed_over(tmp_path: Path, plans: dict[
     consume(tmp_path, plans, 0, world=1, start=0, stop=6)
     path = only_file(tmp_path)
     path.write_bytes(path.read_bytes()[:-13])
-    assert check(tmp_path, plans, 5) == Verdict(5 * BATCH, 0, [])
+    assert check(tmp_path, plans, 5) == LedgerComparison(5 * BATCH, 0, [])
     consume(tmp_path, plans, 1, world=1, start=5, stop=7)
-    assert check(tmp_path, plans, 7) == Verdict(7 * BATCH, BATCH - 1, [])
+    assert check(tmp_path, plans, 7) == LedgerComparison(7 * BATCH, BATCH - 1, [])
 
 
 def test_an_attempt_killed_before_its_head_was_written_is_passed_over(tmp_path: Path, plans: dict[int, Plan]) -> None:
@@ -115,17 +115,17 @@ def write_number(column: int, value: int) -> Callable[[bytearray], None]:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lose, "epoch 0: 1 draws lost, 0 not of the plan, 0 doubled; first at step 1, slot 2, draw 33, clip "),
-        (double, "epoch 0: 0 draws lost, 0 not of the plan, 1 doubled; first at step 1, slot 2, draw 33, clip "),
+        (lose, "epoch 0: 1 draws lost, 0 not in the plan, 0 doubled; first at step 1, slot 2, draw 33, clip "),
+        (double, "epoch 0: 0 draws lost, 0 not in the plan, 1 doubled; first at step 1, slot 2, draw 33, clip "),
         (
             write_number(4, 9999),
-            "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1, slot 2, draw 33",
+            "epoch 0: 1 draws lost, 1 not in the plan, 0 doubled; first at step 1, slot 2, draw 33",
         ),
-        (write_number(3, 32), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
-        (write_number(2, 3), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
-        (write_number(1, 2), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
-        (write_number(1, 7), "epoch 0: 1 draws lost, 0 not of the plan, 0 doubled; first at step 1"),
-        (write_number(0, 1), "epoch 0: 1 draws lost, 1 not of the plan, 0 doubled; first at step 1"),
+        (write_number(3, 32), "epoch 0: 1 draws lost, 1 not in the plan, 0 doubled; first at step 1"),
+        (write_number(2, 3), "epoch 0: 1 draws lost, 1 not in the plan, 0 doubled; first at step 1"),
+        (write_number(1, 2), "epoch 0: 1 draws lost, 1 not in the plan, 0 doubled; first at step 1"),
+        (write_number(1, 7), "epoch 0: 1 draws lost, 0 not in the plan, 0 doubled; first at step 1"),
+        (write_number(0, 1), "epoch 0: 1 draws lost, 1 not in the plan, 0 doubled; first at step 1"),
     ],
     ids=["lost", "doubled", "clip", "draw", "slot", "step", "step of another epoch", "epoch"],
 )
@@ -144,7 +144,7 @@ def test_a_row_too_many_in_a_later_epochs_steps_is_found(tmp_path: Path, plans: 
     extra = np.array([0, 7, 0, 0, 0], dtype=np.int64)  # epoch 0, though step 7 is of epoch 1
     with only_file(tmp_path).open("ab") as file:
         extra.tofile(file)
-    assert "1 not of the plan" in "".join(check(tmp_path, plans, 9).faults)
+    assert "1 not in the plan" in "".join(check(tmp_path, plans, 9).faults)
 
 
 def test_epochs_that_were_not_reached_are_found(tmp_path: Path, plans: dict[int, Plan]) -> None:
@@ -176,8 +176,8 @@ def test_a_step_that_read_otherwise_the_first_time_is_found(
     only_file(tmp_path).write_bytes(data)
     consume(tmp_path, plans, 1, world=1, start=1, stop=5)
     verdict = check(tmp_path, plans, 5)
-    assert (verdict.live, verdict.void) == (5 * BATCH, 4 * BATCH)
-    assert verdict.faults == ["1 draws read another clip when done again, first at step 1"]
+    assert (verdict.consumed, verdict.replayed) == (5 * BATCH, 4 * BATCH)
+    assert verdict.faults == ["1 draws read another clip when replayed, first at step 1"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

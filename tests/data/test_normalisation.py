@@ -16,7 +16,7 @@ from kws.audio.features import SPECS, Features
 from kws.corpus import tasks
 from kws.data import index, normalisation, selection
 from kws.data.index import Index
-from kws.data.stream import Reader
+from kws.data.reader import Reader
 from kws.errors import UsageError
 
 SAMPLES = 16000
@@ -27,13 +27,13 @@ NAMES = tuple(SPECS)
 def corpus(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Index:
     """A copy of the tones with its statistics kept."""
     copy = index.load(Path(shutil.copytree(tones.root, tmp_path_factory.mktemp("kept") / "shards")))
-    normalisation.write(copy, SAMPLES)
+    normalisation.measure_and_save(copy, SAMPLES)
     return copy
 
 
 def train_waves(corpus: Index, samples: int = SAMPLES) -> torch.Tensor:
     """All of the train split, int16 (n, samples)."""
-    reader = Reader(corpus, "train", [0] * len(corpus.words), 1)
+    reader = Reader(corpus, "train")
     wave = np.zeros((len(corpus.split("train")), samples), np.int16)
     for clip, row in enumerate(wave):
         pcm = reader.read(clip)[:samples]
@@ -46,24 +46,24 @@ def test_all_features_are_measured_and_kept_beside_the_index(corpus: Index) -> N
     assert set(kept["features"]) == set(SPECS)
     assert [path.name for path in (corpus.root / "index").glob("*.partial")] == []
     for name, spec in SPECS.items():
-        mean, deviation = normalisation.of(corpus, name, SAMPLES)
+        mean, deviation = normalisation.load_or_measure(corpus, name, SAMPLES)
         assert len(mean) == len(deviation) == spec.bands
         assert min(deviation) > 0
 
 
 def test_they_are_mean_and_deviation_of_every_band_over_the_training_clips(corpus: Index) -> None:
     wave = train_waves(corpus)
-    assert len(wave) < normalisation.CLIPS, "all clips are measured"
+    assert len(wave) < normalisation.MAX_CLIPS, "all clips are measured"
     for name in NAMES:
         bands = Features(name)(wave)[:, 0].transpose(0, 1).flatten(1).double()
-        mean, deviation = normalisation.of(corpus, name, SAMPLES)
+        mean, deviation = normalisation.load_or_measure(corpus, name, SAMPLES)
         np.testing.assert_allclose(mean, bands.mean(dim=1), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(deviation, bands.std(dim=1, correction=0), rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_normalised_by_them_training_clips_have_mean_0_and_deviation_1(corpus: Index, name: str) -> None:
-    features = Features(name, normalisation.of(corpus, name, SAMPLES))
+    features = Features(name, normalisation.load_or_measure(corpus, name, SAMPLES))
     bands = features(train_waves(corpus))[:, 0].transpose(0, 1).flatten(1)
     assert bands.mean(dim=1).abs().max() < 1e-3
     assert (bands.std(dim=1) - 1).abs().max() < 1e-2
@@ -73,7 +73,9 @@ def test_other_splits_are_not_looked_at(corpus: Index, tmp_path: Path) -> None:
     copy = index.load(Path(shutil.copytree(corpus.root, tmp_path / "shards")))
     for split in ("valid", "test", "noise"):
         shutil.rmtree(copy.root / split)
-    assert normalisation.measure(copy, ("mel32",), SAMPLES) == {"mel32": normalisation.of(corpus, "mel32", SAMPLES)}
+    assert normalisation.measure(copy, ("mel32",), SAMPLES) == {
+        "mel32": normalisation.load_or_measure(corpus, "mel32", SAMPLES)
+    }
 
 
 WRONG = [[1.0] * 32, [2.0] * 32]
@@ -94,16 +96,20 @@ def test_what_is_not_there_or_of_something_else_is_measured_anew(corpus: Index, 
     path = copy.root / "index" / "features.json"
     kept = json.loads(path.read_text())
     path.unlink() if how == "not there" else path.write_text(SPOILT[how](kept))
-    np.testing.assert_allclose(normalisation.of(copy, "mel32", SAMPLES), kept["features"]["mel32"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        normalisation.load_or_measure(copy, "mel32", SAMPLES), kept["features"]["mel32"], rtol=0, atol=1e-6
+    )
 
 
 def test_of_many_clips_a_few_shards_are_read_evenly_spread(tones: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalisation, "CLIPS", 20)
-    monkeypatch.setattr(normalisation, "_SHARDS", 2)
+    monkeypatch.setattr(normalisation, "MAX_CLIPS", 20)
+    monkeypatch.setattr(normalisation, "MAX_SHARDS", 2)
     shards, reads = tones.split("train").shards, []
     assert len(shards) > 3
-    whole = Reader.batch
-    monkeypatch.setattr(Reader, "batch", lambda self, slot: reads.append(slot.clips) or whole(self, slot))
+    read_rows = Reader.read_rows
+    monkeypatch.setattr(
+        Reader, "read_rows", lambda self, clips, samples: reads.append(clips) or read_rows(self, clips, samples)
+    )
     seen: list[tuple[int, int]] = []
     normalisation.measure(tones, ("mel32",), SAMPLES, progress=lambda done, total: seen.append((done, total)))
     clips = np.concatenate(reads)
@@ -118,7 +124,7 @@ def test_of_many_clips_a_few_shards_are_read_evenly_spread(tones: Index, monkeyp
 
 
 def test_silence_is_not_among_them(noisy: Index) -> None:
-    quiet = selection.apply(noisy, tasks.of_words(noisy.words, 0.5), 1600).index
+    quiet = selection.apply_task(noisy, tasks.of_words(noisy.words, 0.5), 1600).index
     assert normalisation.measure(quiet, ("mel32",), 1600) == normalisation.measure(noisy, ("mel32",), 1600)
 
 
@@ -128,15 +134,15 @@ def test_a_damaged_clip_is_left_out_and_a_missing_shard_said(tones: Index, tmp_p
     with (copy.root / shards[0].name).open("r+b") as file:
         file.seek(int(columns["offset"][3]) + 1000)
         file.write(b"\x7f\x7f\x7f\x7f")
-    (mean, _), (wanted, _) = (normalisation.of(corpus, "mel32", SAMPLES) for corpus in (copy, tones))
+    (mean, _), (wanted, _) = (normalisation.load_or_measure(corpus, "mel32", SAMPLES) for corpus in (copy, tones))
     assert mean != wanted
     np.testing.assert_allclose(mean, wanted, atol=0.5)
     (copy.root / shards[-1].name).unlink()
     with pytest.raises(UsageError, match="cannot be read"):
-        normalisation.of(copy, "mel32", SAMPLES)
+        normalisation.load_or_measure(copy, "mel32", SAMPLES)
 
 
 def test_shorter_clips_than_asked_for_are_padded_as_training_pads_them(corpus: Index) -> None:
-    mean, _ = normalisation.of(corpus, "mel32", 24000)
+    mean, _ = normalisation.load_or_measure(corpus, "mel32", 24000)
     bands = Features("mel32")(train_waves(corpus, 24000))[:, 0].transpose(0, 1).flatten(1)
     np.testing.assert_allclose(mean, bands.mean(dim=1), rtol=1e-4, atol=1e-3)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kws import counter_rng
 from kws.data import index
-from kws.data.plan import Mode, Plan, PlanSettings, Slot, slots_of
+from kws.data.plan import Mode, Plan, PlanSettings, Slot, slots_of_rank
 from kws.errors import UsageError
 
 CLASS_OF = (0, 1, -1, 2)
@@ -266,7 +266,7 @@ def test_a_rank_looks_only_into_the_shards_of_its_lanes() -> None:
 @pytest.mark.parametrize(("world", "fitting"), [(3, "1, 2, 4, 8"), (5, "1, 2, 4, 8"), (16, "1, 2, 4, 8")])
 def test_ranks_that_do_not_divide_the_slots_are_refused_naming_those_that_do(world: int, fitting: str) -> None:
     with pytest.raises(UsageError, match=f"8 slots .* run on {fitting} processes, not {world}; .*--set"):
-        slots_of(0, world, 8)
+        slots_of_rank(0, world, 8)
 
 
 def test_no_clip_of_the_task_is_refused() -> None:

@@ -18,8 +18,9 @@ from kws.corpus.tasks import SPLITS, Definition, Silence
 from kws.data import index, selection
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
-from kws.data.selection import Selected, Selection
-from kws.data.stream import Reader, noise_of
+from kws.data.reader import Reader, read_noise
+from kws.data.selection import Selection, TaskSplit
+from kws.data.stream import SlotReader
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
@@ -86,10 +87,10 @@ def chosen_names(found: Selection, split: str) -> set[int]:
     ],
 )
 def test_every_task_has_the_official_sizes(name: str, version: str, wanted: tuple[int, ...]) -> None:
-    found = selection.apply(made_index(version), tasks.load(name), SECOND)
-    assert tuple(found.sizes().values()) == wanted == tuple(tasks.load(name).clips.values())
+    found = selection.apply_task(made_index(version), tasks.load(name), SECOND)
+    assert tuple(found.split_sizes().values()) == wanted == tuple(tasks.load(name).clips.values())
     for split in SPLITS:
-        view, counts = found.index.split(split), found.counts(split)
+        view, counts = found.index.split(split), found.class_counts(split)
         assert view.cells.shape[0] == len(view.shards)
         rows = rows_of(view)
         labels = np.asarray(found.task.class_of)[view.values("word", rows)]
@@ -97,7 +98,7 @@ def test_every_task_has_the_official_sizes(name: str, version: str, wanted: tupl
         words = view.values("word", rows).astype(np.int64)
         shares = index.count_cells(_drawn_with(view), words, len(view.shards), view.cells.shape[1])
         assert np.array_equal(view.cells, shares)
-    assert not any("official" in line for line in found.lines())
+    assert not any("official" in line for line in found.notes())
 
 
 def _drawn_with(split: index.Split) -> np.ndarray:
@@ -109,27 +110,27 @@ def _drawn_with(split: index.Split) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "version", "test"), [("v2-12", "v0.02", 408), ("v1-12", "v0.01", 257)])
 def test_unknown_and_silence_are_a_tenth_of_the_commands_each(name: str, version: str, test: int) -> None:
-    found = selection.apply(made_index(version), tasks.load(name), SECOND)
+    found = selection.apply_task(made_index(version), tasks.load(name), SECOND)
     for split in SPLITS:
-        counts = found.counts(split)
+        counts = found.class_counts(split)
         assert counts[0] == counts[1] == -(-sum(counts[2:]) // 10)
         assert sum(counts[2:]) == official.CORPORA[version].commands[split]
-    assert found.counts("test")[0] == test
+    assert found.class_counts("test")[0] == test
 
 
 def test_what_becomes_of_other_words_is_said() -> None:
     corpus = made_index("v0.02")
-    (line,) = selection.apply(corpus, tasks.load("v2-12"), SECOND).lines()
+    (line,) = selection.apply_task(corpus, tasks.load("v2-12"), SECOND).notes()
     assert line == (
-        "v2-12: 12 classes; 25 words are unknown (3,077 of 54,074 clips chosen), 3,077 windows of noise are silence"
+        "v2-12: 12 classes; 25 words are unknown (3,077 of 54,074 clips used), 3,077 windows of noise are silence"
     )
-    line, size = selection.apply(corpus, tasks.load("v1-30"), SECOND).lines()
+    line, size = selection.apply_task(corpus, tasks.load("v1-30"), SECOND).notes()
     assert line.startswith("v1-30: 30 classes; 5 words are left out (")
     assert size.startswith("not the official corpus (speech_commands_v0.01): 78,")
     assert size.endswith("official 51,088/6,798/6,835")
-    (line,) = selection.apply(made_index("v0.01"), tasks.load("seed-12"), SECOND).lines()
-    assert "20 words are unknown (32,550 of 32,550 clips chosen), 5,109 clips of zeros are silence" in line
-    assert selection.apply(corpus, tasks.of_words(corpus.words), SECOND).lines() == []
+    (line,) = selection.apply_task(made_index("v0.01"), tasks.load("seed-12"), SECOND).notes()
+    assert "20 words are unknown (32,550 of 32,550 clips used), 5,109 clips of zeros are silence" in line
+    assert selection.apply_task(corpus, tasks.of_words(corpus.words), SECOND).notes() == []
 
 
 # --- which clips ----------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def test_what_becomes_of_other_words_is_said() -> None:
 def test_the_choice_is_the_same_whatever_the_shards_and_their_order() -> None:
     definition = tasks.load("v2-12")
     found = [
-        selection.apply(made_index("v0.02", *packing), definition, SECOND)
+        selection.apply_task(made_index("v0.02", *packing), definition, SECOND)
         for packing in ((2000, None), (317, 1), (10**6, 2))
     ]
     for split in SPLITS:
@@ -152,20 +153,20 @@ def test_the_choice_is_the_same_whatever_the_shards_and_their_order() -> None:
 def _windows(found: Selection) -> list[tuple[int, int]]:
     """Noise recording (its hashed name) and place of each window of silence in the test split."""
     view = found.index.split("test")
-    assert isinstance(view, Selected)
-    assert view.made is not None
-    which, at = np.divmod(view.made.starts, 8 * SECOND)  # a tenth of each recording is heard
+    assert isinstance(view, TaskSplit)
+    assert view.silence is not None
+    which, at = np.divmod(view.silence.starts, 8 * SECOND)  # a tenth of each recording is heard
     names = found.packed.split("noise").columns["name"][which]
     return list(zip(names.tolist(), at.tolist(), strict=True))
 
 
 def test_chosen_are_those_whose_hashed_names_are_lowest() -> None:
     corpus = made_index("v0.01")
-    found = selection.apply(corpus, tasks.load("v1-12"), SECOND)
+    found = selection.apply_task(corpus, tasks.load("v1-12"), SECOND)
     split = corpus.split("test")
     others = [number for number, word in enumerate(corpus.words) if word not in official.COMMANDS]
     names = split.columns["name"][np.isin(split.columns["word"], others)]
-    hashes = selection._hash(names, ("unknown", "v1-12", "test"))
+    hashes = selection.hash_names(names, ("unknown", "v1-12", "test"))
     assert chosen_names(found, "test") == set(names[np.argsort(hashes)][:257].tolist())
 
 
@@ -178,7 +179,7 @@ def test_chosen_are_those_whose_hashed_names_are_lowest() -> None:
 )
 def test_what_the_frozen_tasks_choose_never_changes(name: str, version: str, unknown: str, windows: str) -> None:
     # Results are compared across versions of kws by the task's name alone.
-    found = selection.apply(made_index(version), tasks.load(name), SECOND)
+    found = selection.apply_task(made_index(version), tasks.load(name), SECOND)
     assert _digest(sorted(chosen_names(found, "test"))) == unknown
     assert _digest(_windows(found)) == windows
 
@@ -189,15 +190,15 @@ def _digest(values: object) -> str:
 
 def test_many_pieces_are_gone_through_as_one(monkeypatch: pytest.MonkeyPatch, noisy: Index) -> None:
     corpus, definition = made_index("v0.01"), tasks.load("v1-12")
-    whole = selection.apply(corpus, definition, SECOND)
-    monkeypatch.setattr(index, "_PIECE", 999)  # of a million rows
-    pieces = selection.apply(corpus, definition, SECOND)
+    whole = selection.apply_task(corpus, definition, SECOND)
+    monkeypatch.setattr(index, "CHUNK_ROWS", 999)  # of a million rows
+    pieces = selection.apply_task(corpus, definition, SECOND)
     for split in SPLITS:
         assert chosen_names(pieces, split) == chosen_names(whole, split)
         assert np.array_equal(pieces.index.split(split).cells, whole.index.split(split).cells)
-    monkeypatch.setattr(index, "_PIECE", 10)
+    monkeypatch.setattr(index, "CHUNK_ROWS", 10)
     train = noisy.split("train")
-    words, names = (np.concatenate(parts) for parts in zip(*train.pieces("word", "name"), strict=True))
+    words, names = (np.concatenate(parts) for parts in zip(*train.chunks("word", "name"), strict=True))
     assert np.array_equal(words, train.columns["word"])
     assert np.array_equal(names, train.columns["name"])
 
@@ -206,7 +207,7 @@ def test_splits_and_tasks_choose_each_for_itself() -> None:
     corpus = made_index("v0.01")
     one = tasks.load("v1-12")
     other = dataclasses.replace(one, name="v1-12 again")
-    first, second = (chosen_names(selection.apply(corpus, each, SECOND), "train") for each in (one, other))
+    first, second = (chosen_names(selection.apply_task(corpus, each, SECOND), "train") for each in (one, other))
     assert len(first & second) < 0.1 * len(first)
 
 
@@ -217,19 +218,19 @@ def test_exactly_so_many_are_chosen_even_of_clips_with_the_same_name(count: int)
     split = _split("train", clips, ["bed", "left"], 7, SECOND)
     split.columns["name"][:] = 5
     others = np.array([True, False])
-    choice, cells = selection.choose(split, others, count, ("key",))
-    view = Selected("train", split.shards, split.columns, cells, choice)
+    choice, cells = selection.choose_unknown(split, others, count, ("key",))
+    view = TaskSplit("train", split.shards, split.columns, cells, choice)
     rows = rows_of(view)
     assert np.count_nonzero(view.values("word", rows) == 0) == min(count, 30) == cells[:, 0].sum()
     assert np.count_nonzero(view.values("word", rows) == 1) == 30 == cells[:, 1].sum()
 
 
 def test_no_column_is_copied_and_pieces_are_mapped_anew(noisy: Index) -> None:
-    found = selection.apply(noisy, _own(), 1600)
+    found = selection.apply_task(noisy, _own(), 1600)
     for split in SPLITS:
         packed, view = noisy.split(split), found.index.split(split)
         assert all(view.columns[name] is column for name, column in packed.columns.items())
-        (piece,) = packed.pieces("word", "name")
+        (piece,) = packed.chunks("word", "name")
         for name, part in zip(("word", "name"), piece, strict=True):
             assert isinstance(part, np.memmap)
             assert not np.shares_memory(part, packed.columns[name])
@@ -264,7 +265,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_the_choice_is_the_same_in_flac_and_other_shards(noisy: Index, tmp_path: Path) -> None:
     flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", "flac", shard_bytes=70_000)
-    one, other = (selection.apply(corpus, _own(), 1600) for corpus in (noisy, flac))
+    one, other = (selection.apply_task(corpus, _own(), 1600) for corpus in (noisy, flac))
     for split in SPLITS:
         assert one.counts(split) == other.counts(split)
         assert chosen_names(one, split) == chosen_names(other, split) != set()
@@ -284,8 +285,8 @@ def test_plan_reader_and_evaluation_take_each_clip_of_the_task_once(noisy: Index
         packed, view = noisy.split(split), training_set.index.split(split)
         wanted = np.count_nonzero(packed.columns["word"] != noisy.words.index("low"))
         unknown, silent = tasks.part(0.25, wanted), tasks.part(0.3, wanted)
-        assert sum(training_set.selection.counts(split)) == wanted + unknown + silent
-        plan = Plan(view, training_set.task.class_of, PlanSettings.of(training_set.config), epoch=0)
+        assert sum(training_set.selection.class_counts(split)) == wanted + unknown + silent
+        plan = Plan(view, training_set.task.class_of, PlanSettings.from_config(training_set.config), epoch=0)
         drawn = np.concatenate([slot.clips for slot in plan.rank_slots(0, 1)])
         assert np.array_equal(np.sort(drawn), rows_of(view))
         alone = Ranks(0, 1, torch.device("cpu"), 1, None)
@@ -293,10 +294,10 @@ def test_plan_reader_and_evaluation_take_each_clip_of_the_task_once(noisy: Index
             Alone(), torch.nn.Identity(), training_set.index, split, training_set.task, 1600, alone
         )
         assert np.array_equal(result.clips, rows_of(view))
-        assert np.bincount(result.truth, minlength=4).tolist() == training_set.selection.counts(split)
+        assert np.bincount(result.truth, minlength=4).tolist() == training_set.selection.class_counts(split)
         assert np.bincount(result.truth).tolist()[0::2] == [silent, unknown]
         summary = evaluate.summarise(result, split, training_set.task.classes, {})
-        assert [sum(row) for row in summary["confusion"]] == training_set.selection.counts(split)
+        assert [sum(row) for row in summary["confusion"]] == training_set.selection.class_counts(split)
 
 
 @pytest.mark.parametrize("mode", ["natural", "balanced", "weighted", "power"])
@@ -314,21 +315,21 @@ def test_one_two_and_four_ranks_have_the_same_plan(noisy: Index, own: Path, mode
         }
         assert again == whole
     if mode == "balanced":
-        reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples)
+        reader = SlotReader(Reader(training_set.index, "train"), training_set.task.class_of, training_set.read_samples)
         labels = np.concatenate([reader.batch(slot).labels for slot in plan.rank_slots(0, 1)])
         assert np.ptp(np.bincount(labels, minlength=4)) <= 1
 
 
 def test_no_window_of_silence_is_heard_in_two_splits(noisy: Index) -> None:
     # Every sample of the noise is a number of its own, so a clip tells where it is from.
-    found, heard = selection.apply(noisy, _own(), 1600), {}
+    found, heard = selection.apply_task(noisy, _own(), 1600), {}
     for split in SPLITS:
-        reader, view = Reader(found.index, split, found.task.class_of, 1600), found.index.split(split)
+        reader, view = Reader(found.index, split), found.index.split(split)
         rows = rows_of(view)
         silent = rows[view.values("word", rows) == len(noisy.words)]
-        assert len(silent) == found.counts(split)[0] > 0
+        assert len(silent) == found.class_counts(split)[0] > 0
         heard[split] = {sample for clip in silent.tolist() for sample in reader.read(clip).tolist()}
-        assert heard[split] <= {sample for part in noise_of(noisy, split) for sample in part.tolist()}
+        assert heard[split] <= {sample for part in read_noise(noisy, split) for sample in part.tolist()}
     assert sum(map(len, heard.values())) == len(set.union(*heard.values()))
 
 
@@ -336,14 +337,14 @@ def test_zeros_need_no_noise_and_stay_in_their_splits(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"high": 40, "low": 40, "mid": 40}, 20, samples=800, noise_seconds=0)
     corpus, _ = pack.pack([source], tmp_path / "shards", shard_bytes=60_000)
     zeros = Silence(share=0.2, of="all", kind="zeros", splits=("train", "valid"))
-    found = selection.apply(corpus, _own(silence=zeros, unknown_share=None), 1600)
+    found = selection.apply_task(corpus, _own(silence=zeros, unknown_share=None), 1600)
     for split in SPLITS:
-        silent, *words = found.counts(split)
+        silent, *words = found.class_counts(split)
         assert silent == (0 if split == "test" else tasks.part(0.2, sum(words)))
         assert sum(words) == len(corpus.split(split))
     view = found.index.split("train")
     made = np.arange(len(corpus.split("train")), len(view))
-    batch = Reader(found.index, "train", found.task.class_of, 2000).batch(Slot(0, 0, made, made))
+    batch = SlotReader(Reader(found.index, "train"), found.task.class_of, 2000).batch(Slot(0, 0, made, made))
     assert not batch.wave.any()
     assert set(batch.labels.tolist()) == {0}
     assert set(batch.lengths.tolist()) == {1600}
@@ -351,12 +352,12 @@ def test_zeros_need_no_noise_and_stay_in_their_splits(tmp_path: Path) -> None:
 
 def test_other_words_are_dropped_where_the_task_says_so(noisy: Index) -> None:
     definition = Definition(name="two", classes=("mid", "high"))
-    found = selection.apply(noisy, definition, 1600)
+    found = selection.apply_task(noisy, definition, 1600)
     low = int(noisy.split("train").cells[:, noisy.words.index("low")].sum())
     assert found.index.split("train") is noisy.split("train")
-    assert sum(found.counts("train")) == len(noisy.split("train")) - low
-    assert found.lines() == [f"two: 2 classes; 1 word is left out ({low} clips)"]
-    assert len(evaluate.clips_of(found.index, "train", found.task)) == sum(found.counts("train"))
+    assert sum(found.class_counts("train")) == len(noisy.split("train")) - low
+    assert found.notes() == [f"two: 2 classes; 1 word is left out ({low} clips)"]
+    assert len(evaluate.clips_of(found.index, "train", found.task)) == sum(found.class_counts("train"))
 
 
 # --- refused --------------------------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ def test_silence_beside_a_task_is_refused() -> None:
 
 def test_a_corpus_without_the_words_is_refused_naming_them(noisy: Index) -> None:
     with pytest.raises(UsageError, match=r"data\.task=v2-12: the corpus has no word yes, no, up, down, left"):
-        selection.apply(noisy, tasks.load("v2-12"), 1600)
+        selection.apply_task(noisy, tasks.load("v2-12"), 1600)
 
 
 # --- shown ----------------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from kws.corpus.tasks import SILENCE
 from kws.data import index, selection, silence
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
-from kws.data.store import Caching
-from kws.data.stream import Reader, noise_of, stream
+from kws.data.reader import Reader, read_noise
+from kws.data.store import CacheSettings
+from kws.data.stream import SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
@@ -34,11 +35,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 
 def quiet(corpus: Index, fraction: float = FRACTION, samples: int = SAMPLES) -> Index:
-    return selection.apply(corpus, tasks.of_words(corpus.words, fraction), samples).index
+    return selection.apply_task(corpus, tasks.of_words(corpus.words, fraction), samples).index
 
 
-def reader_of(corpus: Index, split: str, samples: int = SAMPLES, **more: object) -> Reader:
-    return Reader(corpus, split, range(len(corpus.words)), samples, **more)  # type: ignore[arg-type]
+def batches_of(reader: Reader, corpus: Index, samples: int = SAMPLES) -> SlotReader:
+    return SlotReader(reader, range(len(corpus.words)), samples)
 
 
 def silent(corpus: Index, split: str) -> np.ndarray:
@@ -49,7 +50,7 @@ def silent(corpus: Index, split: str) -> np.ndarray:
 
 def recordings(corpus: Index) -> list[codec.Pcm]:
     """The noise, whole."""
-    reader = Reader(corpus, "noise", [0] * len(corpus.words), 0)
+    reader = Reader(corpus, "noise")
     return [reader.read(clip).copy() for clip in range(len(corpus.split("noise")))]
 
 
@@ -58,7 +59,7 @@ def recordings(corpus: Index) -> list[codec.Pcm]:
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 160_000, 160_001, 959_999])
 def test_the_splits_parts_of_a_recording_are_all_of_it_and_do_not_touch(length: int) -> None:
-    parts = [silence.part_of(length, split) for split in SPLITS]
+    parts = [silence.split_part(length, split) for split in SPLITS]
     assert [part.start for part in parts] == [0, parts[0].stop, parts[1].stop]
     assert parts[2].stop == length
     assert abs((parts[0].stop - parts[0].start) - 0.8 * length) <= 1
@@ -69,10 +70,10 @@ def test_no_sample_of_noise_is_heard_in_two_splits(noisy: Index) -> None:
     corpus = quiet(noisy)
     heard = {split: set() for split in SPLITS}
     for split in SPLITS:
-        reader = reader_of(corpus, split)
+        reader = Reader(corpus, split)
         for clip in silent(corpus, split):
             heard[split] |= set(reader.read(int(clip)).tolist())
-        heard[split] |= {sample for part in noise_of(noisy, split) for sample in part.tolist()}
+        heard[split] |= {sample for part in read_noise(noisy, split) for sample in part.tolist()}
     everything = np.concatenate(recordings(noisy))
     assert len(np.unique(everything)) == len(everything)
     assert sum(map(len, heard.values())) == len(set.union(*heard.values())) == len(everything)
@@ -81,7 +82,7 @@ def test_no_sample_of_noise_is_heard_in_two_splits(noisy: Index) -> None:
 def test_windows_lie_inside_one_recording_and_spread_over_all(noisy: Index) -> None:
     corpus = quiet(noisy, 1.0)
     for split in SPLITS:
-        parts, reader = noise_of(noisy, split), reader_of(corpus, split)
+        parts, reader = read_noise(noisy, split), Reader(corpus, split)
         starts = []
         for clip in silent(corpus, split):
             found = reader.read(int(clip))
@@ -146,8 +147,8 @@ def test_batches_hold_the_noises_samples_beside_words(noisy: Index) -> None:
     corpus = quiet(noisy)
     made, words = silent(corpus, "train")[:5], np.arange(4)
     clips = np.stack([np.resize(made, 8), np.resize(words, 8)], axis=1).reshape(-1)
-    reader = reader_of(corpus, "train", 3000)
-    batch = reader.batch(Slot(0, 0, np.arange(16), clips))
+    reader = Reader(corpus, "train")
+    batch = batches_of(reader, corpus, 3000).batch(Slot(0, 0, np.arange(16), clips))
     assert batch.labels.tolist() == [int(corpus.split("train").values("word", clip)) for clip in clips]
     for wave, length, clip in zip(batch.wave, batch.lengths.tolist(), clips.tolist(), strict=True):
         wanted = reader.read(clip)[:3000]
@@ -162,7 +163,7 @@ def test_flac_noise_gives_the_same_silence(noisy: Index, tmp_path: Path) -> None
     assert not flac.split("noise").columns["plain"].any()
     plain, packed = quiet(noisy), quiet(flac)
     for split in SPLITS:
-        one, other = reader_of(plain, split), reader_of(packed, split)
+        one, other = Reader(plain, split), Reader(packed, split)
         for clip in silent(plain, split):
             assert np.array_equal(one.read(int(clip)), other.read(int(clip)))
 
@@ -171,9 +172,9 @@ def test_no_checksum_is_looked_for_and_readers_can_be_sent_to_workers(noisy: Ind
     corpus = quiet(noisy)
     made = silent(corpus, "train")[:4]
     for verify in ("first", "always", "never"):
-        reader = reader_of(corpus, "train", verify=verify)
+        reader = Reader(corpus, "train", verify)
         for copy in (reader, pickle.loads(pickle.dumps(reader))):
-            wave = copy.batch(Slot(0, 0, made, made)).wave
+            wave, _ = copy.read_rows(made, SAMPLES)
             assert np.array_equal(wave[2], reader.read(int(made[2])))
 
 
@@ -186,7 +187,7 @@ def test_a_plan_draws_it_as_its_mode_says_and_the_stream_reads_it(noisy: Index, 
     corpus, words = quiet(noisy), len(noisy.words) + 1
     split = corpus.split("train")
     plan = Plan(split, range(words), PlanSettings(mode, slots=4, micro_batch=6, seed=1), epoch=0)  # type: ignore[arg-type]
-    batches = list(stream(lambda: plan.rank_slots(0, 1), reader_of(corpus, "train"), workers))
+    batches = list(stream_batches(lambda: plan.rank_slots(0, 1), batches_of(Reader(corpus, "train"), corpus), workers))
     labels = torch.cat([batch.labels for batch in batches]).numpy()
     counts, sizes = np.bincount(labels, minlength=words), split.cells.sum(axis=0)
     if mode == "natural":
@@ -251,17 +252,17 @@ def test_remote_shards_are_fetched_and_silence_is_not(noisy: Index, tmp_path: Pa
         theirs, _ = external_index.index_shards(web.url, tmp_path / "theirs", names)
         web.served.clear()
         corpus, local = quiet(theirs), quiet(noisy)
-        caching = Caching(str(tmp_path / "cache"), 0.1)
-        reader = reader_of(corpus, "train", caching=caching)
+        caching = CacheSettings(str(tmp_path / "cache"), 0.1)
+        reader = Reader(corpus, "train", cache_settings=caching)
         plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("natural", 2, 8, seed=0), epoch=0)
         slots = list(plan.rank_slots(0, 1))
-        for stretches in (None, lambda: plan.shards_ahead(0, 1)):
-            batches = list(stream(lambda: slots, reader, 0, stretches=stretches))
+        for stretches in (None, lambda: plan.needed_shards(0, 1)):
+            batches = list(stream_batches(lambda: slots, batches_of(reader, corpus), 0, needed_shards=stretches))
             assert len(batches) == len(slots)
         assert set(web.served) <= set(names)
         made = silent(corpus, "train")
         for clip, same in zip(made, silent(local, "train"), strict=True):
-            assert np.array_equal(reader.read(int(clip)), reader_of(local, "train").read(int(same)))
+            assert np.array_equal(reader.read(int(clip)), Reader(local, "train").read(int(same)))
         assert plan.bytes_at_once(range(1), 1) <= sum(shard.bytes for shard in theirs.split("train").shards)
 
 
@@ -298,7 +299,9 @@ def test_a_job_has_one_more_class_in_alphabetical_order(noisy: Index) -> None:
     training_set = TrainingSet(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=8)))
     assert training_set.task.classes == tuple(sorted((*noisy.words, "silence")))
     train = training_set.index.split("train")
-    assert training_set.facts()["clips"]["train"] == len(train) == math.ceil((1 + FRACTION) * len(noisy.split("train")))
+    assert (
+        training_set.describe()["clips"]["train"] == len(train) == math.ceil((1 + FRACTION) * len(noisy.split("train")))
+    )
     labels = np.asarray(training_set.task.class_of)[train.values("word", np.arange(len(train)))]
     drawn = np.concatenate([labels[slot.clips] for slot in training_set.plan(1).rank_slots(0, 1)])
     counts = np.bincount(drawn)

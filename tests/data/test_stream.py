@@ -15,8 +15,9 @@ from kws.audio import codec
 from kws.data import index
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
-from kws.data.store import Store
-from kws.data.stream import Batch, Reader, noise_of, stream
+from kws.data.reader import Reader, read_noise
+from kws.data.store import ShardStore
+from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.errors import UsageError
 from kws.packing import external_index, pack
 from tests.conftest import tone, write_corpus
@@ -32,8 +33,8 @@ def plan_of(corpus: Index, recipe: PlanSettings) -> Plan:
 
 
 def batches(corpus: Index, plan: Plan, workers: int, samples: int = 16000) -> list[Batch]:
-    reader = Reader(corpus, "train", LABELS, samples)
-    return list(stream(lambda: plan.rank_slots(0, 1), reader, workers))
+    reader = SlotReader(Reader(corpus, "train"), LABELS, samples)
+    return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
 
 
 def one_slot(*clips: int) -> Slot:
@@ -91,7 +92,7 @@ def test_a_batch_carries_its_draws_clips_and_labels(tones: Index) -> None:
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_every_clip_is_what_was_packed_under_its_name(tones: Index, split: str) -> None:
-    reader = Reader(tones, split, LABELS, 16000)
+    reader = Reader(tones, split)
     words = tones.split(split).columns["word"]
     for clip in range(len(tones.split(split))):
         name = reader.name(clip)
@@ -101,18 +102,18 @@ def test_every_clip_is_what_was_packed_under_its_name(tones: Index, split: str) 
 
 def test_longer_clips_are_cut_and_shorter_ones_padded(tones: Index) -> None:
     for samples in (15000, 16000, 17000):
-        batch = Reader(tones, "train", LABELS, samples).batch(one_slot(3, 5))
+        batch = SlotReader(Reader(tones, "train"), LABELS, samples).batch(one_slot(3, 5))
         kept = min(samples, 16000)
         assert batch.wave.shape == (2, samples)
         assert batch.lengths.tolist() == [kept, kept]
-        assert np.array_equal(batch.wave[0, :kept], Reader(tones, "train", LABELS, 1).read(3)[:kept])
+        assert np.array_equal(batch.wave[0, :kept], Reader(tones, "train").read(3)[:kept])
         assert not batch.wave[:, kept:].any()
 
 
 def test_flac_shards_give_the_same_batches(tones: Index, tmp_path: Path) -> None:
     flac, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", "flac", shard_bytes=1_000_000)
-    names = [Reader(flac, "train", LABELS, 1).name(clip) for clip in range(40)]
-    batch = Reader(flac, "train", LABELS, 16000).batch(one_slot(*range(40)))
+    names = [Reader(flac, "train").name(clip) for clip in range(40)]
+    batch = SlotReader(Reader(flac, "train"), LABELS, 16000).batch(one_slot(*range(40)))
     assert not flac.split("train").columns["plain"].any()
     assert all(np.array_equal(wave, source_of(tones, name)) for wave, name in zip(batch.wave, names, strict=True))
 
@@ -121,7 +122,7 @@ def test_flac_shards_give_the_same_batches(tones: Index, tmp_path: Path) -> None
 def test_names_that_are_long_or_not_ascii_are_read_whole(tmp_path: Path, word: str) -> None:
     source = write_corpus(tmp_path / "wav", {word: 12}, speakers=12, samples=400, noise_seconds=0)
     corpus, _ = pack.pack([source], tmp_path / "out")
-    names = [Reader(corpus, "train", [0], 1).name(clip) for clip in range(len(corpus.split("train")))]
+    names = [Reader(corpus, "train").name(clip) for clip in range(len(corpus.split("train")))]
     assert set(names) <= {f"{word}_{path.stem}" for path in (source / word).iterdir()}
     assert len(set(names)) == len(names)
 
@@ -142,16 +143,18 @@ def flip(corpus: Index, clip: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def one_by_one(corpus: Index, verify: str, workers: int, reader: Reader | None = None) -> list[Batch]:
+def one_by_one(corpus: Index, verify: str, workers: int, reader: SlotReader | None = None) -> list[Batch]:
     slots = [Slot(clip, 0, np.array([clip]), np.array([clip])) for clip in range(12)]
-    return list(stream(lambda: slots, reader or Reader(corpus, "train", LABELS, 16000, verify), workers))
+    return list(
+        stream_batches(lambda: slots, reader or SlotReader(Reader(corpus, "train", verify), LABELS, 16000), workers)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("verify", ["first", "always"])
 def test_a_damaged_clip_stops_the_stream_in_one_line_naming_it(copy: Index, verify: str, workers: int) -> None:
     shard = copy.split("train").shards[0].name
-    name = Reader(copy, "train", LABELS, 1).name(7)
+    name = Reader(copy, "train").name(7)
     flip(copy, 7)
     with pytest.raises(UsageError) as caught:
         one_by_one(copy, verify, workers)
@@ -168,7 +171,7 @@ def test_never_verify_lets_it_pass(copy: Index, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_first_checks_a_clip_once_and_always_every_time(copy: Index, workers: int) -> None:
-    first, always = (Reader(copy, "train", LABELS, 16000, verify) for verify in ("first", "always"))
+    first, always = (SlotReader(Reader(copy, "train", verify), LABELS, 16000) for verify in ("first", "always"))
     for reader in (first, always):
         one_by_one(copy, "", workers, reader)
     flip(copy, 7)
@@ -181,7 +184,7 @@ def test_damaged_flac_is_named_even_where_no_checksum_is_looked_at(tones: Index,
     corpus, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", "flac", shard_bytes=1_000_000)
     flip(corpus, 7)
     with pytest.raises(UsageError, match=r"train/000000.tar: clip 7 \(\w+\): not readable as audio"):
-        Reader(corpus, "train", LABELS, 16000, "never").read(7)
+        Reader(corpus, "train", "never").read(7)
 
 
 def test_a_shard_of_another_size_is_refused_when_it_is_opened(copy: Index) -> None:
@@ -189,7 +192,7 @@ def test_a_shard_of_another_size_is_refused_when_it_is_opened(copy: Index) -> No
     path = copy.root / shard.name
     path.write_bytes(path.read_bytes()[:-512])
     with pytest.raises(UsageError, match=rf"000000.tar: {shard.bytes - 512} bytes, the index has {shard.bytes}"):
-        Reader(copy, "train", LABELS, 16000).read(0)
+        Reader(copy, "train").read(0)
 
 
 @pytest.mark.parametrize("empty", [True, False])
@@ -199,28 +202,28 @@ def test_a_missing_or_empty_shard_is_refused(copy: Index, empty: bool) -> None:
     if empty:
         path.touch()
     with pytest.raises(UsageError, match=r"000000.tar: cannot be read \(.*\); the index names this shard"):
-        Reader(copy, "train", LABELS, 16000).read(0)
+        Reader(copy, "train").read(0)
 
 
 def test_a_store_keeps_few_maps_open_and_reads_all_the_same(tones: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kws.data.store._OPEN_SHARDS", 2)
-    shards, store = tones.split("train").shards, Store(tones.root)
+    shards, store = tones.split("train").shards, ShardStore(tones.root)
     assert len(shards) > 3
-    held = memoryview(store.shard(shards[0]))
+    held = memoryview(store.map_shard(shards[0]))
     for shard in (*shards, *shards):
-        assert store.shard(shard)[:] == (tones.root / shard.name).read_bytes()
+        assert store.map_shard(shard)[:] == (tones.root / shard.name).read_bytes()
     assert held[:] == (tones.root / shards[0].name).read_bytes()
 
 
 def test_training_hears_the_first_four_fifths_of_the_noise(tones: Index) -> None:
     whole = codec.decode((tones.root.parent / "wav" / "_background_noise_" / "hiss.wav").read_bytes())
-    (heard,) = noise_of(tones, "train")
+    (heard,) = read_noise(tones, "train")
     assert np.array_equal(heard, whole[: len(whole) * 8 // 10])
 
 
 def test_a_corpus_without_noise_has_none_to_hear(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 12}, speakers=12, samples=400, noise_seconds=0)
-    assert noise_of(pack.pack([source], tmp_path / "out")[0], "train") == []
+    assert read_noise(pack.pack([source], tmp_path / "out")[0], "train") == []
 
 
 def test_streaming_leaves_the_global_random_numbers_alone(tones: Index) -> None:
@@ -230,9 +233,9 @@ def test_streaming_leaves_the_global_random_numbers_alone(tones: Index) -> None:
 
 
 def test_a_clip_may_come_several_times_in_a_batch_and_in_any_order(tones: Index) -> None:
-    reader = Reader(tones, "train", LABELS, 16000)
+    reader = Reader(tones, "train")
     clips = [90, 3, 90, 0, 41, 3, 90]
-    batch = reader.batch(one_slot(*clips))
+    batch = SlotReader(reader, LABELS, 16000).batch(one_slot(*clips))
     assert batch.clips.tolist() == clips
     assert all(np.array_equal(wave, reader.read(clip)) for wave, clip in zip(batch.wave, clips, strict=True))
 
@@ -247,7 +250,7 @@ def test_decoded_and_plain_clips_of_one_batch_are_padded_and_cut_alike(tmp_path:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     corpus, _ = external_index.index_shards(str(tmp_path))
-    batch = Reader(corpus, "train", [0], 1000).batch(one_slot(*range(6)))
+    batch = SlotReader(Reader(corpus, "train"), [0], 1000).batch(one_slot(*range(6)))
     assert batch.lengths.tolist() == [min(samples, 1000) for samples in lengths]
     for row, wave, length in zip(batch.wave, waves, batch.lengths.tolist(), strict=True):
         assert np.array_equal(row[:length], wave[:1000])

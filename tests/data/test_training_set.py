@@ -25,7 +25,7 @@ def test_steps_and_facts_follow_from_corpus_and_settings(tones: Index) -> None:
     assert training_set.steps_per_epoch == -(-clips // 32)
     assert training_set.total_steps == 3 * training_set.steps_per_epoch
     assert training_set.plan(1).digest != training_set.plan(0).digest
-    facts = training_set.facts()
+    facts = training_set.describe()
     assert facts["corpus_id"] == tones.content_id
     assert facts["classes"] == ("high", "low", "mid")
     assert (facts["slots"], facts["world_sizes"]) == (4, [1, 2, 4])

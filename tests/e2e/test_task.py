@@ -14,7 +14,7 @@ import pytest
 from kws import cli
 from kws.audio import codec
 from kws.data.index import Index
-from kws.data.stream import Reader
+from kws.data.reader import Reader
 from tests.conftest import tiny_settings
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,7 +82,7 @@ def test_a_folder_of_a_word_outside_the_classes_is_unknown_in_truth(
     trained: tuple[Path, str], noisy: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = trained
-    reader, names = Reader(noisy, "test", range(len(noisy.words)), 1600), {"low": "unknown", "high": "high", "my": None}
+    reader, names = Reader(noisy, "test"), {"low": "unknown", "high": "high", "my": None}
     for word in names:
         (tmp_path / word).mkdir()
         (tmp_path / word / "a.wav").write_bytes(codec.wav_bytes(reader.read(0)[:1600]))

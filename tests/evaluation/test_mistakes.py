@@ -11,7 +11,7 @@ from kws import models
 from kws.config import Config, ModelConfig
 from kws.corpus import tasks
 from kws.data.index import Index
-from kws.data.stream import Reader
+from kws.data.reader import Reader
 from kws.evaluation import mistakes
 from kws.evaluation.trained import Trained
 from kws.results.cards import cards
@@ -39,7 +39,7 @@ def test_what_is_kept_is_the_clip_as_it_sounds_and_as_the_network_sees_it(tones:
     path = tmp_path / "eval" / "test.mistakes.npz"
     path.parent.mkdir()
     mistakes.write(path, trained, tones, "test", np.arange(5), TRUTH, PROBABILITIES)
-    kept, reader = np.load(path), Reader(tones, "test", [0, 0, 0], 16000)
+    kept, reader = np.load(path), Reader(tones, "test")
     assert kept["clips"].tolist() == [3, 2, 1]
     assert (kept["truth"].tolist(), kept["predicted"].tolist()) == ([0, 2, 1], [1, 1, 0])
     np.testing.assert_allclose(kept["likely"], [0.05, 0.1, 0.3])

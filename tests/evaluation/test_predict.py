@@ -15,7 +15,7 @@ from kws import cli
 from kws.audio import codec
 from kws.audio.audio_files import SkippedFile
 from kws.data import index
-from kws.data.stream import Reader
+from kws.data.reader import Reader
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate, predict
@@ -47,7 +47,7 @@ def recognizer(run: Path) -> Recognizer:
 
 
 def clip(tones: index.Index, number: int = 0) -> codec.Pcm:
-    return Reader(tones, "test", range(len(tones.words)), 16000).read(number)
+    return Reader(tones, "test").read(number)
 
 
 def write(path: Path, pcm: codec.Pcm) -> Path:

@@ -16,7 +16,7 @@ from kws.audio.features import Features
 from kws.config import Config
 from kws.data import index, normalisation
 from kws.data.index import Index
-from kws.data.stream import Reader
+from kws.data.reader import Reader
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate
@@ -47,7 +47,7 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     """Stopped after some steps, resumed beside statistics that have become others, evaluated, moved."""
     folder = tmp_path_factory.mktemp("trained")
     corpus = index.load(Path(shutil.copytree(tones.root, folder / "shards")))
-    normalisation.write(corpus, 16000)
+    normalisation.measure_and_save(corpus, 16000)
     config, run = folder / "tiny.toml", folder / "run"
     config.write_text(SETTINGS.replace("[data]", f'[data]\nshards = "{corpus.root}"'))
     process = start(ALONE, config, run, *ALSO, "train.epochs=1000")  # it must not be done before the stop is seen
@@ -69,7 +69,7 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     alone = Ranks(0, 1, CPU, 1, None)
     evaluate.evaluate_run(run, "test", "last", None, alone)
     probabilities = np.load(run / "eval" / "test.clips.npz")["probabilities"]
-    reader = Reader(corpus, "test", [0] * len(corpus.words), 1)
+    reader = Reader(corpus, "test")
     clips = [reader.read(clip).copy() for clip in range(len(corpus.split("test")))]
     shutil.rmtree(corpus.root)
     return Moved(Path(shutil.move(run, folder / "elsewhere")), first, clips, probabilities)

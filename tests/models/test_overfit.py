@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from kws.audio.features import Features
 from kws.data.index import Index
 from kws.data.plan import Slot
-from kws.data.stream import Reader
+from kws.data.reader import Reader
+from kws.data.stream import SlotReader
 from kws.models import build, set_gradient_checkpointing
 
 CLIPS = 32
@@ -33,7 +34,7 @@ QUICK = ("resnet32",)
 def clips(real_mini: Index) -> tuple[Tensor, Tensor]:
     """mel32 features (32, 1, 32, 32) and words (32,) of the first clips."""
     first = np.arange(CLIPS)
-    batch = Reader(real_mini, "train", range(len(real_mini.words)), samples=16000).batch(Slot(0, 0, first, first))
+    batch = SlotReader(Reader(real_mini, "train"), range(len(real_mini.words)), 16000).batch(Slot(0, 0, first, first))
     return Features("mel32")(batch.wave), batch.labels
 
 

@@ -58,7 +58,7 @@ def test_skip_leaves_the_clip_out_counts_it_and_all_ranks_make_all_steps(damaged
         2 * json.loads((run / "run.json").read_text())["steps_per_epoch"],
     )
     assert verify_run(run).faults == []
-    assert verify_run(run).live == 2 * (len(index.load(damaged).split("train")) - 1)
+    assert verify_run(run).consumed == 2 * (len(index.load(damaged).split("train")) - 1)
 
 
 def test_two_ranks_train_from_http_and_fetch_each_shard_once(

@@ -53,7 +53,7 @@ def test_one_two_and_four_processes_train_the_same(train: Run) -> None:
         assert sum(map(len, draws)) == len(set.union(*draws)), "two ranks consumed the same draw"
         verdict = verify_run(run)
         assert verdict.faults == []
-        assert (verdict.live, verdict.void) == (2 * 5 * 32, 0)
+        assert (verdict.consumed, verdict.replayed) == (2 * 5 * 32, 0)
         assert json.loads((run / "status.json").read_text())["state"] == "finished"
         assert len(json.loads((run / "run.json").read_text())["ranks"]) == ranks
     for other in (pair, four):
@@ -97,7 +97,7 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     _assert_equal(whole, broken)
     verdict = verify_run(broken)
     assert verdict.faults == []
-    assert verdict.live == verify_run(whole).live
+    assert verdict.consumed == verify_run(whole).consumed
     starts = [line for line in (broken / "metrics.jsonl").read_text().splitlines() if '"start"' in line]
     assert len(starts) == 2
     assert json.loads(starts[1])["step"] > 0
@@ -121,7 +121,7 @@ def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
     assert 0 < starts[1]["step"] < starts[2]["step"]
     verdict = verify_run(run)
     assert verdict.faults == []
-    assert verdict.live == 4 * 24 * json.loads((run / "run.json").read_text())["steps_per_epoch"]
+    assert verdict.consumed == 4 * 24 * json.loads((run / "run.json").read_text())["steps_per_epoch"]
 
 
 def test_a_signal_saves_and_the_rest_is_as_if_nothing_happened(train: Run, config: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_natural_sampling_with_slots_that_have_no_clip(train: Run) -> None:
     runs = [train(ALONE, "one", *settings), train(torchrun(4), "four", *settings)]
     for run in runs:
         assert verify_run(run).faults == []
-        assert verify_run(run).live == 2 * 67
+        assert verify_run(run).consumed == 2 * 67
     np.testing.assert_allclose(_losses(runs[0]), _losses(runs[1]), rtol=2e-3)
 
 

@@ -154,7 +154,7 @@ def test_an_evaluation_ends_within_a_batch_and_is_done_again(tmp_path: Path, con
     assert len(list((run / "checkpoints").glob("step-*-evaluated"))) == 1
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("epoch") == 1
-    assert verify_run(run).void == 0, "and nothing else was done again"
+    assert verify_run(run).replayed == 0, "and nothing else was done again"
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_killed_and_resumed_ends_as_if_left_alone(
     assert_close(left_alone(*settings), broken)
     verdict = verify_run(broken)
     assert verdict.faults == []
-    assert verdict.live == 20 * 32
+    assert verdict.consumed == 20 * 32
 
 
 def train_until(step: int, process: subprocess.Popen[str], run: Path) -> None:

@@ -18,7 +18,8 @@ from kws.audio.augment import AugmentationChain
 from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.features import Features
 from kws.config import Config
-from kws.data.stream import Batch, Reader, noise_of, stream
+from kws.data.reader import Reader, read_noise
+from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed import process_group
 from kws.distributed.ranks import Ranks
@@ -41,9 +42,9 @@ def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     training_set, seed = TrainingSet(config), config.train.seed
     features = Features(config.frontend.features)
     chain = AugmentationChain(
-        config.frontend, features, seed, noise_of(training_set.index, "train"), training_set.samples, ranks.device
+        config.frontend, features, seed, read_noise(training_set.index, "train"), training_set.samples, ranks.device
     )
-    reader = Reader(training_set.index, "train", training_set.task.class_of, training_set.read_samples)
+    reader = SlotReader(Reader(training_set.index, "train"), training_set.task.class_of, training_set.read_samples)
     slots = functools.partial(training_set.plan(EPOCH).rank_slots, ranks.rank, ranks.world_size)
     found: dict[str, list[np.ndarray]] = {"draws": [], "clips": [], "drawn": [], "features": [], "mixed": []}
 
@@ -55,7 +56,7 @@ def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
 
-    for batch in stream(slots, reader):
+    for batch in stream_batches(slots, reader):
         if len(batch.draws):
             add(batch)
     return {name: np.concatenate(values) for name, values in found.items()}

@@ -18,7 +18,7 @@ from kws import cli
 from kws.config import Config, ModelConfig, to_toml
 from kws.corpus import tasks
 from kws.errors import UsageError
-from kws.metrics import confusion, mcnemar, summary
+from kws.metrics import confusion_matrix, mcnemar_p, summarise_confusion
 from kws.results import compare, compare_text
 from tests.results.test_report import HOSTILE, epoch, start, write_lines
 
@@ -41,14 +41,14 @@ def make(
         "split": split, "crop": False, "parameters": 66_272, "multiply_adds": 1_600_000, "corpus_id": "c" * 32,
         "checkpoint": "step-20", **facts,
     }  # fmt: skip
-    result = summary(confusion(TRUTH, said, 3), WORDS) | extra
+    result = summarise_confusion(confusion_matrix(TRUTH, said, 3), WORDS) | extra
     (folder / "eval" / f"{split}.json").write_text(json.dumps(result))
     chances = np.eye(3, dtype=np.float32)[said]
     np.savez(folder / "eval" / f"{split}.clips.npz", clips=np.arange(60), truth=TRUTH, probabilities=chances)
     if crop is not None:
         said = TRUTH.copy()
         said[:crop] = (said[:crop] + 1) % 3
-        result = summary(confusion(TRUTH, said, 3), WORDS) | extra | {"crop": True}
+        result = summarise_confusion(confusion_matrix(TRUTH, said, 3), WORDS) | extra | {"crop": True}
         (folder / "eval" / f"{split}-crop.json").write_text(json.dumps(result))
     return folder
 
@@ -67,7 +67,7 @@ def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path:
     ((first, second),) = found.groups
     assert (first.run, second.run) == (best, other)
     assert first.mcnemar is None
-    assert second.mcnemar == compare.McNemar(best, 2, 7, mcnemar(2, 7))  # 0, 1 against 3 to 9
+    assert second.mcnemar == compare.McNemar(best, 2, 7, mcnemar_p(2, 7))  # 0, 1 against 3 to 9
     assert first.crop is not None
     assert first.crop["accuracy"] == 58 / 60
     assert second.crop is None
@@ -80,7 +80,7 @@ def test_runs_on_the_same_clips_are_sorted_and_tested_against_the_best(tmp_path:
     text = shown(found)
     assert "test of corpus cccccccc: 60 clips, task words, 3 classes" in text
     assert text.index("tc_resnet8") < text.index("resnet32")
-    assert f"{mcnemar(2, 7):.4f}" in text
+    assert f"{mcnemar_p(2, 7):.4f}" in text
     assert any("McNemar" in note for note in compare_text.notes(found))
 
 

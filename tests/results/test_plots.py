@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from kws.metrics import summary
+from kws.metrics import summarise_confusion
 from kws.results.plots import confusion, curves
 from tests.results.test_report import HOSTILE, epoch, start, step
 
@@ -33,7 +33,7 @@ def test_a_long_run_is_drawn_with_some_of_its_points() -> None:
 
 
 def test_hovering_a_cell_tells_words_clips_and_share() -> None:
-    plot = confusion(summary([[9, 1], [0, 0]], ["yes", HOSTILE]))
+    plot = confusion(summarise_confusion([[9, 1], [0, 0]], ["yes", HOSTILE]))
     (heat,) = plot["data"]
     assert heat["hovertext"][0][0] == "true: yes<br>predicted: yes<br>9 clips, 90.0 % of yes"
     assert heat["text"] == [["9", "1"], ["", ""]]

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from kws.errors import UsageError
-from kws.metrics import confusion, summary
+from kws.metrics import confusion_matrix, summarise_confusion
 from kws.results import records
 from kws.results.pictures import draw_confusion
 from kws.results.records import read_events
@@ -50,7 +50,7 @@ def result_of(words: list[str], seed: int = 0) -> Row:
     truth = rng.integers(0, len(words), 40 * len(words))
     wrong = np.where(rng.random(truth.size) < 0.1, (truth + 1) % len(words), truth)
     extra = {"split": "test", "loss": 0.3, "top5": 0.99, "checkpoint": "best", "network": "net", "epoch": 3, "step": 30}
-    return summary(confusion(truth, wrong, len(words)), words) | extra
+    return summarise_confusion(confusion_matrix(truth, wrong, len(words)), words) | extra
 
 
 def png_size(data: bytes) -> tuple[int, int]:
@@ -114,7 +114,7 @@ def test_the_matrix_grows_with_its_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["only"], ["$x^2", "$\\frac$ {", "a\nb"], [HOSTILE * 9, ""]])
 def test_any_word_can_be_drawn(tmp_path: Path, words: list[str]) -> None:
     draw_confusion(result_of(words), tmp_path / "c.png")
-    empty = summary(np.zeros((len(words), len(words)), dtype=int), words)
+    empty = summarise_confusion(np.zeros((len(words), len(words)), dtype=int), words)
     draw_confusion(empty, tmp_path / "c.png")
 
 
@@ -149,7 +149,7 @@ def shown(table: object) -> str:
 
 
 def test_class_table_takes_no_word_for_markup() -> None:
-    text = shown(class_table(summary([[3, 1], [0, 0]], ["[red]", "[/]"])))
+    text = shown(class_table(summarise_confusion([[3, 1], [0, 0]], ["[red]", "[/]"])))
     assert "[red]" in text
     assert "[/]" in text
     assert "75.0 %" in text
@@ -223,7 +223,7 @@ def test_the_page_of_a_whole_run(run: Path) -> None:
 
 
 def test_the_most_confused_pair_stands_first(run: Path) -> None:
-    result = summary([[9, 0, 1], [7, 3, 0], [0, 2, 8]], ["yes", "no", "up"])
+    result = summarise_confusion([[9, 0, 1], [7, 3, 0], [0, 2, 8]], ["yes", "no", "up"])
     (run / "eval" / "test.json").write_text(json.dumps(result))
     page = write_report(run)[0].read_text(encoding="utf-8")
     table = page[page.index("Most confused pairs") :]

@@ -25,7 +25,7 @@ def assert_as_if_nothing_happened(training: Training, whole: Training, starts: i
     """Every draw counted once, the same weights and optimizer, and each later start went on where one before was."""
     verdict = verify_run(training.run)
     assert verdict.faults == []
-    assert verdict.live == verify_run(whole.run).live
+    assert verdict.consumed == verify_run(whole.run).consumed
     assert_same_bits(training.run, whole.run)
     began = [row["step"] for row in training.events("start")]
     assert len(began) == starts, training.log
@@ -40,7 +40,7 @@ def test_two_hosts_train_evaluate_and_say_who_they_are(whole: Training) -> None:
     for rank, host in enumerate(["node1", "node1", "node2", "node2"]):
         assert f"rank {rank}  {host}  cpu  slots {2 * rank}-{2 * rank + 1}" in whole.log
     assert (whole.run / "eval" / "test.json").exists()
-    assert verify_run(whole.run).void == 0
+    assert verify_run(whole.run).replayed == 0
 
 
 def test_a_mistake_of_the_user_fails_at_once_with_one_line(submit: Submit, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, submit: Sub
     wait_for("its end", lambda: "code 75" in training.log)
     assert (training.status["state"], training.status["signal"]) == ("preempted", signal.SIGTERM)
     assert verify_run(training.run).faults == []
-    assert training.status["step"] == verify_run(training.run).live / 32
+    assert training.status["step"] == verify_run(training.run).consumed / 32
     assert cluster.job(training.number)["Restarts"] == "0"
 
 

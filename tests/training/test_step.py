@@ -14,7 +14,8 @@ from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig, preset
 from kws.data.index import Index
-from kws.data.stream import Batch, Reader, noise_of, stream
+from kws.data.reader import Reader, read_noise
+from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
@@ -66,10 +67,10 @@ class Run:
         self.stepper = stepper = Stepper(
             self.training_set, self.network, self.features, optimizer, Ranks(0, 1, CPU, 1, OneProcess())
         )
-        reader = Reader(
-            self.training_set.index, "train", self.training_set.task.class_of, self.training_set.read_samples
-        )
-        self.batches: list[Batch] = list(stream(lambda: self.training_set.plan(EPOCH).step_slots(0), reader))
+        reader = Reader(self.training_set.index, "train")
+        slot_reader = SlotReader(reader, self.training_set.task.class_of, self.training_set.read_samples)
+        slots = self.training_set.plan(EPOCH).step_slots(0)
+        self.batches: list[Batch] = list(stream_batches(lambda: slots, slot_reader))
         planned = PlannedStep(STEP, EPOCH, SLOTS * MICRO, last=False)
         self.outcome: StepResult = stepper.step(planned, iter(self.batches), Votes(save=True))
 
@@ -88,7 +89,7 @@ def test_without_augmentation_training_and_evaluation_get_the_same_bits(tones: I
 @pytest.mark.parametrize("name", ["classic", "modern"])
 def test_the_network_gets_the_augmentation_of_the_slots_draws(tones: Index, name: str) -> None:
     run = Run(tones, preset(name, features="mel32"))
-    chain = AugmentationChain(run.frontend, run.features, SEED, noise_of(tones, "train"), 16000, CPU)
+    chain = AugmentationChain(run.frontend, run.features, SEED, read_noise(tones, "train"), 16000, CPU)
     for slot, (got, batch) in enumerate(zip(run.network.inputs, run.batches, strict=True)):
         assert batch.draws.tolist() == list(range(slot * MICRO, (slot + 1) * MICRO))
         assert torch.equal(got, chain(batch.wave, batch.lengths.numpy(), batch.draws.numpy(), EPOCH))
