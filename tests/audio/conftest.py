@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from kws.data.reader import Reader, read_noise
-from tests.audio.sounds import Sounds, made
+from tests.audio.sounds import Sounds, generated
 
 
-@pytest.fixture(scope="session", params=["made", "real"])
+@pytest.fixture(scope="session", params=["generated", pytest.param("real", marks=pytest.mark.slow)])
 def sounds(request: pytest.FixtureRequest) -> Sounds:
-    """Made clips; and real ones where they are, among them one cut to 0.3 s and two joined to 1.4 s."""
-    if request.param == "made":
-        return made()
+    """Generated clips; and real ones where the machine has them, one of them cut to 0.3 s, two joined to 1.4 s."""
+    if request.param == "generated":
+        return generated()
     corpus = request.getfixturevalue("real_mini")
     reader = Reader(corpus, "train")
     ids = np.linspace(0, len(corpus.split("train")) - 1, 38).astype(int)

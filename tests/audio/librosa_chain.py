@@ -1,7 +1,6 @@
-"""The seed's training chain as its author wrote such things: one clip at a time, plain librosa and numpy.
+"""Reference implementation of the preset `classic`: one clip at a time, plain librosa and numpy.
 
-What kws/audio computes in batches is held against this, step by step, for given parameters; and
-benchmarks/frontend.py holds its speed against this one's. `shared/SEED.md` has the steps.
+The tests compare kws/audio with it step by step, for given parameters; benchmarks/frontend.py compares the speed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Floats = npt.NDArray[np.floating]
 
 @dataclasses.dataclass
 class Steps:
-    """What a clip goes through; a step that is None is left out."""
+    """Parameters of the steps; None: the step is not applied."""
 
     amplitude: float | None = None
     speed: float | None = None
@@ -28,9 +27,9 @@ class Steps:
     shift: int | None = None
 
 
-def steps_of(course: TransformParameters, row: int) -> Steps:
-    """A draw's parameters as the functions below take them."""
-    gain, step, rate, shift = course.gain[row], course.step[row], course.rate[row], course.shift[row]
+def steps_of(transforms: TransformParameters, row: int) -> Steps:
+    """One row of the parameters, in the form of the functions below."""
+    gain, step, rate, shift = transforms.gain[row], transforms.step[row], transforms.rate[row], transforms.shift[row]
     return Steps(
         None if gain == 1.0 else float(gain),
         None if step == 1.0 else float(1.0 / step - 1.0),
@@ -40,33 +39,33 @@ def steps_of(course: TransformParameters, row: int) -> Steps:
 
 
 def amplitude(samples: Floats, factor: float) -> Floats:
-    """1."""
+    """Step 1: gain."""
     return samples * samples.dtype.type(factor)
 
 
 def speed(samples: Floats, by: float) -> Floats:
-    """2. Linear interpolation at step 1 / (1 + by)."""
+    """Step 2: linear interpolation at step 1 / (1 + by)."""
     places = np.arange(0, len(samples), 1.0 / (1.0 + by))
     return np.interp(places, np.arange(len(samples)), samples).astype(samples.dtype)
 
 
 def fixed(samples: Floats, length: int = RATE_HZ) -> Floats:
-    """3."""
+    """Step 3: pad with zeros or cut."""
     return samples[:length] if len(samples) >= length else np.pad(samples, (0, length - len(samples)))
 
 
 def stft(samples: Floats) -> npt.NDArray[np.complex64]:
-    """4. (1025, 32)."""
+    """Step 4: (1025, 32)."""
     return librosa.stft(samples, n_fft=N_FFT, hop_length=HOP)
 
 
 def stretch(spectrum: npt.NDArray[np.complex64], by: float) -> npt.NDArray[np.complex64]:
-    """5. Phase vocoder at rate 1 + by."""
+    """Step 5: phase vocoder at rate 1 + by."""
     return librosa.phase_vocoder(spectrum, rate=1.0 + by, hop_length=HOP)
 
 
 def shift(spectrum: npt.NDArray[np.complex64], frames: int) -> npt.NDArray[np.complex64]:
-    """6. Later by `frames`, zeros shifted in."""
+    """Step 6: later by `frames`; the gap is zeros."""
     moved = np.zeros_like(spectrum)
     if frames >= 0:
         moved[:, frames:] = spectrum[:, : spectrum.shape[1] - frames]
@@ -76,18 +75,18 @@ def shift(spectrum: npt.NDArray[np.complex64], frames: int) -> npt.NDArray[np.co
 
 
 def fixed_frames(spectrum: npt.NDArray[np.complex64], count: int) -> npt.NDArray[np.complex64]:
-    """7."""
+    """Step 7: pad with zeros or cut to `count` frames."""
     return spectrum[:, :count] if spectrum.shape[1] >= count else librosa.util.fix_length(spectrum, size=count, axis=1)
 
 
 def mel(spectrum: npt.NDArray[np.complex64], bands: int) -> Floats:
-    """9. Decibels below the maximum, (bands, 32)."""
+    """Step 9, after the noise was mixed in: decibels below the maximum, (bands, 32)."""
     bank = librosa.filters.mel(sr=RATE_HZ, n_fft=N_FFT, n_mels=bands)
     return librosa.power_to_db(bank @ (np.abs(spectrum) ** 2), ref=np.max)
 
 
 def to_frames(samples: Floats, steps: Steps, length: int = RATE_HZ) -> npt.NDArray[np.complex64]:
-    """1 to 7: float samples (T,) -> (1025, 32)."""
+    """Steps 1 to 7: float samples (T,) -> (1025, 32)."""
     if steps.amplitude is not None:
         samples = amplitude(samples, steps.amplitude)
     if steps.speed is not None:
@@ -112,16 +111,6 @@ def training_features(
 
 
 def evaluation_features(samples: Floats, bands: int = 32) -> Floats:
-    """Valid and test: (bands, 32)."""
+    """Features of the valid and test splits: (bands, 32)."""
     power = librosa.feature.melspectrogram(y=fixed(samples), sr=RATE_HZ, n_fft=N_FFT, hop_length=HOP, n_mels=bands)
     return librosa.power_to_db(power, ref=np.max)
-
-
-def random_steps(rng: np.random.Generator) -> Steps:
-    """Each with probability a half, as the seed draws them."""
-    return Steps(
-        rng.uniform(0.7, 1.1) if rng.random() < 0.5 else None,
-        rng.uniform(-0.2, 0.2) if rng.random() < 0.5 else None,
-        rng.uniform(-0.2, 0.2) if rng.random() < 0.5 else None,
-        int(rng.integers(-8, 9)) if rng.random() < 0.5 else None,
-    )

@@ -1,4 +1,4 @@
-"""Clips to hold the front end against its references with: made ones, and some as batches."""
+"""Test clips of all kinds, generated, and helpers to make batches and transform parameters of them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from tests.conftest import tone
 
 SAMPLES = 16000
 HEADROOM = 20001
-"""What kws.data.training_set.TrainingSet.read_samples gives clips of one second where speed reaches 0.2."""
+"""TrainingSet.read_samples for clips of one second where `speed` is 0.2."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sounds:
-    """Clips of various lengths, and recordings of noise."""
+    """Clips of various lengths, and noise recordings."""
 
     clips: list[Pcm]
     noises: list[Pcm]
 
     def clip(self, number: int) -> Pcm:
-        """One of them, round and round."""
+        """Clip `number`, counted in a circle."""
         return self.clips[number % len(self.clips)]
 
     def noise_rows(self) -> np.ndarray:
-        """The seed's noise: all laid end to end, cut into rows of a second, the rest dropped; float."""
+        """As NoiseBank.rows: all recordings end to end, cut into rows of one second; float."""
         joined = np.concatenate(self.noises)
         return joined[: len(joined) // SAMPLES * SAMPLES].reshape(-1, SAMPLES) / 32768.0
 
 
-def made() -> Sounds:
-    """Tones, hiss, a sweep, clicks, quiet and loud; of 0.3, 1 and 1.4 s."""
+def generated() -> Sounds:
+    """Tones, white noise, a sweep, clicks, quiet and loud clips; of 0.3, 1 and 1.4 s."""
     numbers, time = np.random.default_rng(3), np.arange(SAMPLES) / SAMPLES
     sweep = (9000 * np.sin(2 * np.pi * (100 + 3000 * time) * time) + numbers.normal(0, 30, SAMPLES)).astype(np.int16)
     clicks = (300 * numbers.standard_normal(SAMPLES)).astype(np.int16)
@@ -50,7 +50,7 @@ def made() -> Sounds:
 
 
 def batch(clips: Sequence[Pcm], samples: int = HEADROOM) -> tuple[torch.Tensor, Ints]:
-    """int16 (B, samples) with zeros behind, and how many of each row are the clip's: what Reader makes of them."""
+    """The clips padded with zeros, int16 (B, samples), and their lengths (B,), as Reader returns them."""
     wave, lengths = np.zeros((len(clips), samples), np.int16), np.zeros(len(clips), np.int64)
     for row, clip in enumerate(clips):
         kept = clip[:samples]
@@ -58,9 +58,9 @@ def batch(clips: Sequence[Pcm], samples: int = HEADROOM) -> tuple[torch.Tensor, 
     return torch.from_numpy(wave), lengths
 
 
-def course(
+def transforms(
     count: int, gain: float = 1.0, start: float = 0.0, step: float = 1.0, rate: float = 1.0, shift: int = 0
 ) -> TransformParameters:
-    """The same for every one of `count` clips."""
+    """The same parameters for each of `count` clips."""
     floats = [np.full(count, value, dtype=np.float64) for value in (gain, start, step, rate)]
     return TransformParameters(*floats, np.full(count, shift, dtype=np.int64))

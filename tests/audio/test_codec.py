@@ -21,12 +21,12 @@ def encoded(samples: np.ndarray, rate: int = 16000, subtype: str = "PCM_16", fil
 
 
 @given(arrays.arrays(np.int16, st.integers(1, 300)))
-def test_pcm16_comes_back_bit_for_bit(samples: codec.Pcm) -> None:
+def test_pcm16_is_decoded_bit_for_bit(samples: codec.Pcm) -> None:
     assert np.array_equal(codec.decode(codec.wav_bytes(samples)), samples)
     assert np.array_equal(codec.decode(codec.flac_bytes(samples)), samples)
 
 
-def test_our_wav_is_what_others_read() -> None:
+def test_our_wav_is_read_by_soundfile() -> None:
     data = codec.wav_bytes(CLIP)
     read, rate = soundfile.read(io.BytesIO(data), dtype="int16")
     assert (rate, len(data)) == (16000, codec.WAV_HEADER_BYTES + 2 * len(CLIP))
@@ -75,7 +75,7 @@ def test_floats_beyond_full_scale_are_clipped_not_wrapped() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(wrong: float) -> None:
+def test_samples_that_are_not_finite_are_refused(wrong: float) -> None:
     with pytest.raises(codec.AudioError, match="not finite"):
         codec.decode(encoded(np.array([0.0, wrong, 0.0]), subtype="FLOAT"))
 
@@ -85,12 +85,12 @@ def test_what_is_not_finite_is_refused(wrong: float) -> None:
     [
         (b"", "empty file"),
         (b"hello, this is text\n" * 50, "not readable as audio"),
-        (codec.wav_bytes(CLIP)[:30], "ends early: its samples are missing"),
-        (codec.wav_bytes(CLIP)[:44], "ends early: 32000 bytes"),
+        (codec.wav_bytes(CLIP)[:30], "samples are missing"),
+        (codec.wav_bytes(CLIP)[:44], "32000 bytes"),
         (codec.wav_bytes(np.array([], dtype=np.int16)), "no samples"),
-        (codec.wav_bytes(CLIP)[:-1], "ends early: 1 bytes"),
-        (codec.wav_bytes(CLIP)[:-1000], "ends early: 1000 bytes"),
-        (encoded(CLIP / 32768, 44100, "FLOAT")[:-400], "ends early: 400 bytes"),
+        (codec.wav_bytes(CLIP)[:-1], "1 bytes"),
+        (codec.wav_bytes(CLIP)[:-1000], "1000 bytes"),
+        (encoded(CLIP / 32768, 44100, "FLOAT")[:-400], "400 bytes"),
         (codec.flac_bytes(CLIP)[:-3000], "not readable as audio"),
         (codec.flac_bytes(CLIP)[:20], "not readable as audio"),
     ],
@@ -108,18 +108,18 @@ def test_a_wav_from_a_pipe_that_does_not_know_its_length_is_read(size: int) -> N
     assert np.array_equal(codec.decode(bytes(data)), CLIP)
 
 
-def test_chunks_around_the_samples_are_no_matter() -> None:
+def test_other_chunks_around_the_samples_are_ignored() -> None:
     plain = codec.wav_bytes(CLIP)
     note = b"LIST" + (5).to_bytes(4, "little") + b"abcde\0"
     both = plain[:36] + note + plain[36:] + note
     data = both[:4] + (len(both) - 8).to_bytes(4, "little") + both[8:]
     assert np.array_equal(codec.decode(data), CLIP)
-    with pytest.raises(codec.AudioError, match="ends early: 10 bytes"):
+    with pytest.raises(codec.AudioError, match="10 bytes"):
         codec.decode(data[: -len(note) - 10])
 
 
 @given(st.integers(0, 60), st.integers(0, 255))
-def test_no_damage_to_the_header_is_more_than_an_audio_error(at: int, value: int) -> None:
+def test_a_damaged_header_raises_at_most_an_audio_error(at: int, value: int) -> None:
     data = bytearray(codec.wav_bytes(CLIP[:200]))
     data[at] = value
     with contextlib.suppress(codec.AudioError):
@@ -129,23 +129,23 @@ def test_no_damage_to_the_header_is_more_than_an_audio_error(at: int, value: int
 @pytest.mark.parametrize(
     ("samples", "rate", "says"),
     [
-        ([], 16000, "shorter than one sample"),
-        ([0.5], 48000, "shorter than one"),
+        ([], 16000, "shorter"),
+        ([0.5], 48000, "shorter"),
         ([0.5], 0, "0 Hz"),
         ([0.5], -8, "-8 Hz"),
     ],
 )
-def test_from_float_refuses_what_gives_no_sound(samples: list[float], rate: int, says: str) -> None:
+def test_floats_that_give_no_sample_are_refused(samples: list[float], rate: int, says: str) -> None:
     with pytest.raises(codec.AudioError, match=says):
         codec.pcm_from_float(np.array(samples, dtype=np.float32), rate)
 
 
-def test_one_sample_is_a_sound() -> None:
+def test_one_sample_is_enough() -> None:
     assert codec.decode(codec.wav_bytes(EDGES[:1])).tolist() == [-32768]
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("a.WAV", True), ("b/c.flac", True), ("a.txt", False), ("wav.", False)])
-def test_audio_is_told_by_the_files_ending(name: str, wanted: bool) -> None:
+def test_audio_is_recognised_by_the_file_extension(name: str, wanted: bool) -> None:
     assert codec.is_audio(name) is wanted
 
 
@@ -165,23 +165,23 @@ LONG = np.random.default_rng(1).standard_normal(31 * 16000) * 0.05 * (1 + np.sin
         ("OGG", "VORBIS", 44100, 2),
     ],
 )
-def test_a_cut_is_what_the_whole_has_there(form: str, subtype: str, rate: int, channels: int) -> None:
+def test_a_span_equals_that_part_of_the_whole(form: str, subtype: str, rate: int, channels: int) -> None:
     data = encoded(np.stack([LONG] * channels, axis=1), rate, subtype, form)
     whole = codec.decode(data).astype(int)
     seconds = len(LONG) / rate
     assert codec.duration_s(io.BytesIO(data)) == seconds
-    for start in (0.0, 0.4321, seconds / 3, seconds - 1.5, seconds - 0.6):  # a page of Vorbis is some seconds
-        cut = codec.decode_span(io.BytesIO(data), start, start + 0.6)
-        wanted = whole[round(start * 16000) :][: len(cut)]
-        assert len(cut) in (round((start + 0.6) * 16000) - round(start * 16000), len(wanted))
-        assert np.abs(cut - wanted).max() <= 1
+    for start in (0.0, 0.4321, seconds / 3, seconds - 1.5, seconds - 0.6):  # a Vorbis page is some seconds long
+        span = codec.decode_span(io.BytesIO(data), start, start + 0.6)
+        wanted = whole[round(start * 16000) :][: len(span)]
+        assert len(span) in (round((start + 0.6) * 16000) - round(start * 16000), len(wanted))
+        assert np.abs(span - wanted).max() <= 1
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 1.2), (1.5, 2.0), (-0.1, 0.5), (0.5, 0.5), (0.7, 0.3)])
-def test_a_cut_that_the_recording_does_not_have_is_refused(start: float, end: float) -> None:
-    with pytest.raises(codec.AudioError, match=rf"no sound from {start} to {end:g} s: it has 1.00 s"):
+def test_a_span_outside_the_recording_is_refused(start: float, end: float) -> None:
+    with pytest.raises(codec.AudioError, match=rf"{start} to {end:g} s.* 1\.00 s"):
         codec.decode_span(io.BytesIO(codec.wav_bytes(CLIP)), start, end)
 
 
-def test_a_cut_may_reach_the_end_but_for_rounding() -> None:
+def test_a_span_may_end_after_the_recording_by_a_rounding_error() -> None:
     assert len(codec.decode_span(io.BytesIO(codec.wav_bytes(CLIP)), 0.5, 1.02)) == 8000

@@ -1,4 +1,4 @@
-"""Features against librosa's, on made and on real clips, at other rates, lengths and channels."""
+"""Features against librosa's, on generated and on real clips, at other rates, lengths and channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kws.audio import codec
 from kws.audio.features import SPECS, Features
 from kws.errors import UsageError
 from tests.audio import librosa_chain as reference
-from tests.audio.sounds import SAMPLES, Sounds, batch, made
+from tests.audio.sounds import SAMPLES, Sounds, batch, generated
 
 DECIBELS = 1e-3
 MELS = pytest.mark.parametrize(("name", "bands"), [("mel32", 32), ("mel40", 40)])
@@ -62,7 +62,7 @@ def test_mfcc_equals_librosas(sounds: Sounds) -> None:
 
 
 def recorded(sounds: Sounds, rate: int, channels: int, subtype: str) -> list[tuple[bytes, np.ndarray]]:
-    """Files at that rate: their bytes, and their samples as soundfile reads them, (T, channels)."""
+    """Files at this rate: (contents, samples (T, channels) as soundfile reads them)."""
     found = []
     for number, clip in enumerate(sounds.clips[:6]):
         samples = soxr.resample(floats_of(clip), 16000, rate)
@@ -89,12 +89,12 @@ def test_files_of_other_rates_and_channels_equal_librosa_after_soxr(
         assert np.abs(found - reference.evaluation_features(rounded, bands)).max() < DECIBELS
 
 
-# --- whatever comes -------------------------------------------------------------------------------------------
+# --- any input ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("samples", [16000, 15999, 8000, 400, 1])
-def test_the_shape_is_as_said_and_the_values_finite(name: str, samples: int) -> None:
+def test_the_shape_is_as_announced_and_the_values_are_finite(name: str, samples: int) -> None:
     features = Features(name)
     generator = torch.Generator().manual_seed(0)
     found = features(torch.randint(-3000, 3000, (2, samples), generator=generator, dtype=torch.int16))
@@ -119,14 +119,14 @@ def test_digital_silence_is_flat(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_clip_alone_is_as_in_a_batch(sounds: Sounds, name: str) -> None:
+def test_a_clip_gives_the_same_alone_and_in_a_batch(sounds: Sounds, name: str) -> None:
     wave, features = batch(sounds.clips[:7], SAMPLES)[0], Features(name)
     alone = torch.cat([features(row[None]) for row in wave])
     torch.testing.assert_close(alone, features(wave), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_from_spectra_and_from_power_it_is_the_same(sounds: Sounds, name: str) -> None:
+def test_features_of_spectra_and_of_power_are_the_same(sounds: Sounds, name: str) -> None:
     features, wave = Features(name), batch(sounds.clips[:7], SAMPLES)[0]
     spectrum = features.spectrum(wave.float() / 32768)
     found = features(wave)
@@ -136,14 +136,14 @@ def test_from_spectra_and_from_power_it_is_the_same(sounds: Sounds, name: str) -
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_integers_and_floats_agree(sounds: Sounds, name: str) -> None:
+def test_int16_and_float_give_the_same(sounds: Sounds, name: str) -> None:
     wave, features = batch(sounds.clips[:3], SAMPLES)[0], Features(name)
     assert torch.equal(features(wave), features(wave.float() / 32768))
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_loudness_hardly_matters(name: str) -> None:
-    wave, features = batch(made().clips[:3], SAMPLES)[0].float() / 32768, Features(name)
+    wave, features = batch(generated().clips[:3], SAMPLES)[0].float() / 32768, Features(name)
     first = 1 if name == "mfcc40" else 0  # its first coefficient is the level
     one, half = (features(wave * level)[:, :, first:] for level in (1.0, 0.5))
     assert (one - half).abs().mean() < 0.02 * one.std()
@@ -161,10 +161,10 @@ def test_normalisation_is_by_band(sounds: Sounds, name: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_nothing_of_it_is_saved_with_a_network() -> None:
+def test_nothing_is_saved_in_the_state_dict() -> None:
     assert not Features("mel32").state_dict()
 
 
-def test_an_unknown_name_gets_those_that_are_there() -> None:
-    with pytest.raises(UsageError, match=r"frontend\.features: no 'mel41'; there are mel32, mel40, logmel40"):
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"frontend\.features.*'mel41'.*mel32, mel40, logmel40"):
         Features("mel41")

@@ -13,7 +13,7 @@ OTHERS = {"functional": "", "transforms": ""}
 def import_beside(
     folder: Path, extension: str, code: str = "from kws.audio import ta"
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `code` where torchaudio is a made-up package whose `_extension` holds the lines given."""
+    """Runs `code` with a fake torchaudio package whose `_extension` module has the given source."""
     package = folder / "torchaudio"
     package.mkdir()
     (package / "__init__.py").write_text("from . import _extension\nfrom . import functional, transforms\n")
@@ -31,7 +31,7 @@ def test_it_works_on_this_machine() -> None:
     assert ta.transforms.Spectrogram(n_fft=400)(torch.zeros(1, 800)).shape == (1, 201, 5)
 
 
-def test_an_extension_of_another_cuda_is_stood_in_for(tmp_path: Path) -> None:
+def test_a_stub_replaces_an_extension_for_another_cuda(tmp_path: Path) -> None:
     for number, error in enumerate(("OSError('libcudart.so.13: no such file')", "RuntimeError('CUDA version')")):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -44,10 +44,10 @@ def test_an_extension_of_another_cuda_is_stood_in_for(tmp_path: Path) -> None:
         )
         done = import_beside(folder, f"raise {error}\n", code)
         assert done.returncode == 0, done.stderr
-        assert "forced alignment needs torchaudio's compiled extension" in done.stdout
+        assert "compiled extension" in done.stdout
 
 
-def test_one_that_loads_is_left_alone(tmp_path: Path) -> None:
+def test_an_extension_that_loads_is_used(tmp_path: Path) -> None:
     code = "from kws.audio import ta; import torchaudio._extension as e; print(e.mine)"
     done = import_beside(tmp_path, "mine = 'the real one'\n", code)
     assert (done.returncode, done.stdout.strip()) == (0, "the real one"), done.stderr
@@ -56,4 +56,4 @@ def test_one_that_loads_is_left_alone(tmp_path: Path) -> None:
 def test_any_other_error_is_not_hidden(tmp_path: Path) -> None:
     done = import_beside(tmp_path, "import a_package_that_is_not_there\n")
     assert done.returncode == 1
-    assert "ModuleNotFoundError: No module named 'a_package_that_is_not_there'" in done.stderr
+    assert "ModuleNotFoundError" in done.stderr
