@@ -118,7 +118,7 @@ def pack_once(source: Path, out: Path, processes: int) -> None:
     """What `packed` starts: prints the seconds, and those of processor time."""
     start, used = time.perf_counter(), sum(os.times()[:4])
     # Noise repeats itself after a million clips, and a corpus that is measured may be packed as it was published.
-    pack.pack([source], out, processes=processes, allow_leaks=True)
+    pack.pack([source], out, pack.PackOptions(allow_leaks=True), processes=processes)
     print(time.perf_counter() - start, sum(os.times()[:4]) - used)
 
 

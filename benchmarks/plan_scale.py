@@ -96,7 +96,7 @@ def of_task(split: index.Split) -> tuple[index.Split, list[int]]:
     first = words * 5 // 7
     others = np.arange(words) < first
     choice, cells = selection.choose_unknown(
-        split, others, tasks.part(0.1, int(split.cells[:, first:].sum())), ("plan_scale",)
+        split, others, tasks.rounded_share(0.1, int(split.cells[:, first:].sum())), ("plan_scale",)
     )
     class_of = [max(0, word - first + 1) for word in range(words)]
     return selection.TaskSplit(split.name, split.shards, split.columns, cells, choice), class_of

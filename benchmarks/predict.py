@@ -76,7 +76,7 @@ def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
     config = Config(model=ModelConfig(name=model))
     network = models.build(model, 35, (1, 40, 101))
     words = [f"word{number}" for number in range(35)]
-    state = {"task": tasks.of_words(words).tree(), "words": words}
+    state = {"task": tasks.words_task(words).tree(), "words": words}
     path = Checkpoints(folder).save(network.state_dict(), {}, state, "step-00000000")
     trained = Trained(config, Checkpoint(path, state), CPU)
     return Recognizer(trained), trained

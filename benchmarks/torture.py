@@ -275,7 +275,7 @@ def clips(folder: Path) -> index.Index:
         path = folder / "wav" / word / f"{number % 30:08x}_nohash_{number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(codec.wav_bytes((wave * 32767).astype(np.int16)))
-    return pack.pack([folder / "wav"], folder / "shards", shard_bytes=1_000_000)[0]
+    return pack.pack([folder / "wav"], folder / "shards", pack.PackOptions(shard_bytes=1_000_000))[0]
 
 
 def torture(root: Path, shards: Path, kills: int, seed: int, epochs: int) -> dict[str, object]:

@@ -75,7 +75,7 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     """A packed corpus of three unequal words in several small shards."""
     folder = tmp_path_factory.mktemp("tones")
     source = write_corpus(folder / "wav", {"low": 120, "mid": 60, "high": 30}, speakers=30)
-    corpus, _ = pack.pack([source], folder / "shards", shard_bytes=1_000_000)
+    corpus, _ = pack.pack([source], folder / "shards", pack.PackOptions(shard_bytes=1_000_000))
     return corpus
 
 
@@ -89,7 +89,7 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     (source / "_background_noise_").mkdir()
     for number, part in enumerate(np.split(numbers.astype(np.int16), [30_000, 50_000])):
         (source / "_background_noise_" / f"{number}.wav").write_bytes(codec.wav_bytes(part))
-    corpus, _ = pack.pack([source], folder / "shards", shard_bytes=200_000)
+    corpus, _ = pack.pack([source], folder / "shards", pack.PackOptions(shard_bytes=200_000))
     return corpus
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from kws import transport
 from kws.errors import UsageError
-from kws.transport import ChangedError, Opened, Target, UnreachableError
+from kws.transport import ChangedError, DownloadTarget, Response, UnreachableError
 from tests.data.web import serve
 
 DATA = bytes(range(250))
@@ -27,7 +27,7 @@ class Unsteady:
         self._tries, self._resumes, self.asked = list(tries), resumes, list[int]()
 
     @contextmanager
-    def open_at(self, offset: int) -> Iterator[Opened]:
+    def open_at(self, offset: int) -> Iterator[Response]:
         self.asked.append(offset)
         count, at = self._tries.pop(0) if self._tries else 0, offset if self._resumes else 0
         parts = [DATA[at:][:count], b""]
@@ -37,7 +37,7 @@ class Unsteady:
             buffer[: len(part)] = part
             return len(part)
 
-        yield Opened(at, len(DATA), readinto)
+        yield Response(at, len(DATA), readinto)
 
 
 def fetched(path: Path, source: Unsteady, wanted: int | None = None) -> tuple[bytes, list[float]]:
@@ -45,7 +45,7 @@ def fetched(path: Path, source: Unsteady, wanted: int | None = None) -> tuple[by
     waited: list[float] = []
     with path.open("w+b") as file:
         transport.download(
-            source.open_at, Target(file, wanted, "the test"), DELAYS, lambda delay, fault: waited.append(delay)
+            source.open_at, DownloadTarget(file, wanted, "the test"), DELAYS, lambda delay, fault: waited.append(delay)
         )
         file.flush()
         return path.read_bytes(), waited
@@ -76,7 +76,7 @@ def test_another_size_is_not_tried_again(tmp_path: Path, wanted: int) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_not_the_sources_fault() -> None:
     with Path("/dev/full").open("wb", buffering=0) as file:
-        source, target = Unsteady(None, None), Target(_raw(file), None, "the test")
+        source, target = Unsteady(None, None), DownloadTarget(_raw(file), None, "the test")
         with pytest.raises(UsageError, match=r"/dev/full: cannot be written \(No space left on device\)"):
             transport.download(source.open_at, target, DELAYS)
     assert source.asked == [0]
@@ -133,4 +133,4 @@ def test_a_version_is_what_if_range_takes(headers: dict[str, str], version: str)
 
 
 def test_an_address_is_shown_without_its_secrets() -> None:
-    assert transport.shown("https://me:secret@host:80/a%20b.tar?token=x#y") == "https://host:80/a%20b.tar"
+    assert transport.redacted_url("https://me:secret@host:80/a%20b.tar?token=x#y") == "https://host:80/a%20b.tar"

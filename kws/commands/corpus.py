@@ -16,7 +16,7 @@ from kws.errors import UsageError
 if TYPE_CHECKING:
     from kws.corpus.recipe import Recipe
     from kws.data.index import Index
-    from kws.packing.pack import Report
+    from kws.packing.pack import PackOptions, PackReport
 
 
 def synth(arguments: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def synth(arguments: argparse.Namespace) -> int:
         chosen["words"] = read_words(arguments.words)
     if arguments.languages:
         chosen["languages"] = tuple(arguments.languages.split(","))
-    speech = synth.Speech(
+    speech = synth.SynthSettings(
         voices=arguments.voices, takes=arguments.takes, seed=arguments.seed,
         noise_db=_range(arguments.noise) if arguments.noise else None, rooms=arguments.rooms, **chosen,
     )  # fmt: skip
@@ -61,7 +61,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     address = arguments.url or wanted.url
     if not address or len(wanted.sha256) > 1:
         raise UsageError(f"{wanted.path}: not one archive with a url; give --url, or kws pack its archives")
-    report, half_done = pack.Report(), (out / ".packing" / "journal").exists()
+    report, half_done = pack.PackReport(), (out / ".packing" / "journal").exists()
     if (out / "index" / "index.json").exists() and not half_done:
         corpus = index.load(out)
         if differs := recipe.differences(wanted, corpus.words, _counts(corpus)):
@@ -71,8 +71,9 @@ def fetch(arguments: argparse.Namespace) -> int:
         if not half_done:
             pack.check_free(out)
         with stoppable(out), progress("fetching", in_bytes=True) as show:
-            archive = fetch.archive(wanted, address, out, _say, show)
-        corpus, report = _pack([archive], out, allow_leaks=wanted.allow_leaks, processes=_processes(None))
+            archive = fetch.fetch_archive(wanted, address, out, _say, show)
+        options = pack.PackOptions(allow_leaks=wanted.allow_leaks)
+        corpus, report = _pack([archive], out, options, _processes(None))
     if fetch.is_unfinished(out):
         _measure(corpus)
     code = _say_packed(corpus, report, wanted, arguments.json)
@@ -96,19 +97,19 @@ def record(arguments: argparse.Namespace) -> int:
     try:
         with microphone.Microphone() as open_microphone, live_line() as show:
             for event in microphone.record(session, open_microphone):
-                if isinstance(event, microphone.Refused):
+                if isinstance(event, microphone.RejectedTake):
                     print(f"again: {event.why}", file=sys.stderr)
                 else:
                     what = event.countdown or f"say {session.word}"
                     show(f"take {event.take} of {session.count}  {what:<16} {meter(event.level_db)}")
     except KeyboardInterrupt:
         code = INTERRUPTED
-    kept = [str(session.path(number)) for number in range(first, session.first_number())]
+    kept = [str(session.take_path(number)) for number in range(first, session.first_number())]
     if arguments.json:
         print(json.dumps({"kept": len(kept), "files": kept}))
     else:
         then = "stopped; the same again adds more" if code else f"next: kws pack {session.folder} SHARDS"
-        print(f"{session.place}: {len(kept)} takes kept; {then}")
+        print(f"{session.word_folder}: {len(kept)} takes kept; {then}")
     return code
 
 
@@ -129,21 +130,22 @@ def pack(arguments: argparse.Namespace) -> int:
     recipe = recipes.find(arguments.recipe) if arguments.recipe else None
     if recipe:
         recipes.check_archives(recipe, sources)
-    corpus, report = _pack(
-        sources, out, audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
-        append=arguments.append, processes=_processes(arguments.processes), names=arguments.names,
+    options = pack.PackOptions(
+        audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
+        append=arguments.append, names=arguments.names,
         allow_leaks=arguments.allow_leaks or (recipe is not None and recipe.allow_leaks),
     )  # fmt: skip
+    corpus, report = _pack(sources, out, options, _processes(arguments.processes))
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):
         _measure(corpus)
     return _say_packed(corpus, report, recipe, arguments.json)
 
 
-def _pack(sources: Sequence[Path], out: Path, **options: Any) -> tuple[Index, Report]:
+def _pack(sources: Sequence[Path], out: Path, options: PackOptions, processes: int) -> tuple[Index, PackReport]:
     from kws.packing import pack
 
     with stoppable(out), progress("packing") as show:
-        return pack.pack(sources, out, progress=lambda what, done, total: show(done, total, what), **options)
+        return pack.pack(sources, out, options, lambda stage, done, total: show(done, total, stage), processes)
 
 
 def _measure(corpus: Index) -> None:
@@ -159,7 +161,7 @@ def _counts(corpus: Index) -> dict[str, int]:
     return {name: len(split) for name, split in corpus.splits.items()}
 
 
-def _say_packed(corpus: Index, report: Report, recipe: Recipe | None, as_json: bool) -> int:
+def _say_packed(corpus: Index, report: PackReport, recipe: Recipe | None, as_json: bool) -> int:
     """What became of it, and whether it is what the recipe wants; the exit code."""
     from kws.corpus import recipe as recipes
 
@@ -212,10 +214,10 @@ def index(arguments: argparse.Namespace) -> int:
     facts = {name: len(split) for name, split in index.splits.items()}
     if arguments.json:
         print(json.dumps({"clips": facts, "content_id": index.content_id, "words": list(index.words),
-                          "leaks": leaks.of_index(index).counts, "faults": report.skipped,
+                          "leaks": leaks.leaks_in_index(index).counts, "faults": report.skipped,
                           "notes": report.notes}))  # fmt: skip
         return FAILED if report.skipped else OK
-    for note in report.notes + leaks.lines(index) + contents.shuffle_lines(index):
+    for note in report.notes + leaks.describe_index(index) + contents.shuffle_lines(index):
         print(f"note: {note}")
     for line in report.skipped:
         print(f"left out: {line}", file=sys.stderr)
@@ -236,10 +238,10 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.task:
         return _inspect_task(arguments, corpus)
     if arguments.json:
-        print(json.dumps(contents.facts(corpus) | {"leaks": leaks.of_index(corpus).counts}))
+        print(json.dumps(contents.corpus_facts(corpus) | {"leaks": leaks.leaks_in_index(corpus).counts}))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
-        print("\n".join(leaks.lines(corpus) + contents.shuffle_lines(corpus)))
+        print("\n".join(leaks.describe_index(corpus) + contents.shuffle_lines(corpus)))
     return OK
 
 
@@ -249,7 +251,7 @@ def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
     from kws.data import selection
     from kws.packing import contents
 
-    definition = tasks.of_words(corpus.words) if arguments.task == tasks.WORDS else tasks.load(arguments.task)
+    definition = tasks.words_task(corpus.words) if arguments.task == tasks.WORDS else tasks.load(arguments.task)
     found = selection.apply_task(corpus, definition, SAMPLE_RATE_HZ)
     if arguments.json:
         print(json.dumps(contents.task_facts(found)))

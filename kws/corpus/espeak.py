@@ -1,8 +1,8 @@
-"""Text to speech: espeak-ng, loaded from the wheel `espeakng_loader`, which brings library and data along.
+"""Text to speech with espeak-ng, from the wheel `espeakng_loader`, which contains the library and its data.
 
     text, voice, rate, pitch, seed -> espeak-ng -> 16 kHz samples
 
-Nothing is downloaded, and nothing of the system is used.
+Nothing is downloaded, and no library of the system is used.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from kws.errors import UsageError
 
 Audio = NDArray[np.float32]  # one channel, full scale is 1.0
 PREFIX = "kws-espeak-"
-"""Of scratch folders."""
+"""What the names of scratch folders begin with."""
 _INSTALL = "type: pip install espeakng-loader==0.2.4"
 
 
-def refuse(where: str, found: object, wanted: str, todo: str) -> NoReturn:
-    """Raises the UsageError."""
-    raise UsageError(f"{where}: found {found}, wanted {wanted}; {todo}")
+def refuse(where: str, found: object, wanted: str, advice: str) -> NoReturn:
+    """Raises a UsageError."""
+    raise UsageError(f"{where}: found {found}, wanted {wanted}; {advice}")
 
 
 class Espeak:
-    """espeak-ng in this process, with nothing left over from earlier use. Close it after use.
+    """An espeak-ng of its own, without state of earlier use. Close it after use.
 
-    Even espeak_Terminate leaves state standing (wave phase, flutter), so each object loads its own copy of the file:
-    equal calls in equal order give equal samples. Takes a millisecond. Raises UsageError when it cannot be loaded.
-    `scratch`: the folder for the copy, by default that of the system.
+    Even espeak_Terminate keeps some state (wave phase, flutter), so each object loads its own copy of the library file,
+    which takes a millisecond: the same calls in the same order then give the same samples. `scratch`: the folder for
+    the copy, by default the system's. Raises UsageError when espeak-ng cannot be loaded.
     """
 
     def __init__(self, scratch: Path | None = None) -> None:
         library, data = find_espeak()
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=scratch)
-        self._heard = bytearray()
-        # espeak cuts data paths at 160 characters, which a deep venv exceeds: hand it a short link instead.
+        self._received = bytearray()
+        # espeak truncates data paths at 160 characters, which a deep virtual environment exceeds: give it a short link.
         link, copy = Path(self._folder.name, "espeak-ng-data"), Path(self._folder.name, "espeak.so")
         try:
             link.symlink_to(data)
@@ -60,40 +60,41 @@ class Espeak:
         self._lib.espeak_Info.restype = ctypes.c_char_p
         self.version: str = self._lib.espeak_Info(None).decode()
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = kind(self._hear)  # kept: ctypes frees a callback that nobody holds
+        self._callback = kind(self._receive)  # stored, because ctypes frees a callback without a reference
         self._lib.espeak_SetSynthCallback(self._callback)
 
-    def _hear(self, samples: int | None, count: int, _events: int | None) -> int:
+    def _receive(self, samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
-            self._heard += ctypes.string_at(samples, 2 * count)
-        return 0  # go on
+            self._received += ctypes.string_at(samples, 2 * count)
+        return 0  # continue
 
     def _call(self, name: str, *args: object) -> None:
         if code := getattr(self._lib, name)(*args):
             raise RuntimeError(f"{name}{args} returned {code}")
 
-    def say(self, text: str, voice: str, rate: int, pitch: int, seed: int) -> Audio:
-        """Speak `text` with a voice, LANGUAGE+VARIANT: samples (N,) at 16 kHz, perhaps none.
+    def speak(self, text: str, voice: str, rate: int, pitch: int, seed: int) -> Audio:
+        """The text spoken by a voice, LANGUAGE+VARIANT: samples (N,) at 16 kHz; N may be 0.
 
-        Raises RuntimeError when espeak returns an error code. An unknown variant is no error to espeak.
+        Raises RuntimeError when espeak returns an error code. For an unknown variant it returns none.
         """
-        self._heard.clear()
+        self._received.clear()
         self._call("espeak_SetVoiceByName", voice.encode())
         self._lib.espeak_ng_SetRandSeed(seed)
         for number, value in ((1, rate), (2, 50), (3, pitch)):  # rate, volume (100 drives some variants too far), pitch
             self._call("espeak_SetParameter", number, value, 0)
         self._call("espeak_Synth", text.encode(), len(text.encode()) + 1, 0, 1, 0, 1, None, None)  # last 1: UTF-8
         self._call("espeak_Synchronize")
-        heard = np.frombuffer(bytes(self._heard), "<i2").astype(np.float32) / 32768
-        return np.asarray(soxr.resample(heard, self.sample_rate, SAMPLE_RATE_HZ), np.float32)
+        speech = np.frombuffer(bytes(self._received), "<i2").astype(np.float32) / 32768
+        return np.asarray(soxr.resample(speech, self.sample_rate, SAMPLE_RATE_HZ), np.float32)
 
-    def close(self) -> None:  # also removes the copy
+    def close(self) -> None:
+        """Ends espeak-ng and removes its scratch folder."""
         self._lib.espeak_Terminate()
         self._folder.cleanup()
 
 
 def find_espeak() -> tuple[Path, Path]:
-    """The library and the folder of its data. Raises UsageError."""
+    """The paths of the library and of its data folder. Raises UsageError where the wheel is missing."""
     try:
         import espeakng_loader  # type: ignore[import-untyped]
     except ImportError as error:
@@ -102,7 +103,8 @@ def find_espeak() -> tuple[Path, Path]:
 
 
 def check_language(name: str) -> None:
-    """Raises UsageError for what is none of espeak's languages and accents: the files of its data's lang/."""
+    """Raises UsageError for a language or accent that espeak does not have: these are the files below lang/ of its
+    data."""
     known = sorted(path.name for path in (find_espeak()[1] / "lang").rglob("*") if path.is_file())
     if name not in known:
         near = difflib.get_close_matches(name.lower(), [known_name.lower() for known_name in known], 3, 0.5)
@@ -111,5 +113,5 @@ def check_language(name: str) -> None:
 
 
 def is_variant(name: str) -> bool:
-    """Whether there is that vocal tract: espeak speaks its plain voice for one that it does not know."""
+    """Whether espeak has that variant (vocal tract). For an unknown one it would silently use its default voice."""
     return (find_espeak()[1] / "voices" / "!v" / name).is_file()

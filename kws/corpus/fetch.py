@@ -1,9 +1,9 @@
-"""A known corpus' archive, from its address to DIR/.fetch: whole, checked; what broke off goes on with the next call.
+"""Downloads the archive of a known corpus to DIR/.fetch and checks it. The next call resumes an interrupted download.
 
-    recipe, address -> DIR/.fetch/ARCHIVE.part, and .json: of what it is a part
-                    -> size and sha256 as in the recipe -> DIR/.fetch/ARCHIVE
+    recipe, address -> DIR/.fetch/ARCHIVE.part, and .json: its address, version and size
+                    -> size and sha256 compared with the recipe -> DIR/.fetch/ARCHIVE
 
-An archive on this machine is checked where it lies. DIR/.fetch is there for as long as the corpus in DIR is unfinished.
+An archive on this machine is checked in its place. DIR/.fetch exists until the corpus in DIR is packed.
 """
 
 from __future__ import annotations
@@ -21,83 +21,85 @@ from urllib.parse import unquote, urlsplit
 
 from rich.filesize import decimal
 
-from kws import errors, transport
+from kws import errors, files, transport
 from kws.corpus.recipe import Recipe
 from kws.errors import UsageError
 
 SCRATCH = ".fetch"
 Say = Callable[[str], None]
 Progress = Callable[[int, int | None, str], None]
-"""Called with (bytes done, in all, what is being done)."""
+"""Called with (bytes done, bytes in all, stage)."""
 _CLIP_BYTES = 34_304
-"""Of a second in a shard: 16,000 samples of two bytes, and what tar and WAV have around them."""
+"""Size of a clip of one second in a shard: 16,000 samples of two bytes, and the overhead of tar, WAV and label."""
 
 
-def archive(
+def fetch_archive(
     recipe: Recipe,
     address: str,
     out: Path,
     say: Say = lambda line: None,
-    progress: Progress = lambda done, total, what: None,
-    patience: transport.RetryPolicy = transport.RetryPolicy(),  # noqa: B008 (frozen)
+    progress: Progress = lambda done, total, stage: None,
+    retry_policy: transport.RetryPolicy = transport.RetryPolicy(),  # noqa: B008 (frozen)
 ) -> Path:
-    """The recipe's archive as a whole, checked file: `address` itself where it is a path or file://, else below `out`.
+    """Path of the recipe's archive, complete and checked: `address` itself if it is a path or file://, else below
+    `out`.
 
-    Says what it will do and what goes wrong on the way. Raises UsageError for what the caller can mend: bytes other
-    than the recipe's, an address where nothing is, no room. What has come of a download then stays for the next call.
+    `say` is called with a line for the plan and for each fault. Raises UsageError where the archive differs from the
+    recipe, the address has no archive, or the disk is full. The downloaded part is then kept for the next call.
     """
-    local, place = _local(address), out / SCRATCH / recipe.archive(address)
+    local, target = _local_path(address), out / SCRATCH / recipe.archive_name(address)
     try:
         out.joinpath(SCRATCH).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
     if local is not None:
-        say(f"{recipe.name}: from {local}, which stays where it is; {_room(recipe, out, 0)}")
+        say(f"{recipe.name}: from {local}, which is left as it is; {_disk_use(recipe, out, 0)}")
         recipe.check_archive(local, progress)
-    elif place.exists():
-        say(f"{recipe.name}: {place} is here already; {_room(recipe, out, 0)}")
-    else:
-        part = place.with_name(f"{place.name}.part")
-        with errors.filename_in_error(part), part.open("ab") as file:
-            _take_alone(file, out)
-            _fill(_Part(file, part, recipe, address, say, progress), address, out, patience)
-            file.flush()
-            try:
-                recipe.check_archive(part, progress)
-            except UsageError as error:
-                _remove(part)
-                raise UsageError(f"{error}, or from another address with --url: what came is removed") from error
-            part.replace(place)
+        return local
+    if target.exists():
+        say(f"{recipe.name}: {target} is downloaded already; {_disk_use(recipe, out, 0)}")
+        return target
+    part = target.with_name(f"{target.name}.part")
+    with errors.filename_in_error(part), part.open("ab") as file:
+        _lock(file, out)
+        _download(_PartialArchive(file, part, recipe, address, say, progress), address, out, retry_policy)
+        file.flush()
+        try:
+            recipe.check_archive(part, progress)
+        except UsageError as error:
             _remove(part)
-    return place if local is None else local
+            raise UsageError(f"{error}, or from another address with --url; the download is removed") from error
+        part.replace(target)
+        _remove(part)
+    return target
 
 
 def is_unfinished(out: Path) -> bool:
-    """Whether a fetch into `out` was begun and not brought to its end."""
+    """Whether a fetch into `out` was started and did not finish."""
     return (out / SCRATCH).is_dir()
 
 
 def finish(recipe: Recipe, out: Path, keep: bool) -> None:
-    """Removes the archive that was fetched, or moves it to `out`."""
+    """Ends a fetch: removes the downloaded archive, or moves it to `out` if `keep`."""
     for path in (out / SCRATCH).glob("*"):
-        if keep and path.suffix not in (".part", ".json"):
+        if keep and path.suffix not in (".part", ".json", ".partial"):
             path.replace(out / path.name)
     shutil.rmtree(out / SCRATCH, ignore_errors=True)
     with contextlib.suppress(OSError):
-        (out / ".packing").rmdir()  # empty: of a packing that was killed as it removed it
+        (out / ".packing").rmdir()  # an empty one, left by a packing that was killed while removing it
 
 
-def _local(address: str) -> Path | None:
-    """The file that an address means; None for http(s). Raises UsageError for what is neither."""
+def _local_path(address: str) -> Path | None:
+    """The file that an address names; None for http(s). Raises UsageError for any other address."""
     scheme, _, rest = address.partition("://")
     try:
         parts = urlsplit(address)
         is_whole = bool(parts.hostname) and parts.port != 0
-    except ValueError as error:  # of brackets, or a port that is none
+    except ValueError as error:  # wrong brackets or port
         raise UsageError(f"--url {address}: {error}; wanted an address such as https://host/archive.tar.gz") from error
     if scheme in ("http", "https"):
         if not is_whole:
-            raise UsageError(f"--url {address}: no host in it; wanted an address such as https://host/archive.tar.gz")
+            raise UsageError(f"--url {address}: no host; wanted an address such as https://host/archive.tar.gz")
         return None
     if rest and scheme != "file":
         raise UsageError(f"--url {address}: wanted http://, https://, file:// or the path of an archive")
@@ -107,114 +109,124 @@ def _local(address: str) -> Path | None:
     return path
 
 
-def _room(recipe: Recipe, out: Path, missing: int) -> str:
-    """How much disk it takes. Raises UsageError where not even what is `missing` of the archive has room."""
+def _disk_use(recipe: Recipe, out: Path, missing: int) -> str:
+    """How much disk fetching and packing take, as text. Raises UsageError where the `missing` bytes of the archive do
+    not fit."""
     free = shutil.disk_usage(out).free
     if missing > free:
-        raise UsageError(f"{out}: {decimal(missing)} are to come, {decimal(free)} are free; make room there")
+        raise UsageError(f"{out}: {decimal(missing)} are to be downloaded, {decimal(free)} are free; make room there")
     shards = sum(recipe.clips.values()) * _CLIP_BYTES
-    # Packing has all clips once more in its scratch file, to write them in shuffled order.
+    # While packing, all clips are also in a scratch file, from which they are written in shuffled order.
     return (
-        f"about {decimal(shards)} of shards go to {out}, {decimal(missing + 2 * shards)} of disk on the way "
+        f"the shards take about {decimal(shards)} in {out}, making them up to {decimal(missing + 2 * shards)} "
         f"({decimal(free)} are free)"
     )
 
 
-def _take_alone(file: BinaryIO, out: Path) -> None:
+def _lock(file: BinaryIO, out: Path) -> None:
+    """Keeps a second fetch out of the folder, until the file is closed. Raises UsageError where one is running."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UsageError(f"{out}: another kws fetch is at work there; wait for it, or give another folder") from error
+        raise UsageError(
+            f"{out}: in use by another kws fetch; wait until it has finished, or give another folder"
+        ) from error
 
 
-def _about(part: Path) -> Path:
+def _metadata_file(part: Path) -> Path:
     return part.with_suffix(".json")
 
 
 def _remove(part: Path) -> None:
-    for path in (part, _about(part)):
+    for path in (part, _metadata_file(part)):
         path.unlink(missing_ok=True)
 
 
-class _Part(transport.Target):
-    """What has come so far, over several calls: DIR/.fetch/ARCHIVE.part, and what it is a part of beside it."""
+class _PartialArchive(transport.DownloadTarget):
+    """The downloaded part of an archive, over several calls: ARCHIVE.part, and beside it what it is a part of.
+
+    It is discarded where it is from another address, or where nothing can tell whether the archive has changed since.
+    """
 
     def __init__(self, file: BinaryIO, path: Path, recipe: Recipe, address: str, say: Say, progress: Progress) -> None:
         super().__init__(file, recipe.bytes, str(recipe.path))
         self.path, self.recipe, self.say, self._progress = path, recipe, say, progress
-        self._address, self.bytes = transport.shown(address), os.fstat(file.fileno()).st_size
-        known = self._remembered() if self.bytes else {}
+        self._address, self.bytes = transport.redacted_url(address), os.fstat(file.fileno()).st_size
+        known = self._read_metadata() if self.bytes else {}
         self.version, self.total = str(known.get("version", "")), known.get("bytes", recipe.bytes)
         if self.bytes and (known.get("address") != self._address or not (self.version or recipe.sha256)):
-            self.start_anew("what is there came from another address, or cannot be told from a changed archive")
+            self.start_over("the downloaded part is from another address, or the archive may have changed")
 
     @property
-    def whole(self) -> bool:
-        """Whether all has come, and only the check is missing."""
+    def is_complete(self) -> bool:
+        """Whether everything is downloaded, and only the check is missing."""
         return self.bytes > 0 and self.bytes == self.total
 
-    def start_anew(self, why: str) -> None:
-        self.say(f"{why}: from the start")
+    def start_over(self, why: str) -> None:
+        self.say(f"{why}: starting from the beginning")
         self.restart()
 
-    def take(self, opened: transport.Opened) -> None:
-        changed = opened.version != self.version
-        if opened.start and changed:
-            raise transport.ChangedError("the archive there is another one by now")
-        if self.bytes and not opened.start:
-            why = "the archive there is another one by now" if changed else "the server cannot go on in the middle"
-            self.start_anew(why)
-        self.version, self.total = opened.version, opened.size
+    def receive(self, response: transport.Response) -> None:
+        is_changed = response.version != self.version
+        if response.start and is_changed:
+            raise transport.ChangedError("the archive there has changed")
+        if self.bytes and not response.start:
+            self.start_over("the archive there has changed" if is_changed else "the server cannot resume a download")
+        self.version, self.total = response.version, response.size
         known = {"address": self._address, "version": self.version, "bytes": self.total}
-        _about(self.path).write_text(json.dumps(known), encoding="utf-8")
-        super().take(opened)
+        files.write_text(_metadata_file(self.path), json.dumps(known))
+        super().receive(response)
 
     def write(self, chunk: memoryview) -> None:
         super().write(chunk)
         self._progress(self.bytes, self.total, "fetching")
 
-    def _remembered(self) -> dict[str, Any]:
+    def _read_metadata(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(_about(self.path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # none, or broken off with it
+            return dict(json.loads(_metadata_file(self.path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # missing or damaged
             return {}
 
 
-def _fill(part: _Part, address: str, out: Path, patience: transport.RetryPolicy) -> None:
-    """All that is missing of the archive. Raises UsageError."""
-    shown = transport.shown(address)
+def _download(part: _PartialArchive, address: str, out: Path, retry_policy: transport.RetryPolicy) -> None:
+    """Downloads everything that is missing of the archive. Raises UsageError."""
+    shown = transport.redacted_url(address)
     size = "its archive" if part.total is None else decimal(part.total)
-    begun = f", {decimal(part.bytes)} of which are here" if part.bytes else ""
-    room = _room(part.recipe, out, max(0, (part.total or 0) - part.bytes))
-    part.say(f"{part.recipe.name}: {size} from {shown}{begun}; {room}")
+    resumed = f", of which {decimal(part.bytes)} are downloaded already" if part.bytes else ""
+    disk = _disk_use(part.recipe, out, max(0, (part.total or 0) - part.bytes))
+    part.say(f"{part.recipe.name}: {size} from {shown}{resumed}; {disk}")
 
-    def wait(delay_s: float, fault: str) -> None:
-        part.say(f"{fault}; again from {decimal(part.bytes)} in {delay_s:g} s")
+    def wait(delay_s: float, reason: str) -> None:
+        part.say(f"{reason}; resuming from {decimal(part.bytes)} in {delay_s:g} s")
         time.sleep(delay_s)
 
     def download() -> None:
         transport.download(
-            lambda offset: transport.open_http(address, offset, patience.timeout_s, part.version),
-            part, patience.delays_s, wait,
+            lambda offset: transport.open_http(address, offset, retry_policy.timeout_s, part.version),
+            part, retry_policy.delays_s, wait,
         )  # fmt: skip
 
     try:
-        if not part.whole:
-            _twice(part, download)
+        if not part.is_complete:
+            _download_or_start_over(part, download)
     except transport.UnreachableError as error:
-        kept = f"{decimal(part.bytes)} are kept in {part.path}: run the same again" if part.bytes else "try again"
+        kept = (
+            f"{decimal(part.bytes)} are kept in {part.path}: run the same command again to resume"
+            if part.bytes
+            else "try again"
+        )
         raise UsageError(f"{shown}: {error}; {kept}, or give another address with --url") from error
     except transport.ChangedError as error:
         _remove(part.path)
-        raise UsageError(f"{shown}: {error}; what came is removed: give another address with --url") from error
+        raise UsageError(f"{shown}: {error}; the download is removed; give another address with --url") from error
 
 
-def _twice(part: _Part, download: Callable[[], None]) -> None:
-    """What has changed since it was begun comes once more from the start."""
+def _download_or_start_over(part: _PartialArchive, download: Callable[[], None]) -> None:
+    """Downloads; once more from the beginning where the archive has changed since the download was started."""
     try:
         download()
     except transport.ChangedError as error:
         if not part.bytes:
             raise
-        part.start_anew(str(error))
+        part.start_over(str(error))
         download()

@@ -1,7 +1,7 @@
-"""Recipes: what a known corpus must hold. `shards/NAME.toml` says where it comes from, its words and its counts.
+"""Recipes of known corpora, `shards/NAME.toml`: where a corpus comes from, its words and its number of clips.
 
-recipe + archives -> size and sha256 of the archives, before anything is packed
-recipe + index    -> words and clips of each split, after
+recipe + archives -> compares size and sha256 of the archives, before packing
+recipe + index    -> compares words and clips of each split, after packing
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from kws.corpus import shipped
+from kws.corpus import shipped_files
 from kws.errors import UsageError
 
 _CHUNK_BYTES = 1 << 22
@@ -23,10 +23,10 @@ _KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Expected words, clips by split, and sha256 by archive name (only those that are known).
+    """Expected words, clips by split, and sha256 by archive name (of those that are known).
 
-    `url`: where its one archive lies, of so many `bytes` ("", None: not known). `allow_leaks`: the corpus is packed as
-    it was published, whatever its test shares with its training.
+    url, bytes: address and size of the archive, where there is exactly one ("", None: unknown). allow_leaks: the corpus
+    is packed as it was published, although its splits share recordings or speakers.
     """
 
     path: Path
@@ -39,15 +39,15 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """As `kws fetch` is given it."""
+        """Its name on the command line of `kws fetch`."""
         return self.path.stem
 
-    def archive(self, address: str = "") -> str:
-        """The file's name of its one archive, as the recipe has it, else as `address` has it."""
+    def archive_name(self, address: str = "") -> str:
+        """The file name of its archive, from the recipe's url, else from `address`."""
         return PurePosixPath(urlsplit(self.url or address).path).name or self.name
 
     def check_archive(self, path: Path, progress: Callable[[int, int, str], None] = lambda *done: None) -> None:
-        """Compares its one archive, whatever that file is called. Raises UsageError where it differs."""
+        """Compares size and sha256 of its archive; the file may have any name. Raises UsageError where they differ."""
         size = path.stat().st_size
         if self.bytes not in (None, size):
             raise UsageError(f"{path}: found {size} bytes, wanted {self.bytes} ({self.path}); fetch it again")
@@ -56,17 +56,17 @@ class Recipe:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name, or in that TOML file. Raises UsageError that says which there are."""
-    folder = shipped.folder("")
+    """The recipe of that name, or in that TOML file. Raises UsageError that lists the known names."""
+    folder = shipped_files.folder("")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
-        raise UsageError(f"{name}: no such recipe; there are {known or 'none'}; or give a file, NAME.toml")
+        raise UsageError(f"{name}: no such recipe; known are {known or 'none'}; or give a file, NAME.toml")
     return load(path)
 
 
 def load(path: Path) -> Recipe:
-    """Reads a recipe. Raises UsageError where it is none."""
+    """Reads a recipe. Raises UsageError for an invalid one."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
         return Recipe(
@@ -89,7 +89,7 @@ def _typed(tree: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
 
 
 def check_archives(recipe: Recipe, paths: Sequence[Path]) -> None:
-    """Compares the archives that the recipe knows by name. Raises UsageError for the first that differs."""
+    """Compares the sha256 of archives that the recipe lists by name. Raises UsageError for the first that differs."""
     for path in paths:
         wanted = recipe.sha256.get(path.name)
         if wanted and path.is_file():
@@ -107,10 +107,10 @@ def _check_sha256(path: Path, wanted: str, source: Path, done: Callable[[int], N
 
 
 def differences(recipe: Recipe, words: Sequence[str], clips: Mapping[str, int]) -> list[str]:
-    """What a packed corpus has otherwise than the recipe, a line each."""
+    """Differences between a packed corpus and the recipe, a line each."""
     lines = [f"word {word}: in the recipe, not in the corpus" for word in sorted(recipe.words - set(words))]
     lines += [f"word {word}: in the corpus, not in the recipe" for word in sorted(set(words) - recipe.words)]
     for split, wanted in recipe.clips.items():
         if clips.get(split, 0) != wanted:
-            lines.append(f"{split}: {clips.get(split, 0)} clips, {recipe.path} has {wanted}")
+            lines.append(f"{split}: {clips.get(split, 0)} clips, {recipe.path} wants {wanted}")
     return lines

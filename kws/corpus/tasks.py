@@ -18,8 +18,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from kws.corpus import shipped
-from kws.corpus.recording import composed
+from kws.corpus import shipped_files
+from kws.corpus.recording import to_nfc
 from kws.errors import UsageError
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
@@ -98,12 +98,12 @@ class Task:
         return self.definition.classes
 
 
-def part(share: float, count: int) -> int:
+def rounded_share(share: float, count: int) -> int:
     """That share of so many clips, rounded up; 0.1 of 10 is 1, though 0.1 is a little more in binary."""
     return math.ceil(Fraction(str(share)) * count)
 
 
-def of_words(words: Iterable[str], silence: float = 0.0) -> Definition:
+def words_task(words: Iterable[str], silence: float = 0.0) -> Definition:
     """The task `words` of a corpus; `silence` for each of its clips, as one more class."""
     made = Silence(share=silence, of="all", kind="noise") if silence else None
     return Definition(name=WORDS, classes=tuple(sorted({*words, SILENCE} if made else words)), silence=made)
@@ -128,13 +128,13 @@ def resolve(definition: Definition, words: Sequence[str]) -> Task:
 
 def names() -> list[str]:
     """Of the tasks that have a file of their own in shards/tasks."""
-    return sorted(path.stem for path in shipped.folder("tasks").glob("*.toml"))
+    return sorted(path.stem for path in shipped_files.folder("tasks").glob("*.toml"))
 
 
 def load(name: str) -> Definition:
     """A frozen task by its name, or the file at a path. Raises UsageError where there is none, or it is none."""
     if name in names():
-        return _read(shipped.folder("tasks") / f"{name}.toml")
+        return _read(shipped_files.folder("tasks") / f"{name}.toml")
     if not name.endswith(".toml"):
         there = ", ".join([WORDS, *names()])
         raise UsageError(f"data.task: no task {name!r}; there are {there}; or give a file of your own, FILE.toml")
@@ -166,7 +166,7 @@ def parse(tree: Mapping[str, Any], where: str) -> Definition:
     silence = tree.get("silence")
     return Definition(
         name=tree.get("name", ""),
-        classes=tuple(map(composed, tree["classes"])),
+        classes=tuple(map(to_nfc, tree["classes"])),
         others=tree["others"],
         unknown_share=tree["unknown"]["share"] if "unknown" in tree else None,
         silence=Silence(**{**silence, "splits": tuple(silence.get("splits", SPLITS))}) if silence else None,
@@ -175,7 +175,7 @@ def parse(tree: Mapping[str, Any], where: str) -> Definition:
     )
 
 
-def of_state(state: Mapping[str, Any], where: Path) -> Definition:
+def from_state(state: Mapping[str, Any], where: Path) -> Definition:
     """The task that a checkpoint's state keeps. Raises UsageError where it keeps none."""
     if not isinstance(state.get("task"), Mapping):
         raise UsageError(f"{where}: of an older kws, which kept no task; train again with this one")

@@ -1,6 +1,6 @@
-"""Made speakers: a number and a seed to as many different voices of espeak-ng, each in one split.
+"""Synthetic speakers: different voices of espeak-ng, each assigned to one split.
 
-seed -> language or accent x variant (vocal tract) x rate x pitch -> Voice
+number of voices, seed -> language or accent x variant (vocal tract) x rate x pitch -> Voice
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from kws.corpus import espeak
 
 SPLITS = ("train", "validation", "testing")
 
-# Files of lang/gmw, also espeak's names; "en" is British. Not New York: half of the default words come out as in
-# "en-US".
+# Files of lang/gmw, which are espeak's names; "en" is British. Without New York, which speaks half of the default words
+# as "en-US" does.
 ACCENTS = ("en", "en-US", "en-029", "en-GB-scotland", "en-GB-x-rp", "en-GB-x-gbclan", "en-GB-x-gbcwmd")
-# Files of voices/!v that sound like a person. Left out: whispers and croaks, robots and echoes, broken rhythm, near
-# copies of one that is here, and those (Reed, caleb) whose breath comes from the C library's rand(), unseeded.
+# Files of voices/!v that sound like a person. Without whispers and croaks, robots and echoes, broken rhythm, near
+# copies of one in the list, and those (Reed, caleb) whose breath noise is from the C library's unseeded rand().
 VARIANTS = (
     *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "Alex", "Andrea", "Annie", "Denis"),
     *("Diogo", "Gene2", "Michael", "Mike", "Nguyen", "adam", "aunty", "belinda", "benjamin", "david", "grandma"),
@@ -27,12 +27,12 @@ VARIANTS = (
 )
 RATES, PITCHES = range(130, 201, 10), range(30, 71, 5)  # words a minute; on espeak's scale of 0 to 99
 _VOICES = 0
-"""First key of this generator, apart from those of kws.corpus.synth."""
+"""First key of the random generator; kws.corpus.synth uses others."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One made speaker: `rate` in words a minute, `pitch` on espeak's 0 to 99 scale, `split` one of SPLITS."""
+    """A synthetic speaker. rate: words per minute. pitch: 0 to 99, espeak's scale. split: one of SPLITS."""
 
     speaker: str
     accent: str
@@ -43,15 +43,15 @@ class Voice:
 
     @property
     def name(self) -> str:
-        """As espeak has it."""
+        """espeak's name of the voice, LANGUAGE+VARIANT."""
         return f"{self.accent}+{self.variant}"
 
 
 def plan_voices(num_voices: int, seed: int, languages: Sequence[str] = ACCENTS) -> list[Voice]:
-    """Draw `num_voices` different voices and give each one split; the same arguments give the same list.
+    """Draws `num_voices` different voices and assigns each to a split. The same arguments give the same list.
 
-    No (language, variant) pair comes twice before all came once. Raises UsageError for languages that espeak does not
-    have, and for fewer than 3 voices or more than can be made.
+    Every (language, variant) pair is used once before any is used again. Raises UsageError for languages that espeak
+    does not have, and for fewer than 3 voices or more than exist.
     """
     for language in languages:
         espeak.check_language(language)
@@ -61,12 +61,13 @@ def plan_voices(num_voices: int, seed: int, languages: Sequence[str] = ACCENTS) 
     if not 3 <= num_voices <= most:
         espeak.refuse("voices", num_voices, f"3 (one for each split) to {most}", "type another number of voices")
     rng = np.random.default_rng([_VOICES, seed])
-    order, turn = rng.permutation(len(pairs)), rng.permutation(len(prosody))
-    held = [*["validation"] * max(1, round(num_voices / 10)), *["testing"] * max(1, round(num_voices / 8))]
-    splits = rng.permutation([*held, *["train"] * (num_voices - len(held))])
+    pair_order, prosody_order = rng.permutation(len(pairs)), rng.permutation(len(prosody))
+    held_out = [*["validation"] * max(1, round(num_voices / 10)), *["testing"] * max(1, round(num_voices / 8))]
+    splits = rng.permutation([*held_out, *["train"] * (num_voices - len(held_out))])
     voices = []
     for index, speaker in enumerate(rng.choice(2**32, num_voices, replace=False)):
-        again, at = divmod(index, len(pairs))
-        rate, pitch = prosody[int(turn[(again + at) % len(turn)])]  # another one each time that a pair comes again
-        voices.append(Voice(f"{speaker:08x}", *pairs[int(order[at])], rate, pitch, str(splits[index])))
+        reuse, at = divmod(index, len(pairs))
+        # A pair that is used again gets another rate and pitch.
+        rate, pitch = prosody[int(prosody_order[(reuse + at) % len(prosody_order)])]
+        voices.append(Voice(f"{speaker:08x}", *pairs[int(pair_order[at])], rate, pitch, str(splits[index])))
     return voices

@@ -163,13 +163,13 @@ def _task_split(index: Index, split: Split, task: Task, samples: int) -> Split:
     cells, subset = np.asarray(split.cells), None
     wanted = int(cells[:, in_task & ~unknown].sum())
     if definition.unknown_share is not None:
-        count = tasks.part(definition.unknown_share, wanted)
+        count = tasks.rounded_share(definition.unknown_share, wanted)
         subset, cells = choose_unknown(split, unknown, count, ("unknown", definition.name, split.name))
     chosen = TaskSplit(split.name, split.shards, split.columns, cells, subset)
     if not definition.silence:
         return chosen
     base = wanted if definition.silence.of == "wanted" else int(cells[:, in_task].sum())
-    count = tasks.part(definition.silence.share, base) if split.name in definition.silence.splits else 0
+    count = tasks.rounded_share(definition.silence.share, base) if split.name in definition.silence.splits else 0
     return _with_silence(index, chosen, count, definition.silence.kind, samples, _silence_setting(definition))
 
 

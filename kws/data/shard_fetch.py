@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Literal
 from kws import transport
 from kws.data.index import Shard
 from kws.errors import UsageError
-from kws.transport import ChangedError, Opened, RetryPolicy
+from kws.transport import ChangedError, Response, RetryPolicy
 
 _SIGNED_FOR_S = 3600
 _S3_SETTINGS = "AWS_PROFILE, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
@@ -94,9 +94,9 @@ class ShardSource:
 
     def shown(self, name: str) -> str:
         """Returns the address for messages: without passwords and signatures."""
-        return transport.shown(self.address(name)) if self.kind == "http" else self.address(name)
+        return transport.redacted_url(self.address(name)) if self.kind == "http" else self.address(name)
 
-    def open(self, name: str, offset: int, timeout_s: float) -> contextlib.AbstractContextManager[Opened]:
+    def open(self, name: str, offset: int, timeout_s: float) -> contextlib.AbstractContextManager[Response]:
         """Opens the shard at byte `offset` where the source supports that, else at 0. Raises OSError, HTTPException."""
         address = self.address(name)
         if self.kind == "http":
@@ -124,7 +124,7 @@ def fetch_shard(
                 ) from error
 
 
-class _ShardTarget(transport.Target):
+class _ShardTarget(transport.DownloadTarget):
     """The part of a shard that has been received: written to the file and added to the checksum."""
 
     def __init__(self, file: BinaryIO, shard: Shard, stop: threading.Event) -> None:
@@ -136,8 +136,8 @@ class _ShardTarget(transport.Target):
         super().restart()
         self._sha256 = hashlib.sha256()
 
-    def take(self, opened: Opened) -> None:
-        super().take(opened)
+    def receive(self, response: Response) -> None:
+        super().receive(response)
         if self._sha256.hexdigest() != self._shard.sha256:
             raise ChangedError("sha256 differs from the index")
 
@@ -168,14 +168,14 @@ def _download(
 
 
 @contextlib.contextmanager
-def _folder(path: str, offset: int, timeout_s: float) -> Iterator[Opened]:
+def _folder(path: str, offset: int, timeout_s: float) -> Iterator[Response]:
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (Path.open has no unbuffered type)
         file.seek(offset)
-        yield Opened(offset, os.fstat(file.fileno()).st_size, lambda buffer: file.readinto(buffer) or 0)
+        yield Response(offset, os.fstat(file.fileno()).st_size, lambda buffer: file.readinto(buffer) or 0)
 
 
 @contextlib.contextmanager
-def _s3(address: str, offset: int, timeout_s: float) -> Iterator[Opened]:
+def _s3(address: str, offset: int, timeout_s: float) -> Iterator[Response]:
     """Reads an S3 object through a signed http address, so that S3 and http share one way to resume and to fail.
 
     Credentials, region and endpoint are those that s3fs finds (AWS_*, ~/.aws, FSSPEC_S3_*); the request is unsigned
@@ -214,7 +214,7 @@ def _s3_filesystem(pid: int) -> Any:
 
 
 @contextlib.contextmanager
-def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[Opened]:
+def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[Response]:
     with (
         tempfile.TemporaryFile() as stderr,
         # In a process group of its own, so that all processes of the shell pipeline can be killed.
@@ -223,7 +223,7 @@ def _pipe(command: str, offset: int, timeout_s: float) -> Iterator[Opened]:
         ) as process,
     ):
         try:
-            yield Opened(0, None, functools.partial(_read_pipe, process, stderr, timeout_s))
+            yield Response(0, None, functools.partial(_read_pipe, process, stderr, timeout_s))
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -87,5 +87,5 @@ class TrainingSet:
 def _task_definition(config: Config, words: Sequence[str]) -> Definition:
     """Returns the task that the settings name, for a corpus of these words."""
     if config.data.task == tasks.WORDS:
-        return tasks.of_words(words, config.data.silence)
+        return tasks.words_task(words, config.data.silence)
     return tasks.load(config.data.task)

@@ -20,7 +20,7 @@ def verify_run(run: Path) -> ledger.LedgerComparison:
     newest = Checkpoints(run).newest()
     if newest is None:
         raise UsageError(f"{run}: no whole checkpoint there, so no step counts yet")
-    training_set = TrainingSet(config, tasks.of_state(newest.state, newest.path))
+    training_set = TrainingSet(config, tasks.from_state(newest.state, newest.path))
     if training_set.index.content_id != newest.state["corpus_id"]:
         raise UsageError(
             f"{training_set.index.root}: corpus {training_set.index.content_id}, {run} was trained on {newest.state['corpus_id']}; "

@@ -21,7 +21,7 @@ from kws import metrics
 from kws.audio import codec
 from kws.audio.audio_files import DecodedFile, SkippedFile, decode_files, printable
 from kws.corpus import tasks
-from kws.corpus.recording import composed
+from kws.corpus.recording import to_nfc
 from kws.errors import UsageError
 from kws.evaluation.trained import Trained
 from kws.results import grid
@@ -117,7 +117,7 @@ class Recognizer:
         return list(shown[:, 0].cpu().numpy())
 
     def _truth_of(self, folder: Path) -> str | None:
-        name = composed(folder.resolve().name)
+        name = to_nfc(folder.resolve().name)
         if name in self.classes:
             return name
         return tasks.UNKNOWN if name in self._trained.unknown else None

@@ -26,7 +26,7 @@ class Trained:
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: torch.device) -> None:
         self.config, self.checkpoint, self.device = config, checkpoint, device
-        self.task = tasks.of_state(checkpoint.state, checkpoint.path)
+        self.task = tasks.from_state(checkpoint.state, checkpoint.path)
         self.classes = self.task.classes
         self.unknown = frozenset(filter(self.task.is_other, checkpoint.state["words"]))
         self.samples = clip_samples(config.data.clip_seconds)

@@ -1,4 +1,4 @@
-"""What a packed corpus holds, for a person (tables) or a program (one dict)."""
+"""What a packed corpus holds, as tables for the terminal or as one dict for JSON output."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from kws.data.index import Index, Split
 from kws.data.plan import Plan, PlanSettings
 from kws.data.selection import Selection
 
-MIXED_ENOUGH = 0.98
+GOOD_SHUFFLE = 0.98
 _BATCH, _BATCHES, _MIN_BATCHES = 64, 512, 8
 
 
-def facts(index: Index) -> dict[str, Any]:
-    """Splits with clips, seconds, speakers, shards, imbalance and how well they are mixed; words with clips a split."""
+def corpus_facts(index: Index) -> dict[str, Any]:
+    """Of each split: clips, seconds, speakers, shards, imbalance, quality of the shuffle; of each word: clips by
+    split."""
     return {
         "content_id": index.content_id,
         "splits": {name: _split_facts(split) for name, split in index.splits.items()},
@@ -30,7 +31,7 @@ def facts(index: Index) -> dict[str, Any]:
 
 
 def words_table(index: Index) -> Table:
-    """One row a word, one column a split, and the word's share of the training clips."""
+    """A row for each word: clips in each split, and the word's share of the training clips."""
     counts = _counts(index)
     table = Table("word", *counts, "of train", title=f"{index.root}: clips")
     for column in table.columns[1:]:
@@ -45,7 +46,8 @@ def words_table(index: Index) -> Table:
 
 
 def task_facts(selection: Selection) -> dict[str, Any]:
-    """What a task makes of a corpus: its definition, clips of each class and split, with the official ones beside."""
+    """A task on a corpus: its definition, clips of each class and split, and the expected numbers on the official
+    corpus."""
     definition = selection.task.definition
     counts = {split: selection.class_counts(split) for split in selection.split_sizes()}
     return {
@@ -62,7 +64,8 @@ def task_facts(selection: Selection) -> dict[str, Any]:
 
 
 def task_table(selection: Selection) -> Table:
-    """One row a class in the task's order, one column a split; below all of them, and those of the official corpus."""
+    """A row for each class, in the order of the labels: clips in each split. Below: the sums, and those of the official
+    corpus."""
     definition, sizes = selection.task.definition, selection.split_sizes()
     table = Table("class", *sizes, title=f"{selection.packed.root}: clips by task {definition.name}")
     for column in table.columns[1:]:
@@ -78,7 +81,7 @@ def task_table(selection: Selection) -> Table:
 
 
 def splits_table(index: Index) -> Table:
-    """One row a split: clips, speakers, length, shards, bytes, imbalance. Fits 80 columns."""
+    """A row for each split: clips, speakers, length, shards, bytes, imbalance. Fits 80 columns."""
     table = Table("split", "clips", "speakers", "hours", "clip s", "shards", "MB", "imbalance",
                   title=f"corpus {index.content_id}")  # fmt: skip
     for column in table.columns[1:]:
@@ -95,22 +98,23 @@ def splits_table(index: Index) -> Table:
 
 
 def shuffle_lines(index: Index) -> list[str]:
-    """How well the shards are shuffled, in a line; nothing where that cannot be told."""
-    mixed = mixedness(index.splits["train"]) if "train" in index.splits else None
-    if mixed is None:
+    """How well the shards are shuffled, in one line; none where that cannot be measured."""
+    quality = shuffle_quality(index.splits["train"]) if "train" in index.splits else None
+    if quality is None:
         return []
-    advice = "" if mixed >= MIXED_ENOUGH else (
-        f": below {MIXED_ENOUGH:.0%}, the shards are not shuffled; pack their clips again with kws pack, or raise "
+    advice = "" if quality >= GOOD_SHUFFLE else (
+        f": below {GOOD_SHUFFLE:.0%}, the shards are not shuffled; pack their clips again with kws pack, or raise "
         "data.window"
     )  # fmt: skip
-    return [f"batches of train hold {mixed:.1%} of the class entropy of an ideal shuffle{advice}"]
+    return [f"batches of train hold {quality:.1%} of the class entropy of an ideal shuffle{advice}"]
 
 
-def mixedness(split: Split) -> float | None:
-    """Class entropy of the batches that the plan makes of these shards, against that of an ideal shuffle's.
+def shuffle_quality(split: Split) -> float | None:
+    """Class entropy of the batches that a sampling plan draws from these shards, divided by that of an ideal shuffle.
 
-    1 up to chance where the shards are shuffled, less where words lie together. Measured on full batches of one lane,
-    spread evenly over the epoch: more lanes only mix more. None for less than a few batches, or a single word.
+    About 1 where the shards are shuffled, less where clips of a word lie together. Measured on full batches of a plan
+    with one lane, evenly spaced over an epoch; more lanes only mix better. None for fewer than a few batches, or a
+    single word.
     """
     plan = Plan(split, range(split.cells.shape[1]), PlanSettings("natural", 1, _BATCH, 0), 0) if len(split) else None
     full = len(split) // _BATCH
@@ -127,7 +131,7 @@ def _word_counts(split: Split, clips: np.ndarray[Any, Any]) -> np.ndarray[Any, A
 
 
 def _ideal_counts(split: Split) -> np.ndarray[Any, Any]:
-    """Words of batches drawn from all clips at once: (batches, words)."""
+    """Word counts of batches drawn from all clips at random: (batches, words)."""
     sizes = split.cells.sum(axis=0).astype(np.int64)
     rng = counter_rng.generator("inspect", "ideal")
     counts: np.ndarray[Any, Any] = rng.multivariate_hypergeometric(sizes, _BATCH, size=_BATCHES, method="marginals")
@@ -135,14 +139,14 @@ def _ideal_counts(split: Split) -> np.ndarray[Any, Any]:
 
 
 def _entropy(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Of each row's shares, in nats: (batches, words) -> (batches,)."""
+    """Entropy of the words of each batch, in nats: (batches, words) -> (batches,)."""
     shares = counts / counts.sum(axis=1, keepdims=True)
     entropy: np.ndarray[Any, Any] = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=1)
     return entropy
 
 
 def _counts(index: Index) -> dict[str, np.ndarray[Any, Any]]:
-    """Clips of each word, by split; noise has no words."""
+    """Clips of each word, by split, without noise."""
     return {name: split.cells.sum(axis=0) for name, split in index.splits.items() if name != "noise"}
 
 
@@ -157,6 +161,6 @@ def _split_facts(split: Split) -> dict[str, Any]:
         "clip_seconds": [round(float(f(seconds)), 2) for f in (np.min, np.median, np.max)] if len(split) else [],
         "shards": len(split.shards),
         "bytes": sum(shard.bytes for shard in split.shards),
-        "mixedness": None if split.name == "noise" else mixedness(split),
+        "mixedness": None if split.name == "noise" else shuffle_quality(split),
         "imbalance": round(float(present.max() / present.min()), 2) if split.name != "noise" and len(present) else None,
     }

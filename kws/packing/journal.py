@@ -1,10 +1,11 @@
-"""What a packing has done so far, in DIR/.packing: so that one that was killed goes on, and nothing is kept in memory.
+"""The progress of a packing, in DIR/.packing: a killed packing resumes from it, and memory does not grow with the
+corpus.
 
-    decoded recordings, in the sources' order -> settled: twice there, keys, splits -> dealt to shards -> shards written
+    decoded recordings, in the order of the sources -> splits, duplicates, keys -> grouped into shards -> shards written
 
-An sqlite database beside the scratch files of the samples. A row counts once its samples lie there; where a packing
-goes on, they are compared with its `sound`, so that what a power cut left is found. The database is locked while its
-packing lives.
+An sqlite database beside the scratch files that hold the samples. A row is added after its samples were written. When a
+packing resumes, samples are compared with the row's hash `sound`, which finds what a power failure damaged. The
+database is locked while its packing runs.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ CREATE TABLE IF NOT EXISTS shards (
     PRIMARY KEY (split, number)
 );
 """
-_OWN = ("journal", "lock")
+_JOURNAL_FILES = ("journal", "lock")
+"""What the names of the journal's own files begin with."""
 _SIGNED = 1 << 63
-"""sqlite's integers have a sign: 64-bit numbers are kept less this, which leaves their order as it is."""
+"""Subtracted from unsigned 64-bit numbers before they are stored, as sqlite's integers are signed. Keeps their
+order."""
 
 
-class Decoded(NamedTuple):
-    """One recording: its place in the sources, what it was made of, where its samples lie, or its fault.
+class DecodedRecording(NamedTuple):
+    """One decoded recording, or the reason `fault` why it could not be decoded.
 
-    `mark` tells files of other contents apart. `start` and `samples` in samples of the scratch file. `base` is its key,
-    if no other clip has the same; `place` is where the keyed shuffle puts it.
+    seq: position in the sources. mark: hash of everything it was made from, so that a changed file is noticed.
+    file, start, samples: the scratch file with its samples, the first one and their number. sound: hash of the samples.
+    base: its key in the shards, unless another clip has the same. place: sort key of the shuffle.
     """
 
     seq: int
@@ -62,7 +66,7 @@ class Decoded(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """One clip on its way to a shard."""
+    """One clip to be written to a shard; the fields are those of DecodedRecording."""
 
     key: str
     name: str
@@ -74,9 +78,9 @@ class Clip(NamedTuple):
     sound: int
 
 
-class Written(NamedTuple):
-    """A shard that lies whole in the scratch folder: its bytes in `size`; `rows`: (clips, columns) uint64, in the order
-    of the index's columns, as bytes."""
+class WrittenShard(NamedTuple):
+    """A finished shard in the scratch folder. `size` in bytes; `rows`: its rows of the index, (clips, columns) uint64
+    in the order of COLUMNS, as bytes; `digest`: see `contents_digest`."""
 
     split: str
     number: int
@@ -88,52 +92,55 @@ class Written(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Below the corpus folder."""
+        """Its path below the corpus folder."""
         return f"{self.split}/{self.number:06d}.tar"
 
 
-def _locked(folder: Path) -> TextIO:
-    """One packing a folder, where the file system knows such locks."""
+def _lock(folder: Path) -> TextIO:
+    """The locked file that keeps a second packing out of the folder, where the file system supports locks."""
     file = (folder / "lock").open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise UsageError(f"{folder.parent}: another kws pack is at work there; wait for its end") from error
+        raise UsageError(f"{folder.parent}: in use by another kws pack; wait until it has finished") from error
     except OSError:
         pass
     return file
 
 
 class Journal:
-    """Of the packing into a folder. `goes_on`: there was one of the same sources; `anew`: there was one of others."""
+    """The journal of the packing into a folder, and that packing's scratch folder.
+
+    resumed: an unfinished packing of the same sources was found. discarded: one of other sources was, and is removed.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Opens or makes it. Raises UsageError where another process has it."""
-        self.folder, self.goes_on, self.anew = folder, False, False
+        """Opens or creates it. Raises UsageError where another process uses it."""
+        self.folder, self.resumed, self.discarded = folder, False, False
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(folder)
+        self._lock = _lock(folder)
         try:
             self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            (folder / "journal").unlink()  # not a database: left by another version
+            (folder / "journal").unlink()  # not a database: written by another version
             self._open()
-        self._last = -1
+        self._last_seq = -1
 
     def begin(self, **facts: str) -> None:
-        """Goes on where a packing with the same facts stopped, else forgets what another one left."""
+        """Resumes the packing with the same facts, else removes what another packing left."""
         facts["version"] = _VERSION
-        self.goes_on = {name: self.fact(name) for name in facts} == facts
-        self.anew = not self.goes_on and self.fact("version") is not None
-        if not self.goes_on:
-            self._wipe(facts)
-        self._forget_torn()
-        self._last = int(self._one("SELECT coalesce(max(seq), -1) FROM recordings") or 0)
+        self.resumed = {name: self.get_fact(name) for name in facts} == facts
+        self.discarded = not self.resumed and self.get_fact("version") is not None
+        if not self.resumed:
+            self._reset(facts)
+        self._delete_incomplete()
+        self._last_seq = int(self._one("SELECT coalesce(max(seq), -1) FROM recordings") or 0)
 
     def _open(self) -> None:
-        # Without sqlite's own locks, which network disks may not have; so without its write-ahead log.
+        # Without sqlite's own locks, which network file systems may lack, and so without its write-ahead log.
         address = (self.folder / "journal").absolute().as_uri() + "?nolock=1"
         self._db = sqlite3.connect(address, uri=True, isolation_level=None)
         try:
@@ -143,35 +150,35 @@ class Journal:
             self._db.close()
             raise
 
-    def _wipe(self, facts: dict[str, str]) -> None:
+    def _reset(self, facts: dict[str, str]) -> None:
         for table in ("facts", "recordings", "shards"):
             self._db.execute(f"DELETE FROM {table}")
         self._clear()
         for name, value in facts.items():
-            self.note(name, value)
+            self.set_fact(name, value)
 
     def _clear(self) -> None:
-        """Removes all but the journal."""
+        """Removes everything in the scratch folder except the journal."""
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif not path.name.startswith(_OWN):
+            elif not path.name.startswith(_JOURNAL_FILES):
                 path.unlink()
 
-    def _forget_torn(self) -> None:
-        """Rows whose samples are not all there."""
+    def _delete_incomplete(self) -> None:
+        """Deletes rows whose samples were not all written."""
         for (file,) in self._db.execute("SELECT DISTINCT file FROM recordings WHERE fault IS NULL").fetchall():
             path = self.folder / file
             size = path.stat().st_size if path.exists() else 0
             self._db.execute("DELETE FROM recordings WHERE file = ? AND 2 * (start + samples) > ?", (file, size))
 
     def close(self) -> None:
-        """Leaves all as it is, for a packing that goes on."""
+        """Keeps the scratch folder, for a packing that resumes."""
         self._db.close()
         self._lock.close()
 
     def remove(self) -> None:
-        """With the whole scratch folder; itself last, as it knows what the folder is; where it is gone, all is done."""
+        """Removes the scratch folder; the journal last, because without it nobody knows what the other files are."""
         self._clear()
         self._db.close()
         for name in ("lock", "journal-journal", "journal"):
@@ -183,39 +190,42 @@ class Journal:
         row = self._db.execute(query, values).fetchone()
         return row[0] if row else None
 
-    def fact(self, name: str) -> str | None:
-        """Something noted about the packing."""
+    def get_fact(self, name: str) -> str | None:
+        """A text stored about the packing; None where there is none of that name."""
         found = self._one("SELECT value FROM facts WHERE name = ?", name)
         return None if found is None else str(found)
 
-    def note(self, name: str, value: str) -> None:
-        """Keeps a fact."""
+    def set_fact(self, name: str, value: str) -> None:
+        """Stores a text about the packing."""
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def drop(self, name: str) -> None:
-        """Forgets a fact."""
+    def delete_fact(self, name: str) -> None:
+        """Deletes a stored text."""
         self._db.execute("DELETE FROM facts WHERE name = ?", (name,))
 
     # --- recordings -------------------------------------------------------------------------------------------
 
-    def has(self, seq: int, mark: int) -> bool:
-        """Whether the recording at that place of the sources was decoded, and is still the same."""
-        return seq <= self._last and self._one("SELECT mark FROM recordings WHERE seq = ?", seq) == mark - _SIGNED
+    def is_decoded(self, seq: int, mark: int) -> bool:
+        """Whether the recording at that position of the sources was decoded, and has not changed since."""
+        return seq <= self._last_seq and self._one("SELECT mark FROM recordings WHERE seq = ?", seq) == mark - _SIGNED
 
-    def add(self, rows: Sequence[Decoded]) -> None:
-        """All or none of them."""
-        marks = ", ".join("?" * len(Decoded._fields))
+    def add_recordings(self, rows: Sequence[DecodedRecording]) -> None:
+        """Adds all of them, in one transaction."""
+        marks = ", ".join("?" * len(DecodedRecording._fields))
         self._db.execute("BEGIN")
         self._db.executemany(
-            f"INSERT OR REPLACE INTO recordings ({', '.join(Decoded._fields)}) VALUES ({marks})",
+            f"INSERT OR REPLACE INTO recordings ({', '.join(DecodedRecording._fields)}) VALUES ({marks})",
             [row._replace(mark=row.mark - _SIGNED, sound=row.sound - _SIGNED, place=row.place - _SIGNED)
              for row in rows],
         )  # fmt: skip
         self._db.execute("COMMIT")
 
-    def settle(self, count: int, split_of: Callable[[str, str, str], str], suffix: Callable[[str], str]) -> None:
-        """All `count` recordings are there: decides splits by (name, word, speaker), takes the first where a name is
-        there twice, and gives clips of one key different ones: the first name keeps it, the others get a suffix."""
+    def assign_clips(self, count: int, split_of: Callable[[str, str, str], str], suffix: Callable[[str], str]) -> None:
+        """Decides which of the `count` decoded recordings become clips, and their splits and keys.
+
+        The split is `split_of(name, word, speaker)`. Of recordings with the same name the first becomes a clip. Of
+        clips with the same key the first by name keeps it; `suffix(name)` is appended to the others.
+        """
         self._db.create_function("split_of", 3, split_of, deterministic=True)
         self._db.create_function("suffix", 1, suffix, deterministic=True)
         self._db.execute("BEGIN")
@@ -235,77 +245,78 @@ class Journal:
         self._db.execute("COMMIT")
 
     def faults(self) -> Iterator[tuple[str, str, str]]:
-        """(origin, name, why) of what gave no sound, in the sources' order."""
+        """(origin, name, reason) of recordings that could not be decoded, in the order of the sources."""
         yield from self._db.execute("SELECT origin, name, fault FROM recordings WHERE fault IS NOT NULL ORDER BY seq")
 
-    def twice(self) -> Iterator[tuple[str, str, str, bool]]:
-        """(origin, name, origin of the first, whether it sounds the same) of what has the name of an earlier one."""
+    def duplicates(self) -> Iterator[tuple[str, str, str, bool]]:
+        """(origin, name, origin of the first, whether the samples are equal) of recordings with the name of an earlier
+        one."""
         query = """
-            SELECT again.origin, again.name, first.origin, again.sound = first.sound AND again.samples = first.samples
-            FROM recordings AS again JOIN recordings AS first ON first.name = again.name AND first.taken
-            WHERE again.fault IS NULL AND NOT again.taken ORDER BY again.seq
+            SELECT later.origin, later.name, first.origin, later.sound = first.sound AND later.samples = first.samples
+            FROM recordings AS later JOIN recordings AS first ON first.name = later.name AND first.taken
+            WHERE later.fault IS NULL AND NOT later.taken ORDER BY later.seq
         """
         for origin, name, first, same in self._db.execute(query):
             yield origin, name, first, bool(same)
 
-    def leave_out(self, names: Iterable[str]) -> None:
-        """Clips that are in the corpus already."""
+    def exclude(self, names: Iterable[str]) -> None:
+        """Takes back clips by name, such as those that the corpus has already."""
         self._db.execute("BEGIN")
         self._db.executemany("UPDATE recordings SET taken = 0 WHERE name = ?", [(name,) for name in names])
         self._db.execute("COMMIT")
 
     def has_name(self, name: str) -> bool:
-        """Whether a recording of that name gave sound."""
+        """Whether a recording of that name was decoded."""
         return self._one("SELECT 1 FROM recordings WHERE name = ? AND fault IS NULL", name) is not None
 
     def count(self, split: str | None = None) -> int:
-        """Clips of a split, or of all."""
+        """Number of clips in a split, or in all splits."""
         where = "taken" if split is None else "taken AND split = ?"
         return int(self._one(f"SELECT count(*) FROM recordings WHERE {where}", *([split] if split else [])) or 0)
 
     def count_faults(self) -> int:
-        """Recordings that gave no sound."""
+        """Number of recordings that could not be decoded."""
         return int(self._one("SELECT count(*) FROM recordings WHERE fault IS NOT NULL") or 0)
 
     def words(self) -> list[str]:
-        """Sorted, without the noise."""
+        """The words of all clips, sorted, without noise."""
         found = self._db.execute("SELECT DISTINCT word FROM recordings WHERE taken AND word != ?", (NOISE_FOLDER,))
         return sorted(word for (word,) in found)
 
     def speakers(self) -> list[str]:
-        """Sorted; "" where clips have none."""
+        """The speakers of all clips, sorted; "" stands for an unknown speaker."""
         return sorted(speaker for (speaker,) in self._db.execute("SELECT DISTINCT speaker FROM recordings WHERE taken"))
 
     def clips(self, split: str) -> Iterator[Clip]:
-        """In the order in which they go to shards."""
+        """The clips of a split, in the shuffled order in which they are written to shards."""
         query = f"SELECT {', '.join(Clip._fields)} FROM recordings WHERE taken AND split = ? ORDER BY place, key"
         for row in self._db.execute(query, (split,)):
             clip = Clip(*row)
             yield clip._replace(sound=clip.sound + _SIGNED)
 
     def name_at(self, split: str, row: int) -> str:
-        """Of the clip of that number in `clips`."""
+        """Name of the clip that `clips(split)` yields at that position."""
         query = "SELECT name FROM recordings WHERE taken AND split = ? ORDER BY place, key LIMIT 1 OFFSET ?"
         return str(self._one(query, split, row))
 
     # --- shards -----------------------------------------------------------------------------------------------
 
-    def add_shard(self, shard: Written) -> None:
-        """A shard is written."""
+    def add_shard(self, shard: WrittenShard) -> None:
+        """Records a finished shard."""
         self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)", shard)
 
-    def shards(self, split: str | None = None) -> Iterator[Written]:
-        """Those written, in order."""
+    def shards(self, split: str | None = None) -> Iterator[WrittenShard]:
+        """Finished shards of a split, or of all splits, in order."""
         where, values = ("WHERE split = ?", (split,)) if split else ("", ())
         for row in self._db.execute(f"SELECT * FROM shards {where} ORDER BY split, number", values):
-            yield Written(*row)
+            yield WrittenShard(*row)
 
     def count_in_shards(self, split: str) -> int:
-        """Clips of a split's shards."""
+        """Number of clips in a split's finished shards."""
         return int(self._one("SELECT sum(clips) FROM shards WHERE split = ?", split) or 0)
 
     def is_written(self, split: str, number: int, digest: str) -> bool:
-        """Whether that very shard was written before, and lies there whole."""
+        """Whether a shard with these contents is finished, and its file is complete."""
         row = self._db.execute(
             "SELECT size FROM shards WHERE split = ? AND number = ? AND digest = ?", (split, number, digest)
         ).fetchone()
@@ -314,12 +325,12 @@ class Journal:
             return row is not None and path.stat().st_size == row[0]
         return False
 
-    def forget_shards(self, split: str, first: int, last: int | None = None) -> None:
-        """Those from one number to another, or all from there on: left by a packing with other options."""
+    def delete_shards(self, split: str, first: int, last: int | None = None) -> None:
+        """Deletes the records of shards `first` to `last` (None: to the end), left by a packing with other options."""
         end = _SIGNED - 1 if last is None else last
         self._db.execute("DELETE FROM shards WHERE split = ? AND number BETWEEN ? AND ?", (split, first, end))
 
 
-def digest(*parts: object) -> str:
-    """What a shard is made of, as text."""
+def contents_digest(*parts: object) -> str:
+    """A hash of everything that a shard is made from: equal for shards with equal bytes."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""What a sample is called, and who speaks: from the members that stand beside its audio, in whatever layout.
+"""Word and speaker of a sample in a shard, from the members beside its audio, in any of the usual layouts.
 
 json (word, label, class, ...), else cls, else txt, else the folder in the key  ->  word
-json (speaker, ...), else what stands before `_nohash_` in the key              ->  speaker
+json (speaker, ...), else the part of the key before `_nohash_`                 ->  speaker
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kws.corpus.recording import composed, speaker_of
+from kws.corpus.recording import speaker_from_name, to_nfc
 
 WORD_KEYS = ("word", "keyword", "command", "label", "class", "class_name", "category", "text", "transcript")
 SPEAKER_KEYS = ("speaker", "speaker_id", "client_id")
-"""Of a json member, the first that is there."""
+"""Keys of the json member; the first that is present counts."""
 
 Members = Mapping[str, bytes]
-"""Suffix (what follows the key's dot, in small letters) -> content."""
+"""The members of a sample: suffix (what follows the key's dot, in lower case) -> content."""
 
 
 def word_and_speaker(key: str, members: Members, words: Sequence[str] = ()) -> tuple[str, str]:
-    """Of one sample; the speaker is "" where nothing says who it is. `words` are what numbers mean.
+    """Word and speaker of one sample; the speaker is "" where it is unknown. `words`: what numeric labels stand for.
 
-    Text goes before numbers, so `{"label": 3, "text": "left"}` is left. Raises ValueError, saying what was found and
-    wanted, where there is no word.
+    A text takes precedence over a number: `{"label": 3, "text": "left"}` is left. Raises ValueError, saying what was
+    found and wanted, where there is no word.
     """
-    facts = _facts(members)
-    return composed(_word(key, facts, members, words)), composed(_speaker(key, facts))
+    facts = _json_member(members)
+    return to_nfc(_word(key, facts, members, words)), to_nfc(_speaker(key, facts))
 
 
-def listed(suffixes: Iterable[str]) -> str:
-    """For messages: .wav, .json"""
+def list_suffixes(suffixes: Iterable[str]) -> str:
+    """The first five suffixes, for messages: .wav, .json"""
     return ", ".join(f".{suffix}" for suffix in list(suffixes)[:5])
 
 
-def _facts(members: Members) -> Mapping[str, Any]:
-    """The json member as a mapping; what is none in it counts as the word."""
+def _json_member(members: Members) -> Mapping[str, Any]:
+    """The json member as a mapping. Where it is a plain value, that is the word."""
     data = _of_kind(members, "json")
     try:
         facts = {} if data is None else json.loads(data)
@@ -57,8 +57,8 @@ def _word(key: str, facts: Mapping[str, Any], members: Members, words: Sequence[
     if folder:
         return folder
     raise ValueError(
-        f"no label in {listed(members)}; wanted a json member with the word (as {', '.join(WORD_KEYS[:4])}, ...), "
-        "a cls or txt member, or the word as a folder in the key"
+        f"no label in {list_suffixes(members)}; wanted a json member with the word (as {', '.join(WORD_KEYS[:4])}, "
+        "...), a cls or txt member, or the word as a folder in the key"
     )
 
 
@@ -66,11 +66,11 @@ def _speaker(key: str, facts: Mapping[str, Any]) -> str:
     named = [str(facts[name]) for name in SPEAKER_KEYS if isinstance(facts.get(name), str | int)]
     if named:
         return named[0]
-    return speaker_of(key)
+    return speaker_from_name(key)
 
 
 def _of_kind(members: Members, kind: str) -> bytes | None:
-    """The member whose suffix is, or ends in, `kind`."""
+    """The member whose suffix is `kind` or ends in .`kind`; None where there is none."""
     return next((data for suffix, data in members.items() if suffix.rpartition(".")[2] == kind), None)
 
 
@@ -80,7 +80,7 @@ def _text(members: Members, kind: str) -> str | None:
 
 
 def _cls(members: Members) -> str | int | None:
-    """WebDataset writes a class's number as text; others write its name."""
+    """The cls member: a number, as WebDataset writes it, or a name, as others do."""
     text = _text(members, "cls")
     return int(text) if text and text.isdecimal() else text
 

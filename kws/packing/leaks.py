@@ -1,9 +1,9 @@
-"""What a test must not share with training: speakers in two splits, one recording in two splits or under two words.
+"""The audit for leaks between splits: a speaker or a recording in two splits, and a recording under two words.
 
-    columns word, speaker, sound of every split -> numbers that are in more than one -> counts, examples -> lines
+    columns word, speaker, sound of every split -> values in more than one split or word -> counts, examples -> lines
 
-Only the columns are read, in chunks; beside them one column of 64-bit numbers is sorted. Noise is left out: it has no
-words, and every split hears its own part of it.
+Only these columns are read, in chunks; memory holds one sorted column of 64-bit numbers. Noise is left out: it has no
+words, and every split uses a part of each noise recording that no other split uses.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from kws.data.index import Column, Index
 
 _EXAMPLES, _CHUNK = 3, 1 << 22
 Place = tuple[int, int]
-"""A clip: which of the parts, which of its rows."""
+"""A clip: which of the ClipColumns, and which row of them."""
 NameOf = Callable[[Place], str]
+"""The name of a clip for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Clips of one split, numbered alike in all parts: columns (clips,) of words, speakers and sounds."""
+class ClipColumns:
+    """Columns (clips,) of clips of one split: numbers of word and speaker, hash of the samples. The same number means
+    the same word or speaker in all that are audited together."""
 
     split: str
     word: Column
@@ -35,7 +37,8 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Leaks:
-    """How many there are of each kind, and the first few: speakers with their splits, recordings as two clips."""
+    """Number of leaks of each kind, and the first few of them: speakers with their splits, recordings as pairs of
+    clips."""
 
     speakers: int = 0
     between_splits: int = 0
@@ -49,7 +52,7 @@ class Leaks:
 
     @property
     def counts(self) -> dict[str, int]:
-        """For programs."""
+        """For JSON output."""
         return {
             "speakers_in_two_splits": self.speakers,
             "audio_in_two_splits": self.between_splits,
@@ -57,40 +60,41 @@ class Leaks:
         }
 
 
-def find(parts: Sequence[Part], speakers: Sequence[str] | Column) -> Leaks:
-    """Looks through all parts, of which none is noise; `speakers` are what the numbers stand for, "": nobody known."""
+def find_leaks(parts: Sequence[ClipColumns], speakers: Sequence[str] | Column) -> Leaks:
+    """The leaks between all parts, none of which is noise. `speakers`: name of each speaker number, "": unknown
+    speaker."""
     shared = _shared_speakers(parts, speakers)
-    clips = list(_repeated(parts))
-    splits = [pair for group in clips if (pair := _differing(group, lambda clip: parts[clip.place[0]].split))]
-    words = [pair for group in clips if (pair := _differing(group, lambda clip: clip.word))]
+    groups = list(_repeated(parts))
+    splits = [pair for group in groups if (pair := _differing(group, lambda clip: parts[clip.place[0]].split))]
+    words = [pair for group in groups if (pair := _differing(group, lambda clip: clip.word))]
     return Leaks(
         len(shared), len(splits), len(words),
         tuple(shared[:_EXAMPLES]), tuple(splits[:_EXAMPLES]), tuple(words[:_EXAMPLES]),
     )  # fmt: skip
 
 
-def of_index(index: Index) -> Leaks:
-    """Of a whole corpus."""
-    return find(parts_of(index), index.speakers)
+def leaks_in_index(index: Index) -> Leaks:
+    """The leaks of a packed corpus."""
+    return find_leaks(columns_of_index(index), index.speakers)
 
 
-def parts_of(index: Index) -> list[Part]:
-    """A packed corpus's splits, without the noise."""
+def columns_of_index(index: Index) -> list[ClipColumns]:
+    """The columns of a packed corpus, an entry a split, without noise."""
     return [
-        Part(name, split.columns["word"], split.columns["speaker"], split.columns["sound"])
+        ClipColumns(name, split.columns["word"], split.columns["speaker"], split.columns["sound"])
         for name, split in index.splits.items()
         if name != "noise"
     ]
 
 
-def lines(index: Index) -> list[str]:
-    """Of a packed corpus, for a person: a line a kind, its clips as SPLIT/NUMBER; none where nothing leaks."""
-    parts = parts_of(index)
-    return described(of_index(index), parts, lambda place: f"{parts[place[0]].split}/{place[1]}")
+def describe_index(index: Index) -> list[str]:
+    """The leaks of a packed corpus as text, a line for each kind that occurs; clips are named SPLIT/NUMBER."""
+    parts = columns_of_index(index)
+    return describe(leaks_in_index(index), parts, lambda place: f"{parts[place[0]].split}/{place[1]}")
 
 
-def described(leaks: Leaks, parts: Sequence[Part], name_of: NameOf) -> list[str]:
-    """A line a kind; `name_of` says what a clip is called."""
+def describe(leaks: Leaks, parts: Sequence[ClipColumns], name_of: NameOf) -> list[str]:
+    """Leaks as text, a line for each kind that occurs. `name_of`: the name of a clip."""
     found = []
     if leaks.speakers:
         some = [f"{speaker}: {' and '.join(splits)}" for speaker, splits in leaks.speaker_examples]
@@ -113,14 +117,18 @@ def _line(count: int, what: str, where: str, examples: Sequence[str]) -> str:
 # --- speakers -------------------------------------------------------------------------------------------------
 
 
-def _shared_speakers(parts: Sequence[Part], speakers: Sequence[str] | Column) -> list[tuple[str, tuple[str, ...]]]:
-    """Those in more than one split, with the splits."""
+def _shared_speakers(
+    parts: Sequence[ClipColumns], speakers: Sequence[str] | Column
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Names of the speakers in more than one split, with these splits."""
     splits = list(dict.fromkeys(part.split for part in parts))
-    heard = np.zeros((len(splits), len(speakers)), bool)
+    present = np.zeros((len(splits), len(speakers)), bool)
     for part in parts:
         for start in range(0, len(part.speaker), _CHUNK):
-            heard[splits.index(part.split), part.speaker[start : start + _CHUNK]] = True
-    shared = ((_text(speakers[number]), heard[:, number]) for number in np.flatnonzero(heard.sum(axis=0) > 1).tolist())
+            present[splits.index(part.split), part.speaker[start : start + _CHUNK]] = True
+    shared = (
+        (_text(speakers[number]), present[:, number]) for number in np.flatnonzero(present.sum(axis=0) > 1).tolist()
+    )
     return [(name, tuple(itertools.compress(splits, where.tolist()))) for name, where in shared if name]
 
 
@@ -137,24 +145,24 @@ class _Clip:
     word: int
 
 
-def _repeated(parts: Sequence[Part]) -> Iterator[list[_Clip]]:
-    """Clips of the same samples, those of each recording together, in the order of the first clips."""
-    several = _values_there_twice(parts)
+def _repeated(parts: Sequence[ClipColumns]) -> Iterator[list[_Clip]]:
+    """Groups of clips with the same samples, in the order of their first clips."""
+    repeated = _repeated_sounds(parts)
     groups: dict[int, list[_Clip]] = {}
     for number, part in enumerate(parts):
         for start in range(0, len(part.sound), _CHUNK):
             sound = np.asarray(part.sound[start : start + _CHUNK])
-            for row in np.flatnonzero(_is_among(sound, several)).tolist():
+            for row in np.flatnonzero(_is_among(sound, repeated)).tolist():
                 clip = _Clip((number, start + row), int(part.word[start + row]))
                 groups.setdefault(int(sound[row]), []).append(clip)
     yield from groups.values()
 
 
-def _values_there_twice(parts: Sequence[Part]) -> npt.NDArray[np.uint64]:
-    """Sounds of more than one clip, sorted."""
-    everything = np.concatenate([np.zeros(0, np.uint64), *(part.sound for part in parts)])
-    everything.sort()
-    return np.unique(everything[1:][everything[1:] == everything[:-1]])
+def _repeated_sounds(parts: Sequence[ClipColumns]) -> npt.NDArray[np.uint64]:
+    """Hashes of samples that more than one clip has, sorted."""
+    sounds = np.concatenate([np.zeros(0, np.uint64), *(part.sound for part in parts)])
+    sounds.sort()
+    return np.unique(sounds[1:][sounds[1:] == sounds[:-1]])
 
 
 def _is_among(values: Column, among: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -165,6 +173,6 @@ def _is_among(values: Column, among: npt.NDArray[np.uint64]) -> npt.NDArray[np.b
 
 
 def _differing(group: Sequence[_Clip], kind: Callable[[_Clip], object]) -> tuple[Place, Place] | None:
-    """The first clip and the first that is of another kind."""
+    """The first clip of the group and the first one of another kind; None where all are of one kind."""
     other = next((clip for clip in group if kind(clip) != kind(group[0])), None)
     return (group[0].place, other.place) if other else None

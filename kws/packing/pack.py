@@ -1,11 +1,11 @@
-"""A corpus to shards: recordings -> 16 kHz PCM16 in scratch files -> keyed shuffle -> tars -> index.
+"""Packs a corpus into shards: recordings -> 16 kHz PCM16 in scratch files -> shuffle -> tars -> index.
 
-    SRC (folder, tar, tar.gz) --decode, workers--> DIR/.packing/*.pcm, journal --shuffled by key--> audited
-        --write, workers--> DIR/.packing/SPLIT/NNNNNN.tar --> index --> all to its place: DIR/SPLIT, DIR/index
+    SRC (folder, tar, CSV) --decode, in workers--> DIR/.packing/*.pcm, journal --shuffle, audit for leaks-->
+        --write, in workers--> DIR/.packing/SPLIT/NNNNNN.tar --> index --> moved to DIR/SPLIT, DIR/index
 
-The order hangs on the clips' names alone, so the same clips give the same bytes, on any number of processes. What is
-done stands in the journal (kws/packing/journal.py): a packing that was killed goes on there, and memory does not grow with
-the corpus. The index is put in place last: until then nothing looks finished.
+The order of the clips depends on their names alone (counter-based RNG), so that the same clips give the same bytes with
+any number of processes. Progress is stored in a journal (kws/packing/journal.py), from which a killed packing resumes;
+memory does not grow with the corpus. The index is moved last: until then there is no corpus in DIR.
 """
 
 from __future__ import annotations
@@ -24,134 +24,136 @@ from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
 from kws.distributed.worker_pool import WorkerLostError, Workers
 from kws.errors import UsageError
-from kws.packing import decoding, journal, leaks, publish, shard_writer
-from kws.packing.journal import Journal
-from kws.packing.merge import Known, Numbering, new_part, next_number, old_parts
-from kws.packing.scan import name_id
+from kws.packing import decoding, leaks, publish, shard_writer
+from kws.packing.journal import Journal, contents_digest
+from kws.packing.merge import ClipLookup, MergedIds, base_columns, new_columns, next_shard_number
+from kws.packing.scan import clip_name_hash
 from kws.packing.shard_writer import AudioFormat
 
-SHARD_BYTES = 64_000_000
-Part = tuple[int, int]
-"""Number and count, from (1, 1): so many jobs share a corpus, each taking the recordings that their names deal it."""
-WHOLE: Part = (1, 1)
+PartNumber = tuple[int, int]
+"""Number, from 1, and count of the parts of a corpus, one for each job. Names of recordings decide their part."""
+WHOLE: PartNumber = (1, 1)
 Percents = tuple[float, float]
-"""Of the speakers, in valid and in test."""
-OFFICIAL: Percents = (10.0, 10.0)
+"""Shares of the speakers in the splits valid and test."""
+OFFICIAL_PERCENTS: Percents = (10.0, 10.0)
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
+"""Called with (stage, done, total)."""
 
 
 @dataclasses.dataclass
-class Report:
-    """What packing did beside the shards: inputs left out, each with its reason, and things worth saying."""
+class PackReport:
+    """What packing reports beside the shards: recordings left out, each with the reason, and notes."""
 
     skipped: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to pack. `append`: to the corpus that is there. `allow_leaks`: what the audit finds is noted, not refused."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """How to pack.
+
+    shard_bytes: size of a shard, about. part: packs only that part of the recordings; each part is a similar mixture,
+    and kws.packing.external_index makes one index for the shards of all parts. percents: see Percents; used where the
+    sources name no splits. append: adds to the corpus in the folder. allow_leaks: leaks between splits are noted
+    instead of refused. names: pattern of file names (kws.corpus.name_pattern), "" for none.
+    """
 
     audio_format: AudioFormat = "wav"
-    shard_bytes: int = SHARD_BYTES
-    part: Part = WHOLE
-    percents: Percents = OFFICIAL
+    shard_bytes: int = 64_000_000
+    part: PartNumber = WHOLE
+    percents: Percents = OFFICIAL_PERCENTS
     append: bool = False
     allow_leaks: bool = False
+    names: str = ""
 
 
 class _UnfinishedError(UsageError):
-    """Stops a packing that can go on: its scratch folder stays."""
+    """Stops a packing that can resume: its scratch folder is kept."""
 
 
 def pack(
     sources: Sequence[Path],
     out: Path,
-    audio_format: AudioFormat = "wav",
-    shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda what, done, total: None,
-    part: Part = WHOLE,
-    percents: Percents = OFFICIAL,
-    append: bool = False,
-    allow_leaks: bool = False,
+    options: PackOptions = PackOptions(),
+    progress: Progress = lambda stage, done, total: None,
     processes: int = 1,
-    names: str = "",
-) -> tuple[Index, Report]:
-    """Packs the sources as one corpus into `out`, or adds them to the one there. Raises UsageError for what stops it:
-    then there is no corpus, or the old one.
+) -> tuple[Index, PackReport]:
+    """Packs the sources as one corpus into `out`, or adds them to the corpus there.
 
-    Damaged recordings are left out and listed in the report. Splits are those of the official lists, else of the
-    official hash rule on the speaker; noises go to the split `noise`. `part`: only that of the recordings, each part a
-    like mixture of all; kws.packing.external_index makes one index for the shards of all parts. `names`: as Sources has it. With
-    several processes the caller's main module is imported by each: it must do nothing when imported.
+    Damaged recordings are left out and reported. Splits are those that the sources name, else by the official hash rule
+    on the speaker; noise recordings go to the split `noise`. With several processes each of them imports the caller's
+    main module, which must do nothing when imported. Raises UsageError; then `out` holds no corpus, or the old one.
     """
-    options = Options(audio_format, shard_bytes, part, percents, append, allow_leaks)
-    corpus, made = Sources(sources, names), not out.exists()
-    made_of = json.dumps([[str(path.absolute()) for path in sources], part, append, names])
+    corpus, is_new = Sources(sources, options.names), not out.exists()
+    made_of = json.dumps([[str(path.absolute()) for path in sources], options.part, options.append, options.names])
     try:
-        publish.recover(out)
-        done = _finished(out, made_of)
-        if done:
-            return done, Report(notes=["was packed to the end before"])
-        base = _base(out, append)
-        book = Journal(out / ".packing")
+        publish.restore_index(out)
+        finished = _finished(out, made_of)
+        if finished:
+            return finished, PackReport(notes=["was packed completely before"])
+        base = _base(out, options.append)
+        journal = Journal(out / ".packing")
     except (OSError, sqlite3.Error) as error:
-        raise UsageError(f"{out}: cannot be written ({_why(error)}); nothing was packed") from error
+        raise UsageError(f"{out}: cannot be written ({_reason(error)}); nothing was packed") from error
     try:
-        publish.take_back(out, book)
-        book.begin(made_of=made_of, base=base.content_id if base else "")
+        publish.withdraw_shards(out, journal)
+        journal.begin(made_of=made_of, base=base.content_id if base else "")
         with Workers(processes) as workers:
-            return _Packing(corpus, out, options, book, base, workers, progress).run()
+            return _Packing(corpus, out, options, journal, base, workers, progress).run()
     except WorkerLostError as error:
-        raise _unfinished(f"{out}: {error}; nothing was packed", book) from error
+        raise _unfinished(f"{out}: {error}; nothing was packed", journal) from error
     except (OSError, sqlite3.Error) as error:
-        raise _unfinished(f"{out}: cannot be written ({_why(error)}); nothing was packed", book) from error
+        raise _unfinished(f"{out}: cannot be written ({_reason(error)}); nothing was packed", journal) from error
     except _UnfinishedError:
         raise
     except UsageError:
-        book.remove()
+        journal.remove()
         raise
     finally:
-        book.close()
-        if made and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()  # nothing came of it
+        journal.close()
+        if is_new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
 
 
-def _unfinished(what: str, book: Journal) -> _UnfinishedError:
-    folder = book.folder
-    return _UnfinishedError(f"{what}; the same again goes on from what is in {folder} (or give it up: rm -r {folder})")
+def _unfinished(what: str, journal: Journal) -> _UnfinishedError:
+    folder = journal.folder
+    return _UnfinishedError(
+        f"{what}; run the same command again to resume from what is in {folder} (or discard it: rm -r {folder})"
+    )
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
 def _finished(out: Path, made_of: str) -> Index | None:
-    """The corpus, where a packing of the same sources was killed after all was in place."""
+    """The corpus, where a packing of the same sources was killed after everything was in place."""
     if not ((out / ".packing" / "journal").exists() and (out / "index" / "index.json").exists()):
         return None
-    book, index = Journal(out / ".packing"), index_file.load(out)
-    ended, same = book.fact("target") == index.content_id, book.fact("made_of") == made_of
-    if ended:
-        book.remove()
-    book.close()
-    return index if ended and same else None
+    journal, index = Journal(out / ".packing"), index_file.load(out)
+    is_finished, is_same = journal.get_fact("target") == index.content_id, journal.get_fact("made_of") == made_of
+    if is_finished:
+        journal.remove()
+    journal.close()
+    return index if is_finished and is_same else None
 
 
 def _base(out: Path, append: bool) -> Index | None:
-    """The corpus to add to. Refuses a folder that holds anything else, but for what a killed packing left there."""
+    """The corpus to add to; None for a new one. Raises UsageError where `out` cannot be used."""
     if append:
         base = index_file.load(out)
         if base.source:
-            raise UsageError(f"{out}: an index of shards at {base.source}; --append needs them beside it: pack anew")
+            raise UsageError(
+                f"{out}: an index of shards at {base.source}; --append needs the shards beside the index: pack all "
+                "sources into a new folder"
+            )
         return base
     check_free(out)
     return None
 
 
 def check_free(out: Path) -> None:
-    """Refuses a folder that holds anything, but for what a killed packing or a fetch left there."""
+    """Raises UsageError for a folder that holds anything but the scratch folders of an earlier packing or fetch."""
     if (out / "index" / "index.json").exists():
         raise UsageError(
             f"{out}: holds a packed corpus already; give another folder, add to it with --append, or remove it first"
@@ -164,82 +166,82 @@ class _Packing:
     """One packing, from its sources to the finished corpus."""
 
     def __init__(
-        self, corpus: Sources, out: Path, options: Options, book: Journal, base: Index | None, workers: Workers,
+        self, corpus: Sources, out: Path, options: PackOptions, journal: Journal, base: Index | None, workers: Workers,
         progress: Progress,
     ) -> None:  # fmt: skip
-        self._corpus, self._out, self._options, self._book, self._base = corpus, out, options, book, base
-        self._workers, self._progress, self._report = workers, progress, Report()
-        self._kept_shards = 0
+        self._corpus, self._out, self._options, self._journal, self._base = corpus, out, options, journal, base
+        self._workers, self._progress, self._report = workers, progress, PackReport()
+        self._num_kept_shards = 0
 
-    def run(self) -> tuple[Index, Report]:
-        """The corpus, and what is to be said about it."""
-        kept, total = self._decode()
-        self._settle(total)
-        if self._base and not self._book.count():
-            self._report.notes.append("nothing new: the corpus is as it was")
-            self._book.remove()
+    def run(self) -> tuple[Index, PackReport]:
+        """The index of the corpus, and the report."""
+        num_kept, num_recordings = self._decode()
+        self._choose_clips(num_recordings)
+        if self._base and not self._journal.count():
+            self._report.notes.append("nothing new: the corpus is unchanged")
+            self._journal.remove()
             return self._base, self._report
-        numbering = Numbering(self._book.words(), self._book.speakers(), self._base)
-        self._audit(numbering)
-        self._note_alike(numbering.words)
-        self._write(numbering)
-        self._say_what_was_there(kept, total)
-        return publish.publish(self._out, self._book, self._base, numbering), self._report
+        ids = MergedIds(self._journal.words(), self._journal.speakers(), self._base)
+        self._audit(ids)
+        self._note_similar_words(ids.words)
+        self._write(ids)
+        self._note_resumed(num_kept, num_recordings)
+        return publish.publish_corpus(self._out, self._journal, self._base, ids), self._report
 
     # --- decoding ---------------------------------------------------------------------------------------------
 
     def _decode(self) -> tuple[int, int]:
-        """All recordings to the journal. How many were there before, and how many there are."""
-        total, kept, count = self._corpus.total_bytes, 0, 0
+        """Decodes all recordings. Returns how many had been decoded by an earlier call, and how many there are."""
+        total, num_kept, num_recordings = self._corpus.total_bytes, 0, 0
         done = 0
 
-        def passed(one: decoding.Marked) -> None:
+        def advance(numbered: decoding.NumberedRecording) -> None:
             nonlocal done
-            done += one.size
+            done += numbered.size
             self._progress("decode", min(done, total), total)
 
-        def wanted() -> Iterator[decoding.Marked]:
-            nonlocal kept, count
-            for one in decoding.marked(filter(self._is_mine, self._corpus)):
-                count += 1
-                if self._book.has(one.seq, one.mark):
-                    kept += 1
-                    passed(one)
+        def missing() -> Iterator[decoding.NumberedRecording]:
+            nonlocal num_kept, num_recordings
+            for numbered in decoding.number_recordings(filter(self._is_in_part, self._corpus)):
+                num_recordings += 1
+                if self._journal.is_decoded(numbered.seq, numbered.mark):
+                    num_kept += 1
+                    advance(numbered)
                 else:
-                    yield one
+                    yield numbered
 
-        for rows in self._workers.map(decoding.decode, decoding.chunks(self._book.folder, wanted(), passed)):
-            self._book.add(rows)
-        return kept, count
+        for rows in self._workers.map(decoding.decode, decoding.chunks(self._journal.folder, missing(), advance)):
+            self._journal.add_recordings(rows)
+        return num_kept, num_recordings
 
-    def _is_mine(self, recording: Recording) -> bool:
-        return self._in_part(recording.name)
+    def _is_in_part(self, recording: Recording) -> bool:
+        return self._is_name_in_part(recording.name)
 
-    def _in_part(self, name: str) -> bool:
-        """Names that would give the same key are in the same part."""
+    def _is_name_in_part(self, name: str) -> bool:
+        """Whether a name belongs to the part that is packed. Names with the same key are in the same part."""
         number, count = self._options.part
-        return counter_rng.digest("part", decoding.key_of(name)) % count == number - 1
+        return counter_rng.digest("part", decoding.clip_key(name)) % count == number - 1
 
-    # --- what becomes a clip, and where it goes ---------------------------------------------------------------
+    # --- which recordings become clips, in which split ---------------------------------------------------------
 
-    def _settle(self, total: int) -> None:
-        """Keys and splits; clips that are there twice go in once."""
-        book, report = self._book, self._report
-        book.settle(total, self._split_of, _suffix)
-        report.skipped += [f"{origin}: {name}: {why}" for origin, name, why in book.faults()]
+    def _choose_clips(self, num_recordings: int) -> None:
+        """Decides splits and keys, and takes each clip once. Raises UsageError for two recordings of one name."""
+        journal, report = self._journal, self._report
+        journal.assign_clips(num_recordings, self._split_of, _suffix)
+        report.skipped += [f"{origin}: {name}: {reason}" for origin, name, reason in journal.faults()]
         report.skipped += self._corpus.ignored
-        for origin, name, first, same in book.twice():
-            if not same:
+        for origin, name, first, is_equal in journal.duplicates():
+            if not is_equal:
                 raise UsageError(
-                    f"{origin}: {name} is another recording than the one of that name in {first}; rename one"
+                    f"{origin}: {name} has the name of another recording, which is in {first}; rename one of them"
                 )
-            report.notes.append(f"{origin}: {name}: same as in {first}, taken once")
-        if not book.words():
+            report.notes.append(f"{origin}: {name}: the same recording is in {first}, packed once")
+        if not journal.words():
             paths = ", ".join(map(str, self._corpus.paths))
-            some = next((f", such as {name}: {why}" for _, name, why in book.faults()), "")
-            raise UsageError(f"{paths}: no readable clip ({book.count_faults()} damaged{some})")
+            example = next((f", such as {name}: {reason}" for _, name, reason in journal.faults()), "")
+            raise UsageError(f"{paths}: no readable clip ({journal.count_faults()} damaged{example})")
         if self._base:
-            self._leave_out_known(self._base)
+            self._exclude_known(self._base)
         self._note_splits()
 
     def _split_of(self, name: str, word: str, speaker: str) -> str:
@@ -249,130 +251,133 @@ class _Packing:
             return self._corpus.split_of.get(name, "train")
         return split_by_hash(split_key(name, speaker), *self._options.percents)
 
-    def _leave_out_known(self, base: Index) -> None:
-        """What has the name and the sound of a clip of the corpus is that clip; another sound is refused."""
-        known = Known(base)
-        there, elsewhere = list[str](), list[str]()
+    def _exclude_known(self, base: Index) -> None:
+        """Leaves out clips that the corpus has already. Raises UsageError for another recording of the same name."""
+        lookup = ClipLookup(base)
+        known, elsewhere = list[str](), list[str]()
         for split in SPLITS:
-            for clip in self._book.clips(split):
-                found = known.find(name_id(clip.key))
+            for clip in self._journal.clips(split):
+                found = lookup.find(clip_name_hash(clip.key))
                 if found is None:
                     continue
                 sound, old_split = found
                 if sound != clip.sound:
-                    raise UsageError(
-                        f"{clip.name} is another recording than the one of that name in {base.root}; rename it"
-                    )
-                there.append(clip.name)
+                    raise UsageError(f"{clip.name} has the name of another recording in {base.root}; rename it")
+                known.append(clip.name)
                 elsewhere += [f"{clip.name}: {old_split} there, {split} now"] * (old_split != split)
-        self._book.leave_out(there)
-        self._note_known(there, elsewhere)
+        self._journal.exclude(known)
+        self._note_known(known, elsewhere)
 
-    def _note_known(self, there: Sequence[str], elsewhere: Sequence[str]) -> None:
+    def _note_known(self, known: Sequence[str], elsewhere: Sequence[str]) -> None:
         for clips, what in (
-            (there, "recordings are in the corpus already ({}): taken once"),
-            (elsewhere, "of them are in another split there ({}): they stay in it; pack anew to move them"),
+            (known, "recordings are in the corpus already ({}): not packed again"),
+            (elsewhere, "of them are in another split there ({}): they stay in it; to move them, pack a new corpus"),
         ):
-            some = ", ".join(clips[:3]) + (", ..." if clips[3:] else "")
+            examples = ", ".join(clips[:3]) + (", ..." if clips[3:] else "")
             if clips:
-                self._report.notes.append(f"{len(clips):,} {what.format(some)}")
+                self._report.notes.append(f"{len(clips):,} {what.format(examples)}")
 
     def _note_splits(self) -> None:
         notes, listed = self._report.notes, self._corpus.split_of
-        absent = sum(self._in_part(name) and not self._book.has_name(name) for name in listed)
+        absent = sum(self._is_name_in_part(name) and not self._journal.has_name(name) for name in listed)
         if absent:
             notes.append(f"splits are given for {absent} clips that are not in the sources")
-        if "train" in listed.values():  # a table, which has a split in every line, beside sources that have none
-            unsaid = sum(clip.name not in listed for clip in self._book.clips("train"))
-            if unsaid:
-                notes.append(f"no split is given for {unsaid:,} clips: they are for training")
+        if "train" in listed.values():  # a CSV, which has a split in every line, beside sources without splits
+            without = sum(clip.name not in listed for clip in self._journal.clips("train"))
+            if without:
+                notes.append(f"no split is given for {without:,} clips: used for training")
         valid, test = self._options.percents
         if not listed:
             notes.append(
                 f"no splits are given: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %"
             )
-        elif self._options.percents != OFFICIAL:
-            notes.append("the splits that are given decide, not --valid and --test")
-        for split, then in (("valid", "training needs one; give splits"), ("test", "evaluate with --split valid")):
-            if not (self._book.count(split) or (self._base and len(self._base.splits.get(split, ())))):
-                notes.append(f"no clip fell to the {split} split: {then}, or pack more speakers")
+        elif self._options.percents != OFFICIAL_PERCENTS:
+            notes.append("--valid and --test have no effect: the sources give splits")
+        for split, advice in (("valid", "training needs one; give splits"), ("test", "evaluate with --split valid")):
+            if not (self._journal.count(split) or (self._base and len(self._base.splits.get(split, ())))):
+                notes.append(f"the {split} split has no clips: {advice}, or pack more speakers")
 
-    def _note_alike(self, words: Sequence[str]) -> None:
-        """Two spellings of one word are two classes, which nobody may want."""
+    def _note_similar_words(self, words: Sequence[str]) -> None:
+        """Notes words that differ in upper and lower case only: they are different classes, perhaps by mistake."""
 
-        def plain(word: str) -> str:
+        def folded(word: str) -> str:
             return word.casefold().strip()
 
-        alike = itertools.groupby(sorted(words, key=lambda word: (plain(word), word)), plain)
-        for group in (list(same) for _, same in alike):
+        groups = itertools.groupby(sorted(words, key=lambda word: (folded(word), word)), folded)
+        for group in (list(similar) for _, similar in groups):
             if len(group) > 1:
                 self._report.notes.append(
                     f"{' and '.join(map(repr, group))} are {len(group)} words; rename one if they are the same"
                 )
 
-    # --- the audit --------------------------------------------------------------------------------------------
+    # --- the audit for leaks ----------------------------------------------------------------------------------
 
-    def _audit(self, numbering: Numbering) -> None:
-        """Refuses, or only notes, what a test would share with training; old clips and new ones together."""
-        old = old_parts(self._base, numbering) if self._base else []
-        new = [new_part(self._book, split, numbering) for split in SPLITS if split != "noise"]
+    def _audit(self, ids: MergedIds) -> None:
+        """Refuses (or with `allow_leaks` notes) leaks between the splits of old and new clips together."""
+        old = base_columns(self._base, ids) if self._base else []
+        new = [new_columns(self._journal, split, ids) for split in SPLITS if split != "noise"]
 
         def name_of(place: leaks.Place) -> str:
             number, row = place
             split = [*old, *new][number].split
-            return f"{self._out}: {split}/{row}" if number < len(old) else self._book.name_at(split, row)
+            return f"{self._out}: {split}/{row}" if number < len(old) else self._journal.name_at(split, row)
 
         parts = [*old, *new]
-        lines = leaks.described(leaks.find(parts, numbering.speakers), parts, name_of)
+        lines = leaks.describe(leaks.find_leaks(parts, ids.speakers), parts, name_of)
         if lines and not self._options.allow_leaks:
             raise _unfinished(
-                f"{self._out}: {'; '.join(lines)}; take one of each away (or mend the lists), "
-                "or pack all the same with --allow-leaks", self._book,
+                f"{self._out}: {'; '.join(lines)}; remove one of each (or fix the lists), "
+                "or pack them anyway with --allow-leaks", self._journal,
             )  # fmt: skip
         self._report.notes += lines
 
     # --- writing ----------------------------------------------------------------------------------------------
 
-    def _write(self, numbering: Numbering) -> None:
-        """All shards to the scratch folder; those of an earlier call are kept where they would be the same."""
-        total = self._book.count()
+    def _write(self, ids: MergedIds) -> None:
+        """Writes all shards to the scratch folder, except those that an earlier call wrote with the same contents."""
+        total = self._journal.count()
         done = 0
 
-        def jobs() -> Iterator[shard_writer.Shard]:
+        def missing() -> Iterator[shard_writer.ShardContents]:
             nonlocal done
             for split in SPLITS:
-                for shard in self._shards(split, numbering):
-                    if self._book.is_written(split, shard.number, shard.digest):
-                        self._kept_shards += 1
+                for shard in self._shards(split, ids):
+                    if self._journal.is_written(split, shard.number, shard.digest):
+                        self._num_kept_shards += 1
                         done += len(shard.clips)
                     else:
-                        self._book.forget_shards(split, shard.number, shard.number)
+                        self._journal.delete_shards(split, shard.number, shard.number)
                         yield shard
 
-        for written in self._workers.map(shard_writer.write, jobs()):
-            self._book.add_shard(written)
+        for written in self._workers.map(shard_writer.write_shard, missing()):
+            self._journal.add_shard(written)
             done += written.clips
             self._progress("write", done, total)
 
-    def _shards(self, split: str, numbering: Numbering) -> Iterator[shard_writer.Shard]:
-        """What each shard of a split holds."""
-        words, speakers, audio_format = numbering.word_ids, numbering.speaker_ids, self._options.audio_format
+    def _shards(self, split: str, ids: MergedIds) -> Iterator[shard_writer.ShardContents]:
+        """The contents of each shard of a split."""
+        options, journal = self._options, self._journal
         clips = (
-            shard_writer.Numbered(clip, words[clip.word], speakers[clip.speaker]) for clip in self._book.clips(split)
+            shard_writer.IndexedClip(clip, ids.word_ids[clip.word], ids.speaker_ids[clip.speaker])
+            for clip in journal.clips(split)
         )
-        number = next_number(self._base, split)
-        for lot in shard_writer.dealt(clips, self._options.shard_bytes, audio_format):
-            digest = journal.digest(audio_format, lot)
-            yield shard_writer.Shard(self._book.folder, split, number, digest, audio_format, self._book.goes_on, lot)
+        number = next_shard_number(self._base, split)
+        for group in shard_writer.group_into_shards(clips, options.shard_bytes, options.audio_format):
+            digest = contents_digest(options.audio_format, group)
+            yield shard_writer.ShardContents(
+                journal.folder, split, number, digest, options.audio_format, journal.resumed, group
+            )
             number += 1
-        self._book.forget_shards(split, number)
+        journal.delete_shards(split, number)
 
-    def _say_what_was_there(self, kept: int, total: int) -> None:
-        if self._book.anew:
-            self._report.notes.append("what a killed packing of other sources had done was thrown away")
-        elif kept or self._kept_shards:
-            shards = f", {self._kept_shards:,} shards written" if self._kept_shards else ""
-            self._report.notes.insert(0, f"goes on: {kept:,} of {total:,} recordings were decoded already{shards}")
+    def _note_resumed(self, num_kept: int, num_recordings: int) -> None:
+        if self._journal.discarded:
+            self._report.notes.append("discarded an unfinished packing of other sources")
+        elif num_kept or self._num_kept_shards:
+            shards = f", {self._num_kept_shards:,} shards were written" if self._num_kept_shards else ""
+            self._report.notes.insert(
+                0, f"resumed: {num_kept:,} of {num_recordings:,} recordings were decoded already{shards}"
+            )
 
 
 def _suffix(name: str) -> str:

@@ -1,7 +1,10 @@
-"""Finished shards and their index from the scratch folder to their places, in an order in which a kill does no harm.
+"""Publishing a packing: moves shards and index from the scratch folder to their places, safely against a kill.
 
-journal: rows of the shards (+ the corpus they are added to) -> columns -> DIR/.packing/index
-shards -> DIR/SPLIT; then the index -> DIR/index, in one move: only then is there a (or another) corpus
+1. rows of the shards in the journal (+ the corpus they are added to) -> columns -> DIR/.packing/index
+2. shards -> DIR/SPLIT, one by one: files that no index names are no part of a corpus
+3. the index -> DIR/index, in one rename: from then on the new corpus is visible
+
+The moves rename files and folders whole, after their contents were written, so they need no kws.files.replaced.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +22,79 @@ import numpy.typing as npt
 from kws.data import index as index_file
 from kws.data.index import COLUMNS, SPLITS, Column, Index, Shard, Split
 from kws.errors import UsageError
-from kws.packing.journal import Journal, Written
-from kws.packing.merge import Numbering
+from kws.packing.journal import Journal, WrittenShard
+from kws.packing.merge import MergedIds
 
 _CHUNK = 1 << 20
 
 
-def recover(out: Path) -> None:
-    """Puts the old index back, where a kill came between its going and the new one's coming."""
-    aside = _aside(out / ".packing")
+def restore_index(out: Path) -> None:
+    """Puts the old index back after a kill between moving it aside and moving the new one in."""
+    aside = _old_index(out / ".packing")
     if aside.is_dir() and not (out / "index").exists():
         aside.replace(out / "index")
 
 
-def take_back(out: Path, book: Journal) -> None:
-    """Shards of a packing that was killed while it put them in place, to the scratch folder again."""
-    if book.fact("target") is None:
+def withdraw_shards(out: Path, journal: Journal) -> None:
+    """Moves the shards of a packing that was killed while publishing back to the scratch folder."""
+    if journal.get_fact("target") is None:
         return
-    for shard in book.shards():
+    for shard in journal.shards():
         with contextlib.suppress(FileNotFoundError):
-            (out / shard.name).replace(book.folder / shard.name)
+            (out / shard.name).replace(journal.folder / shard.name)
     for split in SPLITS:
         with contextlib.suppress(OSError):  # not there, or not empty
             (out / split).rmdir()
-    book.drop("target")
+    journal.delete_fact("target")
 
 
-def publish(out: Path, book: Journal, base: Index | None, numbering: Numbering) -> Index:
-    """Makes the shards of the journal, after those of `base`, the corpus in `out`; the scratch folder goes."""
-    for shard in book.shards():
+def publish_corpus(out: Path, journal: Journal, base: Index | None, ids: MergedIds) -> Index:
+    """Publishes the shards of the journal, behind those of `base`, as the corpus in `out`, and removes the scratch
+    folder.
+
+    Raises UsageError where a file is in the place of a shard.
+    """
+    for shard in journal.shards():
         if (out / shard.name).exists():
-            raise UsageError(f"{out / shard.name}: in the way, and not of this corpus; move it elsewhere")
-    columns = book.folder / "columns"
-    splits = {split: _joined(columns, split, book, base, numbering) for split in SPLITS}
-    made = index_file.write(book.folder, numbering.words, numbering.speakers, splits)
-    book.note("target", made.content_id)
+            raise UsageError(f"{out / shard.name}: exists already, and is no part of this corpus; move it elsewhere")
+    columns = journal.folder / "columns"
+    splits = {split: _joined(columns, split, journal, base, ids) for split in SPLITS}
+    written = index_file.write(journal.folder, ids.words, ids.speakers, splits)
+    journal.set_fact("target", written.content_id)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
-    for shard in book.shards():
-        (book.folder / shard.name).replace(out / shard.name)
-    _swap(book.folder / "index", out / "index")
-    book.remove()
+    for shard in journal.shards():
+        (journal.folder / shard.name).replace(out / shard.name)
+    _swap(journal.folder / "index", out / "index")
+    journal.remove()
     return index_file.load(out)
 
 
-def _joined(folder: Path, split: str, book: Journal, base: Index | None, numbering: Numbering) -> Split:
-    """One split: the old rows as they are, then those of the new shards."""
+def _joined(folder: Path, split: str, journal: Journal, base: Index | None, ids: MergedIds) -> Split:
+    """One split: the rows of the old shards, then those of the new shards."""
     old = base.splits.get(split) if base else None
-    shards, cells = list(old.shards) if old else [], [numbering.cells(split, old.cells)] if old else []
+    shards, cells = list(old.shards) if old else [], [ids.cells(split, old.cells)] if old else []
     start = len(old) if old else 0
-    columns = _columns(folder / split, start + book.count_in_shards(split))
+    columns = _empty_columns(folder / split, start + journal.count_in_shards(split))
     for name in COLUMNS if old else ():
         for low in range(0, start, _CHUNK):
             rows = slice(low, min(low + _CHUNK, start))
-            columns[name][rows] = numbering.renumbered(split, name, old.columns[name][rows])  # type: ignore[union-attr]
-    for written in book.shards(split):
-        table = _rows(written, len(shards))
+            columns[name][rows] = ids.renumbered(split, name, old.columns[name][rows])  # type: ignore[union-attr]
+    for shard in journal.shards(split):
+        table = _shard_columns(shard, len(shards))
         for name, values in table.items():
-            columns[name][start : start + written.clips] = values
-        cells.append(index_file.count_cells(np.zeros(written.clips), table["word"], 1, len(numbering.words)))
-        shards.append(Shard(written.name, written.size, written.clips, start, written.sha256))
-        start += written.clips
-    nothing = np.zeros((0, len(numbering.words)), np.uint32)
-    return Split(split, tuple(shards), columns, np.concatenate([nothing, *cells]))
+            columns[name][start : start + shard.clips] = values
+        cells.append(index_file.count_cells(np.zeros(shard.clips), table["word"], 1, len(ids.words)))
+        shards.append(Shard(shard.name, shard.size, shard.clips, start, shard.sha256))
+        start += shard.clips
+    empty = np.zeros((0, len(ids.words)), np.uint32)
+    return Split(split, tuple(shards), columns, np.concatenate([empty, *cells]))
 
 
-def _columns(folder: Path, clips: int) -> Mapping[str, npt.NDArray[Any]]:
-    """Empty ones, as files: they need no memory."""
+def _empty_columns(folder: Path, clips: int) -> Mapping[str, npt.NDArray[Any]]:
+    """Columns of that many clips, memory-mapped from new files, so that they need no memory."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not clips:  # a file of none cannot be mapped
+    if not clips:  # an empty file cannot be mapped
         return {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
     return {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (clips,))
@@ -95,26 +102,23 @@ def _columns(folder: Path, clips: int) -> Mapping[str, npt.NDArray[Any]]:
     }
 
 
-def _rows(written: Written, number: int) -> dict[str, Column]:
-    """A shard's columns; `number`: which of the split's shards it is."""
-    table = np.frombuffer(written.rows, np.uint64).reshape(-1, len(COLUMNS))
-    return dict(_named(table)) | {"shard": np.full(len(table), number)}
-
-
-def _named(table: Column) -> Iterator[tuple[str, Column]]:
-    yield from zip(COLUMNS, table.T, strict=True)
+def _shard_columns(shard: WrittenShard, number: int) -> dict[str, Column]:
+    """The columns of a shard, (clips,) each; `number`: its place among the split's shards."""
+    table = np.frombuffer(shard.rows, np.uint64).reshape(-1, len(COLUMNS))
+    return dict(zip(COLUMNS, table.T, strict=True)) | {"shard": np.full(len(table), number)}
 
 
 def _swap(new: Path, place: Path) -> None:
-    """`new` to its place, in one move also where another is there, on file systems that can exchange two names."""
+    """Moves the folder `new` to `place`. A folder there is replaced in one step, on file systems that can exchange
+    names."""
     at_cwd, exchange = -100, 2
     if place.exists():
         renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
         if renameat2 and renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(place), exchange) == 0:
             return
-        place.replace(_aside(new.parent))  # `recover` knows it
+        place.replace(_old_index(new.parent))  # `restore_index` finds it there after a kill
     new.replace(place)
 
 
-def _aside(scratch: Path) -> Path:
+def _old_index(scratch: Path) -> Path:
     return scratch / "index.before"

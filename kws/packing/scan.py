@@ -1,9 +1,10 @@
-"""Reads shards from end to end, to index them and to check them against their index.
+"""Reads shards from start to end: to index them, and to verify them against their index.
 
-    bytes -> tar members -> samples, grouped as WebDataset does -> one row a clip: where its audio lies, word, speaker
+    bytes -> tar members -> samples, grouped as WebDataset groups them -> a ScannedClip each: audio offset, word,
+    speaker
 
-A sample is an audio member and a label: json, cls, txt or the folder in its key. Every byte is accounted for: Python's
-tarfile and WebDataset take a damaged header in mid-file for the end of the tar and pass over the rest in silence.
+A sample is an audio member and a label: a json, cls or txt member, or the folder in its key. Every byte is checked:
+Python's tarfile and WebDataset take a damaged header in the middle of a file for its end, and silently ignore the rest.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import hashlib
 import http.client
 import re
 import tarfile
-import urllib.error
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,22 +27,24 @@ from kws.corpus.source import NOISE_FOLDER, StrictInfo
 from kws.data.index import COLUMNS, Column, Index, Shard, Split, count_cells
 from kws.errors import UsageError
 from kws.packing import labels
+from kws.transport import describe_error
 
-# WebDataset's own rule: the key ends at the first dot after the last slash.
+# As in WebDataset: the key ends at the first dot after the last slash.
 _KEY_AND_SUFFIX = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
-_NOT_SAMPLES = re.compile(r"__[^/]*__($|/)|(.*/)?\._")  # WebDataset's metadata, macOS's shadows
+_NOT_SAMPLES = re.compile(r"__[^/]*__($|/)|(.*/)?\._")  # WebDataset's metadata; macOS's resource forks
 _BUFFER_BYTES = 1 << 20
 
 
 class Readable(Protocol):
-    """What a shard is read from; `read` gives fewer bytes than asked for only at the end."""
+    """A shard being read. `read` returns fewer bytes than asked for only at the end."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One clip as it lies in its tar; `offset` and `length` in bytes, `samples` at 16 kHz."""
+class ScannedClip:
+    """One clip in its tar. The fields from `offset` on are columns of the index (docs/data.md): `offset` and `length`
+    of the audio member in bytes, `samples` at 16 kHz."""
 
     key: str
     word: str
@@ -57,10 +58,10 @@ class Row:
     sound: int
 
 
-class Scan(NamedTuple):
-    """A whole shard: its clips in order, what is none with the reason by offset, its size and sha256."""
+class ScannedShard(NamedTuple):
+    """A whole shard: its clips in order, the reasons of samples left out (by byte offset), its size and sha256."""
 
-    rows: list[Row]
+    clips: list[ScannedClip]
     left_out: dict[int, str]
     bytes: int
     sha256: str
@@ -71,8 +72,8 @@ class _Member(NamedTuple):
     data: bytes
 
 
-class _Metered:
-    """Passes a shard on, noting its size, its sha256 and where its last byte lies that is not zero."""
+class _MeasuringReader:
+    """Reads from a shard and measures it: its size, its sha256, and the end of the last byte that is not zero."""
 
     def __init__(self, file: Readable) -> None:
         self._file, self.sha256 = file, hashlib.sha256()
@@ -87,20 +88,22 @@ class _Metered:
         return data
 
 
-def scan(file: Readable, where: str, words: Sequence[str] = (), noise: bool = False) -> Scan:
-    """Reads a shard that messages call `where`. `words` are what numbers as labels mean; `noise` needs no labels.
+def scan_shard(file: Readable, where: str, words: Sequence[str] = (), noise: bool = False) -> ScannedShard:
+    """Reads a shard; `where` is its name in messages.
 
-    Raises UsageError naming the shard (and the sample) where the tar is damaged or a sample is not understood.
+    `words`: what numeric labels stand for. `noise`: clips are noise recordings, which need no label. Raises UsageError
+    naming the shard (and the sample) where the shard cannot be read, the tar is damaged, or a sample has no usable
+    label.
     """
-    metered, rows, left_out = _Metered(file), list[Row](), dict[int, str]()
+    metered, clips, left_out = _MeasuringReader(file), list[ScannedClip](), dict[int, str]()
     fault: UsageError | None = None
     try:
-        # As a stream, so that what comes over a network is read once. A larger buffer than its 10 kB is slower: tarfile
-        # copies what is left of it at every read.
+        # As a stream, so that a shard is read once over a network. A buffer larger than tarfile's 10 kB is slower,
+        # because tarfile copies what is left of it at every read.
         with tarfile.open(fileobj=metered, mode="r|", tarinfo=StrictInfo) as tar:  # type: ignore[call-overload]
             try:
                 for key, members in _samples(tar, where, left_out):
-                    fault = fault or _take(where, key, members, words, noise, rows, left_out)
+                    fault = fault or _add_sample(where, key, members, words, noise, clips, left_out)
             except tarfile.TarError as error:
                 raise UsageError(
                     f"{where}: damaged tar ({error} at byte {tar.offset}); copy or pack it again"
@@ -111,60 +114,45 @@ def scan(file: Readable, where: str, words: Sequence[str] = (), noise: bool = Fa
     except tarfile.TarError as error:
         raise UsageError(f"{where}: damaged tar ({error}); copy or pack it again") from error
     except (OSError, http.client.HTTPException) as error:
-        raise UsageError(f"{where}: cannot be read ({_why(error)}); wanted a tar shard") from error
+        raise UsageError(f"{where}: cannot be read ({describe_error(error)}); wanted a tar shard") from error
     if metered.content_end > end:
         raise UsageError(
             f"{where}: damaged tar (closing blocks at byte {end}, but more data up to byte {metered.content_end}); "
             "copy or pack it again"
         )
-    if fault:  # only now: a damaged tar may be why a sample lacks something
+    if fault:  # raised only now: a damaged tar, which is reported first, may be the cause
         raise fault
-    return Scan(rows, left_out, metered.bytes, metered.sha256.hexdigest())
+    return ScannedShard(clips, left_out, metered.bytes, metered.sha256.hexdigest())
 
 
-def _take(
+def _add_sample(
     where: str, key: str, members: Mapping[str, _Member], words: Sequence[str], noise: bool,
-    rows: list[Row], left_out: MutableMapping[int, str],
+    clips: list[ScannedClip], left_out: MutableMapping[int, str],
 ) -> UsageError | None:  # fmt: skip
-    """Puts a sample where it belongs, or says why it is not understood."""
+    """Adds a sample to `clips` or `left_out`. Returns the error of a sample without a usable label."""
     try:
-        row = _row(where, key, members, words, noise)
+        clip = _clip(where, key, members, words, noise)
     except UsageError as error:
         return error
-    if isinstance(row, Row):
-        rows.append(row)
+    if isinstance(clip, ScannedClip):
+        clips.append(clip)
     else:
-        left_out[min(member.offset for member in members.values())] = row
+        left_out[min(member.offset for member in members.values())] = clip
     return None
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}"
-    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__)
-
-
-def scan_shard(path: Path, words: Sequence[str] = (), noise: bool = False) -> Scan:
-    """A shard on this machine. Raises UsageError as `scan`, and where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return scan(file, str(path), words, noise)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); wanted a tar shard") from error
 
 
 def _samples(
     tar: tarfile.TarFile, where: str, left_out: MutableMapping[int, str]
 ) -> Iterator[tuple[str, dict[str, _Member]]]:
-    """Members (suffix -> member) grouped by key; a sample's members stand together."""
+    """Key and members (suffix -> member) of each sample: neighbouring members with the same key."""
     key, members = "", dict[str, _Member]()
     while (info := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # else it keeps them all in memory
         match = _KEY_AND_SUFFIX.match(info.name)
         if match is None or _NOT_SAMPLES.match(info.name) or info.isdir():
             continue
         if not info.isreg() or info.sparse is not None:
-            left_out[info.offset] = f"{where}: {info.name}: a link or no plain file, wanted the file itself"
+            left_out[info.offset] = f"{where}: {info.name}: a link or special file, wanted a regular file"
             continue
         if members and match[1] != key:
             yield key, members
@@ -178,14 +166,14 @@ def _samples(
         yield key, members
 
 
-def _row(where: str, key: str, members: Mapping[str, _Member], words: Sequence[str], noise: bool) -> Row | str:
-    """The sample's row, or why it is no clip."""
+def _clip(where: str, key: str, members: Mapping[str, _Member], words: Sequence[str], noise: bool) -> ScannedClip | str:
+    """The sample as a clip, or the reason to leave it out. Raises UsageError where its label or audio is ambiguous."""
     audio = [suffix for suffix in members if codec.is_audio(suffix)]
     if not audio:
-        return f"{where}: sample {key}: no audio, only {labels.listed(members)}"
+        return f"{where}: sample {key}: no audio, only {labels.list_suffixes(members)}"
     if len(audio) > 1:
         raise UsageError(
-            f"{where}: sample {key}: {len(audio)} audio members, wanted one; found {labels.listed(audio)} "
+            f"{where}: sample {key}: {len(audio)} audio members, wanted one; found {labels.list_suffixes(audio)} "
             "(a key ends at its first dot)"
         )
     try:
@@ -200,150 +188,125 @@ def _row(where: str, key: str, members: Mapping[str, _Member], words: Sequence[s
         pcm = codec.decode(data)
     except codec.AudioError as error:
         return f"{where}: clip {key}: damaged audio ({error}); copy or pack it again"
-    return Row(
+    return ScannedClip(
         key, NOISE_FOLDER if noise else word, speaker, offset, len(data), len(pcm), plain, zlib.crc32(data),
-        name_id(key), codec.pcm_hash(pcm),
+        clip_name_hash(key), codec.pcm_hash(pcm),
     )  # fmt: skip
 
 
-def name_id(key: str) -> int:
-    """A clip's key as 64 bits, for the index."""
+def clip_name_hash(key: str) -> int:
+    """The 64-bit hash of a clip's key, as in the index's column `name`."""
     return counter_rng.digest("clip", key)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Row], number: int, word_ids: Mapping[str, int], speaker_ids: Mapping[str, int]) -> Column:
-    """A shard's rows as numbers, in the order of COLUMNS: (clips, columns) uint64."""
-    values = [
+def table_of_clips(
+    clips: Sequence[ScannedClip], shard: int, word_ids: Mapping[str, int], speaker_ids: Mapping[str, int]
+) -> Column:
+    """The index rows of one shard's clips: (clips, columns) uint64, columns in the order of COLUMNS."""
+    rows = [
         (
-            number,
-            row.offset,
-            row.length,
-            row.samples,
-            row.plain,
-            word_ids[row.word],
-            speaker_ids[row.speaker],
-            row.crc32,
-            row.name,
-            row.sound,
+            shard, clip.offset, clip.length, clip.samples, clip.plain, word_ids[clip.word], speaker_ids[clip.speaker],
+            clip.crc32, clip.name, clip.sound,
         )
-        for row in rows
-    ]
-    return np.array(values, dtype=np.uint64).reshape(-1, len(COLUMNS))
+        for clip in clips
+    ]  # fmt: skip
+    return np.array(rows, dtype=np.uint64).reshape(-1, len(COLUMNS))
 
 
-def split_of_tables(name: str, tables: Sequence[Column], shards: Sequence[Shard], num_words: int) -> Split:
-    """One split from the tables of its shards."""
+def split_from_tables(name: str, tables: Sequence[Column], shards: Sequence[Shard], num_words: int) -> Split:
+    """One split from the tables of its shards, each (clips, columns)."""
     whole = np.concatenate([np.zeros((0, len(COLUMNS)), np.uint64), *tables])
     columns = {column: whole[:, i].astype(dtype) for i, (column, dtype) in enumerate(COLUMNS.items())}
     return Split(name, tuple(shards), columns, count_cells(columns["shard"], columns["word"], len(shards), num_words))
 
 
-def build_split(
-    root: Path,
-    name: str,
-    paths: Sequence[Path],
-    words: Sequence[str],
-    speakers: Sequence[str],
-    done: Callable[[int], None],
-) -> Split:
-    """Scans a packed split's shards into its table. `done` is called with the clips read so far."""
-    word_ids = {word: number for number, word in enumerate(words)} | ({NOISE_FOLDER: 0} if name == "noise" else {})
-    speaker_ids = {speaker: number for number, speaker in enumerate(speakers)}
-    tables, shards, start = list[Column](), list[Shard](), 0
-    for number, path in enumerate(paths):
-        found = scan_shard(path, noise=name == "noise")
-        assert not found.left_out, found.left_out
-        tables.append(table(found.rows, number, word_ids, speaker_ids))
-        shards.append(Shard(path.relative_to(root).as_posix(), found.bytes, len(found.rows), start, found.sha256))
-        start += len(found.rows)
-        done(start)
-    return split_of_tables(name, tables, shards, len(words))
-
-
 # --- verifying ------------------------------------------------------------------------------------------------
 
 
-class Shards(NamedTuple):
-    """How shards are reached by their names: what opens one, and what messages call it."""
+class ShardAccess(NamedTuple):
+    """How shards are opened by name, and what messages call them."""
 
     open: Callable[[str], AbstractContextManager[Readable]]
     shown: Callable[[str], str]
 
 
-class Verdict(NamedTuple):
-    """Clips found as indexed, and a line for every shard that is not."""
+class VerifyResult(NamedTuple):
+    """The number of clips in undamaged shards, and a line for every damaged shard."""
 
     clips: int
     faults: list[str]
 
 
-def local(index: Index) -> Shards:
+def local_shards(index: Index) -> ShardAccess:
     """Shards below the index's own folder."""
-    return Shards(lambda name: (index.root / name).open("rb"), lambda name: str(index.root / name))
+    return ShardAccess(lambda name: (index.root / name).open("rb"), lambda name: str(index.root / name))
 
 
-def verify(index: Index, shards: Shards | None = None, done: Callable[[int], None] = lambda clips: None) -> Verdict:
-    """Compares every shard with the index. `done` is called with the clips compared so far."""
+def verify(
+    index: Index, shards: ShardAccess | None = None, done: Callable[[int], None] = lambda clips: None
+) -> VerifyResult:
+    """Compares every shard with the index. `done` is called with the number of clips compared so far."""
     parts: dict[str, list[tuple[Split, int, Shard]]] = {}
     for split in index.splits.values():
-        for number, shard in enumerate(split.shards):  # a foreign shard may have clips of several splits
+        for number, shard in enumerate(split.shards):  # a shard packed by others may hold clips of several splits
             parts.setdefault(shard.name, []).append((split, number, shard))
-    sound, compared, faults = 0, 0, list[str]()
-    for name, of_shard in parts.items():
-        clips = sum(shard.clips for _, _, shard in of_shard)
+    num_sound, num_compared, faults = 0, 0, list[str]()
+    for name, shard_parts in parts.items():
+        clips = sum(shard.clips for _, _, shard in shard_parts)
         try:
-            wrong = _verify_shard(index, shards or local(index), name, of_shard)
+            wrong = _verify_shard(index, shards or local_shards(index), name, shard_parts)
         except UsageError as error:
             wrong = [str(error)]
-        sound, compared = sound + (0 if wrong else clips), compared + clips
+        num_sound, num_compared = num_sound + (0 if wrong else clips), num_compared + clips
         if wrong:
             faults.append(wrong[0] + (f" (and {len(wrong) - 1} more faults in this shard)" if wrong[1:] else ""))
-        done(compared)
-    return Verdict(sound, faults)
+        done(num_compared)
+    return VerifyResult(num_sound, faults)
 
 
-def _verify_shard(index: Index, shards: Shards, name: str, parts: Iterable[tuple[Split, int, Shard]]) -> list[str]:
-    """What is wrong with one shard, a line each. Raises UsageError where it cannot be read."""
+def _verify_shard(index: Index, shards: ShardAccess, name: str, parts: Iterable[tuple[Split, int, Shard]]) -> list[str]:
+    """The differences between one shard and the index, a line each. Raises UsageError where it cannot be read."""
     where = shards.shown(name)
     try:
         with shards.open(name) as file:
-            found = scan(file, where, index.words, noise=all(split.name == "noise" for split, _, _ in parts))
+            scanned = scan_shard(file, where, index.words, noise=all(split.name == "noise" for split, _, _ in parts))
     except OSError as error:
-        raise UsageError(f"{where}: cannot be read ({_why(error)}); wanted a tar shard") from error
-    faults, rows = list[str](), {row.offset: row for row in found.rows}
-    clips = 0
+        raise UsageError(f"{where}: cannot be read ({describe_error(error)}); wanted a tar shard") from error
+    faults, by_offset = list[str](), {clip.offset: clip for clip in scanned.clips}
+    num_indexed = 0
     for split, number, shard in parts:
-        clips += shard.clips
-        for record in range(shard.start, shard.start + shard.clips):
-            offset = int(split.columns["offset"][record])
-            faults += _compare(index, split, number, record, rows.get(offset), found.left_out.get(offset, ""), where)
-    if len(found.rows) != clips:
-        faults.append(f"{where}: {len(found.rows)} clips, the index has {clips}; copy or pack it again")
-    if any((found.bytes, found.sha256) != (shard.bytes, shard.sha256) for _, _, shard in parts):
+        num_indexed += shard.clips
+        for row in range(shard.start, shard.start + shard.clips):
+            offset = int(split.columns["offset"][row])
+            found, reason = by_offset.get(offset), scanned.left_out.get(offset, "")
+            faults += _compare(index, split, number, row, found, reason, where)
+    if len(scanned.clips) != num_indexed:
+        faults.append(f"{where}: {len(scanned.clips)} clips, the index has {num_indexed}; copy or pack it again")
+    if any((scanned.bytes, scanned.sha256) != (shard.bytes, shard.sha256) for _, _, shard in parts):
         faults.append(f"{where}: sha256 differs from the index; copy or pack it again")
     return faults
 
 
 def _compare(
-    index: Index, split: Split, number: int, record: int, row: Row | None, left_out: str, where: str
+    index: Index, split: Split, shard: int, row: int, clip: ScannedClip | None, left_out: str, where: str
 ) -> Iterator[str]:
-    """A clip of the index with what lies in its place."""
-    if row is None:
-        yield left_out or f"{where}: clip {record} of {split.name} is not where the index has it; copy or pack it again"
+    """The difference between a row of the index and the clip at its offset, if there is one."""
+    if clip is None:
+        yield left_out or f"{where}: clip {row} of {split.name} is not where the index has it; copy or pack it again"
         return
-    wanted = {column: split.columns[column][record].item() for column in COLUMNS}
-    found = dataclasses.asdict(row) | {"shard": number}
-    wanted["word"] = row.word if split.name == "noise" else _name(index.words, wanted["word"])
+    wanted = {column: split.columns[column][row].item() for column in COLUMNS}
+    found = dataclasses.asdict(clip) | {"shard": shard}
+    wanted["word"] = clip.word if split.name == "noise" else _name(index.words, wanted["word"])
     wanted["speaker"] = _name(index.speakers, wanted["speaker"])
     wrong = [column for column in COLUMNS if found[column] != wanted[column]]
     if wrong:
-        yield f"{where}: clip {row.key}: {', '.join(wrong)} differ from the index; copy or pack it again"
+        yield f"{where}: clip {clip.key}: {', '.join(wrong)} differ from the index; copy or pack it again"
 
 
 def _name(names: Sequence[str] | Column, number: int) -> str | None:
-    """A word or a speaker; None for a number that is none."""
+    """A word or a speaker; None for a number beyond the list."""
     name = names[number] if number < len(names) else None
     return name.decode() if isinstance(name, bytes) else name

@@ -1,9 +1,10 @@
-"""A worker's second half of packing: clips' samples -> members of a tar -> one whole shard, and its rows.
+"""Second stage of packing, in worker processes: the samples of clips -> tar members -> one finished shard.
 
-    DIR/.packing/*.pcm --audio member, json member--> DIR/.packing/SPLIT/NNNNNN.tar, sha256, rows of the index
+    DIR/.packing/*.pcm --audio member, json member--> DIR/.packing/SPLIT/NNNNNN.tar, its sha256 and rows of the index
 
-Members are written as WebDataset's own TarWriter writes them: by name, mode 0444, no time. Not by it: importing it
-imports torch, three seconds a worker, and from the headers up tarfile's own writing is half the work (docs/log.md).
+Members look as WebDataset's TarWriter writes them: sorted by name, mode 0444, no time. TarWriter itself is not used:
+importing it imports torch (three seconds in each worker), and tarfile's `addfile` would take half of the time
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,108 +20,113 @@ from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
+from kws import files
 from kws.audio import codec
 from kws.data.index import COLUMNS
 from kws.errors import UsageError
 from kws.packing import scan
-from kws.packing.journal import Clip, Written
+from kws.packing.journal import Clip, WrittenShard
 
 AudioFormat = Literal["wav", "flac"]
 _FRAME_BYTES = 2048
-"""Of a clip in the tar beside its audio: headers, label, padding."""
+"""Bytes of a clip in the tar beside its audio: headers, label, padding."""
 _FLAC_RATIO = 0.5
-"""Of speech, about: the boundaries of shards hang on the samples' number alone."""
+"""Assumed for speech. The boundaries of shards then depend on the number of samples alone."""
 
 
-class Numbered(NamedTuple):
-    """A clip with the numbers of its word and speaker in the index."""
+class IndexedClip(NamedTuple):
+    """A clip, and the numbers of its word and its speaker in the index."""
 
     clip: Clip
     word: int
     speaker: int
 
 
-class Shard(NamedTuple):
-    """What to write: `digest` says the same of the same contents. `doubted`: a killed packing decoded some of it."""
+class ShardContents(NamedTuple):
+    """What a worker needs to write one shard. `digest`: see journal.contents_digest. `check_samples`: samples are
+    compared with their hashes, because a killed packing may have decoded them."""
 
     folder: Path
     split: str
     number: int
     digest: str
     audio_format: AudioFormat
-    doubted: bool
-    clips: Sequence[Numbered]
+    check_samples: bool
+    clips: Sequence[IndexedClip]
 
 
-def dealt(clips: Iterator[Numbered], shard_bytes: int, audio_format: AudioFormat) -> Iterator[list[Numbered]]:
-    """Clips in their order, in lots of about so many bytes."""
-    lot, room = list[Numbered](), shard_bytes
-    for one in clips:
-        size = codec.WAV_HEADER_BYTES + 2 * one.clip.samples
+def group_into_shards(
+    clips: Iterator[IndexedClip], shard_bytes: int, audio_format: AudioFormat
+) -> Iterator[list[IndexedClip]]:
+    """The clips of each shard: in the given order, about `shard_bytes` each."""
+    group, room = list[IndexedClip](), shard_bytes
+    for indexed in clips:
+        size = codec.WAV_HEADER_BYTES + 2 * indexed.clip.samples
         size = size if audio_format == "wav" else round(size * _FLAC_RATIO)
-        if lot and room < size:
-            yield lot
-            lot, room = [], shard_bytes
-        lot.append(one)
+        if group and room < size:
+            yield group
+            group, room = [], shard_bytes
+        group.append(indexed)
         room -= size + _FRAME_BYTES
-    if lot:
-        yield lot
+    if group:
+        yield group
 
 
-def write(shard: Shard) -> Written:
-    """Writes it under another name, to the disk, then renames it. Raises UsageError for scratch that is damaged."""
+def write_shard(shard: ShardContents) -> WrittenShard:
+    """Writes a shard to the scratch folder; a killed worker leaves no incomplete one under its final name.
+
+    Raises UsageError where a scratch file is damaged.
+    """
     path = shard.folder / f"{shard.split}/{shard.number:06d}.tar"
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with files.replaced(path, durable=True) as partial, partial.open("wb") as file:
         tar = _Tar(file)
         rows = list(_write_clips(shard, tar))
         tar.close()
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
     table = np.array(rows, dtype=np.uint64).reshape(-1, len(COLUMNS))
-    return Written(
+    return WrittenShard(
         shard.split, shard.number, shard.digest, len(rows), tar.bytes, tar.sha256.hexdigest(), table.tobytes()
     )
 
 
-def _write_clips(shard: Shard, tar: _Tar) -> Iterator[tuple[int, ...]]:
-    """Each clip's row, in the order of COLUMNS."""
+def _write_clips(shard: ShardContents, tar: _Tar) -> Iterator[tuple[int, ...]]:
+    """Writes the clips, and yields the index row of each, in the order of COLUMNS."""
     encode = codec.wav_bytes if shard.audio_format == "wav" else codec.flac_bytes
     with contextlib.ExitStack() as stack:
-        files: dict[str, BinaryIO] = {}
+        scratch: dict[str, BinaryIO] = {}
         for clip, word, speaker in shard.clips:
-            file = files.get(clip.file) or stack.enter_context((shard.folder / clip.file).open("rb", buffering=0))
-            data = encode(_samples(shard, files.setdefault(clip.file, file), clip))
+            file = scratch.get(clip.file) or stack.enter_context((shard.folder / clip.file).open("rb", buffering=0))
+            data = encode(_read_samples(shard, scratch.setdefault(clip.file, file), clip))
             label = json.dumps({"word": clip.word, "speaker": clip.speaker, "source": clip.name}).encode()
             members = {shard.audio_format: data, "json": label}
             offsets = {suffix: tar.add(f"{clip.key}.{suffix}", members[suffix]) for suffix in sorted(members)}
             yield (
                 shard.number, offsets[shard.audio_format], len(data), clip.samples, shard.audio_format == "wav",
-                word, speaker, zlib.crc32(data), scan.name_id(clip.key), clip.sound,
+                word, speaker, zlib.crc32(data), scan.clip_name_hash(clip.key), clip.sound,
             )  # fmt: skip
 
 
-def _samples(shard: Shard, file: BinaryIO, clip: Clip) -> codec.Pcm:
+def _read_samples(shard: ShardContents, file: BinaryIO, clip: Clip) -> codec.Pcm:
     file.seek(2 * clip.start)
     samples = np.frombuffer(file.read(2 * clip.samples), "<i2").astype(np.int16, copy=False)
-    if len(samples) != clip.samples or (shard.doubted and codec.pcm_hash(samples) != clip.sound):
-        raise UsageError(f"{shard.folder / clip.file}: damaged at {clip.name}; run the same again, which starts anew")
+    if len(samples) != clip.samples or (shard.check_samples and codec.pcm_hash(samples) != clip.sound):
+        raise UsageError(
+            f"{shard.folder / clip.file}: damaged at {clip.name}; run the same command again to pack from the start"
+        )
     return samples
 
 
 class _Tar:
-    """Appends members to a file, noting its size and sha256."""
+    """Appends members to a tar file, and measures its size and sha256."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.bytes, self.sha256 = file, 0, hashlib.sha256()
 
     def add(self, name: str, data: bytes) -> int:
-        """Where its bytes begin."""
+        """Appends a member; returns the offset of its first byte."""
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.uname, info.gname = len(data), 0o444, "bigdata", "bigdata"
-        info.mtime = 0  # a float would make a header of its own, 1 kB
+        info.mtime = 0  # an int: a float would add an extended header of 1 kB
         self._put(info.tobuf(tarfile.PAX_FORMAT))
         start = self.bytes
         self._put(data)
@@ -129,7 +134,7 @@ class _Tar:
         return start
 
     def close(self) -> None:
-        """Two empty blocks, and more up to a record."""
+        """Ends the archive: two empty blocks, padded to a full record."""
         self._put(bytes(2 * tarfile.BLOCKSIZE))
         self._put(bytes(-self.bytes % tarfile.RECORDSIZE))
 

@@ -21,7 +21,7 @@ import pytest
 
 from kws import cli
 from kws.audio import codec
-from kws.corpus import fetch, recipe, shipped
+from kws.corpus import fetch, recipe, shipped_files
 from kws.data import index
 from kws.errors import UsageError
 from kws.transport import RetryPolicy
@@ -94,7 +94,7 @@ class Published:
         (self.web.folder / NAME).write_bytes(data)
 
     def fetch(self, out: Path) -> Path:
-        return fetch.archive(recipe.load(self.recipe), self.url, out, self.said.append, patience=SOON)
+        return fetch.fetch_archive(recipe.load(self.recipe), self.url, out, self.said.append, patience=SOON)
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_a_local_archive_is_checked(published: Published, tmp_path: Path) -> Non
     mine = tmp_path / "mine.tar.gz"
     mine.write_bytes(published.data[:-1] + b"x")
     with pytest.raises(UsageError, match=f"^{mine}: found sha256 .*, wanted "):
-        fetch.archive(recipe.load(published.recipe), str(mine), tmp_path / "out")
+        fetch.fetch_archive(recipe.load(published.recipe), str(mine), tmp_path / "out")
     assert mine.exists()
 
 
@@ -432,7 +432,7 @@ def official_archive(version: str, lists: bool) -> bytes:
 @pytest.mark.parametrize(("version", "lists"), [("v0.02", True), ("v0.01", False)], ids=["by lists", "by hash"])
 def test_the_full_official_layout(tmp_path: Path, kws: Kws, version: str, lists: bool) -> None:
     """105,829 clips through a server that drops three times: the recipe's words and counts come out."""
-    known = shipped.folder("") / f"speech_commands_{version}.toml"
+    known = shipped_files.folder("") / f"speech_commands_{version}.toml"
     text = known.read_text(encoding="utf-8").partition("[sha256]")[0]
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("bytes"))
     (tmp_path / known.name).write_text(text, encoding="utf-8")

@@ -39,7 +39,7 @@ def labels(*times: tuple[float, float, str]) -> list[Label]:
 
 
 def spans(*times: tuple[float, float, str]) -> list[tuple[str, float, float]]:
-    cuts = label_track.cuts(labels(*times), LENGTH_S)
+    cuts = label_track.clip_spans(labels(*times), LENGTH_S)
     return [(word, pytest.approx(start), pytest.approx(end)) for word, (start, end) in cuts]  # type: ignore[misc]
 
 
@@ -67,7 +67,7 @@ def test_labels_that_overlap_keep_their_own_length() -> None:
 @given(st.lists(st.tuples(st.floats(0, LENGTH_S), st.floats(0, LENGTH_S)), max_size=12))
 def test_no_clip_reaches_into_another_label_or_lacks_its_own(pairs: list[tuple[float, float]]) -> None:
     times = sorted((min(pair), max(pair), "w") for pair in pairs)
-    found = list(label_track.cuts(labels(*times), LENGTH_S))
+    found = list(label_track.clip_spans(labels(*times), LENGTH_S))
     assert len(found) == len(times)
     for number, ((start, end, _), (_, span)) in enumerate(zip(times, found, strict=True)):
         assert 0 <= span[0] <= start <= end <= span[1] <= LENGTH_S
@@ -189,5 +189,5 @@ def test_no_text_is_more_than_a_mistake(text: str) -> None:
         path = Path(folder) / "x.txt"
         path.write_text(text, newline="")
         with contextlib.suppress(UsageError):
-            for _, (start, end) in label_track.cuts(label_track.read(path, LENGTH_S), LENGTH_S):
+            for _, (start, end) in label_track.clip_spans(label_track.read(path, LENGTH_S), LENGTH_S):
                 assert 0 <= start < end <= LENGTH_S

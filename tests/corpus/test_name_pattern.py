@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kws.audio import codec
-from kws.corpus.name_pattern import Named, NamePattern
+from kws.corpus.name_pattern import NameFields, NamePattern
 from kws.corpus.source import NOISE_FOLDER, Sources
 from kws.errors import UsageError
 from tests.conftest import tone
@@ -17,18 +17,18 @@ from tests.conftest import tone
 @pytest.mark.parametrize(
     ("pattern", "stem", "said"),
     [
-        ("{word}_{speaker}_{}", "7_jackson_32", Named("7", "jackson")),
-        ("{word}_{speaker}_{}", "7_jackson_b_32", Named("7", "jackson")),
-        ("{speaker}-{word}", "f001-turn left", Named("turn left", "f001")),
-        ("{speaker}({})", "anna(2)", Named("", "anna")),
-        ("{}.{word}", "x.y.yes", Named("y.yes", "")),
+        ("{word}_{speaker}_{}", "7_jackson_32", NameFields("7", "jackson")),
+        ("{word}_{speaker}_{}", "7_jackson_b_32", NameFields("7", "jackson")),
+        ("{speaker}-{word}", "f001-turn left", NameFields("turn left", "f001")),
+        ("{speaker}({})", "anna(2)", NameFields("", "anna")),
+        ("{}.{word}", "x.y.yes", NameFields("y.yes", "")),
         ("{word}_{speaker}_{}", "7_32", None),
         ("{word}_{speaker}_{}", "_jackson_3", None),
         ("take{}_{word}", "Take1_yes", None),
     ],
 )
-def test_a_name_says_word_and_speaker(pattern: str, stem: str, said: Named | None) -> None:
-    assert NamePattern(pattern).read(stem) == said
+def test_a_name_says_word_and_speaker(pattern: str, stem: str, said: NameFields | None) -> None:
+    assert NamePattern(pattern).parse(stem) == said
 
 
 @pytest.mark.parametrize("pattern", ["{}", "word_speaker", "{wrod}_{}", "{word}_{word}", "{word", "word}", "{{word}}"])

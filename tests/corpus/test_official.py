@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from kws.corpus.source import speaker_of, split_by_hash
+from kws.corpus.source import speaker_from_name, split_by_hash
 from tests.corpus import official
 
 
@@ -19,7 +19,7 @@ def test_names_are_the_official_corpus_in_numbers(version: str, clips: int, word
     assert counts == official.CORPORA[version].words
     assert len(counts) == words
     for split, names in splits.items():
-        assert {split_by_hash(speaker_of(name)) for name in names} == {split}
+        assert {split_by_hash(speaker_from_name(name)) for name in names} == {split}
         inside = sum(name.partition("/")[0] in official.COMMANDS for name in names)
         assert inside == official.CORPORA[version].commands[split]
 

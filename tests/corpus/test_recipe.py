@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kws.corpus import recipe, shipped
+from kws.corpus import recipe, shipped_files
 from kws.errors import UsageError
 
 WHOLE = 'words = ["a", "b"]\n[clips]\ntrain = 3\ntest = 1\n'
 
 
-@pytest.mark.parametrize("path", sorted(shipped.folder("").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(shipped_files.folder("").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_is_found_by_its_name(path: Path) -> None:
     found = recipe.find(path.stem)
     assert found == recipe.load(path)
@@ -34,7 +34,7 @@ def test_a_recipe_without_the_rest_has_its_defaults(tmp_path: Path) -> None:
     path.write_text(WHOLE, encoding="utf-8")
     found = recipe.find(str(path))
     assert (found.url, found.bytes, found.allow_leaks, found.sha256) == ("", None, False, {})
-    assert found.archive("https://host/x/them.tar.gz?token=1") == "them.tar.gz"
+    assert found.archive_name("https://host/x/them.tar.gz?token=1") == "them.tar.gz"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_recordings_word_is_its_folder() -> None:
     ],
 )
 def test_a_speaker_stands_before_nohash(name: str, speaker: str) -> None:
-    assert source.speaker_of(name) == speaker
+    assert source.speaker_from_name(name) == speaker
 
 
 @pytest.mark.parametrize("prefix", [".", "speech_commands_v0.02", "a/b"])
@@ -205,7 +205,7 @@ def test_the_hash_rule_agrees_with_the_official_lists() -> None:
     found = {r.name: corpus.split_of for r in corpus if r.word != source.NOISE_FOLDER}
     assert len(corpus.split_of) >= 250
     wanted = {name: corpus.split_of.get(name, "train") for name in found}
-    assert {name: source.split_by_hash(source.speaker_of(name)) for name in found} == wanted
+    assert {name: source.split_by_hash(source.speaker_from_name(name)) for name in found} == wanted
 
 
 def test_many_files_in_a_folder_that_names_no_word_are_one_line(folder: Path) -> None:

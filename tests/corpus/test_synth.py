@@ -24,7 +24,7 @@ if "espeak" not in os.environ.get("KWS_REQUIRE", "").split(","):
 
 from kws import cli
 from kws.audio import codec
-from kws.corpus import espeak, scenes, synth
+from kws.corpus import acoustic_conditions, espeak, synth
 from kws.corpus.espeak import Espeak
 from kws.corpus.voices import ACCENTS, SPLITS, VARIANTS, plan_voices
 from kws.errors import UsageError
@@ -33,7 +33,7 @@ from kws.packing import pack
 Kws = Callable[..., "subprocess.CompletedProcess[str]"]
 WORDS = ("yes", "stop", "turn left")
 VOICES, TAKES = 6, 2
-SPEECH = synth.Speech(words=WORDS, voices=VOICES, takes=TAKES)
+SPEECH = synth.SynthSettings(words=WORDS, voices=VOICES, takes=TAKES)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_background_noises_are_long_and_different(corpus: tuple[Path, synth.Synt
 def test_same_arguments_give_the_same_bytes(corpus: tuple[Path, synth.SynthSummary], tmp_path: Path) -> None:
     """On any number of processes."""
     with closing(Espeak()) as other:  # use of espeak in between must leave no trace
-        other.say("something else", plan_voices(3, 5)[0].name, 170, 40, 9)
+        other.speak("something else", plan_voices(3, 5)[0].name, 170, 40, 9)
     again = synth.synthesize(tmp_path / "again", SPEECH, processes=3)
     assert again == corpus[1]
     assert _bytes(tmp_path / "again") == _bytes(corpus[0])
@@ -159,7 +159,7 @@ def test_every_variant_and_accent_sounds_different() -> None:
 
     def said(accent: str, variant: str) -> bytes:
         with closing(Espeak()) as engine:  # a fresh copy, so that only the voice can make a difference
-            return engine.say("zero", f"{accent}+{variant}", 160, 50, 1).tobytes()
+            return engine.speak("zero", f"{accent}+{variant}", 160, 50, 1).tobytes()
 
     variants = {said("en-US", variant) for variant in (*VARIANTS, "no-such-variant")}
     assert len(variants) == len(VARIANTS) + 1
@@ -179,12 +179,12 @@ def test_a_long_word_is_said_faster_and_a_longer_one_refused() -> None:
                 np.random.default_rng(0),
             )
         with pytest.raises(RuntimeError, match="espeak_SetVoiceByName"):
-            engine.say("yes", "no-such-accent+m1", 160, 50, 1)
+            engine.speak("yes", "no-such-accent+m1", 160, 50, 1)
 
 
 def test_progress_counts_every_clip(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    speech = synth.Speech(words=("yes", "no"), voices=3, takes=1)
+    speech = synth.SynthSettings(words=("yes", "no"), voices=3, takes=1)
     synth.synthesize(tmp_path / "few", speech, lambda done, total: calls.append((done, total)))
     assert calls == [(2, 6), (4, 6), (6, 6)]
 
@@ -215,7 +215,7 @@ def test_progress_counts_every_clip(tmp_path: Path) -> None:
 )
 def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        synth.synthesize(tmp_path / "none", synth.Speech(**arguments))  # type: ignore[arg-type]
+        synth.synthesize(tmp_path / "none", synth.SynthSettings(**arguments))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -233,7 +233,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synth.synthesize(tmp_path / "half", synth.Speech(words=("yes",), voices=3, takes=1), stop)
+        synth.synthesize(tmp_path / "half", synth.SynthSettings(words=("yes",), voices=3, takes=1), stop)
     assert not list(tmp_path.iterdir())
 
 
@@ -269,15 +269,17 @@ def test_words_of_any_script_in_their_languages(tmp_path: Path, kws: Kws) -> Non
 def test_a_language_is_spoken_as_it_is() -> None:
     """Not spelled out, and not as English says it."""
     with closing(Espeak()) as engine:
-        said = {name: engine.say("привет", f"{name}+m1", 160, 50, 1) for name in ("ru", "en")}
+        said = {name: engine.speak("привет", f"{name}+m1", 160, 50, 1) for name in ("ru", "en")}
         assert said["ru"].size < 16_000 < said["en"].size  # which names the letters
-        assert engine.say("Käse", "de+m1", 160, 50, 1).tobytes() != engine.say("Käse", "en+m1", 160, 50, 1).tobytes()
+        assert (
+            engine.speak("Käse", "de+m1", 160, 50, 1).tobytes() != engine.speak("Käse", "en+m1", 160, 50, 1).tobytes()
+        )
 
 
 def test_folders_in_several_languages_are_packed_as_one(tmp_path: Path) -> None:
     folders = [tmp_path / language for language in ("de", "ru")]
     for folder, word in zip(folders, ("ja", "да"), strict=True):
-        synth.synthesize(folder, synth.Speech(words=(word,), languages=(folder.name,), voices=3, takes=1))
+        synth.synthesize(folder, synth.SynthSettings(words=(word,), languages=(folder.name,), voices=3, takes=1))
     corpus, report = pack.pack(folders, tmp_path / "packed")
     assert corpus.words == ("ja", "да")
     assert {split: len(clips) for split, clips in corpus.splits.items()} == {
@@ -344,15 +346,15 @@ def test_rooms_are_heard_in_their_share_of_the_clips(corpus: tuple[Path, synth.S
 def test_a_room_adds_what_follows_a_sound_and_nothing_before_it() -> None:
     click = np.zeros(16_000, np.float32)
     click[4_000] = 0.5
-    heard = scenes.in_room(click, np.random.default_rng(0))
+    heard = acoustic_conditions.add_reverberation(click, np.random.default_rng(0))
     assert np.abs(heard[:4_000]).max() < 1e-6
     assert np.abs(heard[4_000:]).argmax() == 0
     assert np.square(heard[4_001:]).sum() > 0.02 * np.square(heard).sum()
 
 
 def test_loud_noise_does_not_clip() -> None:
-    clip = scenes.place(np.ones(9_000, np.float32), np.random.default_rng(0))
-    noisy = scenes.with_noise(clip, (-20.0, -20.0), np.random.default_rng(0))
+    clip = acoustic_conditions.place_in_clip(np.ones(9_000, np.float32), np.random.default_rng(0))
+    noisy = acoustic_conditions.add_noise(clip, (-20.0, -20.0), np.random.default_rng(0))
     assert np.abs(noisy).max() == pytest.approx(0.95)
 
 

@@ -87,7 +87,7 @@ def test_a_class_called_unknown_is_a_word_where_others_are_dropped() -> None:
 
 
 def test_words_takes_every_word_in_alphabetical_order() -> None:
-    definition = tasks.of_words(["tree", "bed", "wow"], 0.1)
+    definition = tasks.words_task(["tree", "bed", "wow"], 0.1)
     assert definition.classes == ("bed", "silence", "tree", "wow")
     assert definition.wanted == ("bed", "tree", "wow")
     assert tasks.resolve(definition, ["tree", "bed", "wow", "silence"]).class_of == (2, 0, 3, 1)
@@ -103,7 +103,7 @@ def test_a_word_that_the_corpus_lacks_is_named() -> None:
     [(0.1, 30769, 3077), (0.1, 10, 1), (0.1, 11, 2), (0.1, 0, 0), (0.07, 100, 7), (1, 9, 9)],
 )
 def test_a_share_is_rounded_up_in_decimal(share: float, count: int, wanted: int) -> None:
-    assert tasks.part(share, count) == wanted
+    assert tasks.rounded_share(share, count) == wanted
 
 
 # --- one's own ------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_of_many_clips_a_few_shards_are_read_evenly_spread(tones: Index, monkeyp
 
 
 def test_silence_is_not_among_them(noisy: Index) -> None:
-    quiet = selection.apply_task(noisy, tasks.of_words(noisy.words, 0.5), 1600).index
+    quiet = selection.apply_task(noisy, tasks.words_task(noisy.words, 0.5), 1600).index
     assert normalisation.measure(quiet, ("mel32",), 1600) == normalisation.measure(noisy, ("mel32",), 1600)
 
 

@@ -51,7 +51,7 @@ def _split(name: str, clips: list[str], words: list[str], shard_clips: int, samp
     columns = {key: np.zeros(len(clips), kind) for key, kind in index.COLUMNS.items()}
     columns["shard"][:] = np.arange(len(clips)) // shard_clips
     columns["word"][:] = np.searchsorted(words, [clip.partition("/")[0] for clip in clips])
-    columns["name"][:] = [scan.name_id(clip.removesuffix(".wav").replace("/", "_")) for clip in clips]
+    columns["name"][:] = [scan.clip_name_hash(clip.removesuffix(".wav").replace("/", "_")) for clip in clips]
     columns["samples"][:] = samples
     starts = range(0, len(clips), shard_clips)
     shards = tuple(index.Shard(f"{name}/{n}", 1, min(shard_clips, len(clips) - n), n, "") for n in starts)
@@ -130,7 +130,7 @@ def test_what_becomes_of_other_words_is_said() -> None:
     assert size.endswith("official 51,088/6,798/6,835")
     (line,) = selection.apply_task(made_index("v0.01"), tasks.load("seed-12"), SECOND).notes()
     assert "20 words are unknown (32,550 of 32,550 clips used), 5,109 clips of zeros are silence" in line
-    assert selection.apply_task(corpus, tasks.of_words(corpus.words), SECOND).notes() == []
+    assert selection.apply_task(corpus, tasks.words_task(corpus.words), SECOND).notes() == []
 
 
 # --- which clips ----------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_the_choice_is_the_same_in_flac_and_other_shards(noisy: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", "flac", shard_bytes=70_000)
+    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=70_000))
     one, other = (selection.apply_task(corpus, _own(), 1600) for corpus in (noisy, flac))
     for split in SPLITS:
         assert one.counts(split) == other.counts(split)
@@ -284,7 +284,7 @@ def test_plan_reader_and_evaluation_take_each_clip_of_the_task_once(noisy: Index
     for split in SPLITS:
         packed, view = noisy.split(split), training_set.index.split(split)
         wanted = np.count_nonzero(packed.columns["word"] != noisy.words.index("low"))
-        unknown, silent = tasks.part(0.25, wanted), tasks.part(0.3, wanted)
+        unknown, silent = tasks.rounded_share(0.25, wanted), tasks.rounded_share(0.3, wanted)
         assert sum(training_set.selection.class_counts(split)) == wanted + unknown + silent
         plan = Plan(view, training_set.task.class_of, PlanSettings.from_config(training_set.config), epoch=0)
         drawn = np.concatenate([slot.clips for slot in plan.rank_slots(0, 1)])
@@ -335,12 +335,12 @@ def test_no_window_of_silence_is_heard_in_two_splits(noisy: Index) -> None:
 
 def test_zeros_need_no_noise_and_stay_in_their_splits(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"high": 40, "low": 40, "mid": 40}, 20, samples=800, noise_seconds=0)
-    corpus, _ = pack.pack([source], tmp_path / "shards", shard_bytes=60_000)
+    corpus, _ = pack.pack([source], tmp_path / "shards", pack.PackOptions(shard_bytes=60_000))
     zeros = Silence(share=0.2, of="all", kind="zeros", splits=("train", "valid"))
     found = selection.apply_task(corpus, _own(silence=zeros, unknown_share=None), 1600)
     for split in SPLITS:
         silent, *words = found.class_counts(split)
-        assert silent == (0 if split == "test" else tasks.part(0.2, sum(words)))
+        assert silent == (0 if split == "test" else tasks.rounded_share(0.2, sum(words)))
         assert sum(words) == len(corpus.split(split))
     view = found.index.split("train")
     made = np.arange(len(corpus.split("train")), len(view))

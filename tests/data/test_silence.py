@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 
 def quiet(corpus: Index, fraction: float = FRACTION, samples: int = SAMPLES) -> Index:
-    return selection.apply_task(corpus, tasks.of_words(corpus.words, fraction), samples).index
+    return selection.apply_task(corpus, tasks.words_task(corpus.words, fraction), samples).index
 
 
 def batches_of(reader: Reader, corpus: Index, samples: int = SAMPLES) -> SlotReader:
@@ -159,7 +159,7 @@ def test_batches_hold_the_noises_samples_beside_words(noisy: Index) -> None:
 
 
 def test_flac_noise_gives_the_same_silence(noisy: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", "flac", shard_bytes=1_000_000)
+    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000))
     assert not flac.split("noise").columns["plain"].any()
     plain, packed = quiet(noisy), quiet(flac)
     for split in SPLITS:
@@ -323,7 +323,7 @@ class ByLoudness(torch.nn.Module):
 
 def test_evaluation_goes_over_it_too(noisy: Index) -> None:
     corpus = quiet(noisy)
-    task = tasks.Task(tasks.of_words(noisy.words, FRACTION), range(len(corpus.words)))  # type: ignore[arg-type]
+    task = tasks.Task(tasks.words_task(noisy.words, FRACTION), range(len(corpus.words)))  # type: ignore[arg-type]
     alone = Ranks(0, 1, torch.device("cpu"), 1, None)
     plain = torch.nn.Module()
     plain.forward = lambda wave: wave.float()[:, None, None] / 32768  # type: ignore[method-assign]

@@ -33,7 +33,7 @@ def test_steps_and_facts_follow_from_corpus_and_settings(tones: Index) -> None:
 
 
 def test_a_run_keeps_its_task_whatever_the_settings_name(tones: Index) -> None:
-    kept = tasks.of_words(["low", "mid"])
+    kept = tasks.words_task(["low", "mid"])
     training_set = TrainingSet(Config(data=DataConfig(shards=str(tones.root), task="gone.toml"), train=SMALL), kept)
     assert training_set.task.classes == ("low", "mid")
 
@@ -51,7 +51,7 @@ def test_a_corpus_of_one_word_is_refused(tmp_path: Path) -> None:
 
 def test_a_corpus_with_an_empty_valid_split_is_refused(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 20, "high": 20})
-    corpus, _ = pack.pack([source], tmp_path / "shards", percents=(0.0, 10.0))
+    corpus, _ = pack.pack([source], tmp_path / "shards", pack.PackOptions(percents=(0.0, 10.0)))
     with pytest.raises(UsageError, match=r"valid.*--valid"):
         TrainingSet(Config(data=DataConfig(shards=str(corpus.root)), train=SMALL))
 

@@ -55,7 +55,7 @@ class Ramp(nn.Module):
 
 
 def test_with_crops_a_clip_has_the_mean_of_the_four_softmaxes_taken_once(tones: Index) -> None:
-    task = tasks.resolve(tasks.of_words(tones.words), tones.words)
+    task = tasks.resolve(tasks.words_task(tones.words), tones.words)
     plain = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE)
     cropped = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE, views=crops)
     image = Ramp()(torch.zeros(1, 1))

@@ -32,7 +32,7 @@ def test_the_least_likely_truths_come_first_and_right_answers_never() -> None:
 
 
 def test_what_is_kept_is_the_clip_as_it_sounds_and_as_the_network_sees_it(tones: Index, tmp_path: Path) -> None:
-    state = {"task": tasks.of_words(tones.words).tree(), "words": list(tones.words)}
+    state = {"task": tasks.words_task(tones.words).tree(), "words": list(tones.words)}
     network = models.build("tc_resnet8", 3, (1, 40, 101))
     saved = Checkpoints(tmp_path).save(network.state_dict(), {}, state, "step-00000000")
     trained = Trained(Config(model=ModelConfig(name="tc_resnet8")), Checkpoint(saved, state), torch.device("cpu"))

@@ -68,7 +68,7 @@ def pack_until(event: int, sources: list[Path], out: Path, append: bool = False)
                         os.kill(os.getpid(), signal.SIGKILL)
 
             sys.addaudithook(hook)
-            pack.pack(sources, out, shard_bytes=30_000, append=append)
+            pack.pack(sources, out, pack.PackOptions(shard_bytes=30_000, append=append))
             os.write(there, str(seen).encode())
         finally:
             os._exit(0)
@@ -92,7 +92,7 @@ def moments(total: int, step: int) -> Iterator[int]:
 def test_killed_at_any_operation_it_leaves_no_corpus_and_goes_on_to_the_same_bytes(
     source: Path, tmp_path: Path, step: int
 ) -> None:
-    clean, _ = pack.pack([source], tmp_path / "clean", shard_bytes=30_000)
+    clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=30_000))
     total = pack_until(0, [source], tmp_path / "counted")
     assert total is not None
     assert total > 100
@@ -104,7 +104,7 @@ def test_killed_at_any_operation_it_leaves_no_corpus_and_goes_on_to_the_same_byt
             if not (out / ".packing" / "journal").exists():
                 assert not any((out / ".packing").glob("*")), "what is removed last"
                 continue  # nobody can tell it from one that was not killed
-        corpus, _ = pack.pack([source], out, shard_bytes=30_000)
+        corpus, _ = pack.pack([source], out, pack.PackOptions(shard_bytes=30_000))
         assert files(corpus.root) == files(clean.root), f"killed in front of operation {number}"
 
 
@@ -112,7 +112,7 @@ def test_killed_at_any_operation_it_leaves_no_corpus_and_goes_on_to_the_same_byt
 def test_a_killed_append_leaves_the_old_corpus_or_the_new_and_goes_on_to_the_same_bytes(
     source: Path, more: Path, tmp_path: Path, step: int
 ) -> None:
-    old, _ = pack.pack([source], tmp_path / "old", shard_bytes=30_000)
+    old, _ = pack.pack([source], tmp_path / "old", pack.PackOptions(shard_bytes=30_000))
     shutil.copytree(old.root, tmp_path / "new")
     total = pack_until(0, [more], tmp_path / "new", append=True)
     assert total is not None
@@ -124,13 +124,13 @@ def test_a_killed_append_leaves_the_old_corpus_or_the_new_and_goes_on_to_the_sam
         found = index.load(out)
         assert found.content_id in (old.content_id, new.content_id)
         assert scan.verify(found).faults == []
-        pack.pack([more], out, shard_bytes=30_000, append=True)
+        pack.pack([more], out, pack.PackOptions(shard_bytes=30_000, append=True))
         assert files(out) == files(new.root), f"killed in front of operation {number}"
         shutil.rmtree(out)
 
 
 def test_killed_again_and_again_it_comes_to_an_end(source: Path, tmp_path: Path) -> None:
-    clean, _ = pack.pack([source], tmp_path / "clean", shard_bytes=30_000)
+    clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=30_000))
     kills = 0
     for patience in range(20, 1000, 20):  # longer each time: the index is written in one go
         if pack_until(patience, [source], tmp_path / "out") is not None:

@@ -43,11 +43,11 @@ def clips(root: Path, words: dict[str, int]) -> Path:
 
 @pytest.fixture
 def corpus(source: Path, tmp_path: Path) -> Index:
-    return pack.pack([source], tmp_path / "shards", shard_bytes=30_000)[0]
+    return pack.pack([source], tmp_path / "shards", pack.PackOptions(shard_bytes=30_000))[0]
 
 
-def append(corpus: Index, *sources: Path, **more: object) -> tuple[Index, pack.Report]:
-    return pack.pack(list(sources), corpus.root, shard_bytes=30_000, append=True, **more)  # type: ignore[arg-type]
+def append(corpus: Index, *sources: Path, **more: object) -> tuple[Index, pack.PackReport]:
+    return pack.pack(list(sources), corpus.root, pack.PackOptions(shard_bytes=30_000, append=True, **more))  # type: ignore[arg-type]
 
 
 def labels(corpus: Index, split: str, rows: slice = slice(None)) -> list[tuple[object, ...]]:
@@ -163,7 +163,7 @@ def test_the_new_shards_may_be_of_another_format(corpus: Index, more: Path) -> N
 
 def test_without_a_corpus_there_is_nothing_to_add_to(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no packed corpus there"):
-        pack.pack([source], tmp_path / "none", append=True)
+        pack.pack([source], tmp_path / "none", pack.PackOptions(append=True))
     assert not (tmp_path / "none").exists()
 
 

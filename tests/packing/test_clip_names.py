@@ -5,7 +5,7 @@ import pytest
 from kws.audio import codec
 from kws.corpus import tasks
 from kws.data import index, selection
-from kws.data.reader import Reader
+from kws.data.stream import Reader
 from kws.errors import UsageError
 from kws.packing import pack
 from kws.packing.clip_names import find_clip
@@ -13,7 +13,7 @@ from tests.conftest import tone, write_corpus
 
 
 def reader(corpus: index.Index, split: str) -> Reader:
-    return Reader(corpus, split)
+    return Reader(corpus, split, range(len(corpus.words)), 16000)
 
 
 def test_every_clip_is_found_by_its_own_name(tones: index.Index) -> None:
@@ -44,7 +44,7 @@ def test_a_name_that_begins_like_others_is_itself(tmp_path: Path) -> None:
 def test_a_clip_is_found_by_the_file_it_was_packed_from(tmp_path: Path) -> None:
     (tmp_path / "wav" / "straße").mkdir(parents=True)
     (tmp_path / "wav" / "straße" / "b.c_nohash_0.wav").write_bytes(codec.wav_bytes(tone(300)))
-    corpus, _ = pack.pack([tmp_path / "wav"], tmp_path / "shards", percents=(0.0, 0.0))
+    corpus, _ = pack.pack([tmp_path / "wav"], tmp_path / "shards", pack.PackOptions(percents=(0.0, 0.0)))
     assert find_clip(corpus, "straße/b.c_nohash_0.wav") == find_clip(corpus, "straße/b.c_nohash_0") == ("train", 0)
 
 
@@ -62,7 +62,7 @@ def test_a_number_beyond_the_split_is_said(tones: index.Index) -> None:
 def test_silence_is_found_by_number_alone(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 24, "mid": 24}, noise_seconds=12)
     packed, _ = pack.pack([source], tmp_path / "shards")
-    corpus = selection.apply_task(packed, tasks.of_words(packed.words, 0.2), 16000).index
+    corpus = selection.apply(packed, tasks.words_task(packed.words, 0.2), 16000).index
     last = len(corpus.split("train")) - 1
     assert find_clip(corpus, f"train/{last}") == ("train", last)
     assert reader(corpus, "train").name(last) == f"silence-{last}"

@@ -43,23 +43,28 @@ def as_printed(corpus: Index) -> list[str]:
 
 @pytest.mark.parametrize("shards", [1, 8, 60])
 def test_shuffled_shards_are_as_mixed_as_an_ideal_shuffle(shards: int) -> None:
-    mixed = contents.mixedness(split_of(words()[counter_rng.permutation(len(words()), "packed")], shards))
+    mixed = contents.shuffle_quality(split_of(words()[counter_rng.permutation(len(words()), "packed")], shards))
     assert mixed == pytest.approx(1.0, abs=0.01)
 
 
 def test_words_that_lie_together_are_found() -> None:
-    assert contents.mixedness(split_of(words(), 60)) < contents.MIXED_ENOUGH - 0.1
-    assert contents.mixedness(split_of(np.arange(24_000) // 200 % 12, 60)) < contents.MIXED_ENOUGH, "two words a shard"
+    assert contents.shuffle_quality(split_of(words(), 60)) < contents.GOOD_SHUFFLE - 0.1
+    assert contents.shuffle_quality(split_of(np.arange(24_000) // 200 % 12, 60)) < contents.GOOD_SHUFFLE, (
+        "two words a shard"
+    )
 
 
 def test_order_inside_a_shard_does_not_matter() -> None:
     parts = np.array_split(words()[counter_rng.permutation(len(words()), "packed")], 30)
-    assert contents.mixedness(split_of(np.concatenate([np.sort(part) for part in parts]), 30)) > contents.MIXED_ENOUGH
+    assert (
+        contents.shuffle_quality(split_of(np.concatenate([np.sort(part) for part in parts]), 30))
+        > contents.GOOD_SHUFFLE
+    )
 
 
 @pytest.mark.parametrize("layout", [[0, 1] * 100, [0] * 5000], ids=["few clips", "one word"])
 def test_what_cannot_be_told_is_not_said(layout: list[int]) -> None:
-    assert contents.mixedness(split_of(layout, 2)) is None
+    assert contents.shuffle_quality(split_of(layout, 2)) is None
 
 
 def test_inspect_says_it_in_one_line(tones: Index, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

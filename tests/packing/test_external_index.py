@@ -447,4 +447,4 @@ def test_indexing_again_gives_the_same_index(tones: Index, tmp_path: Path) -> No
             np.array_equal(again.splits[name].columns[column], split.columns[column]) for column in split.columns
         )
     assert np.array_equal(again.speakers, tones.speakers)
-    assert contents.facts(again) == contents.facts(tones)
+    assert contents.corpus_facts(again) == contents.corpus_facts(tones)

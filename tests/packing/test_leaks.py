@@ -25,11 +25,13 @@ Row = tuple[str, int, int, int]
 """Split, word, speaker, sound."""
 
 
-def parts(rows: list[Row]) -> list[leaks.Part]:
+def parts(rows: list[Row]) -> list[leaks.ClipColumns]:
     found = []
     for split in ("train", "valid", "test"):
         table = np.array([row[1:] for row in rows if row[0] == split], np.uint64).reshape(-1, 3)
-        found.append(leaks.Part(split, table[:, 0].astype(np.uint32), table[:, 1].astype(np.uint32), table[:, 2]))
+        found.append(
+            leaks.ClipColumns(split, table[:, 0].astype(np.uint32), table[:, 1].astype(np.uint32), table[:, 2])
+        )
     return found
 
 
@@ -38,10 +40,10 @@ def test_each_kind_is_counted_and_told_by_example() -> None:
         ("train", 0, 1, 11), ("train", 0, 2, 12), ("train", 1, 2, 13), ("train", 1, 0, 14),
         ("valid", 0, 3, 15), ("valid", 2, 3, 15), ("test", 1, 1, 13), ("test", 1, 0, 16),
     ]  # fmt: skip
-    found = leaks.find(parts(rows), SPEAKERS)
+    found = leaks.find_leaks(parts(rows), SPEAKERS)
     assert found.counts == {"speakers_in_two_splits": 1, "audio_in_two_splits": 1, "audio_under_two_words": 1}
     names = {0: "a", 1: "b", 2: "c"}
-    assert leaks.described(found, parts(rows), lambda place: f"{names[place[0]]}{place[1]}") == [
+    assert leaks.describe(found, parts(rows), lambda place: f"{names[place[0]]}{place[1]}") == [
         "1 speaker is in more than one split (anna: train and test)",
         "1 recording is in more than one split (train: a2 = test: c0)",
         "1 recording is under more than one word (b0 = b1)",
@@ -49,15 +51,15 @@ def test_each_kind_is_counted_and_told_by_example() -> None:
 
 
 def test_nobody_is_not_a_speaker_and_copies_in_a_split_leak_nothing() -> None:
-    found = leaks.find(parts([("train", 0, 0, 1), ("train", 0, 0, 1), ("test", 0, 0, 2)]), SPEAKERS)
+    found = leaks.find_leaks(parts([("train", 0, 0, 1), ("train", 0, 0, 1), ("test", 0, 0, 2)]), SPEAKERS)
     assert not found
-    assert leaks.described(found, [], str) == []
+    assert leaks.describe(found, [], str) == []
 
 
 def test_many_are_shown_by_three() -> None:
     rows: list[Row] = [(split, 0, 0, sound) for split in ("train", "test") for sound in range(1000, 3000)]
-    found = leaks.find(parts(rows), SPEAKERS)
-    (line,) = leaks.described(found, parts(rows), lambda place: str(place[1]))
+    found = leaks.find_leaks(parts(rows), SPEAKERS)
+    (line,) = leaks.describe(found, parts(rows), lambda place: str(place[1]))
     assert line == (
         "2,000 recordings are in more than one split (train: 0 = test: 0, train: 1 = test: 1, train: 2 = test: 2, ...)"
     )
@@ -76,7 +78,7 @@ def test_the_counts_are_those_of_looking_at_every_pair(rows: list[Row]) -> None:
         splits[sound].add(split)
         words[sound].add(word)
         homes[SPEAKERS[speaker]].add(split)
-    assert list(leaks.find(parts(rows), SPEAKERS).counts.values()) == [
+    assert list(leaks.find_leaks(parts(rows), SPEAKERS).counts.values()) == [
         sum(len(kinds) > 1 for name, kinds in homes.items() if name),
         sum(len(kinds) > 1 for kinds in splits.values()),
         sum(len(kinds) > 1 for kinds in words.values()),
@@ -123,10 +125,10 @@ def test_packing_refuses_a_leak_and_packs_it_when_told(source: Path, tmp_path: P
     with pytest.raises(UsageError, match=rf"{tmp_path}/out: {told}; take one of each away .* --allow-leaks; the same"):
         pack.pack([source], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".packing"}
-    corpus, report = pack.pack([source], tmp_path / "out", allow_leaks=True)
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(allow_leaks=True))
     assert report.notes[0].startswith("goes on: 47 of 47 recordings")
     assert sum(line.startswith("1 ") and "more than one" in line for line in report.notes) == 1
-    assert sum(leaks.of_index(corpus).counts.values()) == 1
+    assert sum(leaks.leaks_in_index(corpus).counts.values()) == 1
 
 
 def test_a_recipe_may_take_a_corpus_as_it_was_published(
@@ -150,12 +152,12 @@ def test_a_recipe_may_take_a_corpus_as_it_was_published(
 def test_inspect_and_index_say_what_leaks(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, seed in LEAKS["words"][0]:
         clip(source, name, seed)
-    corpus, _ = pack.pack([source], tmp_path / "out", allow_leaks=True)
+    corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(allow_leaks=True))
     told = r"1 recording is under more than one word \((train|valid|test)/\d+ = (train|valid|test)/\d+\)"
     assert cli.main(["inspect", str(corpus.root)]) == cli.OK
     inspected = capsys.readouterr().out
-    assert [line for line in inspected.splitlines() if "more than one" in line] == leaks.lines(corpus)
-    (line,) = leaks.lines(corpus)
+    assert [line for line in inspected.splitlines() if "more than one" in line] == leaks.describe_index(corpus)
+    (line,) = leaks.describe_index(corpus)
     assert re.fullmatch(told, line)
     assert cli.main(["inspect", str(corpus.root), "--json"]) == cli.OK
     assert json.loads(capsys.readouterr().out)["leaks"]["audio_under_two_words"] == 1
@@ -170,7 +172,9 @@ def test_parts_leak_only_together(source: Path, tmp_path: Path, capsys: pytest.C
         for word in ("yes", "no"):
             (source / word / f"twin{number}_nohash_{number}.wav").write_bytes(sound)
     for number in (1, 2):
-        pack.pack([source], tmp_path / "out" / f"part-{number}-of-2", part=(number, 2), allow_leaks=True)
+        pack.pack(
+            [source], tmp_path / "out" / f"part-{number}-of-2", pack.PackOptions(part=(number, 2), allow_leaks=True)
+        )
     assert cli.main(["index", str(tmp_path / "out")]) == cli.OK
     assert "note: 20 recordings are under more than one word" in capsys.readouterr().out
 
@@ -178,11 +182,11 @@ def test_parts_leak_only_together(source: Path, tmp_path: Path, capsys: pytest.C
 def test_noise_is_not_held_against_words(source: Path, tmp_path: Path) -> None:
     shutil.copy(source / "_background_noise_" / "hiss.wav", source / "yes" / "hiss_nohash_0.wav")
     corpus, _ = pack.pack([source], tmp_path / "out")
-    assert not leaks.of_index(corpus)
+    assert not leaks.leaks_in_index(corpus)
 
 
 def test_real_clips_do_not_leak_but_copies_of_them_do(real_mini: Index, tmp_path: Path) -> None:
-    assert not leaks.of_index(real_mini)
+    assert not leaks.leaks_in_index(real_mini)
     require("real", (REAL / "speech_commands_mini.tar.gz").exists(), "no real clips")
     shutil.unpack_archive(REAL / "speech_commands_mini.tar.gz", tmp_path / "mini")
     tested = (tmp_path / "mini" / "testing_list.txt").read_text().split()

@@ -63,7 +63,7 @@ def test_a_folder_a_tar_and_several_archives_give_the_same_bytes(source: Path, t
     two = archive(source, tmp_path / "two.tar.gz", "turn left", "grün")
     packings = []
     for number, paths in enumerate([whole, packed_twice, tar, targz, [one, two], [two, one]]):
-        corpus, _ = pack.pack(paths, tmp_path / f"out{number}", shard_bytes=50_000)
+        corpus, _ = pack.pack(paths, tmp_path / f"out{number}", pack.PackOptions(shard_bytes=50_000))
         packings.append((files(corpus.root), corpus.content_id))
     assert all(packing == packings[0] for packing in packings)
 
@@ -71,7 +71,9 @@ def test_a_folder_a_tar_and_several_archives_give_the_same_bytes(source: Path, t
 def test_parts_packed_by_several_jobs_and_indexed_together_are_the_corpus(source: Path, tmp_path: Path) -> None:
     whole, _ = pack.pack([source], tmp_path / "whole")
     tar, out = archive(source, tmp_path / "a.tar.gz"), tmp_path / "out"
-    parts = [pack.pack([tar], out / f"part-{number}-of-3", part=(number, 3))[0] for number in (1, 2, 3)]
+    parts = [
+        pack.pack([tar], out / f"part-{number}-of-3", pack.PackOptions(part=(number, 3)))[0] for number in (1, 2, 3)
+    ]
     together, report = external_index.index_shards(str(out))
     assert report.skipped == []
     assert together.words == whole.words
@@ -81,14 +83,16 @@ def test_parts_packed_by_several_jobs_and_indexed_together_are_the_corpus(source
     keys = [sample["__key__"] for sample in samples_in(together)]
     assert sorted(keys) == sorted(set(keys)) == sorted(sample["__key__"] for sample in samples_in(whole))
     assert all(5 <= sum(map(len, part.splits.values())) <= 15 for part in parts), "28 clips and a noise, dealt out"
-    again, _ = pack.pack([source], tmp_path / "again", part=(2, 3))
+    again, _ = pack.pack([source], tmp_path / "again", pack.PackOptions(part=(2, 3)))
     assert again.content_id == parts[1].content_id
 
 
 def test_a_note_on_the_lists_is_on_the_clips_of_the_part(source: Path, tmp_path: Path) -> None:
     names = sorted(path.relative_to(source).as_posix() for path in source.glob("yes/*"))
     (source / "testing_list.txt").write_text("\n".join([*names[:3], "yes/nobody.wav"]))
-    notes = [pack.pack([source], tmp_path / str(number), part=(number, 3))[1].notes for number in (1, 2, 3)]
+    notes = [
+        pack.pack([source], tmp_path / str(number), pack.PackOptions(part=(number, 3)))[1].notes for number in (1, 2, 3)
+    ]
     assert sum("given for 1 clips that are not in the sources" in line for part in notes for line in part) == 1
 
 
@@ -102,7 +106,7 @@ def test_stock_webdataset_reads_every_clip_once_under_keys_without_dots(source: 
     (source / "yes" / "a.b c.wav").write_bytes(codec.wav_bytes(tone(300)))
     (source / "yes" / "a_b_c.wav").write_bytes(codec.wav_bytes(tone(310)))
     (source / "yes" / "a.b c.flac").write_bytes(codec.flac_bytes(tone(320)))
-    samples = samples_in(pack.pack([source], tmp_path / "out", shard_bytes=50_000)[0])
+    samples = samples_in(pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))[0])
     keys = [sample["__key__"].rpartition("/")[2] for sample in samples]
     assert len(set(keys)) == len(keys) == sum(WORDS.values()) + 3 + 1
     assert not any("." in key for key in keys)
@@ -114,7 +118,9 @@ def test_stock_webdataset_reads_every_clip_once_under_keys_without_dots(source: 
 
 def test_every_clip_is_what_it_was_in_both_formats(source: Path, tmp_path: Path) -> None:
     for audio_format in ("wav", "flac"):
-        corpus, _ = pack.pack([source], tmp_path / f"shards-{audio_format}", audio_format)
+        corpus, _ = pack.pack(
+            [source], tmp_path / f"shards-{audio_format}", pack.PackOptions(audio_format=audio_format)
+        )
         for sample in samples_in(corpus):
             before = (source / json.loads(sample["json"])["source"]).read_bytes()
             assert np.array_equal(codec.decode(sample[audio_format]), codec.decode(before))
@@ -147,10 +153,10 @@ def shares(corpus: Index) -> list[float]:
 
 def test_percentages_move_speakers_to_valid_and_test(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"yes": 200}, speakers=200, samples=400, noise_seconds=0)
-    corpus, report = pack.pack([source], tmp_path / "out", percents=(25.0, 0.0))
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(percents=(25.0, 0.0)))
     assert shares(corpus) == [pytest.approx(25, abs=8), 0]
     assert "no splits are given: split by the hash of the speaker, 75/25/0 %" in report.notes
-    wider, _ = pack.pack([source], tmp_path / "wider", percents=(25.0, 37.5))
+    wider, _ = pack.pack([source], tmp_path / "wider", pack.PackOptions(percents=(25.0, 37.5)))
     assert shares(wider)[1] == pytest.approx(37.5, abs=8)
     assert sources_in(wider, "valid") == sources_in(corpus, "valid")
 
@@ -170,7 +176,7 @@ def test_where_no_speaker_is_known_the_files_name_decides(tmp_path: Path) -> Non
 
 def test_percentages_beside_lists_are_said_to_be_idle(source: Path, tmp_path: Path) -> None:
     (source / "testing_list.txt").write_text("yes/nobody.wav\n")
-    _, report = pack.pack([source], tmp_path / "out", percents=(20.0, 10.0))
+    _, report = pack.pack([source], tmp_path / "out", pack.PackOptions(percents=(20.0, 10.0)))
     assert "the splits that are given decide, not --valid and --test" in report.notes
 
 
@@ -188,7 +194,7 @@ def test_clips_beside_a_table_with_splits_are_for_training_and_that_is_said(sour
 
 def test_words_that_differ_in_case_alone_and_an_empty_split_are_said(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"Go": 3, "go": 3, "stop": 2}, samples=2000)
-    corpus, report = pack.pack([source], tmp_path / "out", percents=(0.0, 0.0))
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(percents=(0.0, 0.0)))
     assert corpus.words == ("Go", "go", "stop")
     assert "'Go' and 'go' are 2 words; rename one if they are the same" in report.notes
     assert [note.partition(":")[0] for note in report.notes if "no clip" in note] == [
@@ -205,7 +211,7 @@ def test_noise_is_a_split_of_its_own_and_no_word(source: Path, tmp_path: Path) -
 
 
 def test_the_index_says_what_the_shards_hold(source: Path, tmp_path: Path) -> None:
-    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
     for split in corpus.splits.values():
         for number, shard in enumerate(split.shards):
             data = (corpus.root / shard.name).read_bytes()
@@ -219,7 +225,7 @@ def test_the_index_says_what_the_shards_hold(source: Path, tmp_path: Path) -> No
 
 
 def test_small_shards_keep_near_the_size_asked_for(source: Path, tmp_path: Path) -> None:
-    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=60_000)
+    corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=60_000))
     shards = corpus.split("train").shards
     assert len(shards) >= 4
     assert all(40_000 < shard.bytes < 75_000 for shard in shards[:-1])  # a tar is padded to 10,240 bytes
@@ -379,22 +385,22 @@ def stopped(source: Path, out: Path, what: str = "write", **more: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack.pack([source], out, progress=stop, shard_bytes=50_000, **more)
+        pack.pack([source], out, pack.PackOptions(shard_bytes=50_000, **more), progress=stop)
     assert not (out / "index").exists()
 
 
 def test_what_was_interrupted_goes_on_and_says_so(source: Path, tmp_path: Path) -> None:
-    clean, _ = pack.pack([source], tmp_path / "clean", shard_bytes=50_000)
+    clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))
     stopped(source, tmp_path / "out")
-    corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
     assert files(corpus.root) == files(clean.root)
     assert report.notes[0] == "goes on: 29 of 29 recordings were decoded already, 1 shards written"
 
 
 def test_other_options_keep_what_was_decoded_and_no_shard(source: Path, tmp_path: Path) -> None:
-    clean, _ = pack.pack([source], tmp_path / "clean", "flac", percents=(30.0, 10.0))
+    clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(audio_format="flac", percents=(30.0, 10.0)))
     stopped(source, tmp_path / "out")
-    corpus, report = pack.pack([source], tmp_path / "out", "flac", percents=(30.0, 10.0))
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(audio_format="flac", percents=(30.0, 10.0)))
     assert files(corpus.root) == files(clean.root)
     assert report.notes[0] == "goes on: 29 of 29 recordings were decoded already"
 
@@ -412,8 +418,10 @@ def test_a_recording_that_was_changed_meanwhile_is_decoded_again(source: Path, t
     changed, gone, *_ = sorted((source / "yes").iterdir())
     changed.write_bytes(codec.wav_bytes(tone(777, 3000)))
     gone.unlink()
-    corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
-    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
+    assert files(corpus.root) == files(
+        pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))[0].root
+    )
     assert report.notes[0].startswith("goes on: 15 of 28 ")  # those before: what comes after has another place
 
 
@@ -424,8 +432,10 @@ def test_recordings_that_changed_places_meanwhile_are_decoded_again(source: Path
     one, other = (sorted((source / word).iterdir())[0] for word in ("yes", "grün"))
     for path, place in ((one, tmp_path / "aside"), (other, one), (tmp_path / "aside", other)):
         path.rename(place)
-    corpus, _ = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
-    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
+    corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
+    assert files(corpus.root) == files(
+        pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))[0].root
+    )
 
 
 def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path) -> None:
@@ -437,8 +447,10 @@ def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path)
     stopped(source, tmp_path / "out")
     (pcm,) = (tmp_path / "out" / ".packing").glob("*.pcm")
     pcm.write_bytes(pcm.read_bytes()[: size // 2])
-    corpus, report = pack.pack([source], tmp_path / "out", shard_bytes=50_000)
-    assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean", shard_bytes=50_000)[0].root)
+    corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
+    assert files(corpus.root) == files(
+        pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))[0].root
+    )
     assert report.notes[0].startswith("goes on: 13 of 29 ")
 
 
@@ -463,9 +475,9 @@ def test_a_file_in_a_shards_place_is_not_written_over(source: Path, tmp_path: Pa
 def test_any_number_of_processes_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
     (source / "yes" / "damaged.wav").write_bytes(b"")
     tar = archive(source, tmp_path / "a.tar.gz")
-    one, report = pack.pack([source], tmp_path / "one", shard_bytes=50_000)
+    one, report = pack.pack([source], tmp_path / "one", pack.PackOptions(shard_bytes=50_000))
     for number, path in enumerate([source, tar]):
-        many, said = pack.pack([path], tmp_path / f"many{number}", shard_bytes=50_000, processes=4)
+        many, said = pack.pack([path], tmp_path / f"many{number}", pack.PackOptions(shard_bytes=50_000), processes=4)
         assert files(many.root) == files(one.root)
         assert [line.removeprefix(str(path)) for line in said.skipped] == [
             line.removeprefix(str(source)) for line in report.skipped

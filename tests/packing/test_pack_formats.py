@@ -52,7 +52,7 @@ def written(form: str, subtype: str, rate: int, channels: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, pack.Report]:
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, pack.PackReport]:
     """A folder with every kind whole, and cut short."""
     folder = tmp_path_factory.mktemp("formats")
     for word in ("whole", "cut"):
@@ -74,7 +74,7 @@ def member(corpus: Index, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_sound_becomes_the_same_16_khz(packed: tuple[Index, pack.Report], name: str) -> None:
+def test_every_kind_of_sound_becomes_the_same_16_khz(packed: tuple[Index, pack.PackReport], name: str) -> None:
     pcm = codec.decode(member(packed[0], f"whole_{name}.wav")) / 32768
     wanted = sine(16000)
     assert abs(len(pcm) - len(wanted)) <= 1
@@ -82,7 +82,7 @@ def test_every_kind_of_sound_becomes_the_same_16_khz(packed: tuple[Index, pack.R
     assert np.abs(pcm[inner] - wanted[inner]).max() < KINDS[name][-1]
 
 
-def test_what_is_cut_short_is_left_out_and_listed(packed: tuple[Index, pack.Report]) -> None:
+def test_what_is_cut_short_is_left_out_and_listed(packed: tuple[Index, pack.PackReport]) -> None:
     corpus, report = packed
     assert corpus.words == ("whole",)
     assert sum(map(len, corpus.splits.values())) == len(KINDS)

@@ -24,7 +24,7 @@ from tests.conftest import write_corpus
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Index:
     folder = tmp_path_factory.mktemp("scan")
     source = write_corpus(folder / "wav", {"low": 20, "high": 16}, speakers=18, samples=2000)
-    return pack.pack([source], folder / "shards", shard_bytes=60_000)[0]
+    return pack.pack([source], folder / "shards", pack.PackOptions(shard_bytes=60_000))[0]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_flipped_byte_in_the_sound_is_found(corpus: Index) -> None:
 
 def test_a_flipped_byte_in_a_flac_header_is_found(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 8}, speakers=8, samples=2000)
-    corpus, _ = pack.pack([source], tmp_path / "flac", "flac")
+    corpus, _ = pack.pack([source], tmp_path / "flac", pack.PackOptions(audio_format="flac"))
     assert scan.verify(corpus) == (9, [])
     split = corpus.split("train")
     flip(corpus.root / split.shards[0].name, int(split.columns["offset"][0]))
@@ -191,7 +191,7 @@ def test_a_clip_with_two_sounds_is_refused(corpus: Index, tmp_path: Path) -> Non
 
 def test_another_corpus_under_the_index_is_found(corpus: Index, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 20, "high": 16}, speakers=18, samples=2001)
-    other, _ = pack.pack([source], tmp_path / "other", shard_bytes=60_000)
+    other, _ = pack.pack([source], tmp_path / "other", pack.PackOptions(shard_bytes=60_000))
     shutil.rmtree(corpus.root / "index")
     shutil.copytree(other.root / "index", corpus.root / "index")
     clips, faults = scan.verify(index.load(corpus.root))

@@ -37,7 +37,7 @@ def test_a_packing_with_a_part_missing_is_not_merged(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path
 ) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 30, "high": 20}, 10, samples=4000)
-    pack.pack([source], tmp_path / "out" / "part-1-of-2", part=(1, 2))
+    pack.pack([source], tmp_path / "out" / "part-1-of-2", pack.PackOptions(part=(1, 2)))
     log = tmp_path / "log"
     number = cluster.sbatch(
         f"--chdir={ROOT}", f"--output={log}", "slurm/pack.sbatch", "--merge", str(tmp_path / "out"), env=environment

@@ -1,6 +1,8 @@
-"""Where a made word is heard: its place in the clip, a room, background noise. Every draw is the given generator's.
+"""Acoustic conditions of synthetic clips: position and level of the word, a room, background noise.
 
-word (N,) -> place, gain, noise floor -> room -> background noise at a ratio -> clip
+word (N,) -> position, gain, noise floor -> room -> background noise at a signal-to-noise ratio -> clip
+
+All random draws are from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ ROOM_SECONDS = (0.1, 0.4)  # reverberation times, as frontend.reverb_seconds has
 _LOUDEST = 0.95
 
 
-def place(word: Audio, rng: np.random.Generator) -> Audio:
-    """Put the word at a random place and gain over a faint noise floor: samples (N,), 0.6 s <= N <= 1 s."""
+def place_in_clip(word: Audio, rng: np.random.Generator) -> Audio:
+    """The word at a random position and level, over a faint noise floor: samples (N,), 0.6 s to 1 s."""
     length = max(int(rng.integers(MIN_SAMPLES, MAX_SAMPLES + 1)), word.size)
     start = int(rng.integers(0, length - word.size + 1))
     peak, floor = 10 ** (rng.uniform(-24, -3) / 20), 10 ** (rng.uniform(-75, -60) / 20)
@@ -26,23 +28,23 @@ def place(word: Audio, rng: np.random.Generator) -> Audio:
     return clip
 
 
-def in_room(clip: Audio, rng: np.random.Generator) -> Audio:
-    """Convolved with the response of a room of its own, as long and as loud as before, but for what would clip."""
+def add_reverberation(clip: Audio, rng: np.random.Generator) -> Audio:
+    """The clip in a random synthetic room: (N,) -> (N,), with the same RMS unless it would clip."""
     response = rooms.impulse_response(rng, ROOM_SECONDS)
-    size = 1 << (clip.size + response.size - 2).bit_length()  # a power of two: a sum of lengths may be a prime
-    heard = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(response, size), size)[: clip.size]
-    return _limited(heard * (_rms(clip) / _rms(heard)))
+    size = 1 << (clip.size + response.size - 2).bit_length()  # a power of two: FFTs of prime lengths are slow
+    reverberant = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(response, size), size)[: clip.size]
+    return _limited(reverberant * (_rms(clip) / _rms(reverberant)))
 
 
-def with_noise(clip: Audio, snr_db: tuple[float, float], rng: np.random.Generator) -> Audio:
-    """With noise of any colour from white to brown, made for this clip alone, at a ratio of clip to noise from
-    `snr_db`; the whole made softer where it would clip."""
-    noise = coloured(rng, rng.uniform(0.0, 2.0), MAX_SAMPLES)[: clip.size]
+def add_noise(clip: Audio, snr_db: tuple[float, float], rng: np.random.Generator) -> Audio:
+    """The clip with random noise of a colour between white and brown, at a signal-to-noise ratio within `snr_db`:
+    (N,) -> (N,). Scaled down where it would clip."""
+    noise = coloured_noise(rng, rng.uniform(0.0, 2.0), MAX_SAMPLES)[: clip.size]
     return _limited(clip + noise * (_rms(clip) / _rms(noise) * 10 ** (-rng.uniform(*snr_db) / 20)))
 
 
-def coloured(rng: np.random.Generator, slope: float, size: int, comb: int = 1) -> Audio:
-    """Noise (size,) whose power falls as frequency to the -slope from 20 Hz up; only every `comb`-th bin."""
+def coloured_noise(rng: np.random.Generator, slope: float, size: int, comb: int = 1) -> Audio:
+    """Noise (size,) above 20 Hz with power proportional to frequency ** -slope; only in every `comb`-th FFT bin."""
     spectrum, freqs = np.fft.rfft(rng.standard_normal(size)), np.fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ)
     spectrum *= np.where(freqs < 20, 0, np.maximum(freqs, 20) ** (-slope / 2))
     spectrum[np.arange(spectrum.size) % comb != 0] = 0
