@@ -264,7 +264,9 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_the_choice_is_the_same_in_flac_and_other_shards(noisy: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=70_000))
+    flac, _ = pack.pack(
+        [noisy.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=70_000)
+    )
     one, other = (selection.apply_task(corpus, _own(), 1600) for corpus in (noisy, flac))
     for split in SPLITS:
         assert one.counts(split) == other.counts(split)

@@ -159,7 +159,9 @@ def test_batches_hold_the_noises_samples_beside_words(noisy: Index) -> None:
 
 
 def test_flac_noise_gives_the_same_silence(noisy: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack([noisy.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000))
+    flac, _ = pack.pack(
+        [noisy.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000)
+    )
     assert not flac.split("noise").columns["plain"].any()
     plain, packed = quiet(noisy), quiet(flac)
     for split in SPLITS:

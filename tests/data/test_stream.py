@@ -111,7 +111,9 @@ def test_longer_clips_are_cut_and_shorter_ones_padded(tones: Index) -> None:
 
 
 def test_flac_shards_give_the_same_batches(tones: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000))
+    flac, _ = pack.pack(
+        [tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000)
+    )
     names = [Reader(flac, "train").name(clip) for clip in range(40)]
     batch = SlotReader(Reader(flac, "train"), LABELS, 16000).batch(one_slot(*range(40)))
     assert not flac.split("train").columns["plain"].any()
@@ -181,7 +183,9 @@ def test_first_checks_a_clip_once_and_always_every_time(copy: Index, workers: in
 
 
 def test_damaged_flac_is_named_even_where_no_checksum_is_looked_at(tones: Index, tmp_path: Path) -> None:
-    corpus, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000))
+    corpus, _ = pack.pack(
+        [tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000)
+    )
     flip(corpus, 7)
     with pytest.raises(UsageError, match=r"train/000000.tar: clip 7 \(\w+\): not readable as audio"):
         Reader(corpus, "train", "never").read(7)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.test_pack import files, samples_in
 
 from kws import cli
 from kws.audio import codec
@@ -17,6 +16,7 @@ from kws.data.index import SPLITS, Index
 from kws.errors import UsageError
 from kws.packing import external_index, pack, scan
 from tests.conftest import tone, write_corpus
+from tests.packing.test_pack import files, samples_in
 
 OLD, NEW = {"left": 20, "right": 16}, {"back": 6, "right": 8}
 
