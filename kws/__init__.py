@@ -12,10 +12,10 @@ __version__ = "0.1.0"
 
 
 def load(run: str | Path, checkpoint: str = "best_accuracy") -> Recognizer:
-    """The trained network of a run folder as a callable from waveform to words and probabilities.
+    """Loads the trained network of a run folder as a callable from waveform to words and probabilities.
 
     `load(run)(wave, rate)` takes float or int16 samples (T,) at `rate` Hz and returns [(word, probability), ...],
-    most probable first. Raises `kws.errors.UsageError` where the folder holds no whole checkpoint.
+    most probable first. Raises `kws.errors.UsageError` where the folder has no such complete checkpoint.
     """
     from kws.evaluation.predict import Recognizer
 

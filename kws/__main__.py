@@ -1,4 +1,4 @@
-"""`python -m kws` and `accelerate launch -m kws` are the `kws` command."""
+"""Makes `python -m kws` and `accelerate launch -m kws` the same as the `kws` command."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""The `kws` command: parse, load, call one function, turn what happened into an exit code.
+"""The `kws` command: parses the arguments, calls the command's function, and turns errors into exit codes.
 
-0 done; 2 something the user can mend, one line; 1 a failure, also when inputs were skipped; 75 stopped and saved.
+0 success; 1 failure, also when inputs were left out; 2 usage or environment error, with a message that says how to fix
+it; 75 stopped and saved, the same command resumes; 130 interrupted with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from kws.commands import corpus, runs
-from kws.commands.arguments import parser
+from kws.commands.arguments import make_parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be anything
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except UsageError as error:
-        if _speaks(error):
+        if _should_print(error):
             print(f"kws: {error}", file=sys.stderr)
         return USAGE
-    except BrokenPipeError:  # before OSError, which it is
+    except BrokenPipeError:  # a subclass of OSError, so it comes first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if arguments.command == "train" else OK  # `kws inspect ... | head` is no failure
+        return FAILED if arguments.command == "train" else OK  # `kws inspect ... | head` is not a failure
     except OSError as error:
         line = user_message(error)
         if line is None:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except PeerError as error:
         if str(error):
-            print(f"kws: {error}; see what it said, then run the same again", file=sys.stderr)
+            print(f"kws: {error}; see its output, then run the same command again to resume", file=sys.stderr)
         return FAILED
     except StoppedError as error:
         print(f"kws: {error}", file=sys.stderr)
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _speaks(error: UsageError) -> bool:
-    """All ranks meet the same mistake, and rank 0 says it; what one rank met alone, that rank says."""
+def _should_print(error: UsageError) -> bool:
+    """Whether this process prints the error: rank 0 for errors that all ranks meet, the rank itself for a RankError."""
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     return rank == "0" or isinstance(error, RankError)
 

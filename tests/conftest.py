@@ -1,4 +1,4 @@
-"""What several tests stand on: a small corpus of tones, the real clips where they are, and skips that CI forbids."""
+"""Shared by all tests: small corpora, a training in this process, the `kws` command, and skips that CI forbids."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from kws.data import index
 from kws.packing import pack
 
 ROOT = Path(__file__).parent.parent
+TINY = (
+    "model.name=tc_resnet8", "frontend.features=mel32", "data.workers=0", "train.epochs=1", "train.global_batch=32",
+    "train.micro_batch=8", "train.device=cpu", "train.threads=1", "train.processes=0",
+)  # fmt: skip
 REAL = Path(os.environ.get("KWS_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 
 def pytest_configure() -> None:
-    """One thread a process: two threads each of many that share few cores wait for one another, 13 s instead of 1.4 for
-    a network of tests/models beside another worker. What tests start and the commands they run set their own."""
+    """Runs torch with one thread. With two threads in each of several pytest workers on few cores, threads wait for one
+    another: a network of tests/models took 13 s instead of 1.4. Commands that tests start set their own number."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def require(kind: str, there: bool, why: str) -> None:
-    """Skips where something is absent, with the reason; fails instead where KWS_REQUIRE names `kind`."""
-    if there:
+def require(kind: str, available: bool, why: str) -> None:
+    """Skips the test where something is not available; fails instead if the variable KWS_REQUIRE names `kind`."""
+    if available:
         return
     if kind in os.environ.get("KWS_REQUIRE", "").split(","):
         pytest.fail(f"KWS_REQUIRE names {kind}, but {why}")
@@ -46,7 +50,7 @@ def tone(hz: float, samples: int = 16000, level: float = 0.3, seed: int = 0) -> 
 def write_corpus(
     root: Path, words: dict[str, int], speakers: int = 12, samples: int = 16000, noise_seconds: int = 4
 ) -> Path:
-    """A folder in the official layout: `words` says how many clips of each; every word its own pitch."""
+    """A folder in the layout of Speech Commands with `words[word]` clips of each word, which has its own pitch."""
     number = 0
     for place, (word, clips) in enumerate(words.items()):
         (root / word).mkdir(parents=True)
@@ -63,16 +67,30 @@ def write_corpus(
 
 
 def tiny_settings(shards: Path, epochs: int, global_batch: int) -> str:
-    """A run of seconds, as a TOML file has it; more lines go to its last section, train."""
+    """TOML for a run that takes seconds; further lines can be appended to its last section, train."""
     return (
         f'[model]\nname = "tc_resnet8"\n[frontend]\nfeatures = "mel32"\n[data]\nshards = "{shards}"\nworkers = 0\n'
         f'[train]\nepochs = {epochs}\nglobal_batch = {global_batch}\nmicro_batch = 8\ndevice = "cpu"\nthreads = 1\n'
     )
 
 
+def train_here(run: Path, *settings: str) -> int:
+    """Trains in this process, which costs a tenth of starting the command; returns the exit code.
+
+    The defaults with a tiny network, one epoch and no loader processes; `settings` as after --set.
+    """
+    from kws import config
+    from kws.distributed import process_group
+    from kws.training.trainer import Trainer
+
+    chosen = config.of_overrides([*TINY, *settings])
+    with process_group.start(chosen.train) as ranks:
+        return Trainer(chosen, run, ranks).run()
+
+
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
-    """A packed corpus of three unequal words in several small shards."""
+    """A packed corpus of three words with unequal counts, in several small shards."""
     folder = tmp_path_factory.mktemp("tones")
     source = write_corpus(folder / "wav", {"low": 120, "mid": 60, "high": 30}, speakers=30)
     corpus, _ = pack.pack([source], folder / "shards", pack.PackOptions(shard_bytes=1_000_000))
@@ -81,8 +99,8 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
 
 @pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
-    """A packed corpus of quarter seconds, and noise in which no sample is there twice: enough of it for tenths of a
-    second in every split, but for the last recording, which only training can use."""
+    """A packed corpus of clips of 0.25 s, with noise in which no sample value occurs twice. Clips of 0.1 s can be cut
+    from the noise for every split, except from the last recording, which only the train split can use."""
     folder = tmp_path_factory.mktemp("noisy")
     source = write_corpus(folder / "wav", {"low": 70, "mid": 50, "high": 40}, 40, samples=4000, noise_seconds=0)
     numbers = np.random.default_rng(0).permutation(59_000) - 29_500
@@ -104,7 +122,7 @@ def real_mini(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
 
 @pytest.fixture
 def kws() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the `kws` command in a process of its own: kws("train", path, env={...}) -> CompletedProcess."""
+    """kws("train", path, env={...}) runs the command in its own process and returns a CompletedProcess."""
 
     def run(*arguments: object, env: dict[str, str] | None = None, **more: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kws", *map(str, arguments)]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from kws import cli, models
-from kws.commands import arguments
 from kws.data import index
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]
@@ -16,8 +15,7 @@ QUICK = Path(__file__).parent.parent / "configs" / "quick.toml"
 
 
 def commands() -> list[str]:
-    (choices,) = [action.choices for action in arguments.parser()._actions if action.choices]
-    return list(choices)
+    return list(cli.COMMANDS)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""The command line of `kws`: its commands, their arguments, their help. Nothing is done here."""
+"""The command line of `kws`: its commands, their arguments and their help texts."""
 
 from __future__ import annotations
 
@@ -8,247 +8,288 @@ from typing import Any
 
 from kws import __version__
 
+EXIT_CODES = (
+    "exit codes: 0 success; 1 failure; 2 usage or environment error: the message says how to fix it; "
+    "75 stopped and saved: run the same command again to resume"
+)
 
-def parser() -> argparse.ArgumentParser:
-    """Of `kws`. What it parses has the name of the command in `command`."""
-    whole = argparse.ArgumentParser(
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `kws`; the parsed arguments hold the command's name as `command`."""
+    parser = argparse.ArgumentParser(
         prog="kws",
         description="Train keyword-spotting networks, on one laptop core or on many GPU nodes, from the same shards.",
-        epilog="exit codes: 0 done, 2 something for you to mend (one line says what), 1 failed, 75 stopped and saved",
+        epilog=EXIT_CODES,
     )
-    whole.add_argument("--version", action="version", version=f"kws {__version__}")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND")
-    _corpus_commands(commands)
-    _index_command(commands)
-    _run_commands(commands)
-    _launch_command(commands)
-    return whole
-
-
-def _corpus_commands(commands: Any) -> None:
-    """Make, fetch, record, pack, look at and check a corpus."""
+    parser.add_argument("--version", action="version", version=f"kws {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _synth_command, _fetch_command, _record_command, _pack_command, _inspect_command, _verify_command,
+        _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_train,
+        _add_evaluate, _add_compare, _add_predict, _add_report, _add_models, _add_launch,
     ):  # fmt: skip
         add(commands)
+    return parser
 
 
-def _synth_command(commands: Any) -> None:
-    """A corpus of espeak-ng's voices."""
+def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=name)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs, one object per line")
+    return parser
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", default="best_accuracy", metavar="NAME",
+        help="best_accuracy (default), best_loss, last, or the name of a step-... folder",
+    )  # fmt: skip
+
+
+# --- corpora ---------------------------------------------------------------------------------------------------
+
+
+def _add_synth(commands: Any) -> None:
     synth = _command(commands, "synth", "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96")
-    synth.add_argument("dir", type=Path, help="new folder, in the layout of Speech Commands")
+    synth.add_argument("dir", type=Path, help="new folder for the corpus, in the layout of Speech Commands")
     synth.add_argument(
-        "--words", metavar="FILE|A,B", help="in any script; a file has a word a line (default: sixteen English ones)"
-    )
+        "--words", metavar="FILE|A,B",
+        help="the words, in any script, as a list or a file with one word per line (default: sixteen English words)",
+    )  # fmt: skip
     synth.add_argument(
-        "--languages", metavar="A,B", help="of espeak-ng, such as de,fr-CH,en-US; each voice has one (default: English)"
+        "--languages", metavar="A,B",
+        help="languages of espeak-ng, such as de,fr-CH,en-US, distributed over the voices (default: English)",
+    )  # fmt: skip
+    synth.add_argument(
+        "--voices", type=int, default=96, help="number of different voices, each in a single split (default 96)"
     )
-    synth.add_argument("--voices", type=int, default=96, help="different voices, each in one split (default 96)")
-    synth.add_argument("--takes", type=int, default=2, help="clips of each word by each voice (default 2)")
-    synth.add_argument("--noise", metavar="LOW:HIGH", help="add noise to all clips, so many decibels below the clip")
-    synth.add_argument("--rooms", type=float, default=0.0, metavar="SHARE", help="of the clips are heard in a room")
-    synth.add_argument("--seed", type=int, default=0, help="of all that is drawn: the same seed, the same bytes")
-    synth.add_argument("--processes", type=int, metavar="N", help="(default: a core each)")
+    synth.add_argument("--takes", type=int, default=2, help="number of clips of each word by each voice (default 2)")
+    synth.add_argument("--noise", metavar="LOW:HIGH", help="add noise at a signal-to-noise ratio in this range, in dB")
+    synth.add_argument(
+        "--rooms", type=float, default=0.0, metavar="SHARE", help="fraction of the clips with reverberation (default 0)"
+    )
+    synth.add_argument("--seed", type=int, default=0, help="random seed: equal seeds give equal bytes (default 0)")
+    synth.add_argument("--processes", type=int, metavar="N", help="number of worker processes (default: one per core)")
 
 
-def _fetch_command(commands: Any) -> None:
-    """From its official address."""
+def _add_fetch(commands: Any) -> None:
     fetch = _command(
-        commands,
-        "fetch",
-        "download a known corpus into shards; the same command again goes on",
+        commands, "fetch", "download a known corpus and pack it into shards; run the same command again to resume",
         "kws fetch speech_commands_v0.02 data/sc2",
+    )  # fmt: skip
+    fetch.add_argument(
+        "name", metavar="NAME", help="name of a recipe in shards/, such as speech_commands_v0.01, or a TOML file"
     )
-    fetch.add_argument("name", metavar="NAME", help="a recipe in shards/ such as speech_commands_v0.01, or a TOML file")
     fetch.add_argument("dir", type=Path, metavar="DIR", help="folder for the shards")
-    fetch.add_argument("--url", metavar="U", help="its archive: http(s)://, or a file, which is used in place")
-    fetch.add_argument("--keep", action="store_true", help="keep the archive in DIR too")
+    fetch.add_argument(
+        "--url", metavar="U", help="address of the archive: http(s)://, or a local file, which is read in place"
+    )
+    fetch.add_argument("--keep", action="store_true", help="keep the downloaded archive in DIR")
 
 
-def _record_command(commands: Any) -> None:
-    """One's own voice."""
+def _add_record(commands: Any) -> None:
     record = _command(
         commands, "record", "record a word with the microphone", "kws record yes data/mine --speaker anna"
     )
-    record.add_argument("word", help="what is said; noise: the room without a voice, for _background_noise_")
-    record.add_argument("dir", type=Path, help="folder of word folders, for kws pack; what is there stays")
-    record.add_argument("--count", type=int, default=20, help="takes to keep (default 20)")
-    record.add_argument("--speaker", default="me", metavar="NAME", help="who speaks: goes into the names (default me)")
-    record.add_argument("--seconds", type=float, default=1.0, help="length of a take (default 1)")
+    record.add_argument(
+        "word", help="the word to say; `noise` records the room without a voice, into _background_noise_"
+    )
+    record.add_argument("dir", type=Path, help="folder of word folders, for kws pack; existing files are kept")
+    record.add_argument("--count", type=int, default=20, help="number of takes to keep (default 20)")
+    record.add_argument(
+        "--speaker", default="me", metavar="NAME", help="the speaker, which becomes part of the file names (default me)"
+    )
+    record.add_argument("--seconds", type=float, default=1.0, help="length of a take in seconds (default 1)")
 
 
-def _pack_command(commands: Any) -> None:
-    """Recordings to shards."""
+def _add_pack(commands: Any) -> None:
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
     pack.add_argument(
-        "paths",
-        type=Path,
-        nargs="+",
-        metavar="SRC... DIR",
-        help="folders or tar archives of WORD/FILE, or CSVs of clips (docs/data.md); last the folder for the shards",
-    )
-    pack.add_argument(
-        "--names", default="", metavar="PATTERN",
-        help="what files' names say, such as '{word}_{speaker}_{}' ({} is anything), where no folder names the word",
+        "paths", type=Path, nargs="+", metavar="SRC... DIR",
+        help="sources, then the folder for the shards; a source is a folder or tar archive of WORD/FILE, "
+        "or a CSV of clips (docs/data.md)",
     )  # fmt: skip
     pack.add_argument(
-        "--format", choices=("wav", "flac"), default="wav", help="flac saves half the space (default wav)"
-    )
+        "--names", default="", metavar="PATTERN",
+        help="how file names are built, for sources without word folders: '{word}_{speaker}_{}', where {} is anything",
+    )  # fmt: skip
     pack.add_argument(
-        "--recipe", help="what it must hold: a name or file as in shards/; other words or counts: exit code 1"
-    )
-    pack.add_argument("--append", action="store_true", help="add the recordings to the corpus in DIR, in new shards")
+        "--format", choices=("wav", "flac"), default="wav",
+        help="audio format in the shards; flac needs half the space (default wav)",
+    )  # fmt: skip
     pack.add_argument(
-        "--valid", type=float, metavar="PERCENT", help="of the speakers, where no lists say who (default 10)"
-    )
+        "--recipe", metavar="NAME|FILE",
+        help="check words and counts against a recipe in shards/, or a TOML file; exit code 1 if they differ",
+    )  # fmt: skip
+    pack.add_argument("--append", action="store_true", help="add the recordings to the corpus in DIR, as new shards")
+    pack.add_argument(
+        "--valid", type=float, metavar="PERCENT",
+        help="percentage of the speakers for the valid split, where the sources have no split lists (default 10)",
+    )  # fmt: skip
     pack.add_argument("--test", type=float, metavar="PERCENT", help="the same for the test split (default 10)")
     pack.add_argument(
         "--allow-leaks", action="store_true",
-        help="also with a speaker or a recording in two splits, or one recording under two words",
+        help="accept a speaker or a recording in two splits, and a recording under two words",
     )  # fmt: skip
     pack.add_argument(
-        "--processes", type=int, metavar="N", help="at work (default: one a core); the result is the same"
-    )
+        "--processes", type=int, metavar="N",
+        help="number of worker processes (default: one per core); the shards do not depend on it",
+    )  # fmt: skip
     pack.add_argument(
         "--part", metavar="I/N",
-        help="only that part of the recordings, into DIR/part-I-of-N; when all are there: kws index DIR",
+        help="pack only part I of N of the recordings, into DIR/part-I-of-N; when all parts exist, run kws index DIR",
     )  # fmt: skip
 
 
-def _inspect_command(commands: Any) -> None:
-    """What is in a corpus."""
+def _add_inspect(commands: Any) -> None:
     inspect = _command(
-        commands,
-        "inspect",
-        "show what a packed corpus holds",
-        "kws inspect data/mine --clip train/0 --out clip.png",
+        commands, "inspect", "show what a packed corpus holds", "kws inspect data/mine --clip train/0 --out clip.png"
     )
-    inspect.add_argument("dir", type=Path, help="packed corpus")
+    inspect.add_argument("dir", type=Path, help="folder of a packed corpus")
     inspect.add_argument(
-        "--task",
-        metavar="NAME|FILE",
-        help="clips of each class by that task: v1-30, v2-35, v1-12, v2-12, seed-12, yours",
-    )
+        "--task", metavar="NAME|FILE",
+        help="show the number of clips per class of a task: v1-30, v2-35, v1-12, v2-12, v1-12-full or a TOML file",
+    )  # fmt: skip
     inspect.add_argument(
-        "--clip",
-        metavar="NAME",
-        help="draw this clip, as the network sees it and as training varies it; or SPLIT/NUMBER",
-    )
-    inspect.add_argument("--out", type=Path, metavar="PNG", help="with --clip: the picture (default NAME.png)")
-    inspect.add_argument("--draws", type=int, default=4, help="with --clip: so many variants (default 4)")
-    inspect.add_argument("--config", type=Path, help="with --clip: whose front end (default: the defaults)")
+        "--clip", metavar="NAME",
+        help="draw a clip (its name, or SPLIT/NUMBER) as the network sees it, without and with augmentation",
+    )  # fmt: skip
+    inspect.add_argument("--out", type=Path, metavar="PNG", help="with --clip: file for the picture (default NAME.png)")
+    inspect.add_argument("--draws", type=int, default=4, help="with --clip: number of augmented variants (default 4)")
+    inspect.add_argument("--config", type=Path, help="with --clip: TOML file whose front end is used")
     inspect.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="A.B=C",
-        help="with --clip: such as --set frontend.augment=classic",
-    )
+        "--set", action="append", default=[], metavar="A.B=C",
+        help="with --clip: override a setting, such as --set frontend.augment=classic",
+    )  # fmt: skip
 
 
-def _verify_command(commands: Any) -> None:
-    """Of a corpus or a run."""
-    verify = _command(commands, "verify", "check a packed corpus, or what a run consumed", "kws verify data/mine")
-    verify.add_argument(
-        "dir", type=Path, help="packed corpus: every member against the index; run folder: its ledger against the plan"
-    )
+def _add_verify(commands: Any) -> None:
+    verify = _command(
+        commands, "verify", "check a packed corpus against its index, or a run's ledger against its plan",
+        "kws verify data/mine",
+    )  # fmt: skip
+    verify.add_argument("dir", type=Path, help="folder of a packed corpus, or run folder")
 
 
-def _index_command(commands: Any) -> None:
-    """Shards that others packed."""
-    index = _command(commands, "index", "make the index for shards that someone else packed",
-                     "kws index https://host/kws --shards 'train/{000000..000012}.tar' --out data/theirs")  # fmt: skip
-    index.add_argument("src", metavar="SRC", help="folder of tar shards, http(s)://, s3:// or pipe:COMMAND with {}")
-    index.add_argument("--out", type=Path, metavar="DIR", help="folder for the index (default: beside the shards)")
+def _add_index(commands: Any) -> None:
+    index = _command(
+        commands, "index", "make the index for existing shards, also for shards that kws did not pack",
+        "kws index https://host/kws --shards 'train/{000000..000012}.tar' --out data/theirs",
+    )  # fmt: skip
     index.add_argument(
-        "--shards", nargs="+", metavar="NAMES", help="below SRC, with {a..b}, or a file that lists them (default: all)"
+        "src", metavar="SRC", help="folder of tar shards, http(s)://, s3://, or pipe:COMMAND with {} for a shard's name"
     )
+    index.add_argument("--out", type=Path, metavar="DIR", help="folder for the index (default: next to the shards)")
+    index.add_argument(
+        "--shards", nargs="+", metavar="NAMES",
+        help="shards below SRC, with {a..b} for ranges, or a file that lists them (default: all)",
+    )  # fmt: skip
     index.add_argument(
         "--split", choices=("train", "valid", "test", "noise"),
-        help="of all clips (default: by folder and file names, else by the speakers' hash)",
+        help="split of all clips (default: from folder and file names, otherwise from a hash of the speaker)",
     )  # fmt: skip
-    index.add_argument("--words", metavar="FILE|A,B", help="the words, in the order of the numbers that stand for them")
+    index.add_argument(
+        "--words", metavar="FILE|A,B", help="the words, for shards that store them as numbers, in the order of these"
+    )
 
 
-def _run_commands(commands: Any) -> None:
-    """Train, evaluate and use a network."""
-    train = _command(commands, "train", "train; the same command again resumes",
-                     "kws train configs/quick.toml --set data.shards=data/mine")  # fmt: skip
-    train.add_argument("config", type=Path, help="TOML file, see configs/")
+# --- runs ------------------------------------------------------------------------------------------------------
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(
+        commands, "train", "train a network; run the same command again to resume",
+        "kws train configs/quick.toml --set data.shards=data/mine",
+    )  # fmt: skip
+    train.add_argument("config", type=Path, help="TOML file with settings, see configs/")
     train.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be repeated"
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
     )
-    train.add_argument("--run", type=Path, help="run folder (default $KWS_RUNS/CONFIG, KWS_RUNS being runs/)")
-    train.add_argument("--check", action="store_true", help="say what would run, in how much memory; train nothing")
+    train.add_argument(
+        "--run", type=Path, help="run folder (default: $KWS_RUNS/CONFIG, or runs/CONFIG without $KWS_RUNS)"
+    )
+    train.add_argument(
+        "--check", action="store_true", help="show what would run and how much memory it needs, without training"
+    )
 
+
+def _add_evaluate(commands: Any) -> None:
     evaluate = _command(
-        commands, "evaluate", "accuracy, per-class table, confusion matrix", "kws evaluate runs/a runs/b"
-    )
+        commands, "evaluate", "evaluate runs: accuracy, figures per class, confusion matrix",
+        "kws evaluate runs/a runs/b",
+    )  # fmt: skip
     evaluate.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
-    _checkpoint_argument(evaluate)
+    _add_checkpoint(evaluate)
     evaluate.add_argument("--split", default="test", help="test (default), valid or train")
     evaluate.add_argument(
-        "--crop", action="store_true", help="mean over the clip and its three crops, to eval/SPLIT-crop.json"
-    )
-    evaluate.add_argument("--shards", type=Path, help="where the corpus lies now, if it moved")
+        "--crop", action="store_true",
+        help="average the probabilities over the clip and three crops; written to eval/SPLIT-crop.json",
+    )  # fmt: skip
+    evaluate.add_argument("--shards", type=Path, help="folder of the corpus, if it was moved after training")
 
+
+def _add_compare(commands: Any) -> None:
     compare = _command(
-        commands, "compare", "a table of runs: size, accuracy, speed, hours, McNemar's test",
+        commands, "compare", "compare evaluated runs: size, accuracy, speed, hours, McNemar's test",
         "kws compare runs/* --out comparison",
     )  # fmt: skip
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder that kws evaluate has seen")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, after kws evaluate")
     compare.add_argument("--split", default="test", help="test (default), valid or train")
-    compare.add_argument("--out", type=Path, metavar="DIR", help="also write Markdown, CSV and a picture there")
-
-    predict = _command(
-        commands,
-        "predict",
-        "word and probability of audio files",
-        "kws predict runs/quick my_voice/ hello.wav --grid mine.png",
+    compare.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="also write the table as Markdown and CSV, and a picture, to this folder",
     )
-    predict.add_argument("run", type=Path, help="run folder")
-    _checkpoint_argument(predict)
-    predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files or folders of them")
-    predict.add_argument("--top", type=int, default=3, help="words a file in --json (default 3)")
-    predict.add_argument("--grid", type=Path, metavar="PNG", help="draw the files, with truth and prediction")
 
-    report = _command(commands, "report", "one self-contained HTML page of a run", "kws report runs/quick")
+
+def _add_predict(commands: Any) -> None:
+    predict = _command(
+        commands, "predict", "recognise the words in audio files",
+        "kws predict runs/quick my_voice/ hello.wav --grid mine.png",
+    )  # fmt: skip
+    predict.add_argument("run", type=Path, help="run folder")
+    _add_checkpoint(predict)
+    predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files, or folders of them")
+    predict.add_argument("--top", type=int, default=3, help="with --json: number of words per file (default 3)")
+    predict.add_argument(
+        "--grid", type=Path, metavar="PNG", help="draw the files' features, with truth and prediction, to this file"
+    )
+
+
+def _add_report(commands: Any) -> None:
+    report = _command(commands, "report", "write one self-contained HTML page about a run", "kws report runs/quick")
     report.add_argument("run", type=Path, help="run folder")
 
-    models = _command(commands, "models", "the networks there are", "kws models 'wrn*' resnet32")
-    models.add_argument("names", nargs="*", metavar="NAME", help="only these; * stands for anything")
+
+def _add_models(commands: Any) -> None:
+    models = _command(commands, "models", "list the networks and their cost", "kws models 'wrn*' resnet32")
+    models.add_argument("names", nargs="*", metavar="NAME", help="list only these; * matches any characters")
 
 
-def _launch_command(commands: Any) -> None:
-    """To a cluster's queue."""
+def _add_launch(commands: Any) -> None:
     launch = _command(
         commands, "launch", "submit a training to SLURM, or one per config and then their comparison",
         "kws launch slurm configs/wrn_28_10.toml --nodes 4 --gpus 8 --time 12:00:00 --set data.shards=DIR",
     )  # fmt: skip
-    launch.add_argument("where", choices=("slurm",))
-    launch.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="several: an array of jobs, one each")
-    launch.add_argument("--nodes", type=int, default=1, help="machines a job (default 1)")
-    launch.add_argument("--gpus", type=int, default=0, help="a node, a process each (default 0: on the CPU)")
-    launch.add_argument("--tasks", type=int, default=1, help="without --gpus: processes a node (default 1)")
-    launch.add_argument("--time", default="", metavar="HH:MM:SS", help="limit; the job saves and goes on after it")
-    launch.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting, in all jobs")
-    launch.add_argument("--run", type=Path, help="run folder; of several configs the folder for theirs")
+    launch.add_argument("where", choices=("slurm",), help="the scheduler")
     launch.add_argument(
-        "--sbatch", action="append", default=[], metavar="OPTION", help="for sbatch, such as --sbatch=--partition=gpu"
+        "configs", type=Path, nargs="+", metavar="CONFIG", help="TOML file; several become an array with one job each"
     )
-    launch.add_argument("--dry-run", action="store_true", help="check, show what would be submitted, and do nothing")
-
-
-def _command(commands: Any, name: str, does: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=does, description=does, epilog=f"example: {example}"
+    launch.add_argument("--nodes", type=int, default=1, help="number of nodes per job (default 1)")
+    launch.add_argument(
+        "--gpus", type=int, default=0, help="GPUs per node, with one process each (default 0: train on the CPU)"
     )
-    parser.set_defaults(command=name)
-    parser.add_argument("--json", action="store_true", help="for programs: JSON, one object a line")
-    return parser
-
-
-def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", default="best_accuracy", help="best_accuracy (default), best_loss, last or a step-... folder"
+    launch.add_argument("--tasks", type=int, default=1, help="without --gpus: processes per node (default 1)")
+    launch.add_argument(
+        "--time", default="", metavar="HH:MM:SS", help="time limit; the job saves before it and is then requeued"
     )
+    launch.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting in all jobs; may be repeated"
+    )
+    launch.add_argument("--run", type=Path, help="run folder; with several configs the folder for their run folders")
+    launch.add_argument(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="option for sbatch: --sbatch=--partition=gpu"
+    )
+    launch.add_argument("--dry-run", action="store_true", help="check and show what would be submitted; submit nothing")

@@ -1,4 +1,4 @@
-"""The networks in a table: what each costs at the front end that its config gives it."""
+"""The table of networks that `kws models` prints: parameters and multiply-adds, with the features of each config."""
 
 from __future__ import annotations
 
@@ -19,27 +19,31 @@ from kws.config import Config
 from kws.errors import UsageError
 from kws.models.cost import multiply_adds
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-"""Of a checkout; an installed package has none."""
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+"""Exists in a checkout only; an installed package has no configs."""
 
 
-def matching(patterns: Sequence[str]) -> list[str]:
-    """Names of networks that a pattern fits, in the registry's order; all without patterns. Raises UsageError where one
-    fits none."""
+def find_names(patterns: Sequence[str]) -> list[str]:
+    """Names of the networks that match any of the patterns (all without patterns), in the registry's order.
+
+    Raises UsageError where a pattern matches none.
+    """
     for pattern in patterns:
         if not fnmatch.filter(models.MODELS, pattern):
             near = difflib.get_close_matches(pattern, models.MODELS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"kws models {pattern}: no network is called so; the nearest is {near}, all: kws models")
+            raise UsageError(
+                f"kws models {pattern}: no network has this name; the closest is {near}; `kws models` lists all"
+            )
     return [name for name in models.MODELS if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
 
 
-def row(name: str, num_classes: int = 35) -> dict[str, Any]:
-    """A network's name, family, front end, input, parameters, multiply-adds of a clip, paper and config."""
+def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
+    """A network's name, family, features, input shape, parameters, multiply-adds per clip, paper and config."""
     path = CONFIGS / f"{name}.toml"
     config = settings_file.load(path) if path.is_file() else Config()
     samples = clip_samples(config.data.clip_seconds)
     shape = Features(config.frontend.features).shape(samples)
-    with torch.device("meta"):  # shapes alone: no weights are drawn and nothing is computed
+    with torch.device("meta"):  # shapes only: no weights are initialised and nothing is computed
         network = models.build(name, num_classes, shape)
         return {
             "name": name,
@@ -53,9 +57,9 @@ def row(name: str, num_classes: int = 35) -> dict[str, Any]:
         }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """For people: a section a family. Fits 80 columns."""
-    found = Table("network", "parameters", "mult-adds", "input", title="for 35 classes")
+def networks_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows as a terminal table with one section per family; fits into 80 columns."""
+    found = Table("network", "parameters", "mult-adds", "input", title="with 35 classes")
     found.columns[0].no_wrap = found.columns[3].no_wrap = True
     for column in (found.columns[1], found.columns[2]):
         column.justify = "right"
@@ -71,5 +75,5 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{bands} x {frames} {item['features']}",
         )  # fmt: skip
     without = [item["name"] for item in rows if not item["config"]]
-    found.caption = "each trains with configs/NETWORK.toml" + (f", but not {', '.join(without)}" if without else "")
+    found.caption = "each has a config, configs/NETWORK.toml" + (f", except {', '.join(without)}" if without else "")
     return found

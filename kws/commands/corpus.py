@@ -1,4 +1,4 @@
-"""Commands on corpora: make, pack, index, look at, check."""
+"""The commands on corpora: synth, fetch, record, pack, index, inspect, verify."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def synth(arguments: argparse.Namespace) -> int:
+    """Makes a spoken corpus with espeak-ng."""
     from kws.corpus import synth
     from kws.packing.external_index import read_words
 
@@ -32,7 +33,7 @@ def synth(arguments: argparse.Namespace) -> int:
         voices=arguments.voices, takes=arguments.takes, seed=arguments.seed,
         noise_db=_range(arguments.noise) if arguments.noise else None, rooms=arguments.rooms, **chosen,
     )  # fmt: skip
-    with progress("speaking") as show:
+    with progress("synthesising") as show:
         summary = synth.synthesize(arguments.dir, speech, show, _processes(arguments.processes))
     facts = dataclasses.asdict(summary)
     if arguments.json:
@@ -53,6 +54,7 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def fetch(arguments: argparse.Namespace) -> int:
+    """Downloads a known corpus and packs it; nothing to do where it is packed already."""
     from kws.corpus import fetch, recipe
     from kws.data import index
     from kws.packing import pack
@@ -60,34 +62,37 @@ def fetch(arguments: argparse.Namespace) -> int:
     wanted, out = recipe.find(arguments.name), arguments.dir
     address = arguments.url or wanted.url
     if not address or len(wanted.sha256) > 1:
-        raise UsageError(f"{wanted.path}: not one archive with a url; give --url, or kws pack its archives")
-    report, half_done = pack.PackReport(), (out / ".packing" / "journal").exists()
-    if (out / "index" / "index.json").exists() and not half_done:
+        raise UsageError(
+            f"{wanted.path}: names no single archive with a url; give --url, or use kws pack on its archives"
+        )
+    report, unfinished = pack.PackReport(), (out / ".packing" / "journal").exists()
+    if (out / "index" / "index.json").exists() and not unfinished:
         corpus = index.load(out)
         if differs := recipe.differences(wanted, corpus.words, _counts(corpus)):
             raise UsageError(f"{out}: holds another corpus ({differs[0]}); give another folder")
-        report.notes.append(f"{wanted.name} was there already")
+        report.notes.append(f"{wanted.name} was packed here before")
     else:
-        if not half_done:
+        if not unfinished:
             pack.check_free(out)
         with stoppable(out), progress("fetching", in_bytes=True) as show:
-            archive = fetch.fetch_archive(wanted, address, out, _say, show)
+            archive = fetch.fetch_archive(wanted, address, out, _print_status, show)
         options = pack.PackOptions(allow_leaks=wanted.allow_leaks)
         corpus, report = _pack([archive], out, options, _processes(None))
     if fetch.is_unfinished(out):
-        _measure(corpus)
-    code = _say_packed(corpus, report, wanted, arguments.json)
+        _measure_features(corpus)
+    code = _show_packed(corpus, report, wanted, arguments.json)
     if code == OK:
         fetch.finish(wanted, out, arguments.keep)
     return code
 
 
-def _say(line: str) -> None:
-    """While a command is at it: above the bar."""
+def _print_status(line: str) -> None:
+    """Prints a line above the progress bar."""
     print(line, file=sys.stderr, flush=True)
 
 
 def record(arguments: argparse.Namespace) -> int:
+    """Records takes of a word with the microphone."""
     from kws.corpus import microphone
 
     session = microphone.RecordingSession(
@@ -98,35 +103,36 @@ def record(arguments: argparse.Namespace) -> int:
         with microphone.Microphone() as open_microphone, live_line() as show:
             for event in microphone.record(session, open_microphone):
                 if isinstance(event, microphone.RejectedTake):
-                    print(f"again: {event.why}", file=sys.stderr)
+                    print(f"rejected: {event.why}; say it again", file=sys.stderr)
                 else:
-                    what = event.countdown or f"say {session.word}"
-                    show(f"take {event.take} of {session.count}  {what:<16} {meter(event.level_db)}")
+                    prompt = event.countdown or f"say {session.word}"
+                    show(f"take {event.take} of {session.count}  {prompt:<16} {meter(event.level_db)}")
     except KeyboardInterrupt:
         code = INTERRUPTED
     kept = [str(session.take_path(number)) for number in range(first, session.first_number())]
     if arguments.json:
         print(json.dumps({"kept": len(kept), "files": kept}))
     else:
-        then = "stopped; the same again adds more" if code else f"next: kws pack {session.folder} SHARDS"
-        print(f"{session.word_folder}: {len(kept)} takes kept; {then}")
+        hint = "stopped; run the same command again for more" if code else f"next: kws pack {session.folder} SHARDS"
+        print(f"{session.word_folder}: {len(kept)} takes kept; {hint}")
     return code
 
 
 def pack(arguments: argparse.Namespace) -> int:
+    """Packs recordings into shards with an index."""
     from kws.corpus import recipe as recipes
     from kws.packing import pack
 
     *sources, out = arguments.paths
     if not sources:
-        raise UsageError("pack: wanted sources and a folder for the shards: kws pack SRC... DIR")
+        raise UsageError("pack: wanted one or more sources and then a folder for the shards: kws pack SRC... DIR")
     part = _part(arguments.part) if arguments.part else pack.WHOLE
     if part != pack.WHOLE:
         out = out / "part-{}-of-{}".format(*part)
         if arguments.recipe:
-            raise UsageError("--recipe: counts a whole corpus, and --part is not one; leave it out")
+            raise UsageError("--recipe: it describes a whole corpus, and --part packs only a part; leave --recipe out")
         if arguments.append:
-            raise UsageError("--append: adds to one corpus, and --part makes another; pack the part without it")
+            raise UsageError("--append: it adds to a corpus, and --part makes a new one; leave --append out")
     recipe = recipes.find(arguments.recipe) if arguments.recipe else None
     if recipe:
         recipes.check_archives(recipe, sources)
@@ -137,8 +143,8 @@ def pack(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     corpus, report = _pack(sources, out, options, _processes(arguments.processes))
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):
-        _measure(corpus)
-    return _say_packed(corpus, report, recipe, arguments.json)
+        _measure_features(corpus)
+    return _show_packed(corpus, report, recipe, arguments.json)
 
 
 def _pack(sources: Sequence[Path], out: Path, options: PackOptions, processes: int) -> tuple[Index, PackReport]:
@@ -148,8 +154,8 @@ def _pack(sources: Sequence[Path], out: Path, options: PackOptions, processes: i
         return pack.pack(sources, out, options, lambda stage, done, total: show(done, total, stage), processes)
 
 
-def _measure(corpus: Index) -> None:
-    """What features are normalised by."""
+def _measure_features(corpus: Index) -> None:
+    """Writes the statistics with which `frontend.normalise = "corpus"` normalises features."""
     from kws.audio.codec import SAMPLE_RATE_HZ
     from kws.data import normalisation
 
@@ -158,24 +164,28 @@ def _measure(corpus: Index) -> None:
 
 
 def _counts(corpus: Index) -> dict[str, int]:
+    """Number of clips by split."""
     return {name: len(split) for name, split in corpus.splits.items()}
 
 
-def _say_packed(corpus: Index, report: PackReport, recipe: Recipe | None, as_json: bool) -> int:
-    """What became of it, and whether it is what the recipe wants; the exit code."""
+def _counts_text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _show_packed(corpus: Index, report: PackReport, recipe: Recipe | None, as_json: bool) -> int:
+    """Shows what was packed and how it differs from the recipe; returns the exit code."""
     from kws.corpus import recipe as recipes
 
-    facts = _counts(corpus)
-    faults = report.skipped + (recipes.differences(recipe, corpus.words, facts) if recipe else [])
+    clips = _counts(corpus)
+    faults = report.skipped + (recipes.differences(recipe, corpus.words, clips) if recipe else [])
     if as_json:
-        print(json.dumps({"clips": facts, "content_id": corpus.content_id, "faults": faults, "notes": report.notes}))
+        print(json.dumps({"clips": clips, "content_id": corpus.content_id, "faults": faults, "notes": report.notes}))
         return FAILED if faults else OK
     for note in report.notes:
         print(f"note: {note}")
     for line in faults:
         print(f"fault: {line}", file=sys.stderr)
-    counts = ", ".join(f"{count} {name}" for name, count in facts.items())
-    print(f"{corpus.root}: {counts}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
+    print(f"{corpus.root}: {_counts_text(clips)}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
     return FAILED if faults else OK
 
 
@@ -188,14 +198,15 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _percents(valid: float | None, test: float | None) -> tuple[float, float]:
-    """Shares of valid and test; 10 where none is given."""
+    """Percentages of speakers for valid and test; 10 each by default. Raises UsageError for impossible ones."""
     found = tuple(10.0 if percent is None else percent for percent in (valid, test))
-    if not (min(found) >= 0 and sum(found) < 100):  # not the other way round: a nan is neither
-        raise UsageError(f"--valid {found[0]:g} --test {found[1]:g}: wanted percents that leave some for training")
+    if not (min(found) >= 0 and sum(found) < 100):  # written so that a nan is refused too
+        raise UsageError(f"--valid {found[0]:g} --test {found[1]:g}: wanted percentages that leave some for training")
     return found[0], found[1]
 
 
 def _processes(given: int | None) -> int:
+    """The number given, or one per core. Raises UsageError below 1."""
     from kws import machine
 
     if given is not None and given < 1:
@@ -204,6 +215,7 @@ def _processes(given: int | None) -> int:
 
 
 def index(arguments: argparse.Namespace) -> int:
+    """Makes the index for existing shards."""
     from kws.packing import contents, external_index, leaks
 
     words = external_index.read_words(arguments.words) if arguments.words else None
@@ -211,9 +223,9 @@ def index(arguments: argparse.Namespace) -> int:
         index, report = external_index.index_shards(
             arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show
         )
-    facts = {name: len(split) for name, split in index.splits.items()}
+    clips = _counts(index)
     if arguments.json:
-        print(json.dumps({"clips": facts, "content_id": index.content_id, "words": list(index.words),
+        print(json.dumps({"clips": clips, "content_id": index.content_id, "words": list(index.words),
                           "leaks": leaks.leaks_in_index(index).counts, "faults": report.skipped,
                           "notes": report.notes}))  # fmt: skip
         return FAILED if report.skipped else OK
@@ -221,14 +233,13 @@ def index(arguments: argparse.Namespace) -> int:
         print(f"note: {note}")
     for line in report.skipped:
         print(f"left out: {line}", file=sys.stderr)
-    counts = ", ".join(f"{count} {name}" for name, count in facts.items())
-    print(
-        f"{index.root}: {counts}; {len(index.words)} words; corpus {index.content_id}; next: kws inspect {index.root}"
-    )
+    words_text = f"{len(index.words)} words; corpus {index.content_id}"
+    print(f"{index.root}: {_counts_text(clips)}; {words_text}; next: kws inspect {index.root}")
     return FAILED if report.skipped else OK
 
 
 def inspect(arguments: argparse.Namespace) -> int:
+    """Shows what a packed corpus holds, the classes of a task, or a picture of one clip."""
     from kws.data import index
     from kws.packing import contents, leaks
 
@@ -274,12 +285,13 @@ def _inspect_clip(arguments: argparse.Namespace) -> int:
     print(
         json.dumps({"picture": str(out)})
         if arguments.json
-        else f"{out}: the clip, and {arguments.draws} ways to vary it"
+        else f"{out}: the clip and {arguments.draws} augmented variants"
     )
     return OK
 
 
 def verify(arguments: argparse.Namespace) -> int:
+    """Checks a packed corpus against its index, or a run's ledger against its plan."""
     if (arguments.dir / "config.toml").is_file():
         return _verify_run(arguments.dir, arguments.json)
     from kws.data import index
@@ -294,9 +306,9 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"clips": clips} | ({"faults": faults} if faults else {})))
     elif faults:
-        print(f"{arguments.dir}: {len(faults)} damaged shards; {clips} of {total} clips are in sound ones")
+        print(f"{arguments.dir}: {len(faults)} damaged shards; {clips} of {total} clips are in intact shards")
     else:
-        print(f"{arguments.dir}: {clips} clips are as indexed")
+        print(f"{arguments.dir}: all {clips} clips match the index")
     return USAGE if faults else OK
 
 
@@ -305,10 +317,10 @@ def _verify_run(run: Path, as_json: bool) -> int:
 
     verdict = ledger_audit.verify_run(run)
     if as_json:
-        print(json.dumps(dataclasses.asdict(verdict)))
+        print(json.dumps({"live": verdict.consumed, "void": verdict.replayed, "faults": verdict.faults}))
         return FAILED if verdict.faults else OK
     for fault in verdict.faults:
         print(fault, file=sys.stderr)
-    outcome = "NOT the plan" if verdict.faults else "exactly the plan"
-    print(f"{run}: {verdict.consumed} draws counted, {verdict.replayed} done again; {outcome}")
+    outcome = "DOES NOT MATCH the plan" if verdict.faults else "matches the plan"
+    print(f"{run}: {verdict.consumed} samples consumed, {verdict.replayed} replayed after resume: {outcome}")
     return FAILED if verdict.faults else OK

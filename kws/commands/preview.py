@@ -1,6 +1,6 @@
-"""What `kws train CONFIG --check` says: what would run, in how much memory, and what the run folder would do.
+"""What `kws train CONFIG --check` shows: what would run, its memory, and what starting in the run folder would do.
 
-Trainer (made, not run) -> facts(): one dict, for programs -> table(), for people. Nothing is written.
+Trainer (constructed, not run) -> preview(): one dict, for programs -> preview_table(), for people. Writes nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from kws.training.trainer import Trainer
 if TYPE_CHECKING:
     from rich.table import Table
 
-Facts = dict[str, Any]
+Preview = dict[str, Any]
 NEW, RESUME, FINISHED, REFUSED = "new", "resume", "finished", "refused"
 
 
-def facts(trainer: Trainer, config: Path) -> Facts:
-    """Everything that the table shows, under the names of run.json; bytes in `memory`."""
+def preview(trainer: Trainer, config: Path) -> Preview:
+    """Everything that the table shows, with the keys of run.json where it has them; `memory` is in bytes."""
     train = trainer.config.train
     return {
         "config": str(config),
@@ -39,43 +39,46 @@ def facts(trainer: Trainer, config: Path) -> Facts:
         "world_size": trainer.ranks.world_size,
         "threads": trainer.ranks.threads,
         "device": str(trainer.ranks.device),
-        "memory": memory(trainer),
+        "memory": memory_bytes(trainer),
         "run": str(trainer.folder),
-        **outlook(trainer),
+        **next_start(trainer),
     }
 
 
-def memory(trainer: Trainer) -> dict[str, int]:
-    """Bytes that a process keeps through a step, by what they are for.
+def memory_bytes(trainer: Trainer) -> dict[str, int]:
+    """Bytes that a process holds during a step, by purpose.
 
-    Not in it: what torch and the libraries take (0.4 GB on a CPU, 0.6 with the training chain's compiled loops), the
-    training chain's own tensors, and what layers take while they work; kws.models.memory says how near it comes.
+    Not included: torch and the other libraries (0.4 GB on a CPU, 0.6 with the augmentation chain's compiled loops), the
+    augmentation chain's tensors, and temporary tensors of the layers; kws.models.memory says how close this comes.
     """
     train, network = trainer.config.train, trainer.network
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
     planes, bands, frames = trainer.features.shape(trainer.training_set.samples)
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0.0)
-    share = 1
-    if train.zero:  # of the optimizer's state, and of a copy of the weights
-        states, share = states + 1, trainer.ranks.world_size
+    shards = 1
+    if train.zero:  # the optimizer's state and a copy of the weights are divided over the processes
+        states, shards = states + 1, trainer.ranks.world_size
     copies = 1
-    if train.reduction == "exact":  # the flat buffer, and up to log2(S) + 1 partial sums of its tree
+    if train.reduction == "exact":  # the flat buffer, and up to log2(slots) + 1 partial sums of the tree
         copies = 2 + int(math.log2(train.slots // trainer.ranks.world_size))
     parts = {
         "weights": weights + buffers,
         "gradients": copies * weights,
-        "optimizer": states * weights // share,
+        "optimizer": states * weights // shards,
         "averaged": weights if train.ema else 0,
-        "activations": activation_bytes(network, (planes, bands, frames), train.micro_batch, kind),
+        "activations": activation_bytes(network, (planes, bands, frames), train.micro_batch, dtype),
     }
     return parts | {"total": sum(parts.values())}
 
 
-def outlook(trainer: Trainer) -> Facts:
-    """What a start in the run folder would do: `state` new, resume, finished or refused, `step` it would go on from,
-    `why` it is refused (or None), `notes` on checkpoints passed over. The trainer then stands at that step."""
+def next_start(trainer: Trainer) -> Preview:
+    """What a start in the run folder would do; loads that checkpoint's position into the trainer.
+
+    `state`: new, resume, finished or refused. `step`: the step it would resume from. `why`: the reason of a refusal, or
+    None. `notes`: incomplete checkpoints that would be skipped.
+    """
     notes: list[str] = []
     newest = Checkpoints(trainer.folder, warn=notes.append).newest()
     if newest:
@@ -86,19 +89,18 @@ def outlook(trainer: Trainer) -> Facts:
 
 
 def _refusal(trainer: Trainer) -> str | None:
-    """Why the folder would not be taken, or None."""
+    """Why a start in the folder would be refused, or None."""
     try:
         lock.refuse_if_in_use(trainer.folder)
-        run_folder.check_settings(
-            trainer.folder, trainer.config, trainer.describe() | describe_environment(trainer.ranks)
-        )
+        facts = trainer.describe() | describe_environment(trainer.ranks)
+        run_folder.check_settings(trainer.folder, trainer.config, facts)
     except UsageError as error:
         return str(error)
     return None
 
 
-def table(found: Mapping[str, Any]) -> Table:
-    """One line a fact."""
+def preview_table(found: Mapping[str, Any]) -> Table:
+    """The preview with one line per entry."""
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
@@ -122,21 +124,21 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "network": f"{found['network']}, {found['parameters']:,} parameters",
         "input": " x ".join(map(str, found["input"])) + " (planes x bands x frames)",
         "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: {found['steps']:,}",
-        "a step": f"{found['global_batch']} clips: {_several(found['slots'], 'slot')} of {found['micro_batch']}",
+        "step": f"{found['global_batch']} clips: {_several(found['slots'], 'slot')} of {found['micro_batch']}",
         "processes": f"{found['world_size']} now, {found['device']}, {_several(found['threads'], 'thread')} each; "
-        f"may be {', '.join(map(str, found['world_sizes']))}",
-        "memory": f"{_size(parts['total'])} a process at least: "
+        f"possible: {', '.join(map(str, found['world_sizes']))}",
+        "memory": f"at least {_size(parts['total'])} per process: "
         + ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size and name != "total"),
         "run": found["run"],
-        "would": _would(found),
+        "would": _describe_start(found),
     } | ({"note": "\n".join(found["notes"])} if found["notes"] else {})
 
 
-def _would(found: Mapping[str, Any]) -> str:
+def _describe_start(found: Mapping[str, Any]) -> str:
     return {
         NEW: "start",
-        RESUME: f"go on from step {found['step']:,} of {found['steps']:,}",
-        FINISHED: f"do nothing: finished, at step {found['step']:,}",
+        RESUME: f"resume from step {found['step']:,} of {found['steps']:,}",
+        FINISHED: f"do nothing: finished at step {found['step']:,}",
         REFUSED: f"be refused: {found['why']}",
     }[found["state"]]
 

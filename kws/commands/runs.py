@@ -1,4 +1,4 @@
-"""Commands on runs: train, launch, evaluate, compare, use, and the networks there are."""
+"""The commands on runs: train, launch, evaluate, compare, predict, report; and models, the list of networks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kws.commands.terminal import FAILED, OK, USAGE, console, progress
 
 
 def train(arguments: argparse.Namespace) -> int:
+    """Trains or resumes a run; with --check only shows what would happen."""
     from kws import config as settings_file
     from kws.distributed import parent_death
 
@@ -26,15 +27,13 @@ def train(arguments: argparse.Namespace) -> int:
     from kws.run import folder as run_folder
     from kws.training.trainer import Trainer
 
-    stage = deepspeed_zero.resolve_stage(
-        config.train.zero
-    )  # which must suit the other settings too, wherever it comes from
+    stage = deepspeed_zero.resolve_stage(config.train.zero)  # perhaps from accelerate; checked with the other settings
     config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
     threads = config.train.threads or run_folder.recorded_threads(run)
-    with process_group.start(dataclasses.replace(config.train, threads=threads)) as here:
-        trainer = here.on_all(lambda: Trainer(config, run, here))
+    with process_group.start(dataclasses.replace(config.train, threads=threads)) as ranks:
+        trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
         if arguments.check:
-            return _check(trainer, arguments, notes) if here.is_main else OK
+            return _check(trainer, arguments, notes) if ranks.is_main else OK
         for line in notes:
             trainer.say(line)
         code = trainer.run()
@@ -46,52 +45,56 @@ def train(arguments: argparse.Namespace) -> int:
 def _check(trainer: Any, arguments: argparse.Namespace, notes: list[str]) -> int:
     from kws.commands import preview
 
-    found = preview.facts(trainer, arguments.config)
+    found = preview.preview(trainer, arguments.config)
     found["notes"] = notes + found["notes"]
     if arguments.json:
         print(json.dumps(found))
     else:
-        console().print(preview.table(found))
+        console().print(preview.preview_table(found))
     return USAGE if found["state"] == preview.REFUSED else OK
 
 
 def launch(arguments: argparse.Namespace) -> int:
+    """Submits a training, or one per config, to SLURM."""
     from kws.commands import slurm_submit
 
-    order = slurm_submit.Order(
+    submission = slurm_submit.Submission(
         configs=arguments.configs, run=arguments.run, changes=arguments.set, nodes=arguments.nodes, gpus=arguments.gpus,
         tasks=arguments.tasks, time=arguments.time, options=arguments.sbatch,
     )  # fmt: skip
-    lines = slurm_submit.launch(order, arguments.dry_run)
+    lines = slurm_submit.submit(submission, arguments.dry_run)
     print(json.dumps(lines) if arguments.json else "\n".join(lines))
     return OK
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
+    """Evaluates runs on a split, one after the other, and shows each result."""
     from kws.distributed import parent_death
 
     parent_death.end_with_launcher()
     from kws.distributed import process_group
     from kws.evaluation import evaluate
 
-    with process_group.start(evaluate.settings_of(arguments.runs)) as here:
+    with process_group.start(evaluate.process_settings(arguments.runs)) as ranks:
         for run in arguments.runs:
-            with progress(f"evaluating {run.name}", hidden=not here.is_main) as show:
-                summary = evaluate.evaluate_run(
-                    run, arguments.split, arguments.checkpoint, arguments.shards, here, arguments.crop, show
-                )
-            here.on_main(functools.partial(_show_evaluation, run, summary, arguments.json))
-        here.barrier()
-        if here.is_main and len(arguments.runs) > 1 and not arguments.json:
+            with progress(f"evaluating {run.name}", hidden=not ranks.is_main) as show:
+                wanted = evaluate.RunEvaluation(
+                    run=run, split=arguments.split, checkpoint=arguments.checkpoint, shards=arguments.shards,
+                    crop=arguments.crop,
+                )  # fmt: skip
+                summary = evaluate.evaluate_run(wanted, ranks, show)
+            ranks.on_main(functools.partial(_show_evaluation, run, summary, arguments.json))
+        ranks.barrier()
+        if ranks.is_main and len(arguments.runs) > 1 and not arguments.json:
             print(f"next: kws compare {' '.join(map(str, arguments.runs))}")
     return OK
 
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
-    from kws.evaluation import evaluate
+    from kws.evaluation.split_result import file_stem
     from kws.results import pictures, report
 
-    picture = run / "eval" / f"{evaluate.file_stem(summary['split'], summary['crop'])}.png"
+    picture = run / "eval" / f"{file_stem(summary['split'], summary['crop'])}.png"
     pictures.draw_confusion(summary, picture)
     if as_json:
         print(json.dumps(summary), flush=True)
@@ -101,6 +104,7 @@ def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> int:
+    """Shows evaluated runs as a table; with --out also writes it as files."""
     from kws.results import compare, compare_text
 
     found = compare.compare(arguments.runs, arguments.split)
@@ -120,6 +124,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def predict(arguments: argparse.Namespace) -> int:
+    """Recognises the words in audio files."""
     from kws.audio import audio_files
     from kws.evaluation import predict
     from kws.machine import keep_freed_memory
@@ -129,32 +134,32 @@ def predict(arguments: argparse.Namespace) -> int:
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
     keep_freed_memory()
     skipped: list[audio_files.SkippedFile] = []
-    tally = predict.Tally(grid.PANELS if arguments.grid else 0)
-    say = _say_as_json if arguments.json else _say_prediction
-    with progress("listening", hidden=sys.stdout.isatty()) as show:  # there the lines show how far it is
+    counts = predict.PredictionCounts(grid.PANELS if arguments.grid else 0)
+    print_prediction = _print_json if arguments.json else _print_line
+    with progress("predicting", hidden=sys.stdout.isatty()) as show:  # on a terminal the lines show the progress
         for item in recognizer.files(paths, skipped):
-            say(tally.add(item), arguments.top)
-            show(tally.files + len(skipped), len(paths))
-    for left in skipped:
-        print(f"left out: {left}", file=sys.stderr)
+            print_prediction(counts.add(item), arguments.top)
+            show(counts.files + len(skipped), len(paths))
+    for file in skipped:
+        print(f"left out: {file}", file=sys.stderr)
         if arguments.json:
-            print(json.dumps({"path": str(left.path), "error": left.reason}))
-    if tally.known and not arguments.json:
-        print(tally.line())
+            print(json.dumps({"path": str(file.path), "error": file.reason}))
+    if counts.known and not arguments.json:
+        print(counts.line())
     if arguments.grid:
-        predict.draw_grid(recognizer, tally, arguments.grid)
+        predict.draw_grid(recognizer, counts, arguments.grid)
         if not arguments.json:
             print(f"{arguments.grid}: truth and prediction side by side")
     return FAILED if skipped else OK
 
 
-def _say_as_json(item: Any, top: int) -> None:
+def _print_json(item: Any, top: int) -> None:
     words = [{"word": word, "probability": round(p, 6)} for word, p in item.words[:top]]
-    facts = {"path": str(item.path), "words": words, "truth": item.truth, "start_s": round(item.start_s, 3)}
-    print(json.dumps(facts | {"note": item.note}))
+    row = {"path": str(item.path), "words": words, "truth": item.truth, "start_s": round(item.start_s, 3)}
+    print(json.dumps(row | {"note": item.note}))
 
 
-def _say_prediction(item: Any, _: int) -> None:
+def _print_line(item: Any, _: int) -> None:
     from kws.audio.audio_files import printable
 
     word, probability = item.words[0]
@@ -164,10 +169,11 @@ def _say_prediction(item: Any, _: int) -> None:
 
 
 def report(arguments: argparse.Namespace) -> int:
+    """Writes a run's HTML page and shows its main figures."""
     from kws.evaluation import sampling_audit
     from kws.results import records, report
 
-    sampling = sampling_audit.audit(arguments.run, records.steps_done(arguments.run))
+    sampling = sampling_audit.audit_sampling(arguments.run, records.steps_done(arguments.run))
     page, figures = report.write_report(arguments.run, sampling)
     if arguments.json:
         print(json.dumps({"report": str(page)}))
@@ -178,18 +184,19 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def models(arguments: argparse.Namespace) -> int:
+    """Shows the networks and what each costs."""
     from kws.commands import catalogue
 
-    names = catalogue.matching(arguments.names)
+    names = catalogue.find_names(arguments.names)
     with progress("counting") as show:
         rows = []
         for name in names:
-            rows.append(catalogue.row(name))
+            rows.append(catalogue.network_row(name))
             show(len(rows), len(names))
     if arguments.json:
         print(json.dumps(rows))
         return OK
-    console().print(catalogue.table(rows))
+    console().print(catalogue.networks_table(rows))
     for family, paper in {row["family"]: row["paper"] for row in rows}.items():
         print(f"{family}: {paper}")
     return OK

@@ -1,9 +1,9 @@
-"""A training, or one per architecture, to SLURM's queue: looked at before it waits there, and frozen.
+"""Submits a training to SLURM, or one per config, after checking it and copying its config.
 
-    CONFIG... + shape -> checked -> copies in RUN/slurm/ -> sbatch -> the job's number, and how to follow it
+    CONFIG... + resources -> checked -> copied into RUN/slurm/ -> sbatch -> the job's number, and how to follow it
 
-A job that waits for hours, or comes back after days, reads its config then. It reads the copy, so that the file may be
-edited for the next run meanwhile; else the edited one would be refused as another run's.
+A job reads its config when it starts and when it is requeued, perhaps days later. It reads the copy, so the original
+may be edited for the next run; otherwise the job would be refused because its settings had changed.
 """
 
 from __future__ import annotations
@@ -26,81 +26,85 @@ SCRIPTS = Path("slurm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
-    """What is wanted. `gpus`: a node, a process each; 0: `tasks` processes a node, on the CPU."""
+class Submission:
+    """What to train, and the resources of each job."""
 
     configs: Sequence[Path]
     run: Path | None = None
-    """Of one config its run folder, of several the folder of their run folders."""
+    """The run folder of a single config; the parent of the run folders of several."""
     changes: Sequence[str] = ()
-    """As kws train has them after --set."""
+    """Overrides `a.b=c`, as after --set of kws train."""
     nodes: int = 1
     gpus: int = 0
+    """GPUs per node, with one process each; 0: train on the CPU."""
     tasks: int = 1
+    """Processes per node without GPUs."""
     time: str = ""
+    """Time limit for SLURM; "": the partition's default."""
     options: Sequence[str] = ()
-    """More words for sbatch."""
+    """Further options for sbatch."""
 
     @property
-    def many(self) -> bool:
-        """Whether it is an array of jobs."""
+    def is_array(self) -> bool:
+        """Whether this is an array of jobs, one per config."""
         return len(self.configs) > 1
 
     @property
     def folder(self) -> Path:
-        """The run folder, or that of an array's run folders."""
+        """The run folder, or the parent of an array's run folders. Raises UsageError for an array without --run."""
         if self.run:
             return self.run
-        if self.many:
-            raise UsageError("--run: wanted, the folder for the runs of several configs")
+        if self.is_array:
+            raise UsageError("--run: several configs need it, as the folder for their run folders")
         return Path(os.environ.get("KWS_RUNS", "runs")) / self.configs[0].stem
 
     def run_of(self, config: Path) -> Path:
         """The run folder of one of the configs."""
-        return self.folder / config.stem if self.many else self.folder
+        return self.folder / config.stem if self.is_array else self.folder
 
 
 @dataclasses.dataclass(frozen=True)
-class Submission:
-    """What is given to sbatch. `after`: it starts when the job submitted before it has ended."""
+class SbatchJob:
+    """The arguments of one sbatch command."""
 
-    words: list[str]
-    after: bool = False
+    arguments: list[str]
+    after_previous: bool = False
+    """Whether it starts only when the job submitted before it has ended."""
 
-    def command(self, number: str = "NUMBER") -> list[str]:
-        """The words, `number` being that of the job before."""
-        dependency = [f"--dependency=afterany:{number}"] if self.after else []
-        return ["sbatch", "--parsable", *dependency, *self.words]
+    def command(self, previous: str = "NUMBER") -> list[str]:
+        """The whole command; `previous` is the number of the job submitted before."""
+        dependency = [f"--dependency=afterany:{previous}"] if self.after_previous else []
+        return ["sbatch", "--parsable", *dependency, *self.arguments]
 
 
-def launch(order: Order, dry: bool) -> list[str]:
-    """Checks and submits it, or with `dry` does the first alone. What to say, line by line.
+def submit(submission: Submission, dry_run: bool) -> list[str]:
+    """Checks the submission and submits it, unless `dry_run`. Returns the lines to print.
 
-    Raises UsageError for what would end the job after it has waited, and where sbatch refuses it.
+    Raises UsageError for mistakes that would otherwise end the job after its wait in the queue, and where sbatch fails.
     """
-    _check(order)
-    jobs = _jobs(order)
-    if dry:
+    _check(submission)
+    jobs = _jobs(submission)
+    if dry_run:
         return [shlex.join(job.command()) for job in jobs]
-    _keep_copies(order)
+    _copy_inputs(submission)
     lines, number = [], ""
     for job in jobs:
         command = job.command(number)
-        number = _submit(command)
+        number = _sbatch(command)
         lines += [shlex.join(command), f"job {number}"]
-    return lines + _follow(order, lines[1].removeprefix("job "))
+    return lines + _how_to_follow(submission, lines[1].removeprefix("job "))
 
 
-def _check(order: Order) -> None:
+def _check(submission: Submission) -> None:
     if not (SCRIPTS / "train.sbatch").is_file():
-        raise UsageError(f"{Path.cwd()}: no slurm/train.sbatch here; go to the project's folder first")
-    if len({config.stem for config in order.configs}) < len(order.configs):
-        raise UsageError("two configs of the same name would share a run folder; rename one")
-    processes = order.nodes * (order.gpus or order.tasks)
-    for config in order.configs:
-        settings = settings_file.load(config, [f"train.processes={processes}", *order.changes])
+        raise UsageError(f"{Path.cwd()}: found no slurm/train.sbatch; change to the project's folder first")
+    if len({config.stem for config in submission.configs}) < len(submission.configs):
+        raise UsageError("two configs of the same name would use the same run folder; rename one")
+    processes = submission.nodes * (submission.gpus or submission.tasks)
+    for config in submission.configs:
+        settings = settings_file.load(config, [f"train.processes={processes}", *submission.changes])
         index.load(Path(settings.data.shards))
-        run = order.run_of(config)
+        run = submission.run_of(config)
         lock.refuse_if_in_use(run)
         if any((run / "checkpoints").glob("step-*")):
             changed = settings_file.differences(run_folder.read_config(run), settings)
@@ -108,51 +112,75 @@ def _check(order: Order) -> None:
                 raise UsageError(f"{run}: made with other settings ({'; '.join(changed)}); use --run ANOTHER_FOLDER")
 
 
-def _jobs(order: Order) -> list[Submission]:
-    copies, overrides = order.folder / "slurm", [word for change in order.changes for word in ("--set", change)]
-    shape = [f"--nodes={order.nodes}", f"--ntasks-per-node={order.gpus or order.tasks}"]
-    shape += [f"--gpus-per-node={order.gpus}"] if order.gpus else []
-    shape += [f"--time={order.time}"] if order.time else []
-    configs = [str(copies / config.name) for config in order.configs]
-    if not order.many:
-        name = [f"--job-name={order.configs[0].stem}", f"--output={copies}/%j.log"]
-        words = [*name, *shape, *order.options, str(copies / "train.sbatch"), *configs, "--run", str(order.folder)]
-        return [Submission([*words, *overrides])]
+def _jobs(submission: Submission) -> list[SbatchJob]:
+    copies, overrides = (
+        submission.folder / "slurm",
+        [word for change in submission.changes for word in ("--set", change)],
+    )
+    shape = [f"--nodes={submission.nodes}", f"--ntasks-per-node={submission.gpus or submission.tasks}"]
+    shape += [f"--gpus-per-node={submission.gpus}"] if submission.gpus else []
+    shape += [f"--time={submission.time}"] if submission.time else []
+    configs = [str(copies / config.name) for config in submission.configs]
+    if not submission.is_array:
+        name = [f"--job-name={submission.configs[0].stem}", f"--output={copies}/%j.log"]
+        words = [
+            *name,
+            *shape,
+            *submission.options,
+            str(copies / "train.sbatch"),
+            *configs,
+            "--run",
+            str(submission.folder),
+        ]
+        return [SbatchJob([*words, *overrides])]
     array = [f"--array=0-{len(configs) - 1}", f"--output={copies}/%A_%a.log"]
-    words = [*array, *shape, *order.options, str(copies / "array.sbatch"), str(order.folder), *configs, *overrides]
-    compare = [f"--output={copies}/%j.log", *order.options, str(SCRIPTS / "compare.sbatch"), str(order.folder)]
-    return [Submission(words), Submission(compare, after=True)]
+    words = [
+        *array,
+        *shape,
+        *submission.options,
+        str(copies / "array.sbatch"),
+        str(submission.folder),
+        *configs,
+        *overrides,
+    ]
+    compare = [
+        f"--output={copies}/%j.log",
+        *submission.options,
+        str(SCRIPTS / "compare.sbatch"),
+        str(submission.folder),
+    ]
+    return [SbatchJob(words), SbatchJob(compare, after_previous=True)]
 
 
-def _keep_copies(order: Order) -> None:
-    copies = order.folder / "slurm"
-    script = SCRIPTS / ("array.sbatch" if order.many else "train.sbatch")
+def _copy_inputs(submission: Submission) -> None:
+    copies = submission.folder / "slurm"
+    script = SCRIPTS / ("array.sbatch" if submission.is_array else "train.sbatch")
     try:
         copies.mkdir(parents=True, exist_ok=True)
-        for path in (script, *order.configs):
+        for path in (script, *submission.configs):
             if path.resolve() != (copies / path.name).resolve():
                 shutil.copyfile(path, copies / path.name)
     except OSError as error:
         raise UsageError(f"{copies}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
 
 
-def _submit(command: Sequence[str]) -> str:
-    """The job's number."""
+def _sbatch(command: Sequence[str]) -> str:
+    """Runs sbatch and returns the job's number."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UsageError("sbatch: not found; type this on a cluster's login node (or add --dry-run)") from None
+        raise UsageError("sbatch: not found; run this on a login node of a cluster, or add --dry-run") from None
     if done.returncode:
-        raise UsageError(f"sbatch: {done.stderr.strip()}; the command was: {shlex.join(command)}")
-    return done.stdout.strip().partition(";")[0]  # with several clusters NUMBER;CLUSTER
+        raise UsageError(f"sbatch failed: {done.stderr.strip()}; the command was: {shlex.join(command)}")
+    return done.stdout.strip().partition(";")[0]  # NUMBER;CLUSTER where there are several clusters
 
 
-def _follow(order: Order, number: str) -> list[str]:
-    log = order.folder / "slurm" / (f"{number}_0.log" if order.many else f"{number}.log")
-    first = order.run_of(order.configs[0])
+def _how_to_follow(submission: Submission, number: str) -> list[str]:
+    log = submission.folder / "slurm" / (f"{number}_0.log" if submission.is_array else f"{number}.log")
+    first = submission.run_of(submission.configs[0])
     return [
         f"queue    squeue -j {number}",
         f"log      tail -F {log}",
-        f"restart  touch {first}/stop    (saves, and goes back into the queue)",
-        f"cancel   scancel {number}    (saves; the same kws launch goes on from there)",
+        f"restart  touch {first}/stop    (saves, then requeues the job)",
+        f"cancel   scancel {number}    (saves; run the same kws launch again to resume)",
     ]

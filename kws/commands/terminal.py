@@ -1,4 +1,4 @@
-"""What a person sees of every command: tables on the terminal, a bar on what takes long; and the exit codes."""
+"""What all commands share: exit codes, the console for tables, progress bars, and how a command is stopped."""
 
 from __future__ import annotations
 
@@ -12,51 +12,57 @@ from typing import Any
 from kws.errors import StoppedError
 
 OK, FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes. STOPPED: the work done so far is saved, and the same command resumes (sysexits.h: EX_TEMPFAIL)."""
 
 
 def console() -> Any:
+    """rich's console on stdout."""
     from rich.console import Console
 
-    class Plain(Console):
+    class RaisingConsole(Console):
         def on_broken_pipe(self) -> None:
-            raise  # `main` knows what it means; rich would leave with 1
+            raise  # main() handles it; rich would exit with 1
 
-    return Plain()
+    return RaisingConsole()
 
 
 @contextmanager
-def progress(what: str, hidden: bool = False, in_bytes: bool = False) -> Iterator[Callable[..., None]]:
-    """A bar on stderr where that is a terminal, nothing elsewhere; of bytes with how many there are, and their rate."""
+def progress(label: str, hidden: bool = False, in_bytes: bool = False) -> Iterator[Callable[..., None]]:
+    """Shows a progress bar on stderr if that is a terminal; yields show(done, total, label).
+
+    `in_bytes`: done and total are bytes; the bar shows them and the transfer rate.
+    """
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
     console, hidden = Console(stderr=True), hidden or not sys.stderr.isatty()
     columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if in_bytes else [])]
-    # What is printed meanwhile must not take the way of the bar: it may be meant for a file.
+    # stdout is left alone: it may be redirected to a file.
     with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total, label=what: bar.update(task, completed=done, total=total, description=label)
+        task = bar.add_task(label, total=None)
+        yield lambda done, total, text=label: bar.update(task, completed=done, total=total, description=text)
 
 
 @contextmanager
-def stoppable(place: Path) -> Iterator[None]:
-    """Around what keeps, in `place`, all that it has done: Ctrl-C and SIGTERM become a StoppedError that says so."""
+def stoppable(folder: Path) -> Iterator[None]:
+    """Around work that can be resumed from what it has written to `folder`: turns Ctrl-C and SIGTERM into a
+    StoppedError that says so."""
 
-    def leave(number: int, _: object) -> None:
+    def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        raise StoppedError(f"{place}: stopped; the same again goes on from what is done") from stop
+        raise StoppedError(f"{folder}: stopped; run the same command again to resume") from stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def live_line() -> Iterator[Callable[[str], None]]:
-    """One line on stderr that is written anew, where that is a terminal; nothing elsewhere."""
+    """Yields show(text), which replaces one line on stderr if that is a terminal and does nothing otherwise."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -70,6 +76,6 @@ def live_line() -> Iterator[Callable[[str], None]]:
 
 
 def meter(level_db: float, width: int = 30, floor_db: float = -60.0) -> str:
-    """A level against full scale as a bar: -60 dB is empty, 0 dB full."""
+    """A level in dB of full scale as a text bar: `floor_db` is empty, 0 dB is full."""
     filled = round(min(1.0, max(0.0, 1 - level_db / floor_db)) * width)
     return f"{'█' * filled}{'·' * (width - filled)} {level_db:4.0f} dB"

@@ -1,4 +1,4 @@
-"""What the network sees of one clip: wave and features, as they are and as training varies them, in a picture."""
+"""Draws one clip as the network sees it: waveform and features, without augmentation and with it, as a PNG."""
 
 from __future__ import annotations
 
@@ -30,29 +30,30 @@ _INK, _WAVE = "#333333", "#0072B2"
 
 
 def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
-    """A PNG of the corpus's clip `name` (its key, or SPLIT/NUMBER): as it is, then `draws` ways in which the settings'
-    training chain varies it. Raises UsageError where there is no such clip, or no place
-    for the picture."""
+    """Writes a PNG of the corpus's clip `name` (its key, or SPLIT/NUMBER): the clip itself, then `draws` augmented
+    variants of it, as training would draw them.
+
+    Raises UsageError where there is no such clip, and where `path` cannot be written.
+    """
     from matplotlib.figure import Figure
 
     training_set = TrainingSet(config)
     split, clip = find_clip(training_set.index, name)
     reader = Reader(training_set.index, split, cache_settings=CacheSettings.from_config(config.data))
     rows, lengths = reader.read_rows(np.full(max(1, draws), clip), training_set.read_samples)
-    wave, plain, numbers = torch.from_numpy(rows[:draws]), torch.from_numpy(rows[:1]), np.arange(draws)
-    plain = plain[:, : training_set.samples]
+    plain = torch.from_numpy(rows[:1, : training_set.samples])
+    wave, lengths, numbers = torch.from_numpy(rows[:draws]), lengths[:draws], np.arange(draws)
     features, chain = _front_end(training_set)
     with torch.inference_mode():
-        lengths = lengths[:draws]
         waves = [plain[0].float() / 32768.0, *chain.waves(wave, lengths, numbers, 0)]
-        seen = [features(plain)[0, 0], *(chain(wave, lengths, numbers, 0)[:, 0] if draws else [])]
-        said = ["as it is: evaluation, prediction", *told(chain, numbers)]
+        images = [features(plain)[0, 0], *(chain(wave, lengths, numbers, 0)[:, 0] if draws else [])]
+        titles = ["no augmentation (evaluation, prediction)", *describe_augmentation(chain, numbers)]
     figure = Figure(figsize=(11.0, 1.9 * len(waves) + 0.7), layout="constrained")
     axes = figure.subplots(len(waves), 2, squeeze=False, sharex="col")
-    loudest, levels = max(float(wave.abs().max()) for wave in waves), _levels(seen, config)
-    for (left, right), wave, image, title in zip(axes, waves, seen, said, strict=True):
+    loudest, colour_range = max(float(wave.abs().max()) for wave in waves), _colour_range(images, config)
+    for (left, right), wave, image, title in zip(axes, waves, images, titles, strict=True):
         _draw_wave(left, wave, loudest, title)
-        _draw_features(right, image, config.frontend.features, levels)
+        _draw_features(right, image, config.frontend.features, colour_range)
     word = training_set.index.words[int(training_set.index.split(split).values("word", clip))]
     figure.suptitle(
         f"{word}: {reader.name(clip)} ({split}/{clip}) through {config.frontend.features}, "
@@ -66,14 +67,11 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
 
 
-def told(chain: AugmentationChain, draws: Ints) -> list[str]:
-    """What the steps do to each draw of the first epoch, in words."""
-    transforms, sampler, bank = chain.sampler.clip_transforms(draws, 0), chain.sampler, chain.bank
-    rooms, noise, mix = (
-        sampler.room_indices(draws, 0, NUM_ROOMS),
-        sampler.added_noise(draws, 0),
-        sampler.mixed_noise(draws, 0),
-    )
+def describe_augmentation(chain: AugmentationChain, draws: Ints) -> list[str]:
+    """One line per draw of the first epoch: the augmentation parameters of the steps that change it."""
+    sampler, bank = chain.sampler, chain.bank
+    transforms, rooms = sampler.clip_transforms(draws, 0), sampler.room_indices(draws, 0, NUM_ROOMS)
+    noise, mix = sampler.added_noise(draws, 0), sampler.mixed_noise(draws, 0)
     lines, shift_ms = [], sampler.shift_ms(draws, 0)
     for row, draw in enumerate(draws.tolist()):
         parts = [
@@ -86,25 +84,29 @@ def told(chain: AugmentationChain, draws: Ints) -> list[str]:
             (transforms.shift[row] != 0, f"shifted by {transforms.shift[row]:+d} frames"),
             (mix.applied[row] and bank.num_rows, f"{mix.level[row]:.0%} noise"),
         ]
-        lines.append(f"draw {draw}: " + (", ".join(text for there, text in parts if there) or "nothing before masks"))
+        lines.append(f"draw {draw}: " + (", ".join(text for applied, text in parts if applied) or "masks only"))
     return lines
 
 
 def _front_end(training_set: TrainingSet) -> tuple[Features, AugmentationChain]:
-    config, caching = training_set.config, CacheSettings.from_config(training_set.config.data)
-    chosen = config.frontend.features
-    measured = config.frontend.normalise == "corpus"
-    features = Features(
-        chosen,
-        normalisation.load_or_measure(training_set.index, chosen, training_set.samples, caching) if measured else None,
+    config = training_set.config
+    cache = CacheSettings.from_config(config.data)
+    name = config.frontend.features
+    normalised = config.frontend.normalise == "corpus"
+    statistics = (
+        normalisation.load_or_measure(training_set.index, name, training_set.samples, cache) if normalised else None
     )
-    noises = read_noise(training_set.index, "train", caching)
+    features = Features(name, statistics)
+    noises = read_noise(training_set.index, "train", cache)
     return features, AugmentationChain(config.frontend, features, config.train.seed, noises, training_set.samples, CPU)
 
 
-def _levels(seen: list[Tensor], config: Config) -> tuple[float, float]:
-    """The same colours in all pictures. The first cosine is loudness, which would hide the others."""
-    rows = torch.stack(seen)[:, 1 if SPECS[config.frontend.features].scale == "mfcc" else 0 :]
+def _colour_range(images: list[Tensor], config: Config) -> tuple[float, float]:
+    """Lowest and highest value of the colour scale, the same for all images.
+
+    Without the first cosine of MFCCs: it is the loudness, whose range would hide the others.
+    """
+    rows = torch.stack(images)[:, 1 if SPECS[config.frontend.features].scale == "mfcc" else 0 :]
     return float(rows.quantile(0.01)), float(rows.quantile(0.999))
 
 
@@ -113,22 +115,22 @@ def _draw_wave(axes: Axes, wave: Tensor, loudest: float, title: str) -> None:
     axes.set_ylim(-1.05 * loudest, 1.05 * loudest)
     axes.set_xlim(0, len(wave) / SAMPLE_RATE_HZ)
     axes.set_title(title, fontsize=8.5, loc="left", color=_INK)
-    _dress(axes)
+    _style_axes(axes)
 
 
-def _draw_features(axes: Axes, image: Tensor, name: str, levels: tuple[float, float]) -> None:
+def _draw_features(axes: Axes, image: Tensor, name: str, colour_range: tuple[float, float]) -> None:
     bands, frames = image.shape
     seconds = frames * SPECS[name].hop / SAMPLE_RATE_HZ
     axes.imshow(
-        image.numpy(), origin="lower", aspect="auto", interpolation="nearest", cmap="magma", vmin=levels[0],
-        vmax=levels[1], extent=(0.0, seconds, 0.0, bands),
+        image.numpy(), origin="lower", aspect="auto", interpolation="nearest", cmap="magma", vmin=colour_range[0],
+        vmax=colour_range[1], extent=(0.0, seconds, 0.0, bands),
     )  # fmt: skip
     axes.set_title(f"{bands} x {frames}", fontsize=8.5, loc="left", color=_INK)
     axes.set_ylabel("cosine" if SPECS[name].scale == "mfcc" else "mel band", fontsize=8, color=_INK)
-    _dress(axes)
+    _style_axes(axes)
 
 
-def _dress(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
     axes.tick_params(labelsize=7.5, colors=_INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -1,8 +1,9 @@
-"""The clips that a network got most wrong, kept beside an evaluation so that they can be heard and seen anywhere.
+"""The worst mistakes of an evaluation, saved with their sound and features, so that a report can play and show them.
 
-result -> the clips whose true word seemed least likely -> their sound and features -> RUN/eval/STEM.mistakes.npz
+result -> the wrong clips whose true class had the lowest probability -> their sound and features ->
+RUN/eval/STEM.mistakes.npz
 
-A report needs neither the corpus nor torch to show them.
+A report that shows them needs neither the corpus nor torch.
 """
 
 from __future__ import annotations
@@ -13,39 +14,38 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kws.data.index import Index
+from kws import files
 from kws.data.reader import Reader
-from kws.data.store import CacheSettings
+from kws.evaluation.split_result import SplitResult
 from kws.evaluation.trained import Trained
 
-Ids = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.float32]
-MOST = 24
+MAX_CLIPS = 24
 
 
-def worst(truth: Ids, probabilities: Probabilities, most: int = MOST) -> Ids:
-    """Places of the wrong clips, the least likely truth first, at most `most`; of truth (n,), probabilities (n, C)."""
-    likely = probabilities[np.arange(len(truth)), truth]
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != truth)
-    return wrong[np.argsort(likely[wrong], kind="stable")][:most]
+def worst_mistakes(result: SplitResult, max_clips: int = MAX_CLIPS) -> npt.NDArray[np.int64]:
+    """Rows of the wrongly recognised clips, the lowest probability of the true class first, at most `max_clips`."""
+    true_probability = _true_probability(result)
+    wrong = np.flatnonzero(result.prediction != result.truth)
+    return wrong[np.argsort(true_probability[wrong], kind="stable")][:max_clips]
 
 
-def write(
-    path: Path, trained: Trained, index: Index, split: str, clips: Ids, truth: Ids, probabilities: Probabilities
-) -> None:
-    """Arrays over the k worst of the n clips: clips, truth, predicted, probability (of the prediction), likely (of the
-    truth), names, wave int16 (k, T), lengths, features float16 (k, F, N)."""
-    places = worst(truth, probabilities)
-    clips, truth, probabilities = clips[places], truth[places], probabilities[places]
-    reader = Reader(index, split, cache_settings=CacheSettings.from_config(trained.config.data))
+def _true_probability(result: SplitResult) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = result.probabilities[np.arange(len(result.truth)), result.truth]
+    return found
+
+
+def write_mistakes(path: Path, trained: Trained, reader: Reader, result: SplitResult) -> None:
+    """Writes arrays of the k worst clips: clips, truth, predicted, probability (of the prediction), likely (the
+    probability of the truth), names, wave int16 (k, T), lengths, features float16 (k, F, N)."""
+    rows = worst_mistakes(result)
+    clips = result.clips[rows]
     wave, lengths = reader.read_rows(clips, trained.samples)
     with torch.inference_mode():
-        seen = [trained.features(torch.from_numpy(row[None]).to(trained.device))[0, 0].cpu().numpy() for row in wave]
-    partial = path.with_name(f".{path.name}")
-    np.savez_compressed(
-        partial, clips=clips, truth=truth, predicted=probabilities.argmax(axis=1),
-        probability=probabilities.max(axis=1), wave=wave, lengths=lengths,
-        likely=probabilities[np.arange(len(clips)), truth], names=np.array(list(map(reader.name, clips.tolist())), str),
-        features=np.array(seen, np.float16),
-    )  # fmt: skip
-    partial.replace(path)
+        shown = [trained.features(torch.from_numpy(row[None]).to(trained.device))[0, 0].cpu().numpy() for row in wave]
+    with files.replaced(path) as partial, partial.open("wb") as out:
+        np.savez_compressed(
+            out, clips=clips, truth=result.truth[rows], predicted=result.prediction[rows],
+            probability=result.probabilities[rows].max(axis=1), wave=wave, lengths=lengths,
+            likely=_true_probability(result)[rows], names=np.array([reader.name(clip) for clip in clips.tolist()], str),
+            features=np.array(shown, np.float16),
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Planned and consumed draws of each class in the newest epoch of a run, for its report."""
+"""Counts planned and consumed draws of each class in the newest epoch of a run, for its report."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kws.errors import UsageError
 from kws.results import records
 from kws.results.records import ClassDraws, SamplingAudit
 
-_MOST_DRAWS = 2_000_000
-"""Longest epoch that is audited, in draws: more would take seconds."""
+_MAX_DRAWS = 2_000_000
+"""The longest epoch that is audited, in draws; a longer one would take seconds."""
 
 
-def audit(run: Path, steps_done: int) -> SamplingAudit | None:
-    """The epoch that contains step `steps_done` - 1; None where the corpus is not available or no step was done."""
+def audit_sampling(run: Path, steps_done: int) -> SamplingAudit | None:
+    """Audits the epoch of the last step done; None where the corpus is not available or no step was done."""
     try:
         kept = records.read_json(run / "run.json").get("task")
         task = tasks.parse(kept, str(run / "run.json")) if isinstance(kept, dict) else None
@@ -28,7 +28,7 @@ def audit(run: Path, steps_done: int) -> SamplingAudit | None:
         return None
     if (
         not 0 < steps_done <= training_set.total_steps
-        or training_set.steps_per_epoch * training_set.config.train.global_batch > _MOST_DRAWS
+        or training_set.steps_per_epoch * training_set.config.train.global_batch > _MAX_DRAWS
     ):
         return None
     epoch = (steps_done - 1) // training_set.steps_per_epoch

@@ -1,4 +1,4 @@
-"""A trained network as a run folder holds it: settings, classes, front end and weights."""
+"""A trained network, loaded from a run folder: settings, classes, features and weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.corpus import tasks
+from kws.data.index import Index
 from kws.errors import UsageError
 from kws.run import folder as run_folder
 from kws.run.checkpoint import Checkpoint, Checkpoints
 
 
 class Trained:
-    """`network` (in eval mode) and `features` on `device`, for clips of `samples` samples of `classes`, those of
-    `task`. `unknown`: the corpus's words that the network learned to call so."""
+    """`network` (in eval mode) and `features` on `device`, for clips of `samples` samples.
+
+    `classes` are those of `task`; `unknown` are the corpus's words that were trained as the class `unknown`.
+    """
 
     def __init__(self, config: Config, checkpoint: Checkpoint, device: torch.device) -> None:
         self.config, self.checkpoint, self.device = config, checkpoint, device
@@ -35,22 +38,34 @@ class Trained:
         self.network: nn.Module = models.build(config.model.name, len(self.classes), shape).to(device)
         averaged = checkpoint.ema()
         self.weights = "model" if averaged is None else "ema"
-        """Which of the checkpoint's weights these are: averaged ones, where there are any, are preferred."""
+        """Which of the checkpoint's weights these are: the averaged ones ("ema") are used where it has them."""
         self.network.load_state_dict(checkpoint.model() if averaged is None else averaged)
         self.network.eval()
 
     @classmethod
     def from_run(cls, run: Path, checkpoint: str, device: torch.device) -> Trained:
-        """Raises UsageError where `run` is no run folder or has no such whole checkpoint."""
+        """Loads a checkpoint of a run. Raises UsageError where there is no such run folder or complete checkpoint."""
         return cls(run_folder.read_config(run), Checkpoints(run).find(checkpoint), device)
 
 
-def matching(
+def check_corpus(index: Index, checkpoint: Checkpoint, fix: str) -> None:
+    """Raises UsageError, which ends with `fix`, where the checkpoint was trained on another corpus."""
+    trained_on = checkpoint.state["corpus_id"]
+    if index.content_id != trained_on:
+        raise UsageError(
+            f"{index.root}: this is corpus {index.content_id}, but {checkpoint.path} was trained on {trained_on}; {fix}"
+        )
+
+
+def initial_weights(
     path: Path, wanted: Mapping[str, Tensor], head: Collection[str], classes: Sequence[str]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Of the weights of a run folder (its best) or a .safetensors file those that fit `wanted` by name and shape, and
-    the names that found none. The `head` of a run with other classes fits never: its numbers mean other words. Raises
-    UsageError where there are none, or none fits."""
+    """The weights for `train.init`, from a run folder (its best checkpoint) or a .safetensors file.
+
+    Returns those that fit `wanted` by name and shape, and the names in `wanted` that found none. The weights named in
+    `head` are not taken from a run with other classes: its outputs mean other words. Raises UsageError where `path`
+    cannot be read, and where nothing fits.
+    """
     if path.is_dir():
         checkpoint = Checkpoints(path).find("best_accuracy")
         found = checkpoint.ema() or checkpoint.model()
@@ -65,5 +80,5 @@ def matching(
             ) from error
     kept = {name: value for name, value in found.items() if name in wanted and value.shape == wanted[name].shape}
     if not kept:
-        raise UsageError(f"train.init: nothing in {path} fits; wanted weights of the same model.name")
+        raise UsageError(f"train.init: no weight in {path} fits; wanted weights of the same model.name")
     return kept, [name for name in wanted if name not in kept]

@@ -37,7 +37,7 @@ def load_initial_weights(
     """
     initial = network.state_dict()
     head = models.head(config.model.name, len(classes), in_shape)
-    found, missing = trained.matching(Path(config.train.init), initial, head, classes)
+    found, missing = trained.initial_weights(Path(config.train.init), initial, head, classes)
     network.load_state_dict(initial | found)
     rest = f"; initialised anew: {', '.join(missing)}" if missing else ""
     return f"{config.train.init}: {len(found)} of {len(initial)} tensors loaded{rest}"

@@ -25,7 +25,8 @@ from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import Watchdog
-from kws.evaluation.evaluate import Result, Stopped, evaluate_split
+from kws.evaluation.evaluate import EvaluationData, EvaluationStopped, evaluate_split
+from kws.evaluation.split_result import SplitResult
 from kws.run import curves, log
 from kws.run import folder as run_folder
 from kws.run.attempt import Attempt
@@ -160,7 +161,7 @@ class Trainer:
                     with self.stepper.ema.swapped_in():
                         result = self._evaluate()
                     values |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
-            except Stopped:
+            except EvaluationStopped:
                 return False
             values["eval_seconds"] = time.perf_counter() - began
             improved = self.state.record_evaluation(result.accuracy, result.loss, train)
@@ -344,19 +345,23 @@ class Trainer:
         ahead = functools.partial(plan.needed_shards, ranks.rank, ranks.world_size, first)
         return stream_batches(slots, self.reader, self.config.data.workers, ranks.device.type == "cuda", ahead)
 
-    def _evaluate(self) -> Result:
+    def _evaluate(self) -> SplitResult:
         """The network with its present weights, on the valid split."""
         training_set, data = self.training_set, self.config.data
 
-        def go_on() -> bool:
+        valid = EvaluationData(
+            index=training_set.index, split="valid", task=training_set.task, samples=training_set.samples,
+            workers=data.workers, cache_settings=CacheSettings.from_config(data),
+        )  # fmt: skip
+
+        def should_continue() -> bool:
             self.watchdog.report_progress("evaluating")
             return not self.attempt.stop
 
         with self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
-                self.network, self.features, training_set.index, "valid", training_set.task, training_set.samples,
-                self.ranks, data.workers, CacheSettings.from_config(data), go_on, self.log.evaluation_progress,
-            )  # fmt: skip
+                self.network, self.features, valid, self.ranks, should_continue, self.log.evaluation_progress
+            )
 
     def _last_lr(self) -> float:
         """Learning rate of the last update."""

@@ -1,3 +1,5 @@
+"""`kws train --check`: what it says of a run folder in every state, and that it changes nothing."""
+
 from __future__ import annotations
 
 import json
@@ -12,9 +14,9 @@ import pytest
 from kws import cli
 from kws.data import index
 from kws.run import lock
-from tests.conftest import tiny_settings
+from tests.conftest import tiny_settings, train_here
 
-pytestmark = pytest.mark.xdist_group("preview")  # what they share is made once
+pytestmark = pytest.mark.xdist_group("preview")  # the shared fixtures are made once
 
 Check = Callable[..., dict[str, object]]
 
@@ -28,7 +30,7 @@ def config(tones: index.Index, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
-    """check(*settings) -> what --check --json says of tmp_path/run, which it leaves as it is."""
+    """check(*settings) -> the output of --check --json for tmp_path/run, which must not change."""
 
     def run(*settings: str, code: int = 0) -> dict[str, object]:
         folder = tmp_path / "run"
@@ -44,19 +46,25 @@ def check(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> C
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below with size and time of change."""
+    """Size and modification time of every file below the folder."""
     found = [folder, *folder.rglob("*")] if folder.exists() else []
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
 @pytest.fixture
-def trained(config: Path, tmp_path: Path, kws: Callable[..., subprocess.CompletedProcess[str]]) -> Path:
-    done = kws("train", config, "--run", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "run"
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A finished run in tmp_path/run."""
+    return shutil.copytree(trained_once, tmp_path / "run")
 
 
-def test_a_new_folder_would_start_and_is_not_made(check: Check, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained_once(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("preview") / "run"
+    assert train_here(run, f"data.shards={tones.root}") == 0
+    return run
+
+
+def test_a_new_run_would_start_and_its_folder_is_not_created(check: Check, tmp_path: Path) -> None:
     found = check()
     assert (found["state"], found["step"], found["why"]) == ("new", 0, None)
     assert not (tmp_path / "run").exists()
@@ -69,25 +77,26 @@ def test_an_old_name_in_the_settings_is_noted(check: Check) -> None:
     assert '"classic"' in note
 
 
-def test_a_trained_folder_is_finished_and_goes_on_where_epochs_are_added(check: Check, trained: Path) -> None:
+def test_a_trained_run_is_finished_and_would_resume_with_more_epochs(check: Check, trained: Path) -> None:
     steps = check()["steps"]
     assert (check()["state"], check()["step"]) == ("finished", steps)
     more = check("train.epochs=3", "train.allow_change=epochs")
     assert (more["state"], more["step"], more["why"]) == ("resume", steps, None)
 
 
-def test_a_damaged_checkpoint_is_noted_and_the_one_before_it_taken(check: Check, trained: Path) -> None:
+def test_a_damaged_checkpoint_is_noted_and_the_previous_one_used(check: Check, trained: Path) -> None:
     (evaluated,) = trained.glob("checkpoints/step-*-evaluated")
     (evaluated / "state.json").write_text("{}")
     found = check()
     assert found["state"] == "resume"  # the epoch's evaluation is still to do
-    assert "broken checkpoint" in str(found["notes"])
+    assert evaluated.name in str(found["notes"])
 
 
-def test_other_settings_would_be_refused_with_the_reason(check: Check, trained: Path) -> None:
+def test_changed_settings_would_be_refused_with_the_reason(check: Check, trained: Path) -> None:
     found = check("model.name=res8", code=cli.USAGE)
     assert found["state"] == "refused"
-    assert "model.name: 'tc_resnet8' there, 'res8' now" in str(found["why"])
+    assert "model.name" in str(found["why"])
+    assert "res8" in str(found["why"])
 
 
 def test_a_folder_in_use_would_be_refused(check: Check, trained: Path) -> None:
@@ -95,7 +104,7 @@ def test_a_folder_in_use_would_be_refused(check: Check, trained: Path) -> None:
     found = check(code=cli.USAGE)
     held.release()
     assert found["state"] == "refused"
-    assert f"in use by process {os.getpid()}" in str(found["why"])
+    assert str(os.getpid()) in str(found["why"])
     assert check()["state"] == "finished"
 
 
@@ -117,24 +126,27 @@ def test_memory_follows_the_settings(check: Check) -> None:
     assert memory(check("train.reduction=exact"))["gradients"] == 4 * plain["gradients"]
 
 
+@pytest.mark.slow
 def test_memory_under_zero(config: Path, tmp_path: Path, kws: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    # In a process of its own: accelerate keeps that it met DeepSpeed.
+    # In its own process, because accelerate keeps DeepSpeed in global state.
     words = ("train", config, "--run", tmp_path / "run", "--check", "--json", "--set", "train.zero=1")
     parts = json.loads(kws(*words).stdout)["memory"]
-    assert parts["optimizer"] == 3 * parts["gradients"]  # alone: Adam's two, and the weights
+    assert parts["optimizer"] == 3 * parts["gradients"]  # with one process: the two of Adam, and the weights
 
 
-def test_people_get_a_table(config: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_slots_memory_and_what_would_happen(
+    config: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def shown(*words: str) -> str:
         cli.main(["train", str(config), "--run", str(trained), "--check", *words])
         return " ".join(capsys.readouterr().out.split())
 
     capsys.readouterr()
     table = shown()
-    for part in ("classes 3: ", "32 clips: 4 slots of 8", "may be 1, 2, 4", "activations"):
+    for part in ("classes 3: ", "32 clips: 4 slots of 8", "possible: 1, 2, 4", "activations"):
         assert part in table
-    assert "would do nothing: finished, at step" in table
-    assert "would go on from step" in shown("--set", "train.epochs=2", "--set", "train.allow_change=epochs")
+    assert "would do nothing: finished at step" in table
+    assert "would resume from step" in shown("--set", "train.epochs=2", "--set", "train.allow_change=epochs")
     assert "would be refused:" in shown("--set", "train.seed=1")
     shutil.rmtree(trained)
     assert "would start" in shown()

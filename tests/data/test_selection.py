@@ -292,13 +292,14 @@ def test_plan_reader_and_evaluation_take_each_clip_of_the_task_once(noisy: Index
         drawn = np.concatenate([slot.clips for slot in plan.rank_slots(0, 1)])
         assert np.array_equal(np.sort(drawn), rows_of(view))
         alone = Ranks(0, 1, torch.device("cpu"), 1, None)
-        result = evaluate.evaluate_split(
-            Alone(), torch.nn.Identity(), training_set.index, split, training_set.task, 1600, alone
+        to_evaluate = evaluate.EvaluationData(
+            index=training_set.index, split=split, task=training_set.task, samples=1600
         )
+        result = evaluate.evaluate_split(Alone(), torch.nn.Identity(), to_evaluate, alone)
         assert np.array_equal(result.clips, rows_of(view))
         assert np.bincount(result.truth, minlength=4).tolist() == training_set.selection.class_counts(split)
         assert np.bincount(result.truth).tolist()[0::2] == [silent, unknown]
-        summary = evaluate.summarise(result, split, training_set.task.classes, {})
+        summary = result.summary(split, training_set.task.classes, {})
         assert [sum(row) for row in summary["confusion"]] == training_set.selection.class_counts(split)
 
 
@@ -359,7 +360,7 @@ def test_other_words_are_dropped_where_the_task_says_so(noisy: Index) -> None:
     assert found.index.split("train") is noisy.split("train")
     assert sum(found.class_counts("train")) == len(noisy.split("train")) - low
     assert found.notes() == [f"two: 2 classes; 1 word is left out ({low} clips)"]
-    assert len(evaluate.clips_of(found.index, "train", found.task)) == sum(found.class_counts("train"))
+    assert len(evaluate.selected_clips(found.index, "train", found.task)) == sum(found.class_counts("train"))
 
 
 # --- refused --------------------------------------------------------------------------------------------------

@@ -329,7 +329,8 @@ def test_evaluation_goes_over_it_too(noisy: Index) -> None:
     alone = Ranks(0, 1, torch.device("cpu"), 1, None)
     plain = torch.nn.Module()
     plain.forward = lambda wave: wave.float()[:, None, None] / 32768  # type: ignore[method-assign]
-    found = evaluate.evaluate_split(ByLoudness(len(corpus.words)), plain, corpus, "test", task, SAMPLES, alone)
+    data = evaluate.EvaluationData(index=corpus, split="test", task=task, samples=SAMPLES)
+    found = evaluate.evaluate_split(ByLoudness(len(corpus.words)), plain, data, alone)
     assert found.clips.tolist() == list(range(len(corpus.split("test"))))
     last = len(corpus.words) - 1
     assert (found.prediction == last).tolist() == (found.truth == last).tolist()

@@ -1,7 +1,8 @@
-"""kws.evaluation.evaluate: crops by hand, a network whose confusion matrix is known, what is written, several runs at once."""
+"""Evaluation: crops computed by hand, a network with a known confusion matrix, files written, several runs at once."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,48 +17,56 @@ from kws.data.index import Index
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import evaluate
-from kws.evaluation.evaluate import crops, evaluate_split, whole
+from kws.evaluation.evaluate import (
+    EvaluationData,
+    EvaluationStopped,
+    RunEvaluation,
+    crops,
+    evaluate_split,
+    whole_clip,
+)
 from kws.evaluation.trained import Trained
 from kws.models.cost import multiply_adds
-from tests.multiproc.launching import ALONE, SETTINGS, finish, start
+from tests.conftest import train_here
 
-pytestmark = pytest.mark.xdist_group("evaluate")  # what they share is made once
+pytestmark = pytest.mark.xdist_group("evaluate")  # the shared fixtures are made once
 
 CPU = torch.device("cpu")
 ONE = Ranks(0, 1, CPU, 1, None)  # type: ignore[arg-type]
 
 
-def test_crops_are_the_clip_and_three_of_two_frames_less_with_their_edges_repeated() -> None:
+def test_crops_are_the_clip_and_three_shorter_ones_padded_with_their_edge_frames() -> None:
     clip = torch.arange(5.0).expand(1, 1, 2, 5)
     found = [view[0, 0, 1].tolist() for view in crops(clip)]
     assert found == [[0, 1, 2, 3, 4], [0, 0, 1, 2, 2], [1, 1, 2, 3, 3], [2, 2, 3, 4, 4]]
     assert [tuple(view.shape) for view in crops(torch.zeros(3, 1, 32, 32))] == [(3, 1, 32, 32)] * 4
 
 
-def test_too_few_frames_cannot_be_cropped() -> None:
-    with pytest.raises(UsageError, match="2 frames, wanted 3 or more"):
+def test_crops_of_too_few_frames_are_refused() -> None:
+    with pytest.raises(UsageError, match="2 frames, wanted 3"):
         crops(torch.zeros(1, 1, 40, 2))
 
 
 class ByFrame(nn.Module):
-    """Logits of a frame at one place: what a network that looks there alone would say."""
+    """A network whose logits are the second frame of three bands."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features[:, 0, :3, 1] + 1
 
 
 class Ramp(nn.Module):
-    """Features (B, 1, 3, 4) that hang on nothing but the frame and the band."""
+    """Features (B, 1, 3, 4) that depend only on frame and band."""
 
     def forward(self, wave: Tensor) -> Tensor:
         image = torch.arange(12.0).reshape(3, 4) * torch.tensor([[1.0], [0.5], [-0.2]])
         return image.expand(len(wave), 1, 3, 4)
 
 
-def test_with_crops_a_clip_has_the_mean_of_the_four_softmaxes_taken_once(tones: Index) -> None:
+def test_crops_average_the_softmaxes_of_the_four_views(tones: Index) -> None:
     task = tasks.resolve(tasks.words_task(tones.words), tones.words)
-    plain = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE)
-    cropped = evaluate_split(ByFrame(), Ramp(), tones, "test", task, 16000, ONE, views=crops)
+    data = EvaluationData(index=tones, split="test", task=task, samples=16000)
+    plain = evaluate_split(ByFrame(), Ramp(), data, ONE)
+    cropped = evaluate_split(ByFrame(), Ramp(), dataclasses.replace(data, views=crops), ONE)
     image = Ramp()(torch.zeros(1, 1))
     each = [torch.softmax(ByFrame()(view).double(), dim=1)[0].numpy() for view in crops(image)]
     np.testing.assert_allclose(plain.probabilities, np.tile(each[0], (len(plain.clips), 1)), rtol=1e-6)
@@ -66,42 +75,57 @@ def test_with_crops_a_clip_has_the_mean_of_the_four_softmaxes_taken_once(tones: 
     assert not np.allclose(plain.probabilities, cropped.probabilities)
 
 
-def test_the_whole_clip_alone_is_one_view() -> None:
+def test_the_whole_clip_is_one_view() -> None:
     clip = torch.rand(2, 1, 4, 6)
-    (view,) = whole(clip)
+    (view,) = whole_clip(clip)
     assert view is clip
 
 
 class Pitch(nn.Module):
-    """Hears `low` (200 Hz), `mid` (400 Hz) and `high` (600 Hz) rightly, but takes `mid` for `high`."""
+    """A network that recognises `low` (200 Hz) and `high` (600 Hz), and confuses `mid` (400 Hz) with `high`."""
 
     def forward(self, power: Tensor) -> Tensor:
         found = power.argmax(dim=1)
-        said = torch.bucketize(found, torch.tensor([300, 500]))
-        return 4.0 * nn.functional.one_hot(torch.where(said == 1, 2, said), 3).float()
+        band = torch.bucketize(found, torch.tensor([300, 500]))
+        return 4.0 * nn.functional.one_hot(torch.where(band == 1, 2, band), 3).float()
 
 
 class Spectrum(nn.Module):
-    """A second's spectrum, one bin a hertz."""
+    """The magnitude spectrum of one second, 1 Hz per bin."""
 
     def forward(self, wave: Tensor) -> Tensor:
         return torch.fft.rfft(wave.float()).abs()
 
 
-def test_a_network_whose_answers_are_known(tones: Index) -> None:
+def test_a_network_with_known_answers_has_the_expected_figures(tones: Index) -> None:
     definition = tasks.Definition(name="by pitch", classes=("low", "mid", "high"))
     task = tasks.resolve(definition, tones.words)
-    result = evaluate_split(Pitch(), Spectrum(), tones, "test", task, 16000, ONE)
-    summary = evaluate.summarise(result, "test", task.classes, {"network": "pitch"})
+    data = EvaluationData(index=tones, split="test", task=task, samples=16000)
+    result = evaluate_split(Pitch(), Spectrum(), data, ONE)
+    summary = result.summary("test", task.classes, {"network": "pitch"})
     low, mid, high = (int((result.truth == label).sum()) for label in range(3))
     assert min(low, mid, high) > 0
     assert summary["confusion"] == [[low, 0, 0], [0, 0, mid], [0, 0, high]]
     assert summary["accuracy"] == (low + high) / (low + mid + high)
     assert summary["top5"] == 1.0
     assert summary["most_confused"] == [{"truth": "mid", "predicted": "high", "clips": mid, "share": 1.0}]
-    sure = float(torch.softmax(torch.tensor([4.0, 0, 0]), 0)[0])
-    assert summary["calibration_error"] == pytest.approx(abs(sure - summary["accuracy"]), abs=1e-6)
+    confidence = float(torch.softmax(torch.tensor([4.0, 0, 0]), 0)[0])
+    assert summary["calibration_error"] == pytest.approx(abs(confidence - summary["accuracy"]), abs=1e-6)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+@pytest.mark.parametrize("stop_at", [0, 1])
+def test_a_stopped_evaluation_raises_and_restores_the_mode(tones: Index, stop_at: int) -> None:
+    task = tasks.resolve(tasks.words_task(tones.words), tones.words)
+    data, model, asked = EvaluationData(index=tones, split="train", task=task, samples=16000), ByFrame().train(), []
+
+    def should_continue() -> bool:
+        asked.append(True)
+        return len(asked) <= stop_at
+
+    with pytest.raises(EvaluationStopped):
+        evaluate_split(model, Ramp(), data, ONE, should_continue)
+    assert model.training
 
 
 # --- of runs --------------------------------------------------------------------------------------------------
@@ -109,20 +133,18 @@ def test_a_network_whose_answers_are_known(tones: Index) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs of one epoch, with other networks."""
+    """Two runs of one epoch, with different networks."""
     folder = tmp_path_factory.mktemp("runs")
-    config = folder / "tiny.toml"
-    config.write_text(SETTINGS.replace("[data]", f'[data]\nshards = "{tones.root}"'))
-    found = []
-    for name in ("tc_resnet8", "matchboxnet_3x1x64"):
-        also = (f"model.name={name}", "train.epochs=1", "data.workers=0", "frontend.augment=none")
-        code, output = finish(start(ALONE, config, folder / name, *also))
-        assert code == 0, output
-        found.append(folder / name)
-    return found
+    names = ("tc_resnet8", "matchboxnet_3x1x64")
+    for name in names:
+        settings = (f"data.shards={tones.root}", f"model.name={name}", "frontend.augment=none")
+        assert train_here(folder / name, *settings) == 0
+    return [folder / name for name in names]
 
 
-def test_several_runs_are_evaluated_in_turn(runs: list[Path], tones: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_runs_are_evaluated_one_after_the_other(
+    runs: list[Path], tones: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["evaluate", *map(str, runs), "--json"]) == cli.OK
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["network"] for row in rows] == ["tc_resnet8", "matchboxnet_3x1x64"]
@@ -135,9 +157,11 @@ def test_several_runs_are_evaluated_in_turn(runs: list[Path], tones: Index, caps
         assert (run / "eval" / "test.png").stat().st_size > 5_000
 
 
-def test_the_crop_test_stands_beside_the_plain_one(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_with_crops_is_written_beside_the_plain_one(
+    runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = runs[0]
-    plain = evaluate.evaluate_run(run, "test", "best_accuracy", None, ONE)
+    plain = evaluate.evaluate_run(RunEvaluation(run=run), ONE)
     assert cli.main(["evaluate", str(run), "--crop"]) == cli.OK
     out = capsys.readouterr().out
     assert f"{run}: test, with crops: accuracy " in out
@@ -151,21 +175,21 @@ def test_the_crop_test_stands_beside_the_plain_one(runs: list[Path], capsys: pyt
     assert (run / "eval" / "test-crop.png").stat().st_size > 5_000
 
 
-def test_a_folder_that_is_no_run_stops_all_before_any(
+def test_nothing_is_evaluated_where_one_folder_is_not_a_run(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["evaluate", str(runs[0]), str(tmp_path), "--split", "valid"]) == cli.USAGE
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"kws: {tmp_path}: not a run folder")
+    assert str(tmp_path) in err
     assert not (runs[0] / "eval" / "valid.json").exists()
 
 
-def test_processes_start_on_the_cpu_only_where_every_run_asks_for_it(runs: list[Path], tmp_path: Path) -> None:
+def test_processes_start_on_the_cpu_only_where_every_run_was_trained_there(runs: list[Path], tmp_path: Path) -> None:
     text = (runs[0] / "config.toml").read_text()
     other = tmp_path / "gpu"
     other.mkdir()
     (other / "config.toml").write_text(text.replace('device = "cpu"', 'device = "cuda"'))
-    assert evaluate.settings_of(runs).device == "cpu"
-    found = evaluate.settings_of([*runs, other])
+    assert evaluate.process_settings(runs).device == "cpu"
+    found = evaluate.process_settings([*runs, other])
     assert (found.device, found.processes, found.threads) == ("auto", 0, 1)

@@ -1,4 +1,4 @@
-"""Draws of each class, planned and consumed, of a real run of tones."""
+"""The planned and consumed draws of each class, for a run folder with a real ledger."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from kws.evaluation import sampling_audit
 
 @pytest.fixture
 def run(tones: Index, tmp_path: Path) -> Path:
-    """The folder of a run that has consumed the seven first steps, in two attempts; nothing is trained."""
+    """The folder of a run that has consumed its first seven steps, in two attempts; nothing is trained."""
     settings = config.of_overrides(
         [f"data.shards={tones.root}", "data.sampling=balanced", "train.global_batch=32", "train.micro_batch=8"]
     )
     (tmp_path / "config.toml").write_text(config.to_toml(settings))
     training_set = TrainingSet(settings)
     for attempt, first, last in ((1, 0, 6), (2, 3, 7)):
-        book = ledger.Ledger(tmp_path, attempt, 0, first)
+        writer = ledger.Ledger(tmp_path, attempt, 0, first)
         for step in range(first, last):
             epoch, within = divmod(step, training_set.steps_per_epoch)
             for slot in training_set.plan(epoch).step_slots(within):
-                book.add(epoch, step, slot.slot, slot.draws, slot.clips)
-        book.close()
+                writer.add(epoch, step, slot.slot, slot.draws, slot.clips)
+        writer.close()
     return tmp_path
 
 
-def test_what_was_consumed_in_the_newest_epoch_is_what_was_planned(run: Path, tones: Index) -> None:
+def test_consumed_draws_of_the_newest_epoch_match_the_plan(run: Path, tones: Index) -> None:
     training_set = TrainingSet(config.load(run / "config.toml"))
-    found = sampling_audit.audit(run, 7)
+    found = sampling_audit.audit_sampling(run, 7)
     assert found is not None
     assert (found.epoch, found.steps) == (
         6 // training_set.steps_per_epoch,
@@ -46,30 +46,30 @@ def test_what_was_consumed_in_the_newest_epoch_is_what_was_planned(run: Path, to
     assert sum(row.planned for row in found.rows) == 32 * found.steps
 
 
-def test_a_whole_epoch_of_balanced_draws_is_even(run: Path) -> None:
+def test_a_whole_epoch_of_balanced_draws_has_equal_class_totals(run: Path) -> None:
     training_set = TrainingSet(config.load(run / "config.toml"))
-    found = sampling_audit.audit(run, training_set.steps_per_epoch)
+    found = sampling_audit.audit_sampling(run, training_set.steps_per_epoch)
     assert found is not None
     assert found.epoch == 0
     assert np.ptp([row.planned for row in found.rows]) <= 1
 
 
-def test_a_draw_that_is_missing_shows(run: Path) -> None:
+def test_missing_draws_are_counted(run: Path) -> None:
     (path,) = (run / "ledger").glob("0002-*")
     path.write_bytes(path.read_bytes()[: -8 * 5 * 4])
-    found = sampling_audit.audit(run, 7)
+    found = sampling_audit.audit_sampling(run, 7)
     assert found is not None
     assert sum(row.planned - (row.consumed or 0) for row in found.rows) == 4
 
 
-def test_without_a_ledger_there_is_the_plan_and_without_a_corpus_nothing(run: Path, tones: Index) -> None:
+def test_without_a_ledger_only_the_plan_is_shown_and_without_a_corpus_nothing(run: Path, tones: Index) -> None:
     for path in (run / "ledger").iterdir():
         path.unlink()
     (run / "ledger").rmdir()
-    found = sampling_audit.audit(run, 7)
+    found = sampling_audit.audit_sampling(run, 7)
     assert found is not None
     assert {row.consumed for row in found.rows} == {None}
-    assert sampling_audit.audit(run, 0) is None
+    assert sampling_audit.audit_sampling(run, 0) is None
     text = (run / "config.toml").read_text()
     (run / "config.toml").write_text(text.replace(str(tones.root), "/nowhere"))
-    assert sampling_audit.audit(run, 7) is None
+    assert sampling_audit.audit_sampling(run, 7) is None
