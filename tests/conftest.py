@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -74,8 +76,8 @@ def tiny_settings(shards: Path, epochs: int, global_batch: int) -> str:
     )
 
 
-def train_here(run: Path, *settings: str) -> int:
-    """Trains in this process, which costs a tenth of starting the command; returns the exit code.
+def train_here(run: Path, *settings: str) -> tuple[int, str]:
+    """Trains in this process, which costs a tenth of starting the command; returns the exit code and the output.
 
     The defaults with a tiny network, one epoch and no loader processes; `settings` as after --set.
     """
@@ -83,9 +85,10 @@ def train_here(run: Path, *settings: str) -> int:
     from kws.distributed import process_group
     from kws.training.trainer import Trainer
 
-    chosen = config.of_overrides([*TINY, *settings])
-    with process_group.start(chosen.train) as ranks:
-        return Trainer(chosen, run, ranks).run()
+    chosen, output = config.of_overrides([*TINY, *settings]), io.StringIO()
+    with contextlib.redirect_stdout(output), process_group.start(chosen.train) as ranks:
+        code = Trainer(chosen, run, ranks).run()
+    return code, output.getvalue()
 
 
 @pytest.fixture(scope="session")

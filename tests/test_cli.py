@@ -1,3 +1,5 @@
+"""The `kws` command: help, exit codes, usage errors of one line, broken pipes, and what stays free of torch."""
+
 import json
 import os
 import subprocess
@@ -19,7 +21,7 @@ def commands() -> list[str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What the one line on stderr says."""
+    """Runs a command that must end with exit code 2 and one line on stderr; returns the line."""
     assert cli.main(list(map(str, arguments))) == cli.USAGE
     out, err = capsys.readouterr()
     assert out == ""
@@ -28,15 +30,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return err
 
 
-def test_there_are_the_designs_commands() -> None:
+def test_the_main_commands_exist() -> None:
     assert set(commands()) >= {"synth", "pack", "inspect", "verify", "train", "evaluate", "predict", "report", "models"}
 
 
-def test_help_of_kws_itself_explains_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(["--help"])
     assert left.value.code == 0
-    assert "75 stopped and saved" in " ".join(capsys.readouterr().out.split())
+    assert "exit codes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", commands())
@@ -48,7 +50,7 @@ def test_help_of_every_command_shows_an_example(command: str, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "--nothing"]])
-def test_what_argparse_refuses_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
     assert left.value.code == 2
@@ -65,18 +67,18 @@ def test_what_argparse_refuses_exits_2(arguments: list[str], capsys: pytest.Capt
         "import kws.cli; kws.cli.main(['train', 'nowhere.toml'])",
     ],
 )
-def test_what_answers_on_a_login_node_does_not_import_torch(code: str) -> None:
+def test_commands_for_login_nodes_do_not_import_torch(code: str) -> None:
     text = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", text], capture_output=True, check=False).returncode == 0
 
 
-def test_python_m_kws_is_the_command(kws: Kws) -> None:
+def test_python_m_kws_runs_the_command(kws: Kws) -> None:
     done = kws("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("kws ")
 
 
-def test_models_lists_networks_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = [name for name in models.MODELS if name.startswith("tc_resnet")]
     assert cli.main(["models", "tc_resnet*", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -97,45 +99,40 @@ def test_inspect_and_verify_of_a_corpus(tones: index.Index, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out) == {"clips": sum(map(len, tones.splits.values()))}
 
 
-# --- what the user can mend: exit code 2, one line ------------------------------------------------------------
+# --- usage errors: exit code 2, one line ----------------------------------------------------------------------
 
 
 def test_a_missing_config_is_one_line(kws: Kws, tmp_path: Path) -> None:
     done = kws("train", tmp_path / "none.toml")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"kws: {tmp_path}/none.toml: cannot be read (No such file or directory); "
-        "wanted a TOML file such as configs/quick.toml\n"
-    )
+    assert done.stderr.startswith(f"kws: {tmp_path}/none.toml: ")
+    assert done.stderr.count("\n") == 1
 
 
-def test_missing_shards_are_one_line_that_says_how_to_make_them(kws: Kws, tmp_path: Path) -> None:
+def test_missing_shards_are_one_line_that_names_the_command_to_make_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     shards = tmp_path / "none"
-    done = kws("train", QUICK, "--set", f"data.shards={shards}", "--run", tmp_path / "run", env={"RANK": ""})
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert f"{shards}: no packed corpus there" in done.stderr
-    assert "kws pack" in done.stderr
+    error = refused(capsys, "train", QUICK, "--set", f"data.shards={shards}", "--run", tmp_path / "run")
+    assert str(shards) in error
+    assert "kws pack" in error
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_key_is_one_line_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "unknown key train.epoch; did you mean train.epochs?" in refused(
-        capsys, "train", QUICK, "--set", "train.epoch=3"
-    )
+def test_an_unknown_key_is_one_line_with_the_closest_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "train.epochs" in refused(capsys, "train", QUICK, "--set", "train.epoch=3")
 
 
 def test_processes_that_do_not_divide_the_slots_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "run on 1, 2, 4, 8 processes, not 3" in refused(capsys, "train", QUICK, "--set", "train.processes=3")
+    assert "1, 2, 4, 8" in refused(capsys, "train", QUICK, "--set", "train.processes=3")
 
 
 def test_a_missing_archive_is_one_line_and_leaves_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    error = refused(capsys, "pack", tmp_path / "none.tar.gz", tmp_path / "out")
-    assert f"{tmp_path}/none.tar.gz: no such folder or archive" in error
+    assert f"{tmp_path}/none.tar.gz" in refused(capsys, "pack", tmp_path / "none.tar.gz", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_pack_of_one_path_says_what_is_missing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pack_with_one_path_names_the_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "kws pack SRC... DIR" in refused(capsys, "pack", tmp_path)
 
 
@@ -143,11 +140,11 @@ def test_an_archive_without_audio_is_one_line(capsys: pytest.CaptureFixture[str]
     (tmp_path / "word").mkdir()
     (tmp_path / "word" / "readme.md").write_text("no sound")
     subprocess.run(["tar", "-czf", "a.tar.gz", "word"], cwd=tmp_path, check=True)
-    assert "no audio in word folders" in refused(capsys, "pack", tmp_path / "a.tar.gz", tmp_path / "out")
+    assert "a.tar.gz" in refused(capsys, "pack", tmp_path / "a.tar.gz", tmp_path / "out")
     assert not (tmp_path / "out" / "index").exists()
 
 
-def test_a_file_that_is_no_archive_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_source_that_is_no_archive_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     assert f"{tmp_path}/notes.txt" in refused(capsys, "pack", tmp_path / "notes.txt", tmp_path / "out")
 
@@ -156,7 +153,7 @@ def test_a_file_that_is_no_archive_is_one_line(capsys: pytest.CaptureFixture[str
 def test_a_folder_that_is_no_corpus_is_one_line(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert f"{tmp_path}: no packed corpus there" in refused(capsys, command, tmp_path)
+    assert str(tmp_path) in refused(capsys, command, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report"])
@@ -169,18 +166,18 @@ def test_a_folder_that_is_no_run_is_one_line(command: str, capsys: pytest.Captur
 def test_predict_needs_a_run_and_audio(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sound = tmp_path / "a.wav"
     sound.write_bytes(b"not read before the run")
-    assert "not a run folder" in refused(capsys, "predict", tmp_path, sound)
-    assert "none.wav: no such file or folder" in refused(capsys, "predict", tmp_path, tmp_path / "none.wav")
+    assert str(tmp_path) in refused(capsys, "predict", tmp_path, sound)
+    assert "none.wav" in refused(capsys, "predict", tmp_path, tmp_path / "none.wav")
 
 
 def test_a_damaged_run_folder_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[train\n")
-    assert f"{tmp_path}/config.toml: not TOML" in refused(capsys, "evaluate", tmp_path)
+    assert f"{tmp_path}/config.toml" in refused(capsys, "evaluate", tmp_path)
     (tmp_path / "config.toml").write_text("")
-    assert "no ledger there; train with --set data.ledger=true" in refused(capsys, "verify", tmp_path)
+    assert "data.ledger=true" in refused(capsys, "verify", tmp_path)
 
 
-def test_only_rank_0_says_what_all_ranks_meet(
+def test_only_rank_0_prints_an_error_that_all_ranks_meet(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -192,7 +189,7 @@ def test_only_rank_0_says_what_all_ranks_meet(
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_reader_that_has_gone_is_no_failure(more: list[str], tones: index.Index) -> None:
+def test_a_closed_pipe_is_not_a_failure(more: list[str], tones: index.Index) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "kws", "inspect", str(tones.root), *more]
@@ -201,7 +198,8 @@ def test_a_reader_that_has_gone_is_no_failure(more: list[str], tones: index.Inde
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_training_whose_pipe_breaks_has_failed_and_says_why(tones: index.Index, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_training_with_a_closed_pipe_fails_and_records_why(tones: index.Index, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     settings = [f"data.shards={tones.root}", "data.workers=0", "train.device=cpu", "train.processes=0"]
@@ -211,32 +209,32 @@ def test_a_training_whose_pipe_breaks_has_failed_and_says_why(tones: index.Index
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["code"], status["why"]) == ("failed", 1, "the reader of stdout has gone")
+    assert (status["state"], status["code"]) == ("failed", 1)
+    assert "stdout" in status["why"]
 
 
 @pytest.mark.parametrize("part", ["9/8", "0/8", "3", "a/b", "/"])
-def test_a_part_that_cannot_be_is_refused(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "pack", tmp_path, tmp_path / "out", "--part", part)
-    assert f"--part {part}: wanted NUMBER/COUNT, such as 1/8 to 8/8" in said
+def test_an_impossible_part_is_refused(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"--part {part}" in refused(capsys, "pack", tmp_path, tmp_path / "out", "--part", part)
 
 
-def test_a_recipe_does_not_count_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "pack", tmp_path, tmp_path / "out", "--part", "1/8", "--recipe", "shards/demo.toml")
-    assert "--recipe: counts a whole corpus" in said
+def test_a_recipe_for_a_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--part", "1/8", "--recipe", "shards/demo.toml")
+    assert "--recipe" in refused(capsys, "pack", tmp_path, tmp_path / "out", *options)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "named"),
     [
-        (["--valid", "60", "--test", "40"], "--valid 60 --test 40: wanted percents that leave some for training"),
-        (["--valid", "-1"], "--valid -1 --test 10: wanted percents"),
-        (["--test", "nan"], "--valid 10 --test nan: wanted percents"),
-        (["--processes", "0"], "--processes 0: wanted 1 or more"),
-        (["--part", "1/2", "--append"], "--append: adds to one corpus, and --part makes another"),
+        (["--valid", "60", "--test", "40"], "--valid 60 --test 40"),
+        (["--valid", "-1"], "--valid -1"),
+        (["--test", "nan"], "--test nan"),
+        (["--processes", "0"], "--processes 0"),
+        (["--part", "1/2", "--append"], "--append"),
     ],
 )
-def test_options_of_pack_that_cannot_be_are_refused(
-    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_impossible_options_of_pack_are_refused(
+    options: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said in refused(capsys, "pack", tmp_path, tmp_path / "out", *options)
+    assert named in refused(capsys, "pack", tmp_path, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()

@@ -60,7 +60,7 @@ def trained(trained_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def trained_once(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("preview") / "run"
-    assert train_here(run, f"data.shards={tones.root}") == 0
+    assert train_here(run, f"data.shards={tones.root}")[0] == 0
     return run
 
 

@@ -129,7 +129,8 @@ def test_an_archive_goes_straight_into_shards(published: Published, tmp_path: Pa
     assert (out / "index" / "features.json").is_file()  # measured as kws pack does
     again = kws("fetch", published.recipe, out, "--json")
     assert again.returncode == 0
-    assert json.loads(again.stdout)["notes"] == ["spoken was there already"]
+    (note,) = json.loads(again.stdout)["notes"]
+    assert "spoken" in note
     assert published.web.served[NAME] == 1
 
 
@@ -267,7 +268,7 @@ def test_other_words_or_counts_than_the_recipe_has_are_a_failure(
             ["speech_commands_v0.03", "OUT"],
             "no such recipe; there are demo, .*speech_commands_v0.01, ",
         ),
-        (["speech_commands_24", "OUT"], "not one archive with a url"),
+        (["speech_commands_24", "OUT"], "--url"),
         (["speech_commands_v0.01", "OUT", "--url", "s3://bucket/a.tar.gz"], "wanted http://, https://, file://"),
         (["speech_commands_v0.01", "OUT", "--url", "OUT/none.tar.gz"], "no such file"),
         (["speech_commands_v0.01", "OUT", "--url", "http://"], "no host in it; wanted an address"),

@@ -1,4 +1,4 @@
-"""The README's commands on real recordings, from the archive to a prediction, on two processes."""
+"""The commands of the README on real recordings, from the archive to a prediction, trained by two processes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kws import cli
 from tests.conftest import REAL, ROOT, require
 
 ARCHIVE = REAL / "speech_commands_mini.tar.gz"
-Command = Callable[..., subprocess.CompletedProcess[str]]
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("real path")]  # one run for all of them
+pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("real path")]  # the run is made once
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A run of configs/quick.toml for two epochs, as the README starts it."""
-    packed = [sys.executable, "-m", "kws", "pack", str(ARCHIVE), str(folder / "shards")]
-    subprocess.run([*packed, "--recipe", str(ROOT / "shards" / "speech_commands_mini.toml")], check=True, timeout=120)
+    """A run of configs/quick.toml for two epochs, started as in the README."""
+    recipe = ROOT / "shards" / "speech_commands_mini.toml"
+    assert cli.main(["pack", str(ARCHIVE), str(folder / "shards"), "--recipe", str(recipe)]) == cli.OK
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / "cpu2.yaml")]
     train = ["-m", "kws", "train", str(ROOT / "configs" / "quick.toml"), "--run", str(folder / "run")]
     sets = ["--set", f"data.shards={folder / 'shards'}", "--set", "train.epochs=2", "--set", "data.ledger=true"]
@@ -38,26 +37,32 @@ def run(folder: Path) -> Path:
     return folder / "run"
 
 
-def test_the_shards_are_what_the_recipe_says(run: Path, folder: Path, kws: Command) -> None:
-    shown = json.loads(kws("inspect", folder / "shards", "--json").stdout)
+def kws(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs a command in this process; returns what it prints."""
+    capsys.readouterr()
+    assert cli.main(list(map(str, arguments))) == cli.OK
+    return capsys.readouterr().out
+
+
+def test_the_shards_match_the_recipe(run: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(kws(capsys, "inspect", folder / "shards", "--json"))
     assert {name: split["clips"] for name, split in shown["splits"].items()} == {
         "train": 576, "valid": 144, "test": 144, "noise": 6,
     }  # fmt: skip
     assert len(shown["words"]) == 24
     assert all(counts == {"train": 24, "valid": 6, "test": 6} for counts in shown["words"].values())
-    assert kws("verify", folder / "shards").returncode == 0
+    kws(capsys, "verify", folder / "shards")
 
 
-def test_two_processes_consumed_the_plan(run: Path, kws: Command) -> None:
+def test_two_processes_consumed_the_plan(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((run / "run.json").read_text())["world_size"] == 2
     assert len(list((run / "ledger").iterdir())) == 2
-    verified = kws("verify", run)
-    assert verified.returncode == 0
-    assert "1536 draws counted, 0 done again; exactly the plan" in verified.stdout  # 2 epochs x 3 steps x 256
+    verified = json.loads(kws(capsys, "verify", run, "--json"))
+    assert verified == {"live": 2 * 3 * 256, "void": 0, "faults": []}  # 2 epochs of 3 steps of 256 clips
 
 
-def test_evaluation_counts_every_clip_once(run: Path, kws: Command) -> None:
-    assert kws("evaluate", run).returncode == 0
+def test_evaluation_counts_every_clip_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kws(capsys, "evaluate", run)
     result = json.loads((run / "eval" / "test.json").read_text())
     assert result["n"] == 144
     assert sum(map(sum, result["confusion"])) == 144
@@ -65,22 +70,25 @@ def test_evaluation_counts_every_clip_once(run: Path, kws: Command) -> None:
     low, high = result["interval95"]
     assert low < result["accuracy"] < high
     assert (run / "eval" / "test.png").stat().st_size > 10_000
-    assert kws("report", run).returncode == 0
+    kws(capsys, "report", run)
 
 
-def test_prediction_shows_the_truth_beside_it(run: Path, folder: Path, kws: Command) -> None:
+def test_prediction_shows_the_truth_of_word_folders(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with tarfile.open(ARCHIVE) as archive:
         names = [name for name in archive.getnames() if "/right/" in name or "/bird/" in name][:10]
         archive.extractall(folder / "own", [archive.getmember(name) for name in names], filter="data")
-    rows = [json.loads(line) for line in kws("predict", run, folder / "own", "--json").stdout.splitlines()]
+    rows = [json.loads(line) for line in kws(capsys, "predict", run, folder / "own", "--json").splitlines()]
     assert len(rows) == 10
     for row in rows:
         assert row["truth"] == Path(row["path"]).parent.name
         assert 0.0 <= row["words"][0]["probability"] <= 1.0
 
 
-def test_the_same_command_again_says_it_is_finished(run: Path, kws: Command, folder: Path) -> None:
-    sets = ("--set", f"data.shards={folder / 'shards'}", "--set", "train.epochs=2", "--set", "data.ledger=true")
-    again = kws("train", ROOT / "configs" / "quick.toml", "--run", run, *sets)  # one process now
-    assert again.returncode == 0, again.stderr
-    assert "already finished" in again.stdout
+def test_with_the_same_settings_the_run_is_finished(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", ROOT / "configs" / "quick.toml", "--run", run, "--set", f"data.shards={folder / 'shards'}"]
+    words += ["--set", "train.epochs=2", "--set", "data.ledger=true", "--check", "--json"]
+    assert json.loads(kws(capsys, *words))["state"] == "finished"

@@ -138,7 +138,7 @@ def runs(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     names = ("tc_resnet8", "matchboxnet_3x1x64")
     for name in names:
         settings = (f"data.shards={tones.root}", f"model.name={name}", "frontend.augment=none")
-        assert train_here(folder / name, *settings) == 0
+        assert train_here(folder / name, *settings)[0] == 0
     return [folder / name for name in names]
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.xdist_group("predict")  # the shared fixtures are made 
 def run(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder: one epoch on the tones."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    assert train_here(folder, f"data.shards={tones.root}") == 0
+    assert train_here(folder, f"data.shards={tones.root}")[0] == 0
     return folder
 
 

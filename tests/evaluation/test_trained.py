@@ -50,13 +50,13 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     corpus = index.load(Path(shutil.copytree(tones.root, folder / "shards")))
     normalisation.measure_and_save(corpus, 16000)
     run, settings = folder / "run", (f"data.shards={corpus.root}", *ALSO)
-    assert train_here(run, *settings, "train.epochs=1") == 0
+    assert train_here(run, *settings, "train.epochs=1")[0] == 0
     first = Checkpoints(run).find("last").state["normal"]
     kept = corpus.root / "index" / "features.json"
     tree = json.loads(kept.read_text())
     tree["features"]["mel32"] = [[-1.0] * 32, [2.0] * 32]
     kept.write_text(json.dumps(tree))
-    assert train_here(run, *settings, "train.epochs=2", "train.allow_change=epochs") == 0
+    assert train_here(run, *settings, "train.epochs=2", "train.allow_change=epochs")[0] == 0
     alone = Ranks(0, 1, CPU, 1, None)
     evaluate.evaluate_run(evaluate.RunEvaluation(run=run, checkpoint="last"), alone)
     probabilities = np.load(run / "eval" / "test.clips.npz")["probabilities"]
