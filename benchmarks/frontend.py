@@ -35,7 +35,6 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the reference is one of the tests'
 
-from kws import models
 from kws.audio import frames
 from kws.audio.augment import AugmentationChain, transform_waves
 from kws.audio.augment_parameters import AugmentationSampler
@@ -46,6 +45,7 @@ from kws.config import preset
 from kws.data import index
 from kws.data.reader import Reader, read_noise
 from kws.machine import keep_freed_memory
+from kws.models import registry
 from tests.audio import librosa_chain
 from tests.audio.librosa_chain import steps_of
 
@@ -201,7 +201,7 @@ def on_gpu(clips: Clips) -> dict[str, float]:
     lengths, draws = np.full(batch, SAMPLES), np.arange(batch)
     features = Features("mel32").to(device)
     chain = AugmentationChain(preset("classic", features="mel32"), features, SEED, clips[2], SAMPLES, device)
-    network = models.build("wrn_28_10", 35, features.shape(SAMPLES)).to(device)
+    network = registry.build_model("wrn_28_10", 35, features.shape(SAMPLES)).to(device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 
     def step() -> None:

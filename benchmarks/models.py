@@ -28,11 +28,11 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from kws import models
 from kws.commands import catalogue
 from kws.errors import UsageError
 from kws.machine import keep_freed_memory
-from kws.models.cost import multiply_adds
+from kws.models import registry
+from kws.models.cost import count_parameters, multiply_adds
 
 CLASSES = 35
 QUICK = ("resnet32", "tc_resnet8", "matchboxnet_3x1x64", "bcresnet_1", "wrn_40_2_b131")
@@ -117,9 +117,9 @@ def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer:
     shape = catalogue.row(name)["input"]
     found: dict[str, Any] = {"name": name, "input": shape}
     torch.manual_seed(0)
-    network = models.build(name, CLASSES, shape).to(device())
+    network = registry.build_model(name, CLASSES, shape).to(device())
     inputs = torch.randn(batch, *shape, device=device())
-    found["parameters"] = models.count_parameters(network)
+    found["parameters"] = count_parameters(network)
     found["multiply_adds"] = multiply_adds(network, shape)
     step = step_of(network, inputs, "fp32")
     found["peak_bytes"] = peak_bytes(step)

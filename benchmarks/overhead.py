@@ -31,7 +31,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kws import models
 from kws.audio import codec
 from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
@@ -41,6 +40,7 @@ from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed import process_group
 from kws.distributed.ranks import Ranks
+from kws.models import registry
 from kws.packing import pack
 from kws.run.checkpoint import Checkpoints
 from kws.run.saver import Saver
@@ -75,7 +75,7 @@ class Harness:
         self.training_set, self.features = TrainingSet(config), Features(config.frontend.features)
         torch.manual_seed(0)
         shape = self.features.shape(self.training_set.samples)
-        self.network = models.build(config.model.name, len(self.training_set.task.classes), shape)
+        self.network = registry.build_model(config.model.name, len(self.training_set.task.classes), shape)
         self.optimizer = build_optimizer(self.network, config.train)
         self.stepper = Stepper(self.training_set, self.network, self.features, self.optimizer, here)
         self.batches, self.number = self._batches(), 0
@@ -106,7 +106,7 @@ class Bare:
         training_set, self.features = TrainingSet(config), Features(config.frontend.features)
         torch.manual_seed(0)
         shape = self.features.shape(training_set.samples)
-        self.network = models.build(config.model.name, len(training_set.task.classes), shape).train()
+        self.network = registry.build_model(config.model.name, len(training_set.task.classes), shape).train()
         self.optimizer = build_optimizer(self.network, config.train)
         noises = read_noise(training_set.index, "train")
         self.chain = AugmentationChain(

@@ -31,7 +31,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kws import models
 from kws.audio import codec
 from kws.config import Config, ModelConfig
 from kws.corpus import tasks
@@ -40,6 +39,7 @@ from kws.data.reader import Reader
 from kws.evaluation.predict import BATCH, Recognizer
 from kws.evaluation.trained import Trained
 from kws.machine import keep_freed_memory
+from kws.models import registry
 from kws.run.checkpoint import Checkpoint, Checkpoints
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def write(clips: list[codec.Pcm], folder: Path, ending: str) -> list[Path]:
 def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
     """A network with fresh weights, as a checkpoint has it."""
     config = Config(model=ModelConfig(name=model))
-    network = models.build(model, 35, (1, 40, 101))
+    network = registry.build_model(model, 35, (1, 40, 101))
     words = [f"word{number}" for number in range(35)]
     state = {"task": tasks.words_task(words).tree(), "words": words}
     path = Checkpoints(folder).save(network.state_dict(), {}, state, "step-00000000")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kws import cli, models
+from kws import cli
 from kws.data import index
+from kws.models import registry
 
 Kws = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = Path(__file__).parent.parent / "configs" / "quick.toml"
@@ -79,14 +80,14 @@ def test_python_m_kws_runs_the_command(kws: Kws) -> None:
 
 
 def test_models_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = [name for name in models.MODELS if name.startswith("tc_resnet")]
+    wanted = [name for name in registry.MODELS if name.startswith("tc_resnet")]
     assert cli.main(["models", "tc_resnet*", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == wanted
     assert all(isinstance(row["parameters"], int) for row in rows)
     assert cli.main(["models", "tc_resnet*"]) == 0
     table = capsys.readouterr().out
-    assert [name for name in models.MODELS if name in table] == wanted
+    assert [name for name in registry.MODELS if name in table] == wanted
 
 
 def test_inspect_and_verify_of_a_corpus(tones: index.Index, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kws import config as settings_file
-from kws import models
 from kws.audio.augment import AugmentationChain
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import SPECS, Features
+from kws.models import registry
 from kws.training.optim import build_optimizer, lr_at, set_lr
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def test_there_are_configs() -> None:
-    assert len(CONFIGS) >= len(models.MODELS) + 2
+    assert len(CONFIGS) >= len(registry.MODELS) + 2
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_it_loads_builds_and_takes_a_step(path: Path) -> None:
     noise, wave = ((rng.standard_normal(size) * 2000).astype(np.int16) for size in ((3 * samples,), (2, samples)))
     chain = AugmentationChain(config.frontend, features, 0, [noise], samples, CPU)
     torch.manual_seed(0)
-    network = models.build(config.model.name, 35, features.shape(samples)).train()
+    network = registry.build_model(config.model.name, 35, features.shape(samples)).train()
     optimizer = build_optimizer(network, config.train)
     before = [p.detach().clone() for p in network.parameters()]
     inputs = chain(torch.from_numpy(wave), np.full(2, samples), np.arange(2), 0)

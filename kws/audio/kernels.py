@@ -23,7 +23,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
+    """The function compiled by numba, cached on disk where that is possible."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return cast(_Function, numba.njit(cache=True, **options)(function))
@@ -31,7 +32,7 @@ def _compiled(function: _Function) -> _Function:
         return cast(_Function, numba.njit(**options)(function))
 
 
-@_compiled
+@compiled
 def transform_waves(
     wave: npt.NDArray[Any], lengths: Ints, gain: Floats, start: Floats, step: Floats, out: Samples
 ) -> None:
@@ -59,7 +60,7 @@ def transform_waves(
             out[row, place] = factor * (before + np.float32(position - left) * (after - before))
 
 
-@_compiled
+@compiled
 def _magnitudes(spectrum: Samples, added: np.float32, out: Samples) -> None:
     """Writes to out (N, K) the magnitudes of a spectrum (N, 2 K), with `added` added to the real parts."""
     for frame in range(out.shape[0]):
@@ -68,7 +69,7 @@ def _magnitudes(spectrum: Samples, added: np.float32, out: Samples) -> None:
             out[frame, k] = np.sqrt(real * real + imag * imag)
 
 
-@_compiled
+@compiled
 def _correct_phase(spectrum: Samples, expected: int, actual: int, cos: Samples, sin: Samples) -> None:
     """Rotates the phasors (cos, sin), (K,) each, by the phase difference of frame `expected` and frame `actual`."""
     for k in range(cos.shape[0]):
@@ -82,7 +83,7 @@ def _correct_phase(spectrum: Samples, expected: int, actual: int, cos: Samples, 
         cos[k], sin[k] = cos[k] * by_cos - sin[k] * by_sin, cos[k] * by_sin + sin[k] * by_cos
 
 
-@_compiled
+@compiled
 def _write_frame(
     spectrum: Samples, magnitudes: Samples, left: int, fraction: float, phasors: Samples, out: Samples
 ) -> None:
@@ -103,14 +104,14 @@ def _write_frame(
         out[2 * k + 1] = real * phasors[1, k] + imag * phasors[0, k]
 
 
-@_compiled
+@compiled
 def _num_output_frames(frames: int, rate: float) -> int:
     """Number of output frames at that rate: the length of np.arange(0, frames, rate)."""
     steps = int(np.ceil(frames / rate))
     return steps - (int((steps - 1) * rate) >= frames)  # where the quotient was rounded up
 
 
-@_compiled
+@compiled
 def _transform_frames(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
     """Writes to out the frames (N, 2 K), stretched, then shifted (method: kws/audio/frames.py)."""
     frames = spectrum.shape[0]
@@ -136,7 +137,7 @@ def _transform_frames(spectrum: Samples, rate: float, shift: int, out: Samples) 
             _write_frame(spectrum, magnitudes, left, step * rate - left, phasors, out[step + shift])
 
 
-@_compiled
+@compiled
 def _transform_frames_power(spectrum: Samples, rate: float, shift: int, out: Samples) -> None:
     """Writes to out (N, K) the power of the frames (N, 2 K), stretched, then shifted; power needs no phases."""
     frames, bins = out.shape
@@ -161,7 +162,7 @@ def _transform_frames_power(spectrum: Samples, rate: float, shift: int, out: Sam
             out[at, k] = magnitude * magnitude
 
 
-@_compiled
+@compiled
 def transformed_power(spectra: Samples, rate: Floats, shift: Ints, partner: Ints, share: Floats, out: Samples) -> None:
     """Writes to out (B, N, K) the power of frames that were stretched, shifted and mixed with other rows.
 

@@ -12,12 +12,12 @@ import torch
 from rich.table import Table
 
 from kws import config as settings_file
-from kws import models
 from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.errors import UsageError
-from kws.models.cost import multiply_adds
+from kws.models import registry
+from kws.models.cost import count_parameters, multiply_adds
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 """Exists in a checkout only; an installed package has no configs."""
@@ -29,12 +29,12 @@ def find_names(patterns: Sequence[str]) -> list[str]:
     Raises UsageError where a pattern matches none.
     """
     for pattern in patterns:
-        if not fnmatch.filter(models.MODELS, pattern):
-            near = difflib.get_close_matches(pattern, models.MODELS, n=1, cutoff=0.0)[0]
+        if not fnmatch.filter(registry.MODELS, pattern):
+            near = difflib.get_close_matches(pattern, registry.MODELS, n=1, cutoff=0.0)[0]
             raise UsageError(
                 f"kws models {pattern}: no network has this name; the closest is {near}; `kws models` lists all"
             )
-    return [name for name in models.MODELS if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
+    return [name for name in registry.MODELS if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
 
 
 def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
@@ -44,15 +44,15 @@ def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
     samples = clip_samples(config.data.clip_seconds)
     shape = Features(config.frontend.features).shape(samples)
     with torch.device("meta"):  # shapes only: no weights are initialised and nothing is computed
-        network = models.build(name, num_classes, shape)
+        network = registry.build_model(name, num_classes, shape)
         return {
             "name": name,
-            "family": models.MODELS[name].family,
+            "family": registry.MODELS[name].family,
             "features": config.frontend.features,
             "input": shape,
-            "parameters": models.count_parameters(network),
+            "parameters": count_parameters(network),
             "multiply_adds": multiply_adds(network, shape),
-            "paper": models.MODELS[name].paper,
+            "paper": registry.MODELS[name].paper,
             "config": f"configs/{path.name}" if path.is_file() else "",
         }
 

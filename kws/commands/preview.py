@@ -55,7 +55,7 @@ def memory_bytes(trainer: Trainer) -> dict[str, int]:
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[train.precision]
-    planes, bands, frames = trainer.features.shape(trainer.training_set.samples)
+    channels, bands, frames = trainer.features.shape(trainer.training_set.samples)
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0.0)
     shards = 1
     if train.zero:  # the optimizer's state and a copy of the weights are divided over the processes
@@ -68,7 +68,7 @@ def memory_bytes(trainer: Trainer) -> dict[str, int]:
         "gradients": copies * weights,
         "optimizer": states * weights // shards,
         "averaged": weights if train.ema else 0,
-        "activations": activation_bytes(network, (planes, bands, frames), train.micro_batch, dtype),
+        "activations": activation_bytes(network, (channels, bands, frames), train.micro_batch, dtype),
     }
     return parts | {"total": sum(parts.values())}
 
@@ -122,7 +122,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         **({"task": "\n".join(found["task_notes"])} if found["task_notes"] else {}),
         "classes": f"{len(classes)}: {' '.join(classes)}",
         "network": f"{found['network']}, {found['parameters']:,} parameters",
-        "input": " x ".join(map(str, found["input"])) + " (planes x bands x frames)",
+        "input": " x ".join(map(str, found["input"])) + " (channels x bands x frames)",
         "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: {found['steps']:,}",
         "step": f"{found['global_batch']} clips: {_several(found['slots'], 'slot')} of {found['micro_batch']}",
         "processes": f"{found['world_size']} now, {found['device']}, {_several(found['threads'], 'thread')} each; "

@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kws import models
 from kws.config import TrainConfig
 from kws.corpus.tasks import Task
 from kws.data import index as index_file
@@ -35,7 +34,7 @@ from kws.errors import UsageError
 from kws.evaluation import mistakes
 from kws.evaluation.split_result import SplitResult, file_stem
 from kws.evaluation.trained import Trained, check_corpus
-from kws.models.cost import multiply_adds
+from kws.models.cost import count_parameters, multiply_adds
 from kws.run import folder as run_folder
 
 BATCH = 64
@@ -236,7 +235,7 @@ def provenance(trained: Trained) -> dict[str, Any]:
     config, state = trained.config, trained.checkpoint.state
     return {
         "network": config.model.name,
-        "parameters": models.count_parameters(trained.network),
+        "parameters": count_parameters(trained.network),
         "multiply_adds": multiply_adds(trained.network, trained.features.shape(trained.samples)),
         "task": trained.task.name,
         "task_digest": trained.task.digest,

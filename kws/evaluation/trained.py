@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kws import models
 from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.corpus import tasks
 from kws.data.index import Index
 from kws.errors import UsageError
+from kws.models import registry
 from kws.run import folder as run_folder
 from kws.run.checkpoint import Checkpoint, Checkpoints
 
@@ -35,7 +35,7 @@ class Trained:
         self.samples = clip_samples(config.data.clip_seconds)
         self.features = Features(config.frontend.features, checkpoint.state.get("normal")).to(device)
         shape = self.features.shape(self.samples)
-        self.network: nn.Module = models.build(config.model.name, len(self.classes), shape).to(device)
+        self.network: nn.Module = registry.build_model(config.model.name, len(self.classes), shape).to(device)
         averaged = checkpoint.ema()
         self.weights = "model" if averaged is None else "ema"
         """Which of the checkpoint's weights these are: the averaged ones ("ema") are used where it has them."""

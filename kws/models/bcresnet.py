@@ -1,26 +1,27 @@
 """BC-ResNet-tau: Kim et al., Interspeech 2021, arXiv 2106.04140, section 2, tables 1 and 3.
 
-2-d features (B, C, F, N) whose residual functions work on time alone and are broadcast over the bands:
+On features (B, C, F, N). The residual function of a block works on the mean over the bands, along time only, and its
+result is broadcast over the bands:
 
-    stem    5x5 -> 16 tau, halves the bands
+    stem    5x5 -> 16 tau channels, halves the bands
     stage1  2 blocks ->  8 tau, dilation 1 in time
     stage2  2 blocks -> 12 tau, dilation 2, halves the bands
     stage3  4 blocks -> 16 tau, dilation 4, halves the bands
     stage4  4 blocks -> 20 tau, dilation 8
     head    5x5 depthwise without padding over the bands, 1x1 -> 32 tau, mean, linear
 
-A stage's first block changes the width and has no shortcut. The number of frames stays as it is. Trainable parameters
-at 40 bands:
+The first block of a stage changes the number of channels and has no shortcut. The number of frames does not change.
+Trainable parameters with 40 bands:
 
     tau               1       1.5         2         3         6         8
     paper         9.2 K    17.2 K    27.3 K    54.2 K     188 K     321 K
     12 classes    9,232    17,154    27,284    54,168   187,812   321,068
     35 classes    9,991    18,281    28,779    56,399   192,251   326,979
 
-The paper has 40 bands, of which 20, 10, 5 and 5 are left in the stages, and 5 sub-bands everywhere. For other numbers
-of bands each norm takes the largest number of sub-bands up to 5 that divides its bands (1 is plain batch norm), and the
-head's kernel is as high as the bands that are left where those are fewer than 5. Weights start as torch's do, as in the
-authors' code.
+The paper has 40 bands, which the stages reduce to 20, 10, 5 and 5, and uses 5 sub-bands everywhere. With other numbers
+of bands, each norm uses the largest number of sub-bands up to 5 that divides its bands (1 is plain batch norm), and
+the head's kernel covers all bands where fewer than 5 remain. Weights are initialised as in torch and in the authors'
+code.
 """
 
 import torch
@@ -35,15 +36,16 @@ SUB_BANDS = 5
 class FrequencyConv(nn.Module):
     """3x1 depthwise convolution over the bands: (B, C, F, N) -> (B, C, ceil(F / stride), N).
 
-    One matrix a channel, (F / stride) x F with three diagonals, in one batched product. With `Pointwise`, against
-    nn.Conv2d for both on one core, same numbers: 199 -> 165 ms for forward + backward of tau 1 at (64, 1, 40, 101).
+    Computed as one batched matrix product, with a matrix (F / stride) x F of three diagonals per channel. Measured with
+    `Pointwise`, against nn.Conv2d for both, on one core, with the same results: 199 -> 165 ms for forward + backward of
+    tau 1 at (64, 1, 40, 101).
     """
 
-    place: Tensor  # (3, F / stride * F): which tap stands where in a channel's matrix
+    place: Tensor  # (3, F / stride * F): where each filter tap is in a channel's matrix
 
     def __init__(self, channels: int, bands: int, stride: int = 1) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 3).uniform_(-(3**-0.5), 3**-0.5))  # as nn.Conv2d starts
+        self.weight = nn.Parameter(torch.empty(channels, 3).uniform_(-(3**-0.5), 3**-0.5))  # as nn.Conv2d initialises
         self.shape = (channels, -(-bands // stride), bands)
         tap, out, band = torch.meshgrid(*(torch.arange(n) for n in (3, *self.shape[1:])), indexing="ij")
         self.register_buffer("place", (band == out * stride + tap - 1).float().flatten(1), persistent=False)
@@ -52,12 +54,12 @@ class FrequencyConv(nn.Module):
         return (self.weight @ self.place).view(self.shape) @ x
 
     def own_multiply_adds(self, x: Tensor) -> int:
-        """For `kws.models.cost`: of the convolution, without the zeros of the matrices."""
+        """Multiply-adds for the input batch x, for `kws.models.cost`: without the zeros of the matrices."""
         return len(x) * self.weight.numel() * self.shape[1] * x.shape[3]
 
 
 class Pointwise(nn.Linear):
-    """1x1 convolution without bias as a batched product: (B, Cin, ...) -> (B, Cout, ...)."""
+    """1x1 convolution without bias as a batched matrix product: (B, Cin, ...) -> (B, Cout, ...)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, bias=False)
@@ -68,7 +70,10 @@ class Pointwise(nn.Linear):
 
 
 class SubSpectralNorm(nn.Module):
-    """Batch norm of each channel's sub-bands apart: (B, C, F, N) -> (B, C, F, N). Chang et al., arXiv 2103.13620."""
+    """Batch norm with separate statistics for each sub-band of a channel: (B, C, F, N) -> (B, C, F, N).
+
+    Source: Chang et al., arXiv 2103.13620.
+    """
 
     def __init__(self, channels: int, bands: int) -> None:
         super().__init__()
@@ -131,7 +136,7 @@ class BCResNet(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-def build(num_classes: int, in_shape: tuple[int, int, int], *, tau: float) -> BCResNet:
+def build_bcresnet(num_classes: int, in_shape: tuple[int, int, int], *, tau: float) -> BCResNet:
     """BC-ResNet-{tau} for features of shape (1, F, N)."""
     return BCResNet(in_shape[1], num_classes, int(8 * tau))
 

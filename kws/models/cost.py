@@ -1,4 +1,4 @@
-"""What a network costs: its multiply-adds, counted by letting it run on shapes alone."""
+"""Size and cost of a network: trainable parameters, and multiply-adds per clip."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 
-def multiply_adds(model: nn.Module, in_shape: tuple[int, int, int]) -> int:
-    """Of one clip (planes, F, N) through convolutions, linear layers and attention; norms and activations are not
-    counted, as in the papers. `model` may lie on the meta device, which computes nothing.
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters. The running statistics of batch norm are not among them."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    A module that multiplies outside of convolutions and linear layers, as attention does, has a method
-    `own_multiply_adds(x)`: how often, for the input x over its whole batch.
+
+def multiply_adds(model: nn.Module, in_shape: tuple[int, int, int]) -> int:
+    """Multiply-adds of one clip (in_channels, F, N), counted by hooks during a forward pass.
+
+    Counted are convolutions, linear layers and attention, as in the papers; norms and activations are not. `model` may
+    be on the meta device, which computes shapes only. A module that multiplies outside of convolutions and linear
+    layers, such as attention, has a method `own_multiply_adds(x)` that returns the count for the input batch x.
     """
     total = 0
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         nonlocal total
         if isinstance(module, _ConvNd):
-            total += output.numel() * module.weight[0].numel()  # its group's channels times the kernel
+            total += output.numel() * module.weight[0].numel()  # input channels of a group times kernel size
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
         elif own := getattr(module, "own_multiply_adds", None):

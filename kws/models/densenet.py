@@ -1,23 +1,27 @@
-"""DenseNet-BC: Huang et al., CVPR 2017, arXiv 1608.06993, section 3 and table 1, on (B, planes, F, N) features.
+"""DenseNet-BC: Huang et al., CVPR 2017, arXiv 1608.06993, section 3 and table 1.
 
-    stem    3x3 -> 2k; `small_stem` false: 7x7 -> 2k of stride 2, batch norm, ReLU, 3x3 max pool
-    blocks  layers of batch norm, ReLU, 1x1 -> 4k, batch norm, ReLU, 3x3 -> k over all outputs before them
-    between batch norm, ReLU, 1x1 that halves the channels, 2x2 mean
-    head    batch norm, ReLU, global mean, linear
+On features (B, in_channels, F, N), with growth rate k:
 
-Growth k; three blocks of (depth - 4) / 6 layers behind the small stem, the four of table 1 behind the large one.
+    stem         3x3 -> 2k (`small_stem`), or 7x7 -> 2k with stride 2, batch norm, ReLU, 3x3 max pooling
+    blocks       layers of batch norm, ReLU, 1x1 -> 4k, batch norm, ReLU, 3x3 -> k, on all outputs before them
+    transitions  between blocks: batch norm, ReLU, 1x1 that halves the channels, 2x2 mean
+    head         batch norm, ReLU, global mean, linear
 
-    small stem             100, k 12     250, k 24     190, k 40
-    1 plane,  35 classes     777,305    15,366,917    25,677,765
-    3 planes, 10 classes     769,162    15,324,406    25,624,430    paper: 0.8 M, 15.3 M, 25.6 M
+With the small stem there are three blocks of (depth - 4) / 6 layers, with the large one the four of table 1. Trainable
+parameters:
 
-    large stem, k 32             121           169           201           264
-    1 plane, 35 classes    6,983,459    12,536,483    18,153,891    30,736,547
-    3 planes, 1,000        7,978,856    14,149,480    20,013,928    33,337,704
+    small stem                 100, k 12     250, k 24     190, k 40
+    1 channel,  35 classes       777,305    15,366,917    25,677,765
+    3 channels, 10 classes       769,162    15,324,406    25,624,430    paper: 0.8 M, 15.3 M, 25.6 M
 
-A layer's concatenation, batch norm and ReLU are as wide as all before it, so memory grows with the square of the depth;
-with gradient checkpointing they are recomputed (Pleiss et al. 2017, arXiv 1707.06990) and it grows with the depth. Kept
-for the backward pass of a 32 x 32 clip in float32: 100-12 35 -> 12 MB, 190-40 351 -> 74 MB; a quarter more time (CPU).
+    large stem, k 32                 121           169           201           264
+    1 channel,  35 classes     6,983,459    12,536,483    18,153,891    30,736,547
+    3 channels, 1,000          7,978,856    14,149,480    20,013,928    33,337,704
+
+The concatenation, batch norm and ReLU in a layer have as many channels as all outputs before it, so memory grows with
+the square of the depth. Gradient checkpointing recomputes them (Pleiss et al. 2017, arXiv 1707.06990), and memory grows
+linearly. Kept for the backward pass of one 32 x 32 clip in float32: 35 -> 12 MB (100, k 12), 351 -> 74 MB (190, k 40),
+for a quarter more time (CPU).
 """
 
 from collections.abc import Sequence
@@ -33,20 +37,20 @@ PAPER = "Huang et al., DenseNet, CVPR 2017, arXiv 1608.06993"
 
 
 class Squeeze(Recomputable):
-    """Concatenation, batch norm, ReLU, 1x1 and dropout: several (B, Ci, H, W), Cin in all -> (B, Cout, H, W)."""
+    """Concatenation, batch norm, ReLU, 1x1, dropout: several (B, Ci, H, W), Cin in all -> (B, Cout, H, W)."""
 
     def __init__(self, c_in: int, c_out: int, dropout: float) -> None:
         super().__init__()
         self.norm, self.conv, self.dropout = nn.BatchNorm2d(c_in), conv(c_in, c_out, 1), nn.Dropout(dropout)
 
     def compute(self, *inputs: Tensor) -> Tensor:
-        """All of the above; what is recomputed."""
+        """The whole module; it is recomputed in the backward pass."""
         x = F.relu(self.norm(torch.cat(inputs, dim=1)))
         return self.dropout(self.conv(x))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
-    """The outputs before it, Cin channels in all -> (B, growth, H, W)."""
+    """All outputs before this layer, Cin channels together -> (B, growth, H, W)."""
 
     def __init__(self, c_in: int, growth: int, dropout: float) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """(B, Cin, H, W) -> itself and every layer's output, Cin + layers * growth channels in all."""
+    """(B, Cin, H, W) -> the input and every layer's output, Cin + layers * growth channels together."""
 
     def __init__(self, c_in: int, layers: int, growth: int, dropout: float) -> None:
         super().__init__()
@@ -73,14 +77,14 @@ class Block(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """(B, planes, F, N) features to (B, classes) logits; `layers` of each block."""
+    """(B, in_channels, F, N) features to (B, classes) logits. `layers`: how many each block has."""
 
     def __init__(
-        self, planes: int, classes: int, layers: Sequence[int], growth: int, small_stem: bool, dropout: float
+        self, in_channels: int, classes: int, layers: Sequence[int], growth: int, small_stem: bool, dropout: float
     ) -> None:
         super().__init__()
         width = 2 * growth
-        self.stem = conv(planes, width) if small_stem else stem(planes, width, small=False)
+        self.stem = conv(in_channels, width) if small_stem else stem(in_channels, width, small=False)
         self.blocks, self.transitions = nn.ModuleList(), nn.ModuleList()
         for i, count in enumerate(layers):
             self.blocks.append(Block(width, count, growth, dropout))
@@ -99,7 +103,7 @@ class DenseNet(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-def build(
+def build_densenet(
     num_classes: int,
     in_shape: tuple[int, int, int],
     *,
@@ -108,5 +112,5 @@ def build(
     small_stem: bool,
     dropout: float = 0.0,
 ) -> DenseNet:
-    """DenseNet-BC of `layers` a block and growth `growth` for features of shape (planes, F, N) of any F and N."""
+    """DenseNet-BC for features of shape (in_channels, F, N) with any F and N; `layers`: how many each block has."""
     return DenseNet(in_shape[0], num_classes, layers, growth, small_stem, dropout)

@@ -1,6 +1,7 @@
-"""Dual path networks: Chen et al., NeurIPS 2017, arXiv 1707.01629, section 4, table 1, on (B, planes, F, N) features.
+"""Dual path networks (DPN): Chen et al., NeurIPS 2017, arXiv 1707.01629, section 4 and table 1.
 
-Of a block's output some channels are added, as in a residual network, the others appended, as in a dense one:
+On features (B, in_channels, F, N). Some channels of a block's output are added to its input, as in a residual network;
+the others are appended, as in a DenseNet:
 
     x = [residual | dense]  -> 1x1, 3x3 in 32 groups, 1x1 ->  [r | d]
     next x = [residual + r | dense, d]
@@ -11,10 +12,10 @@ Of a block's output some channels are added, as in a residual network, the other
     stage 3       20      384        1024           24    1072 ... 1528
     stage 4        3      768        2048          128    2304, 2432, 2560
 
-34,299,507 trainable parameters at 1 plane and 35 classes, 34,236,634 at 3 planes and 10 classes.
+34,299,507 trainable parameters with 1 input channel and 35 classes, 34,236,634 with 3 channels and 10 classes.
 
-That count is of the form for small pictures: stem 3x3 of 64, strides 1, 2, 2, 2, and batch norm after each convolution.
-The authors' ImageNet code has its batch norms before them, a 7x7 stem and a projection that is one increment wider.
+This is the form for small images: a 3x3 stem of 64 channels, strides 1, 2, 2, 2, batch norm after each convolution. The
+authors' ImageNet code has batch norm before each convolution, a 7x7 stem and a projection that is one increment wider.
 """
 
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ from kws.models.layers import Staged, bottleneck, init_he, projection, stem
 
 PAPER = "Chen et al., Dual Path Networks, NeurIPS 2017, arXiv 1707.01629"
 STEM = 64
-RESIDUAL = 256  # of the first stage; doubled in each later one, as `inner` is
+RESIDUAL = 256  # channels of the first stage; doubled in each later stage, as `inner` is
 
 
 class Block(nn.Module):
     """(B, residual + dense, H, W) -> (B, residual + dense + increment, H / stride, W / stride).
 
-    With `projected`, a stage's first, all of the input becomes residual + increment channels.
+    `projected` (the first block of a stage): the whole input is projected to residual + increment channels.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Block(nn.Module):
 
 
 class DPN(Staged):
-    """(B, planes, F, N) features to (B, classes) logits. `inner` is the first stage's, in `groups`."""
+    """(B, in_channels, F, N) features to (B, classes) logits. `inner`: width of the first stage's 3x3, in `groups`."""
 
     def __init__(
-        self, planes: int, classes: int, blocks: Sequence[int], increments: Sequence[int], inner: int, groups: int
+        self, in_channels: int, classes: int, blocks: Sequence[int], increments: Sequence[int], inner: int, groups: int
     ) -> None:
         super().__init__()
-        self.stem = stem(planes, STEM, small=True)
+        self.stem = stem(in_channels, STEM, small=True)
         self.stages, c_in = nn.Sequential(), STEM
         for i, (count, increment) in enumerate(zip(blocks, increments, strict=True)):
             residual = RESIDUAL * 2**i
@@ -70,7 +71,7 @@ class DPN(Staged):
         self.apply(init_he)
 
 
-def build(
+def build_dpn(
     num_classes: int,
     in_shape: tuple[int, int, int],
     *,
@@ -79,5 +80,5 @@ def build(
     inner: int,
     groups: int = 32,
 ) -> DPN:
-    """The DPN of `blocks` a stage for features of shape (planes, F, N) of any F and N."""
+    """A DPN with `blocks` per stage for features of shape (in_channels, F, N) with any F and N."""
     return DPN(in_shape[0], num_classes, blocks, increments, inner, groups)

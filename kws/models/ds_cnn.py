@@ -1,7 +1,7 @@
-"""DS-CNN: Zhang et al., Hello Edge, arXiv 1711.07128, section 4 and the authors' training commands.
+"""DS-CNN: Zhang et al., "Hello Edge", arXiv 1711.07128, section 4 and the authors' training commands.
 
     stem    10x4 (frames x bands) -> C
-    blocks  3x3 depthwise, 1x1 -> C; batch norm and ReLU after either
+    blocks  3x3 depthwise, 1x1 -> C; batch norm and ReLU after each
     head    global mean, linear
 
               C   blocks   stride of the stem   of the first block   (frames, bands)
@@ -9,7 +9,8 @@
     M       172        4               (2, 1)               (2, 2)
     L       276        5               (2, 1)               (2, 2)
 
-Kernels and strides are turned here, as features are (B, 1, bands, frames). Parameters at 12 classes:
+In the code kernels and strides are (bands, frames), because features are (B, 1, bands, frames). Parameters with 12
+classes:
 
                                         S         M         L
     deployed, batch norm folded    22,604   135,032   410,700
@@ -17,10 +18,11 @@ Kernels and strides are turned here, as features are (B, 1, bands, frames). Para
     with running statistics        24,332   139,676   419,808
     35 classes, trainable          24,675   140,559   420,107
 
-The first row, one byte each, plus the two largest neighbouring feature maps is the paper's table of memory: 38.6, 189.2
-and 497.6 KB for 49 frames of 10 MFCCs. The authors' convolutions have a bias and their norms no scale; here it is the
-other way round, which makes as many parameters and no idle ones. Xavier weights, batch norm eps 1e-3 and momentum 0.04
-are theirs. Every layer keeps ceil(n / stride) positions; the 3x3 of stride 2 pads evenly, theirs at the far end.
+The first row, at one byte per parameter, plus the two largest adjacent feature maps gives the memory in the paper's
+table: 38.6, 189.2 and 497.6 KB for 49 frames of 10 MFCCs. The authors' convolutions have a bias and their norms no
+scale; here it is the other way round, with the same number of parameters, none of them redundant. Xavier
+initialisation, batch norm eps 1e-3 and momentum 0.04 are as in their code. Every layer has ceil(n / stride) output
+positions; the 3x3 with stride 2 is padded on both sides, theirs at the end only.
 """
 
 from typing import NamedTuple
@@ -29,14 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kws.models.planes import PlaneConv
+from kws.models.depthwise import DepthwiseConv2d
 
 PAPER = "Zhang et al., Hello Edge, arXiv 1711.07128"
 STEM = (4, 10)  # bands, frames
 
 
 class Size(NamedTuple):
-    """One column of the paper's table; strides are (bands, frames)."""
+    """One row of the table above; strides are (bands, frames)."""
 
     channels: int
     blocks: int
@@ -45,7 +47,7 @@ class Size(NamedTuple):
 
     @property
     def smallest(self) -> tuple[int, int]:
-        """Bands and frames that the strides leave something of."""
+        """Smallest (bands, frames): the strides reduce them to one position."""
         return self.stem_stride[0] * self.block_stride, self.stem_stride[1] * self.block_stride
 
 
@@ -53,7 +55,10 @@ SIZES = {"s": Size(64, 4, (2, 2), 1), "m": Size(172, 4, (1, 2), 2), "l": Size(27
 
 
 class Pointwise(nn.Linear):
-    """1x1 convolution without bias: (B, Cin, H, W) -> (B, Cout, H, W). A matrix for the reason that PlaneConv gives."""
+    """1x1 convolution without bias: (B, Cin, H, W) -> (B, Cout, H, W).
+
+    Its weight is a matrix for the reason given in DepthwiseConv2d.
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, bias=False)
@@ -68,7 +73,7 @@ class DSCNN(nn.Module):
     def __init__(self, classes: int, size: Size) -> None:
         super().__init__()
         channels, strides = size.channels, [size.block_stride] + [1] * (size.blocks - 1)
-        self.stem = nn.Sequential(PlaneConv(channels, STEM, size.stem_stride), *_norm(channels))
+        self.stem = nn.Sequential(DepthwiseConv2d(channels, STEM, size.stem_stride), *_norm(channels))
         self.blocks = nn.Sequential(*(_block(channels, stride) for stride in strides))
         self.linear = nn.Linear(channels, classes)
         self.stem_stride = size.stem_stride
@@ -79,17 +84,17 @@ class DSCNN(nn.Module):
             # For oneDNN: 442 -> 256 ms for forward + backward of S and 4.4 -> 3.2 s of L at (64, 1, 40, 101) on one
             # core.
             x = x.to(memory_format=torch.channels_last)
-        x = self.blocks(self.stem(_pad_same(x, STEM, self.stem_stride)))
+        x = self.blocks(self.stem(pad_same(x, STEM, self.stem_stride)))
         return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-def build(num_classes: int, in_shape: tuple[int, int, int], *, size: str) -> DSCNN:
-    """DS-CNN of size "s", "m" or "l"; it fits any F and N of at least `smallest`, so `in_shape` sets nothing."""
+def build_ds_cnn(num_classes: int, in_shape: tuple[int, int, int], *, size: str) -> DSCNN:
+    """DS-CNN of size "s", "m" or "l". It works for any F and N of at least `smallest`, so `in_shape` is not used."""
     return DSCNN(num_classes, SIZES[size])
 
 
 def _block(channels: int, stride: int) -> nn.Sequential:
-    depthwise = PlaneConv(channels, (3, 3), (stride, stride), pad=1)
+    depthwise = DepthwiseConv2d(channels, (3, 3), (stride, stride), pad=1)
     return nn.Sequential(depthwise, *_norm(channels), Pointwise(channels, channels), *_norm(channels))
 
 
@@ -98,7 +103,7 @@ def _norm(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _init(module: nn.Module) -> None:
-    if isinstance(module, PlaneConv):
+    if isinstance(module, DepthwiseConv2d):
         nn.init.xavier_uniform_(module.weight.unsqueeze(1))
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
@@ -106,8 +111,8 @@ def _init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _pad_same(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """Zeros around (B, C, H, W), one more at the far end where odd, so that ceil(n / stride) positions are left."""
+def pad_same(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """Pads (B, C, H, W) with zeros so that the convolution has ceil(n / stride) positions; an odd one at the end."""
     padding: list[int] = []
     for axis in (1, 0):
         length = x.shape[2 + axis]

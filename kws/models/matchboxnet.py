@@ -1,23 +1,23 @@
 """MatchboxNet-BxRxC: Majumdar & Ginsburg, Interspeech 2020, arXiv 2004.08531, section 2 and table 1.
 
-Time-channel separable 1-D convolutions over (B, F, N): the F frequency bands are the channels.
+Time-channel separable 1-D convolutions over (B, F, N): the F frequency bands are the input channels.
 
-    Conv1   k 11, stride 2 -> 128      separable
-    B1..BB  k 13, 15, 17 ... -> C      R separable sub-blocks + residual (1x1 and batch norm)
-    Conv2   k 29, dilation 2 -> 128    separable
-    Conv3   k 1 -> 128                 plain
+    Conv1   kernel 11, stride 2 -> 128   separable
+    B1..BB  kernel 13, 15, 17 ... -> C   R separable sub-blocks + residual (1x1 and batch norm)
+    Conv2   kernel 29, dilation 2 -> 128 separable
+    Conv3   kernel 1 -> 128              plain
     Conv4   mean over time, then 128 -> classes
 
-Trainable parameters at F = 64:
+Trainable parameters with F = 64:
 
                    3x1x64    3x2x64   3x2x112    6x2x64
     paper            77 K      93 K     177 K     140 K
     30 classes     77,214    92,766   176,286   138,846
     35 classes     77,859    93,411   176,931   139,491
 
-What the paper leaves open follows the authors' NeMo training files: no dropout, Xavier weights, batch norm eps 1e-3, a
-residual projection in every block. Those files have stride 1 in Conv1 and so twice the frames and twice the work of
-the stride here; `MatchboxNet(stride=1)` is that network.
+What the paper does not say follows the authors' NeMo training files: no dropout, Xavier initialisation, batch norm eps
+1e-3, a residual projection in every block. Those files have stride 1 in Conv1, which means twice the frames and twice
+the work; `MatchboxNet(stride=1)` is that network.
 """
 
 import torch.nn.functional as F
@@ -29,9 +29,9 @@ EDGE = 128  # channels of Conv1, Conv2 and Conv3
 
 
 class DepthwiseConv1d(nn.Conv1d):
-    """One length-`kernel` filter per channel: (B, C, N) -> (B, C, ceil(N / stride)); parameters as in `nn.Conv1d`.
+    """One filter of length `kernel` per channel: (B, C, N) -> (B, C, ceil(N / stride)); parameters as in `nn.Conv1d`.
 
-    Time is put on the height axis of a 2-d convolution and the `dilation` interleaved phases on its width axis.
+    Computed as a 2-d convolution: time is its height axis, and the `dilation` interleaved phases are its width axis.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
@@ -41,9 +41,9 @@ class DepthwiseConv1d(nn.Conv1d):
         super().__init__(channels, channels, kernel, stride, pad, dilation, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # oneDNN's fast depthwise kernels, backward above all, are for 2-d convolutions of dilation 1 whose height
-        # exceeds the kernel and, with a stride, whose padding is real. Measured against nn.Conv1d on one core, same
-        # numbers: about 5 times on a layer, 77 -> 46 ms for forward + backward of 3x1x64 at (64, 1, 40, 101).
+        # oneDNN's fast depthwise kernels (above all for the backward pass) need a 2-d convolution of dilation 1 whose
+        # height exceeds the kernel; with a stride, also explicit padding. Measured against nn.Conv1d on one core, with
+        # the same results: a layer is 5 times faster, forward + backward of 3x1x64 at (64, 1, 40, 101) 77 -> 46 ms.
         frames, pad, stride, phases = x.shape[2], int(self.padding[0]), self.stride[0], self.dilation[0]
         edge = pad if stride > 1 else 0
         tail = max(-(-frames // phases), self.kernel_size[0] + 1) * phases - frames
@@ -55,7 +55,7 @@ class DepthwiseConv1d(nn.Conv1d):
 
 
 class Separable(nn.Module):
-    """Depthwise in time, pointwise over channels, batch norm; no activation. (B, Cin, N) -> (B, Cout, N / stride)."""
+    """Depthwise in time, pointwise over channels, batch norm, no activation: (B, Cin, N) -> (B, Cout, N / stride)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Separable(nn.Module):
 
 
 class Block(nn.Module):
-    """R separable sub-blocks; the 1x1 residual joins before the last activation. (B, Cin, N) -> (B, C, N)."""
+    """R separable sub-blocks; the 1x1 residual is added before the last activation. (B, Cin, N) -> (B, C, N)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, repeat: int, dropout: float) -> None:
         super().__init__()
@@ -109,7 +109,9 @@ class MatchboxNet(nn.Module):
         return self.conv4(x.mean(dim=2))  # type: ignore[no-any-return]
 
 
-def build(num_classes: int, in_shape: tuple[int, int, int], *, blocks: int, repeat: int, channels: int) -> MatchboxNet:
+def build_matchboxnet(
+    num_classes: int, in_shape: tuple[int, int, int], *, blocks: int, repeat: int, channels: int
+) -> MatchboxNet:
     """MatchboxNet-{blocks}x{repeat}x{channels} for features of shape (1, F, N)."""
     return MatchboxNet(in_shape[1], num_classes, blocks, repeat, channels)
 

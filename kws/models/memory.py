@@ -1,10 +1,10 @@
-"""How much memory a training keeps: what autograd holds of one forward pass, counted where it is stored.
+"""Estimates the activation memory of training: the tensors that autograd keeps from one forward pass.
 
-How near it comes (float32, one thread, against the peak of all tensors of a step above weights and optimizer, by the
-memory profiler of torch): tensors took 1.00 (densenet_bc_100_12, resnet32), 1.02 (kwt_1), 1.10 (wrn_28_10), 1.14
-(matchboxnet_3x2x64) and 1.21 times (tc_resnet8) what is counted here. The process itself grew by 1.2 to 2.0 times as
-much on a CPU, where oneDNN reorders and glibc leaves gaps: resnet32 at 512 clips 1,531 MB for 1,244,
-matchboxnet_3x2x64 484 for 247.
+Accuracy (float32, one thread; compared with torch's memory profiler, peak of all tensors of a step without weights and
+optimizer state): the peak was 1.00 (densenet_bc_100_12, resnet32), 1.02 (kwt_1), 1.10 (wrn_28_10), 1.14
+(matchboxnet_3x2x64) and 1.21 times (tc_resnet8) the estimate. On a CPU the process itself grew by 1.2 to 2.0 times the
+estimate, because oneDNN reorders tensors and glibc fragments memory: resnet32 with 512 clips by 1,531 MB (estimate
+1,244 MB), matchboxnet_3x2x64 by 484 MB (247 MB).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from kws.models.recompute import Recomputable
 
 
 def activation_bytes(model: nn.Module, in_shape: tuple[int, int, int], clips: int, kind: torch.dtype) -> int:
-    """Bytes that autograd keeps for the backward pass of a batch of `clips` clips (planes, F, N), without parameters.
+    """Bytes that autograd keeps for the backward pass of a batch of `clips` clips (in_channels, F, N).
 
-    `kind`: torch.float32, or what autocast computes in. A copy of the model runs forward on the CPU with 2 and with 4
-    clips; what a clip adds is scaled to `clips`, what is there anyway counts once. Not in it: what a layer needs while
-    it works, and gradients of activations, of which a few are there at a time.
+    `kind`: torch.float32, or the dtype of autocast. A copy of the model runs forward on the CPU with 2 and with 4
+    clips, from which the bytes per clip and the constant bytes follow. Not included: parameters, temporary memory of a
+    layer, and gradients of activations, of which few exist at a time.
     """
     own = copy.deepcopy(model).cpu().train()
     with torch.random.fork_rng(devices=[]):
@@ -33,7 +33,7 @@ def activation_bytes(model: nn.Module, in_shape: tuple[int, int, int], clips: in
 
 def _kept_bytes(model: nn.Module, inputs: Tensor, kind: torch.dtype) -> int:
     known = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
-    # Held until the end, so that no storage is freed and its address given to another.
+    # References to the storages, so that none is freed and its address used again while counting.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -43,7 +43,9 @@ def _kept_bytes(model: nn.Module, inputs: Tensor, kind: torch.dtype) -> int:
         return tensor
 
     for module in model.modules():
-        if isinstance(module, Recomputable) and module.gradient_checkpointing:  # keeps its inputs past autograd
+        if (
+            isinstance(module, Recomputable) and module.gradient_checkpointing
+        ):  # it keeps its inputs outside of autograd
             module.register_forward_pre_hook(lambda _, given: [keep(tensor) for tensor in given] and None)
     cast = torch.autocast("cpu", kind, enabled=kind is not torch.float32)
     with cast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

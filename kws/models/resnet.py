@@ -1,14 +1,16 @@
 """ResNet: He et al., CVPR 2016, arXiv 1512.03385, table 1; ResNeXt: Xie et al., CVPR 2017, arXiv 1611.05431.
 
-A ResNeXt is the ResNet whose bottleneck's 3x3 convolution works in `cardinality` groups, so both are one builder.
+A ResNeXt is a ResNet whose bottlenecks' 3x3 convolutions have `cardinality` groups, so one builder makes both. On
+features (B, in_channels, F, N):
 
-    stem    7x7 of stride 2 and 3x3 max pool; `small_stem`: one 3x3 of stride 1, F and N kept, better at 32 x 32
-    stages  widths 64, 128, 256, 512 (times 4 out of a bottleneck), all but the first with stride 2
+    stem    7x7 with stride 2 and 3x3 max pooling; `small_stem`: one 3x3 with stride 1, better for 32 x 32 features
+    stages  widths 64, 128, 256, 512 (times 4 after a bottleneck), all but the first with stride 2
     head    global mean, linear
 
-Trainable parameters at 1 plane and 35 classes, of any F x N, and at the paper's 3 planes and 1,000 classes:
+Trainable parameters with 1 input channel and 35 classes, for any F x N, and with the paper's 3 channels and 1,000
+classes:
 
-                        blocks        1 plane, 35    small stem    3 planes, 1,000
+                        blocks      1 channel, 35    small stem  3 channels, 1,000
     resnet18            2, 2, 2, 2     11,188,195    11,185,635         11,689,512
     resnet34            3, 4, 6, 3     21,296,355    21,293,795         21,797,672
     resnet50            3, 4, 6, 3     23,573,475    23,570,915         25,557,032
@@ -16,10 +18,10 @@ Trainable parameters at 1 plane and 35 classes, of any F x N, and at the paper's
     resnet152           3, 8, 36, 3    58,209,251    58,206,691         60,192,808
     resnext50_32x4d     3, 4, 6, 3     23,045,347                       25,028,904
     resnext101_32x4d    3, 4, 23, 3    42,194,147                       44,177,704
-    resnext29_8x64      3, 3, 3                      34,451,171         34,426,698    3 planes, 10 classes
+    resnext29_8x64      3, 3, 3                      34,451,171         34,426,698    3 channels, 10 classes
 
-resnet18 and 34 have two 3x3 convolutions a block, the others bottlenecks, with the stride in the 3x3 convolution; the
-paper has it in the 1x1 before, which looks at a quarter of the positions only.
+resnet18 and 34 have two 3x3 convolutions per block; the others have bottlenecks with the stride in the 3x3 convolution.
+The paper has the stride in the 1x1 before it, which would ignore three quarters of the positions.
 """
 
 from collections.abc import Sequence
@@ -32,11 +34,14 @@ from kws.models.layers import Staged, bottleneck, conv, init_he, projection, ste
 PAPER = "He et al., Deep Residual Learning, CVPR 2016, arXiv 1512.03385, table 1"
 PAPER_RESNEXT = "Xie et al., ResNeXt, CVPR 2017, arXiv 1611.05431"
 STEM = 64
-EXPANSION = 4  # a bottleneck's output to the width of its stage
+EXPANSION = 4  # output channels of a bottleneck / width of its stage
 
 
 class Residual(nn.Module):
-    """Body plus shortcut, projected where the shape changes: (B, Cin, H, W) -> (B, Cout, H / stride, W / stride)."""
+    """ReLU(body + shortcut), which is projected where the shape changes.
+
+    (B, Cin, H, W) -> (B, Cout, H / stride, W / stride).
+    """
 
     def __init__(self, c_in: int, c_out: int, stride: int, body: nn.Module) -> None:
         super().__init__()
@@ -48,17 +53,17 @@ class Residual(nn.Module):
 
 
 class ResNet(Staged):
-    """(B, planes, F, N) features to (B, classes) logits.
+    """(B, in_channels, F, N) features to (B, classes) logits.
 
-    `blocks` a stage; `cardinality` groups of `width` channels in the first stage's 3x3 convolutions, doubled in each
-    later one; cardinality 0 stands for blocks of two 3x3 convolutions.
+    `blocks`: how many each stage has. The 3x3 convolutions of the first stage have `cardinality` groups of `width`
+    channels; the width doubles in each later stage. Cardinality 0 means blocks of two 3x3 convolutions.
     """
 
     def __init__(
-        self, planes: int, classes: int, blocks: Sequence[int], cardinality: int, width: int, small_stem: bool
+        self, in_channels: int, classes: int, blocks: Sequence[int], cardinality: int, width: int, small_stem: bool
     ) -> None:
         super().__init__()
-        self.stem = stem(planes, STEM, small_stem)
+        self.stem = stem(in_channels, STEM, small_stem)
         self.stages, c_in = nn.Sequential(), STEM
         for i, count in enumerate(blocks):
             c_out = STEM * 2**i * (EXPANSION if cardinality else 1)
@@ -68,7 +73,7 @@ class ResNet(Staged):
         self.apply(init_he)
 
 
-def build(
+def build_resnet(
     num_classes: int,
     in_shape: tuple[int, int, int],
     *,
@@ -77,7 +82,7 @@ def build(
     width: int = 64,
     small_stem: bool = False,
 ) -> ResNet:
-    """The network of `blocks`; cardinality 0: ResNet-18 and -34, 1: ResNet-50 and deeper, above: ResNeXt."""
+    """Cardinality 0: ResNet-18 and -34; 1: ResNet-50 and deeper; more: ResNeXt. `blocks`: how many each stage has."""
     return ResNet(in_shape[0], num_classes, blocks, cardinality, width, small_stem)
 
 

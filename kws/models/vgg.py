@@ -1,17 +1,22 @@
-"""VGG: Simonyan & Zisserman, ICLR 2015, arXiv 1409.1556, table 1, on (B, planes, F, N) features.
+"""VGG: Simonyan & Zisserman, ICLR 2015, arXiv 1409.1556, table 1.
 
-    stages  64, 128, 256, 512, 512, each of 3x3 convolutions (in C the third of a stage is 1x1) and a 2x2 max pool
+On features (B, in_channels, F, N):
+
+    stages  64, 128, 256, 512, 512 channels: 3x3 convolutions (in C the third of a stage is 1x1), then 2x2 max pooling
     head    flatten, 4096, 4096, classes; dropout 0.5 after both hidden layers
+
+Trainable parameters:
 
     configuration    A          A-LRN      B          C          D          E
     layers           11         11         13         16         16         19
-    paper            133 M      133 M      133 M      134 M      138 M      144 M    224 x 224, 3 planes, 1,000 classes
-    exactly    132,863,336     as A  133,047,848  133,638,952  138,357,544  143,667,240
-    32 x 32     28,245,283     as A   28,429,795   29,020,899   33,739,491   39,049,187   1 plane, 35 classes
+    paper            133 M      133 M      133 M      134 M      138 M      144 M   224 x 224, 3 channels, 1,000 classes
+    exact      132,863,336     as A  133,047,848  133,638,952  138,357,544  143,667,240
+    32 x 32     28,245,283     as A   28,429,795   29,020,899   33,739,491   39,049,187  1 channel, 35 classes
 
-E with batch norm after every convolution, as in `vgg19_bn`, has 39,060,195. The head's first layer follows the input,
-512 (F / 32)(N / 32) wide, so its parameters grow with F and N. A-LRN normalises after the first convolution, with the
-values of Krizhevsky et al. 2012. Weights as He et al. 2015 draw them; the paper had to start deep networks from A.
+E with batch norm after every convolution (`vgg19_bn`) has 39,060,195. The first layer of the head has
+512 (F / 32)(N / 32) inputs, so the number of parameters grows with F and N. A-LRN has local response normalisation
+after the first convolution, with the values of Krizhevsky et al. 2012. Weights are initialised as in He et al. 2015;
+the paper had to initialise deep networks from a trained A.
 """
 
 from collections.abc import Sequence
@@ -23,7 +28,7 @@ from torch import Tensor, nn
 from kws.models.layers import init_he
 
 PAPER = "Simonyan & Zisserman, VGG, ICLR 2015, arXiv 1409.1556, table 1"
-SMALLEST = (32, 32)  # bands, frames: five max pools halve both
+SMALLEST = (32, 32)  # bands, frames: five poolings halve both
 WIDTHS = (64, 128, 256, 512, 512)
 HIDDEN = 4096
 # Kernels of the convolutions, stage by stage.
@@ -37,16 +42,16 @@ CONFIGURATIONS: dict[str, Sequence[Sequence[int]]] = {
 
 
 class VGG(nn.Module):
-    """(B, planes, F, N) features to (B, classes) logits, for F x N of `in_shape` only."""
+    """(B, in_channels, F, N) features to (B, classes) logits, only for the F x N of `in_shape`."""
 
     def __init__(
         self, in_shape: tuple[int, int, int], classes: int, configuration: str, batch_norm: bool, lrn: bool
     ) -> None:
         super().__init__()
-        planes, bands, frames = in_shape
-        widths = zip(pairwise((planes, *WIDTHS)), CONFIGURATIONS[configuration], strict=True)
+        in_channels, bands, frames = in_shape
+        widths = zip(pairwise((in_channels, *WIDTHS)), CONFIGURATIONS[configuration], strict=True)
         stages = [_stage(c_in, c_out, kernels, batch_norm) for (c_in, c_out), kernels in widths]
-        if lrn:  # Krizhevsky's alpha of 1e-4 is for the sum over 5 channels, torch's for their mean
+        if lrn:  # Krizhevsky's alpha of 1e-4 multiplies the sum over 5 channels, torch's their mean
             stages[0].insert(2, nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
         self.stages = nn.Sequential(*stages)
         self.head = _head(WIDTHS[-1] * (bands // 32) * (frames // 32), classes)
@@ -56,7 +61,7 @@ class VGG(nn.Module):
         return self.head(torch.flatten(self.stages(x), 1))  # type: ignore[no-any-return]
 
 
-def build(
+def build_vgg(
     num_classes: int,
     in_shape: tuple[int, int, int],
     *,
@@ -64,7 +69,7 @@ def build(
     batch_norm: bool = False,
     lrn: bool = False,
 ) -> VGG:
-    """VGG of `configuration` A to E for features of shape (planes, F, N); `lrn` makes A into A-LRN."""
+    """VGG of `configuration` A to E for features of shape (in_channels, F, N); `lrn` turns A into A-LRN."""
     return VGG(in_shape, num_classes, configuration, batch_norm, lrn)
 
 

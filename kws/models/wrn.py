@@ -1,16 +1,19 @@
 """Wide residual networks: Zagoruyko & Komodakis, BMVC 2016, arXiv 1605.07146, sections 2 and 3, tables 1 and 2.
 
+On features (B, in_channels, F, N):
+
     stem    3x3 -> 16
-    stages  n blocks each of width 16k, 32k, 64k, all but the first stage with stride 2; pre-activation
+    stages  n pre-activation blocks each, of 16k, 32k, 64k channels; all but the first stage with stride 2
     head    batch norm, ReLU, global mean, linear
 
 WRN-d-k has depth d = 6n + 4 and widening factor k. Trainable parameters:
 
-                             28-10          52-10
-    1 plane,  35 classes     36,494,931     75,220,051
-    3 planes, 10 classes     36,479,194     75,204,314    paper: 36.5 M; 52-10 is not in it
+                                 28-10          52-10
+    1 channel,  35 classes    36,494,931     75,220,051
+    3 channels, 10 classes    36,479,194     75,204,314    paper: 36.5 M; 52-10 is not in it
 
-Block types of table 2 at k = 2, 3 planes and 10 classes; the depth counts two convolutions a block whatever the type:
+Block types of table 2 with k = 2, 3 channels and 10 classes (the depth counts two convolutions per block for every
+type):
 
                   B(1,3,1)      B(3,1)      B(1,3)    B(3,1,1)      B(3,3)    B(3,1,3)
     depth               40          40          40          40          28          22
@@ -32,8 +35,10 @@ SMALLEST = (4, 4)  # bands, frames: two stages halve both
 
 
 class Block(nn.Module):
-    """Batch norm, ReLU and convolution, once for each of `kernels`, and the shortcut: (B, Cin, H, W) -> (B, Cout, H /
-    stride, W / stride). Dropout between the convolutions. The first 3x3 has the stride, so no position is skipped."""
+    """(B, Cin, H, W) -> (B, Cout, H / stride, W / stride): norm, ReLU, convolution for each of `kernels`; shortcut.
+
+    Dropout is between the convolutions. The first 3x3 has the stride, so that no position is ignored.
+    """
 
     def __init__(self, c_in: int, c_out: int, stride: int, kernels: Sequence[int], dropout: float) -> None:
         super().__init__()
@@ -54,14 +59,14 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """(B, planes, F, N) features to (B, classes) logits: WRN-`depth`-`width`."""
+    """(B, in_channels, F, N) features to (B, classes) logits: WRN-`depth`-`width`."""
 
     def __init__(
-        self, planes: int, classes: int, depth: int, width: int, kernels: Sequence[int], dropout: float
+        self, in_channels: int, classes: int, depth: int, width: int, kernels: Sequence[int], dropout: float
     ) -> None:
         super().__init__()
         blocks = _blocks_per_stage(depth)
-        self.stem = conv(planes, STEM)
+        self.stem = conv(in_channels, STEM)
         self.stages, c_in = nn.Sequential(), STEM
         for i in range(STAGES):
             c_out = STEM * width * 2**i
@@ -77,7 +82,7 @@ class WideResNet(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-def build(
+def build_wrn(
     num_classes: int,
     in_shape: tuple[int, int, int],
     *,
@@ -86,7 +91,7 @@ def build(
     kernels: Sequence[int] = (3, 3),
     dropout: float = 0.0,
 ) -> WideResNet:
-    """WRN-{depth}-{width} of block type B(kernels) for features of shape (planes, F, N) of any F and N."""
+    """WRN-{depth}-{width} with blocks B(kernels) for features of shape (in_channels, F, N) with any F and N."""
     return WideResNet(in_shape[0], num_classes, depth, width, kernels, dropout)
 
 

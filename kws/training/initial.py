@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from kws import models
 from kws.audio.features import BandStatistics
 from kws.config import Config
 from kws.data import normalisation
@@ -16,6 +15,7 @@ from kws.data.store import CacheSettings
 from kws.data.training_set import TrainingSet
 from kws.errors import UsageError
 from kws.evaluation import trained
+from kws.models import registry
 from kws.training.state import TrainState
 
 
@@ -36,7 +36,7 @@ def load_initial_weights(
     Raises UsageError where nothing fits.
     """
     initial = network.state_dict()
-    head = models.head(config.model.name, len(classes), in_shape)
+    head = registry.head_tensor_names(config.model.name, len(classes), in_shape)
     found, missing = trained.initial_weights(Path(config.train.init), initial, head, classes)
     network.load_state_dict(initial | found)
     rest = f"; initialised anew: {', '.join(missing)}" if missing else ""

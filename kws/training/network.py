@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kws import models
 from kws.config import Config
 from kws.errors import UsageError
+from kws.models import recompute, registry
 
 
 def build_network(config: Config, num_classes: int, in_shape: tuple[int, int, int], device: torch.device) -> nn.Module:
@@ -18,9 +18,9 @@ def build_network(config: Config, num_classes: int, in_shape: tuple[int, int, in
     torch.manual_seed(config.train.seed)
     name, recomputes = config.model.name, config.train.gradient_checkpointing
     try:
-        network = models.build(name, num_classes, in_shape).to(device)
+        network = registry.build_model(name, num_classes, in_shape).to(device)
     except UsageError as error:
         raise UsageError(f"model.name: {error}") from error
-    if not models.set_gradient_checkpointing(network, recomputes) and recomputes:
+    if not recompute.set_gradient_checkpointing(network, recomputes) and recomputes:
         raise UsageError(f"train.gradient_checkpointing: {name} does not support it; leave the setting out")
     return network

@@ -14,7 +14,6 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from kws import models
 from kws.audio.features import BandStatistics, Features
 from kws.config import Config
 from kws.data.ledger import Ledger
@@ -27,6 +26,7 @@ from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import Watchdog
 from kws.evaluation.evaluate import EvaluationData, EvaluationStopped, evaluate_split
 from kws.evaluation.split_result import SplitResult
+from kws.models.cost import count_parameters
 from kws.run import curves, log
 from kws.run import folder as run_folder
 from kws.run.attempt import Attempt
@@ -92,7 +92,7 @@ class Trainer:
         """What would run, for `--check` and run.json."""
         return {
             "network": self.config.model.name,
-            "parameters": models.count_parameters(self.network),
+            "parameters": count_parameters(self.network),
             "input": self.features.shape(self.training_set.samples),
             "zero": self.config.train.zero,
             **self.training_set.describe(),

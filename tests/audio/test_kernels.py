@@ -97,6 +97,6 @@ def test_without_a_writable_cache_functions_are_compiled_at_each_start(monkeypat
         return lambda function: function
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert kernels._compiled(len)("four") == 4
+    assert kernels.compiled(len)("four") == 4
     assert [options.get("cache", False) for options in asked] == [True, False]
     assert all(options["nogil"] for options in asked)

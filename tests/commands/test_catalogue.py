@@ -8,7 +8,8 @@ import pytest
 from kws import cli
 from kws.commands import catalogue
 from kws.errors import UsageError
-from kws.models import MODELS, build, count_parameters
+from kws.models.cost import count_parameters
+from kws.models.registry import MODELS, build_model
 
 
 def test_every_network_has_a_config_with_its_name() -> None:
@@ -18,7 +19,7 @@ def test_every_network_has_a_config_with_its_name() -> None:
 def test_a_row_has_the_cost_with_the_features_of_the_config() -> None:
     row = catalogue.network_row("resnet32")
     assert (row["features"], row["input"], row["config"]) == ("mel32", (1, 32, 32), "configs/resnet32.toml")
-    assert row["parameters"] == count_parameters(build("resnet32", 35, (1, 32, 32)))
+    assert row["parameters"] == count_parameters(build_model("resnet32", 35, (1, 32, 32)))
     assert row["family"] == "resnet_cifar"
 
 

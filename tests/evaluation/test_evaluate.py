@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kws import cli, models
+from kws import cli
 from kws.corpus import tasks
 from kws.data.index import Index
 from kws.distributed.ranks import Ranks
@@ -26,7 +26,7 @@ from kws.evaluation.evaluate import (
     whole_clip,
 )
 from kws.evaluation.trained import Trained
-from kws.models.cost import multiply_adds
+from kws.models.cost import count_parameters, multiply_adds
 from tests.conftest import train_here
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # the shared fixtures are made once
@@ -152,7 +152,7 @@ def test_several_runs_are_evaluated_one_after_the_other(
         assert row == json.loads((run / "eval" / "test.json").read_text())
         assert (row["corpus_id"], row["task"], row["crop"]) == (tones.content_id, "words", False)
         trained = Trained.from_run(run, "best_accuracy", CPU)
-        assert row["parameters"] == models.count_parameters(trained.network)
+        assert row["parameters"] == count_parameters(trained.network)
         assert row["multiply_adds"] == multiply_adds(trained.network, (1, 32, 32))
         assert (run / "eval" / "test.png").stat().st_size > 5_000
 

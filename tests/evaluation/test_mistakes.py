@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kws import models
 from kws.config import Config, ModelConfig
 from kws.corpus import tasks
 from kws.data.index import Index
@@ -15,6 +14,7 @@ from kws.data.reader import Reader
 from kws.evaluation.mistakes import worst_mistakes, write_mistakes
 from kws.evaluation.split_result import SplitResult
 from kws.evaluation.trained import Trained
+from kws.models import registry
 from kws.results.cards import cards
 from kws.run.checkpoint import Checkpoint, Checkpoints
 from tests.results.test_report import HOSTILE
@@ -36,7 +36,7 @@ def test_the_lowest_true_probability_comes_first_and_right_answers_are_left_out(
 
 def test_mistakes_are_saved_with_sound_and_features_and_shown_as_cards(tones: Index, tmp_path: Path) -> None:
     state = {"task": tasks.words_task(tones.words).tree(), "words": list(tones.words)}
-    network = models.build("tc_resnet8", 3, (1, 40, 101))
+    network = registry.build_model("tc_resnet8", 3, (1, 40, 101))
     saved = Checkpoints(tmp_path).save(network.state_dict(), {}, state, "step-00000000")
     trained = Trained(Config(model=ModelConfig(name="tc_resnet8")), Checkpoint(saved, state), torch.device("cpu"))
     path, reader = tmp_path / "eval" / "test.mistakes.npz", Reader(tones, "test")

@@ -1,4 +1,4 @@
-"""What every network must pass, for the tests of the families."""
+"""Checks that the tests of several families share."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ def assert_trains(model: nn.Module, shape: tuple[int, int, int], classes: int, c
 
 
 def output_channels(stage: nn.Sequential, x: torch.Tensor) -> list[int]:
-    """Channels after each module of `stage`, one after the other."""
+    """Number of channels after each module of `stage`."""
     found = []
     for module in stage:
         x = module(x)

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from kws.models import bcresnet, build, count_parameters
+from kws.models import bcresnet
 from kws.models.bcresnet import BCResNet, Block, FrequencyConv, Pointwise, SubSpectralNorm
-from kws.models.cost import multiply_adds
+from kws.models.cost import count_parameters, multiply_adds
+from kws.models.registry import build_model
 
 
 @pytest.mark.parametrize(
@@ -20,13 +21,13 @@ from kws.models.cost import multiply_adds
 )
 def test_parameter_counts_of_the_paper(name: str, exact: int, paper: float) -> None:
     """Table 3: 40 bands, 12 classes, in thousands."""
-    count = count_parameters(build(name, 12, (1, 40, 98)))
+    count = count_parameters(build_model(name, 12, (1, 40, 98)))
     assert count == exact
     assert round(count / 1000, 1 if paper < 100 else 0) == paper
 
 
 def test_35_classes_add_only_to_the_last_layer() -> None:
-    assert count_parameters(build("bcresnet_1", 35)) == 9_232 + 23 * (32 + 1)
+    assert count_parameters(build_model("bcresnet_1", 35)) == 9_232 + 23 * (32 + 1)
 
 
 def test_stages_follow_table_1() -> None:
@@ -46,8 +47,8 @@ def test_dilations_and_shortcuts_follow_table_1() -> None:
     assert all(b.f1[4].p == 0.1 for b in blocks)
 
 
-def test_a_frame_reaches_as_far_as_the_dilations() -> None:
-    """Blocks: 2 (1 + 1 + 2 + 2) + 4 (4 + 8) frames to either side in all / 2; stem and head: 2 each."""
+def test_the_receptive_field_follows_the_dilations() -> None:
+    """Frames on each side: every block adds its dilation, stem and head add 2 each."""
     model = BCResNet(40, 12, width=8).double().eval()
     x = torch.randn(1, 1, 40, 201, dtype=torch.float64, requires_grad=True)
     model.head(model.stages(model.stem(x)))[..., 100].sum().backward()
@@ -70,7 +71,7 @@ def test_frequency_conv_is_a_depthwise_conv2d(bands: int, stride: int) -> None:
     torch.testing.assert_close(fast.weight.grad, plain.weight.grad.view(3, 3))
 
 
-def test_convolutions_start_as_torch_starts_them() -> None:
+def test_convolutions_are_initialised_as_in_torch() -> None:
     weight = FrequencyConv(4000, 4).weight
     assert weight.abs().max() <= 3**-0.5
     assert abs(weight.std().item() - nn.Conv2d(4000, 4000, (3, 1), groups=4000).weight.std().item()) < 0.01
@@ -91,7 +92,7 @@ def test_sub_spectral_norm_is_batch_norm_of_each_sub_band(bands: int, sub_bands:
 
 
 @pytest.mark.parametrize(("bands", "height"), [(40, 5), (80, 5), (32, 4), (8, 1)])
-def test_the_head_fits_the_bands_that_are_left(bands: int, height: int) -> None:
+def test_the_head_fits_the_remaining_bands(bands: int, height: int) -> None:
     assert BCResNet(bands, 12, width=8).head[0].kernel_size == (height, 5)
 
 
@@ -103,18 +104,18 @@ def test_the_residual_function_is_broadcast_over_the_bands() -> None:
     torch.testing.assert_close(block(x), torch.relu(x + y + added))
 
 
-def test_dropout_takes_whole_channels_and_in_training_only() -> None:
+def test_dropout_drops_whole_channels_in_training_only() -> None:
     torch.manual_seed(0)
     dropout = Block(64, 64, 5, 1, 1, dropout=0.5).f1[4]
     y = dropout(torch.ones(2, 64, 9))
     assert ((y == 0).all(dim=2) | (y != 0).all(dim=2)).all()
-    model, x = bcresnet.build(3, (1, 8, 20), tau=1), torch.randn(4, 1, 8, 20)
+    model, x = bcresnet.build_bcresnet(3, (1, 8, 20), tau=1), torch.randn(4, 1, 8, 20)
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
 
 
 def test_multiply_adds_are_those_of_the_convolutions() -> None:
-    """Not those of the matrices that carry them out: 3 for each value after a 3x1 depthwise convolution."""
+    """3 for each output of a 3x1 depthwise convolution, without the zeros of its matrices."""
     conv = nn.Sequential(FrequencyConv(3, bands=7, stride=2))
     assert multiply_adds(conv, (3, 7, 5)) == 3 * (3 * 4 * 5)

@@ -2,11 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from kws.models import build
-from kws.models.cost import multiply_adds
+from kws.models.cost import count_parameters, multiply_adds
+from kws.models.registry import build_model
 
 
-def test_of_plain_layers_by_hand() -> None:
+def test_frozen_parameters_and_buffers_are_not_counted() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    assert count_parameters(model) == 8 + 4
+    model[0].weight.requires_grad_(False)
+    assert count_parameters(model) == 2 + 4
+
+
+def test_multiply_adds_of_plain_layers() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, (1, 5), stride=2, groups=3), nn.ReLU(),
         nn.Flatten(), nn.Linear(6 * 4 * 2, 10),
@@ -17,8 +24,8 @@ def test_of_plain_layers_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "published"),
-    [  # papers' figures, of networks that multiply in convolutions and linear layers alone
-        ("resnet20", (1, 32, 32), 40.6e6),  # 40.8 M with three planes
+    [  # from papers, for networks without attention
+        ("resnet20", (1, 32, 32), 40.6e6),  # 40.8 M with three input channels
         ("vgg_d", (3, 224, 224), 15.5e9),
         ("resnet50", (3, 224, 224), 4.1e9),
         ("resnext50_32x4d", (3, 224, 224), 4.2e9),
@@ -27,23 +34,23 @@ def test_of_plain_layers_by_hand() -> None:
         ("tc_resnet8", (1, 40, 98), 1.5e6),
     ],
 )
-def test_of_networks_whose_papers_say_it(name: str, shape: tuple[int, int, int], published: float) -> None:
+def test_multiply_adds_of_the_papers(name: str, shape: tuple[int, int, int], published: float) -> None:
     with torch.device("meta"):
-        assert multiply_adds(build(name, 1000 if shape[1] == 224 else 12, shape), shape) == pytest.approx(
+        assert multiply_adds(build_model(name, 1000 if shape[1] == 224 else 12, shape), shape) == pytest.approx(
             published, rel=0.04
         )
 
 
-def test_attention_counts_itself() -> None:
-    one, dim, tokens = build("kwt_1", 35, (1, 40, 98)), 64, 99
+def test_multiply_adds_of_attention() -> None:
+    one, dim, tokens = build_model("kwt_1", 35, (1, 40, 98)), 64, 99
     linear = sum(m.weight.numel() for m in one.modules() if isinstance(m, nn.Linear))
     embed, head = 40 * dim, dim * 35
     layers = (linear - embed - head) * tokens + 12 * 2 * tokens * tokens * dim
     assert multiply_adds(one, (1, 40, 98)) == 98 * embed + head + layers
 
 
-def test_the_model_is_as_it_was() -> None:
-    model = build("tc_resnet8", 5, (1, 40, 50))
+def test_the_model_is_not_changed() -> None:
+    model = build_model("tc_resnet8", 5, (1, 40, 50))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
     multiply_adds(model, (1, 40, 50))
@@ -52,7 +59,7 @@ def test_the_model_is_as_it_was() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_on_the_meta_device_it_is_the_same() -> None:
+def test_the_count_is_the_same_on_the_meta_device() -> None:
     with torch.device("meta"):
-        on_shapes = multiply_adds(build("bcresnet_1", 12, (1, 40, 101)), (1, 40, 101))
-    assert multiply_adds(build("bcresnet_1", 12, (1, 40, 101)), (1, 40, 101)) == on_shapes
+        on_shapes = multiply_adds(build_model("bcresnet_1", 12, (1, 40, 101)), (1, 40, 101))
+    assert multiply_adds(build_model("bcresnet_1", 12, (1, 40, 101)), (1, 40, 101)) == on_shapes

@@ -2,10 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from kws.models import build, count_parameters, densenet, set_gradient_checkpointing
+from kws.models import densenet
+from kws.models.cost import count_parameters
+from kws.models.recompute import set_gradient_checkpointing
+from kws.models.registry import build_model
 from tests.models.checks import assert_trains
 
-# Table 2 of the paper: CIFAR-10, 3 planes; in millions.
+# Table 2 of the paper: CIFAR-10, 3 input channels; in millions.
 SMALL = {
     "densenet_bc_100_12": (777_305, 769_162, 0.8),
     "densenet_bc_250_24": (15_366_917, 15_324_406, 15.3),
@@ -18,21 +21,21 @@ LARGE = {"densenet_121": 7_978_856, "densenet_169": 14_149_480, "densenet_201": 
 def test_parameter_counts_behind_the_small_stem(name: str) -> None:
     ours, paper, millions = SMALL[name]
     with torch.device("meta"):
-        assert count_parameters(build(name, 35, (1, 32, 32))) == ours
-        assert count_parameters(build(name, 10, (3, 32, 32))) == paper
+        assert count_parameters(build_model(name, 35, (1, 32, 32))) == ours
+        assert count_parameters(build_model(name, 10, (3, 32, 32))) == paper
     assert round(paper / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_parameter_counts_behind_the_large_stem(name: str) -> None:
     with torch.device("meta"):
-        assert count_parameters(build(name, 1000, (3, 224, 224))) == LARGE[name]
+        assert count_parameters(build_model(name, 1000, (3, 224, 224))) == LARGE[name]
 
 
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
 def test_depth_counts_the_layers_with_weights(name: str) -> None:
     with torch.device("meta"):
-        model = build(name)
+        model = build_model(name)
     layers = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules())
     named = int(name.removeprefix("densenet_").removeprefix("bc_").split("_")[0])
     assert layers == named + (name == "densenet_264")  # the paper's blocks 6, 12, 64, 48 make one more than its name
@@ -53,7 +56,7 @@ def test_depth_counts_the_layers_with_weights(name: str) -> None:
 def test_channels_of_the_paper(name: str, into: list[int], out: list[int], sides: list[int]) -> None:
     seen = []
     with torch.device("meta"):
-        model = build(name, 35, (1, 224, 224)).eval()
+        model = build_model(name, 35, (1, 224, 224)).eval()
         for block in model.blocks:
             block.register_forward_hook(lambda _, inputs, outputs: seen.append((inputs[0], torch.cat(outputs, 1))))
         model(torch.empty(1, 1, 224, 224))
@@ -61,7 +64,7 @@ def test_channels_of_the_paper(name: str, into: list[int], out: list[int], sides
     assert [tuple(y.shape[1:]) for _, y in seen] == [(c, s, s) for c, s in zip(out, sides, strict=True)]
 
 
-def test_a_layer_sees_all_before_it() -> None:
+def test_a_layer_gets_all_outputs_before_it() -> None:
     block = densenet.Block(6, layers=3, growth=4, dropout=0.0).eval()
     outputs = block(torch.rand(2, 6, 5, 5))
     for i, layer in enumerate(block.layers):
@@ -74,6 +77,6 @@ def test_a_layer_sees_all_before_it() -> None:
 @pytest.mark.parametrize("on", [False, True], ids=["kept", "recomputed"])
 def test_trains(shape: tuple[int, int, int], small_stem: bool, on: bool) -> None:
     torch.manual_seed(0)
-    model = densenet.build(5, shape, layers=(2, 3, 2), growth=4, small_stem=small_stem, dropout=0.2)
+    model = densenet.build_densenet(5, shape, layers=(2, 3, 2), growth=4, small_stem=small_stem, dropout=0.2)
     assert set_gradient_checkpointing(model, on)
     assert_trains(model, shape, 5)

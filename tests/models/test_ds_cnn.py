@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 from kws.errors import UsageError
-from kws.models import build, count_parameters
-from kws.models.cost import multiply_adds
-from kws.models.ds_cnn import DSCNN, SIZES, PlaneConv, Pointwise, _pad_same
+from kws.models.cost import count_parameters, multiply_adds
+from kws.models.ds_cnn import DSCNN, SIZES, DepthwiseConv2d, Pointwise, pad_same
+from kws.models.registry import build_model
 
 MFCC = (1, 10, 49)  # the paper's features: 10 coefficients, 40 ms windows every 20 ms
-# Trainable parameters at 12 classes; values of the two largest neighbouring feature maps; and the paper's table: memory
-# in KB of 1,000 bytes and millions of operations.
+# Trainable parameters with 12 classes; sizes of the two largest adjacent feature maps; the paper's memory (KB of 1,000
+# bytes) and millions of operations.
 PAPER = {
     "ds_cnn_s": (23_180, 2 * 25 * 5 * 64, 38.6, 5.4),
     "ds_cnn_m": (136_580, (25 * 10 + 13 * 5) * 172, 189.2, 19.8),
@@ -18,7 +18,7 @@ PAPER = {
 
 
 def folded(model: nn.Module) -> int:
-    """Parameters with each batch norm folded into its convolution, where it leaves one bias a channel."""
+    """Number of parameters with batch norms folded into the convolutions, which leaves one bias per channel."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     return count_parameters(model) - sum(norm.num_features for norm in norms)
 
@@ -26,21 +26,21 @@ def folded(model: nn.Module) -> int:
 @pytest.mark.parametrize("name", PAPER)
 def test_parameters_and_memory_of_the_paper(name: str) -> None:
     exact, activations, kilobytes, _ = PAPER[name]
-    model = build(name, 12, MFCC)
+    model = build_model(name, 12, MFCC)
     assert count_parameters(model) == exact
     assert round((folded(model) + activations) / 1000, 1) == kilobytes
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_operations_of_the_paper(name: str) -> None:
-    """A multiplication and an addition for each of ours, and a bias for every value."""
+    """Two operations for each multiply-add, and one for the bias of every value."""
     values = 0
 
     def add(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
         nonlocal values
         values += output.numel()
 
-    model = build(name, 12, MFCC)
+    model = build_model(name, 12, MFCC)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(add)
@@ -65,15 +65,15 @@ def test_strides_of_the_paper(size: str, sizes: list[tuple[int, int]]) -> None:
 
 
 def test_kernels_are_ten_frames_by_four_bands_and_three_by_three() -> None:
-    kernels = [tuple(m.weight.shape) for m in DSCNN(12, SIZES["s"]).modules() if isinstance(m, PlaneConv)]
+    kernels = [tuple(m.weight.shape) for m in DSCNN(12, SIZES["s"]).modules() if isinstance(m, DepthwiseConv2d)]
     assert kernels == [(64, 4, 10)] + [(64, 3, 3)] * 4
 
 
 @pytest.mark.parametrize("length", [4, 9, 10, 49, 50])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_padding_keeps_a_position_for_every_stride(length: int, stride: int) -> None:
-    """As TensorFlow's SAME: the kernel is in the middle, the odd zero at the end."""
-    x = _pad_same(torch.ones(1, 1, length, length), (4, 10), (stride, stride))
+def test_padding_gives_one_position_for_every_stride(length: int, stride: int) -> None:
+    """As in TensorFlow's SAME: the same number of zeros on both sides, an odd one at the end."""
+    x = pad_same(torch.ones(1, 1, length, length), (4, 10), (stride, stride))
     for axis, kernel in ((2, 4), (3, 10)):
         assert (x.shape[axis] - kernel) // stride + 1 == -(-length // stride)
         inside = x.sum(dim=5 - axis).flatten().nonzero()
@@ -81,12 +81,12 @@ def test_padding_keeps_a_position_for_every_stride(length: int, stride: int) -> 
         assert after - before in (0, 1)
 
 
-def test_planes_and_pointwise_are_convolutions() -> None:
+def test_depthwise_and_pointwise_are_convolutions() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 9, 8, dtype=torch.float64)
     deep, wide, point = (
-        PlaneConv(5, (3, 3), (2, 1), 1).double(),
-        PlaneConv(6, (4, 2)).double(),
+        DepthwiseConv2d(5, (3, 3), (2, 1), 1).double(),
+        DepthwiseConv2d(6, (4, 2)).double(),
         Pointwise(5, 7).double(),
     )
     plain = nn.Conv2d(5, 5, 3, (2, 1), 1, groups=5, bias=False).double()
@@ -98,11 +98,11 @@ def test_planes_and_pointwise_are_convolutions() -> None:
 
 
 @pytest.mark.parametrize(("name", "smallest"), [("ds_cnn_s", (2, 2)), ("ds_cnn_m", (2, 4)), ("ds_cnn_l", (2, 4))])
-def test_smallest_features(name: str, smallest: tuple[int, int]) -> None:
-    model = build(name, 3, (1, *smallest)).eval()
-    assert model.blocks(model.stem(_pad_same(torch.zeros(1, 1, *smallest), (4, 10), model.stem_stride))).shape[2:] == (
+def test_the_smallest_features_leave_one_position(name: str, smallest: tuple[int, int]) -> None:
+    model = build_model(name, 3, (1, *smallest)).eval()
+    assert model.blocks(model.stem(pad_same(torch.zeros(1, 1, *smallest), (4, 10), model.stem_stride))).shape[2:] == (
         1,
         1,
     )
-    with pytest.raises(UsageError, match="smallest"):
-        build(name, 3, (1, smallest[0], smallest[1] - 1))
+    with pytest.raises(UsageError, match="frames"):
+        build_model(name, 3, (1, smallest[0], smallest[1] - 1))

@@ -3,30 +3,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kws.models import build, count_parameters
-from kws.models.cost import multiply_adds
+from kws.models.cost import count_parameters, multiply_adds
 from kws.models.kwt import KWT, Attention, Layer
+from kws.models.registry import build_model
 
-# 12 classes, 40 x 98: the summaries beside the authors' trained models, and the paper's table 1 in thousands.
+# 12 classes, 40 x 98: from the summaries of the authors' trained models, and from table 1 of the paper in thousands.
 PAPER = {"kwt_1": (607_308, 607), "kwt_2": (2_394_252, 2_394), "kwt_3": (5_360_844, 5_361)}
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_parameter_counts_of_the_authors(name: str) -> None:
     exact, paper = PAPER[name]
-    count = count_parameters(build(name, 12, (1, 40, 98)))
+    count = count_parameters(build_model(name, 12, (1, 40, 98)))
     assert count == exact
     assert round(count / 1000) == paper
 
 
 @pytest.mark.parametrize(("name", "dim"), [("kwt_1", 64), ("kwt_2", 128), ("kwt_3", 192)])
-def test_a_frame_and_a_class_cost_one_vector_each(name: str, dim: int) -> None:
+def test_a_frame_and_a_class_add_one_vector_each(name: str, dim: int) -> None:
     with torch.device("meta"):
-        count = count_parameters(build(name, 35, (1, 40, 101)))
+        count = count_parameters(build_model(name, 35, (1, 40, 101)))
     assert count == PAPER[name][0] + 3 * dim + 23 * (dim + 1)
 
 
-def test_twelve_layers_of_heads_of_64() -> None:
+def test_there_are_twelve_layers_with_mlps_of_4d() -> None:
     model = KWT(40, 98, 12, dim=192)
     layers = [m for m in model.modules() if isinstance(m, Layer)]
     assert len(layers) == 12
@@ -34,7 +34,7 @@ def test_twelve_layers_of_heads_of_64() -> None:
     assert all(layer.dropout.p == 0.0 for layer in layers)
 
 
-def test_attention_is_that_of_three_heads() -> None:
+def test_attention_has_heads_of_64() -> None:
     torch.manual_seed(0)
     attention, x = Attention(192), torch.randn(2, 9, 192)
     heads = []
@@ -45,13 +45,13 @@ def test_attention_is_that_of_three_heads() -> None:
     torch.testing.assert_close(attention(x), attention.out(torch.cat(heads, dim=2)))
 
 
-def test_layers_norm_after_the_shortcut() -> None:
+def test_layer_norm_comes_after_the_shortcut() -> None:
     layer, x = Layer(64, dropout=0.0), torch.randn(2, 9, 64)
     y = F.layer_norm(x + layer.attention(x), (64,), eps=1e-6)
     torch.testing.assert_close(layer(x), F.layer_norm(y + layer.mlp(y), (64,), eps=1e-6))
 
 
-def test_positions_tell_frames_apart() -> None:
+def test_position_embeddings_distinguish_frames() -> None:
     torch.manual_seed(0)
     model, x = KWT(8, 10, 3, dim=64).eval(), torch.randn(2, 1, 8, 10)
     turned = model(x.flip(3))
@@ -60,7 +60,7 @@ def test_positions_tell_frames_apart() -> None:
     torch.testing.assert_close(model(x), model(x.flip(3)))
 
 
-def test_weights_start_within_two_standard_deviations() -> None:
+def test_weights_are_initialised_within_two_standard_deviations() -> None:
     model = KWT(40, 98, 12, dim=64)
     for key, p in model.named_parameters():
         if key.endswith("bias"):

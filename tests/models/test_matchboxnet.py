@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from kws.models import build, count_parameters
+from kws.models.cost import count_parameters
 from kws.models.matchboxnet import DepthwiseConv1d, MatchboxNet
+from kws.models.registry import build_model
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from kws.models.matchboxnet import DepthwiseConv1d, MatchboxNet
     ],
 )
 def test_parameter_counts_of_the_paper(name: str, classes: int, exact: int, paper: int) -> None:
-    count = count_parameters(build(name, classes, (1, 64, 128)))
+    count = count_parameters(build_model(name, classes, (1, 64, 128)))
     assert count == exact
     assert abs(count / 1000 - paper) < 0.75
 
@@ -39,7 +40,7 @@ def test_depthwise_is_conv1d(kernel: int, stride: int, dilation: int, frames: in
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(4, 1, 1), (5, 2, 2)])
-def test_depthwise_refuses_what_it_cannot_center(kernel: int, stride: int, dilation: int) -> None:
+def test_depthwise_refuses_even_kernels_and_stride_with_dilation(kernel: int, stride: int, dilation: int) -> None:
     with pytest.raises(ValueError, match="kernel"):
         DepthwiseConv1d(3, kernel, stride, dilation)
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing changes memory and time, and not one bit of anything else."""
+"""Gradient checkpointing changes memory and time; all results are bit-identical."""
 
 import copy
 from collections.abc import Callable
@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kws.models import build, densenet, set_gradient_checkpointing
-from kws.models.recompute import Recomputable
+from kws.models import densenet
+from kws.models.recompute import Recomputable, set_gradient_checkpointing
+from kws.models.registry import build_model
 
 SHAPE = (1, 16, 20)
 
 
 def small_densenet(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    return densenet.build(5, SHAPE, layers=(3, 3, 3), growth=6, small_stem=True, dropout=dropout)
+    return densenet.build_densenet(5, SHAPE, layers=(3, 3, 3), growth=6, small_stem=True, dropout=dropout)
 
 
 def step(model: nn.Module, seed: int, bfloat16: bool = False) -> list[Tensor]:
@@ -40,7 +41,7 @@ def assert_same_bits(kept: nn.Module, recomputed: nn.Module, steps: int = 3, bfl
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_outputs_gradients_and_buffers_are_the_same_bits(dropout: float, bfloat16: bool) -> None:
+def test_outputs_gradients_and_buffers_are_bit_identical(dropout: float, bfloat16: bool) -> None:
     kept = small_densenet(dropout)
     assert_same_bits(kept, copy.deepcopy(kept), bfloat16=bfloat16)
     counters = [b for key, b in kept.named_buffers() if key.endswith("num_batches_tracked")]
@@ -49,7 +50,7 @@ def test_outputs_gradients_and_buffers_are_the_same_bits(dropout: float, bfloat1
 
 
 def _frozen(model: nn.Module) -> nn.Module:
-    """As in a slot of one clip: batch norms use the running statistics, the rest trains."""
+    """As in a slot of one clip: batch norms use the running statistics, all else is in training mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -59,21 +60,21 @@ def _frozen(model: nn.Module) -> nn.Module:
 def _cumulative(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches, which hangs on the counter
+            module.momentum = None  # the mean over all batches, which depends on the counter
     return model
 
 
-def _unmoved(model: nn.Module) -> nn.Module:
+def _unchanged(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("change", [_frozen, _cumulative, nn.SyncBatchNorm.convert_sync_batchnorm, _unmoved])
-def test_whatever_the_batch_norms(change: Callable[[nn.Module], nn.Module]) -> None:
+@pytest.mark.parametrize("change", [_frozen, _cumulative, _unchanged])
+def test_it_is_correct_in_every_batch_norm_mode(change: Callable[[nn.Module], nn.Module]) -> None:
     kept = change(small_densenet(0.2))
     assert_same_bits(kept, copy.deepcopy(kept))
 
 
-def test_momentum_and_counter_are_back_after_the_backward_pass() -> None:
+def test_momentum_and_counter_are_restored_after_the_backward_pass() -> None:
     model = small_densenet()
     before = [(m.momentum, m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     set_gradient_checkpointing(model, True)
@@ -83,9 +84,9 @@ def test_momentum_and_counter_are_back_after_the_backward_pass() -> None:
 
 
 def test_less_is_kept_for_the_backward_pass() -> None:
-    """Counted: each storage that the graph saves or that must be there to recompute from, once."""
+    """Counts each storage once that the graph saves or that recomputation needs."""
 
-    def held(on: bool) -> int:
+    def kept_bytes(on: bool) -> int:
         model, storages = small_densenet(), {}
         set_gradient_checkpointing(model, on)
 
@@ -99,7 +100,7 @@ def test_less_is_kept_for_the_backward_pass() -> None:
             model(torch.randn(4, *SHAPE))
         return sum(size for size, _ in storages.values())
 
-    assert held(True) < 0.8 * held(False)
+    assert kept_bytes(True) < 0.8 * kept_bytes(False)
 
 
 def test_nothing_is_recomputed_without_gradients() -> None:
@@ -112,7 +113,7 @@ def test_nothing_is_recomputed_without_gradients() -> None:
     assert len(calls) == 1
 
 
-def test_it_can_be_turned_off_again_and_is_off_at_first() -> None:
+def test_it_is_off_by_default_and_can_be_turned_off_again() -> None:
     model = small_densenet()
     parts = [m for m in model.modules() if isinstance(m, Recomputable)]
     assert not any(part.gradient_checkpointing for part in parts)
@@ -123,13 +124,13 @@ def test_it_can_be_turned_off_again_and_is_off_at_first() -> None:
 
 
 @pytest.mark.parametrize(("name", "has"), [("resnet20", False), ("densenet_bc_100_12", True), ("densenet_121", True)])
-def test_a_model_says_whether_it_has_it(name: str, has: bool) -> None:
+def test_it_returns_whether_the_model_supports_it(name: str, has: bool) -> None:
     with torch.device("meta"):
-        assert set_gradient_checkpointing(build(name), True) is has
+        assert set_gradient_checkpointing(build_model(name), True) is has
 
 
 @pytest.mark.slow
-def test_compiled_with_the_same_results() -> None:
+def test_compiled_it_gives_the_same_results() -> None:
     kept = small_densenet()
     recomputed = copy.deepcopy(kept)
     set_gradient_checkpointing(recomputed, True)

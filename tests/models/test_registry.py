@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from kws.errors import UsageError
-from kws.models import MODELS, InShape, build, count_parameters, densenet, dpn, head, resnet, vgg, wrn
+from kws.models import densenet, dpn, resnet, vgg, wrn
+from kws.models.registry import MODELS, InShape, build_model, head_tensor_names
 from tests.models.checks import assert_trains
 
-# What scripts, configurations and the reports of others rely on.
+# Names that scripts, configs and published results rely on.
 REQUIRED = {
     *("matchboxnet_3x1x64", "matchboxnet_3x2x64", "matchboxnet_3x2x112", "matchboxnet_6x2x64"),
     *("tc_resnet8", "tc_resnet8_1.5", "tc_resnet14", "tc_resnet14_1.5"),
@@ -25,14 +26,14 @@ REQUIRED = {
     *("ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "kwt_1", "kwt_2", "kwt_3"),
     *(f"res{depth}{width}" for depth in (8, 15, 26) for width in ("", "_narrow")),
 }
-# Of families whose every name is large: a small network by the same builder.
+# A small network by the same builder, for families whose networks are all large.
 SMALL: dict[str, Callable[[int, InShape], nn.Module]] = {
-    "vgg": partial(vgg.build, configuration="A", batch_norm=True),
-    "resnet": partial(resnet.build, blocks=(1, 1, 1, 1), cardinality=0),
-    "resnext": partial(resnet.build, blocks=(1, 1, 1), cardinality=4, width=8, small_stem=True),
-    "wrn": partial(wrn.build, depth=10, width=2),
-    "dpn": partial(dpn.build, blocks=(1, 2), increments=(16, 32), inner=32),
-    "densenet": partial(densenet.build, layers=(2, 2, 2), growth=8, small_stem=True),
+    "vgg": partial(vgg.build_vgg, configuration="A", batch_norm=True),
+    "resnet": partial(resnet.build_resnet, blocks=(1, 1, 1, 1), cardinality=0),
+    "resnext": partial(resnet.build_resnet, blocks=(1, 1, 1), cardinality=4, width=8, small_stem=True),
+    "wrn": partial(wrn.build_wrn, depth=10, width=2),
+    "dpn": partial(dpn.build_dpn, blocks=(1, 2), increments=(16, 32), inner=32),
+    "densenet": partial(densenet.build_densenet, layers=(2, 2, 2), growth=8, small_stem=True),
 }
 FAMILIES = sorted({entry.family for entry in MODELS.values()})
 SHAPE = (1, 32, 36)
@@ -44,14 +45,14 @@ def first_of(family: str) -> str:
 
 
 def small(family: str, num_classes: int, in_shape: InShape = SHAPE) -> nn.Module:
-    """One quick network of the family: that of SMALL, or else the first in the registry."""
+    """One fast network of the family: the one in SMALL, or else the first in the registry."""
     if family in SMALL:
         return SMALL[family](num_classes, in_shape)
-    return build(first_of(family), num_classes, in_shape)
+    return build_model(first_of(family), num_classes, in_shape)
 
 
 def at_least(name: str, bands: int, frames: int) -> InShape:
-    """One plane of bands x frames, or of the smallest that the network takes where that is larger."""
+    """Shape (1, bands, frames), or the smallest that the network accepts where that is larger."""
     least_bands, least_frames = MODELS[name].smallest
     return 1, max(bands, least_bands), max(frames, least_frames)
 
@@ -61,7 +62,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_the_names_that_others_rely_on_are_there() -> None:
+def test_required_names_exist() -> None:
     assert MODELS.keys() >= REQUIRED
     assert all("arXiv" in e.paper for e in MODELS.values())
 
@@ -69,80 +70,79 @@ def test_the_names_that_others_rely_on_are_there() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_for_the_default_shape(name: str) -> None:
     with torch.device("meta"), torch.no_grad():
-        assert build(name, 11).eval()(torch.empty(2, 1, 40, 101)).shape == (2, 11)
+        assert build_model(name, 11).eval()(torch.empty(2, 1, 40, 101)).shape == (2, 11)
 
 
 @pytest.mark.parametrize(
     "name",
-    # Large ones: 1 to 3 s each; the tests of their families have small ones of the same builders.
-    [pytest.param(name, marks=pytest.mark.slow if entry.family in SMALL else ()) for name, entry in MODELS.items()],
+    # Large families are tested with small networks of the same builders in their own files.
+    [
+        pytest.param(
+            name, marks=() if entry.family not in SMALL and name == first_of(entry.family) else pytest.mark.slow
+        )
+        for name, entry in MODELS.items()
+    ],
 )
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     shape = at_least(name, 10, 24)
-    assert_trains(build(name, 5, shape), shape, 5, clips=3)
+    assert_trains(build_model(name, 5, shape), shape, 5, clips=3)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_smallest_shape_works_and_one_less_is_refused(name: str) -> None:
     bands, frames = MODELS[name].smallest
     with torch.device("meta"), torch.no_grad():
-        assert build(name, 4, (1, bands, frames)).eval()(torch.empty(1, 1, bands, frames)).shape == (1, 4)
+        assert build_model(name, 4, (1, bands, frames)).eval()(torch.empty(1, 1, bands, frames)).shape == (1, 4)
     for bad in [(1, bands, frames - 1), (1, bands - 1, frames), (0, bands, frames)]:
         with pytest.raises(UsageError) as e:
-            build(name, 4, bad)
+            build_model(name, 4, bad)
         assert name in str(e.value)
-        assert f"(1, {bands}, {frames})" in str(e.value)
+        assert f"{bands} bands" in str(e.value)
+        assert f"{frames} frames" in str(e.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_several_planes_are_taken_or_refused(family: str) -> None:
+def test_several_input_channels_are_accepted_or_refused(family: str) -> None:
     name = first_of(family)
     shape = (3, *MODELS[name].smallest)
-    if not MODELS[name].any_planes:
-        with pytest.raises(UsageError, match="one plane,"):
-            build(name, 4, shape)
+    if not MODELS[name].any_in_channels:
+        with pytest.raises(UsageError, match="1 channel,"):
+            build_model(name, 4, shape)
         return
-    assert build(name, 4, shape).eval()(torch.randn(1, *shape)).shape == (1, 4)
+    assert build_model(name, 4, shape).eval()(torch.randn(1, *shape)).shape == (1, 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_single_clip_is_recognised_as_in_a_batch(family: str) -> None:
+def test_a_clip_gets_the_same_logits_alone_and_in_a_batch(family: str) -> None:
     model, x = small(family, 3).eval(), torch.randn(4, *SHAPE)
     torch.testing.assert_close(model(x[:1]), model(x)[:1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("resnet-32", "resnet32"), ("matchboxnet-3x1x64", "matchboxnet_3x1x64")])
-def test_an_unknown_name_gets_the_nearest_and_the_list(wrong: str, near: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(wrong: str, near: str) -> None:
     with pytest.raises(UsageError) as e:
-        build(wrong)
+        build_model(wrong)
     assert repr(wrong) in str(e.value)
-    assert f"nearest is {near!r}" in str(e.value)
+    assert repr(near) in str(e.value)
     assert "kws models" in str(e.value)
 
 
-def test_a_name_like_no_other_still_gets_a_usage_error() -> None:
+def test_an_empty_name_is_refused() -> None:
     with pytest.raises(UsageError, match="kws models"):
-        build("")
+        build_model("")
 
 
 def test_no_classes_is_refused() -> None:
-    with pytest.raises(UsageError, match="num_classes is 0"):
-        build("resnet20", 0)
+    with pytest.raises(UsageError, match="num_classes"):
+        build_model("resnet20", 0)
 
 
-def test_defaults_are_35_classes() -> None:
-    assert build("tc_resnet8").eval()(torch.zeros(1, 1, 40, 101)).shape == (1, 35)
-
-
-def test_count_leaves_out_frozen_parameters_and_buffers() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    assert count_parameters(model) == 8 + 4
-    model[0].weight.requires_grad_(False)
-    assert count_parameters(model) == 2 + 4
+def test_the_default_is_35_classes() -> None:
+    assert build_model("tc_resnet8").eval()(torch.zeros(1, 1, 40, 101)).shape == (1, 35)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_same_seed_same_weights(family: str) -> None:
+def test_the_same_seed_gives_the_same_weights(family: str) -> None:
     torch.manual_seed(7)
     a = small(family, 3).state_dict()
     torch.manual_seed(7)
@@ -151,7 +151,7 @@ def test_same_seed_same_weights(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_survive_a_file(family: str) -> None:
+def test_the_state_dict_holds_all_of_the_network(family: str) -> None:
     file = io.BytesIO()
     model, x = small(family, 3).eval(), torch.randn(2, *SHAPE)
     torch.save(model.state_dict(), file)
@@ -173,7 +173,7 @@ def test_autocast_bfloat16_trains(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_view_of_a_larger_batch_gives_the_same_logits(family: str) -> None:
+def test_a_strided_view_gives_the_same_logits(family: str) -> None:
     model, x = small(family, 3).eval(), torch.randn(6, 1, 36, 48)
     view = x[::2, :, 2:34, 5:41]
     torch.testing.assert_close(model(view), model(view.contiguous()))
@@ -194,8 +194,8 @@ def test_training_lowers_the_loss(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tc_resnet8", "bcresnet_1", "matchboxnet_3x1x64", "kwt_1", "ds_cnn_s", "res8"])
-def test_the_head_is_what_gives_the_classes(name: str) -> None:
-    network, found = build(name, 3), head(name, 3, (1, 40, 101))
+def test_the_head_computes_the_logits(name: str) -> None:
+    network, found = build_model(name, 3), head_tensor_names(name, 3, (1, 40, 101))
     assert 1 <= len(found) <= 2
     logits = network.eval()(torch.randn(2, 1, 40, 101))
     with torch.no_grad():
@@ -203,4 +203,4 @@ def test_the_head_is_what_gives_the_classes(name: str) -> None:
             if key in found:
                 value.zero_()
     assert not torch.equal(network(torch.randn(2, 1, 40, 101)), logits)
-    assert (network(torch.randn(2, 1, 40, 101)) == 0).all(), "nothing else comes after it"
+    assert (network(torch.randn(2, 1, 40, 101)) == 0).all()

@@ -3,20 +3,21 @@ import torch
 from torch import nn
 
 from kws.errors import UsageError
-from kws.models import build, count_parameters
+from kws.models.cost import count_parameters
+from kws.models.registry import build_model
 from kws.models.resnet_cifar import BasicBlock, ResNetCifar
 
-# He et al. count three input planes; with one, the stem has 2 * 3 * 3 * 16 = 288 weights fewer.
+# He et al. count three input channels; with one, the stem has 2 * 3 * 3 * 16 = 288 weights fewer.
 PAPER = {"resnet20": 269_722, "resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018}
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_parameter_counts_of_the_paper(name: str) -> None:
-    assert count_parameters(build(name, 10)) == PAPER[name] - 288
+    assert count_parameters(build_model(name, 10)) == PAPER[name] - 288
 
 
 def test_resnet32_with_35_classes() -> None:
-    assert count_parameters(build("resnet32")) == 465_491
+    assert count_parameters(build_model("resnet32")) == 465_491
 
 
 def test_depth_counts_the_layers_with_weights() -> None:

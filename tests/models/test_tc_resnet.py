@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from kws.models import build, count_parameters
+from kws.models.cost import count_parameters
+from kws.models.registry import build_model
 from kws.models.tc_resnet import TCResNet
 
 
@@ -16,7 +17,7 @@ from kws.models.tc_resnet import TCResNet
 )
 def test_parameter_counts_of_the_paper(name: str, trainable: int, paper: int) -> None:
     """Table 1 has 40 bands and 12 classes, and counts batch norm's running mean and variance."""
-    model = build(name, 12, (1, 40, 101))
+    model = build_model(name, 12, (1, 40, 101))
     assert count_parameters(model) == trainable
     statistics = sum(b.numel() for key, b in model.named_buffers() if "running" in key)
     assert round((trainable + statistics) / 1000) == paper

@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from kws.models import build, count_parameters, vgg
+from kws.models import vgg
+from kws.models.cost import count_parameters
+from kws.models.registry import build_model
 from tests.models.checks import assert_trains
 
-# Of the authors' own networks: 224 x 224, 3 planes, 1,000 classes. Table 2 rounds them to millions.
+# Of the paper: 224 x 224, 3 channels, 1,000 classes. Table 2 rounds them to millions.
 PAPER = {
     "vgg_a": (11, 132_863_336, 133),
     "vgg_a_lrn": (11, 132_863_336, 133),
@@ -20,15 +22,15 @@ PAPER = {
 def test_layers_and_parameters_of_the_paper(name: str) -> None:
     layers, exact, millions = PAPER[name]
     with torch.device("meta"):
-        model = build(name, 1000, (3, 224, 224))
+        model = build_model(name, 1000, (3, 224, 224))
     assert count_parameters(model) == exact
     assert round(exact / 1e6) == millions
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == layers
 
 
-def test_vgg19_bn_has_the_seeds_parameters() -> None:
+def test_vgg19_bn_parameters() -> None:
     with torch.device("meta"):
-        model = build("vgg19_bn", 35, (1, 32, 32))
+        model = build_model("vgg19_bn", 35, (1, 32, 32))
     assert count_parameters(model) == 39_060_195
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 16
 
@@ -36,24 +38,24 @@ def test_vgg19_bn_has_the_seeds_parameters() -> None:
 @pytest.mark.parametrize(
     ("bands", "frames", "width"), [(32, 32, 512), (63, 63, 512), (40, 101, 3 * 512), (64, 64, 2048)]
 )
-def test_the_head_follows_the_input(bands: int, frames: int, width: int) -> None:
+def test_the_head_depends_on_the_size_of_the_features(bands: int, frames: int, width: int) -> None:
     with torch.device("meta"):
-        model = build("vgg_a", 35, (1, bands, frames))
+        model = build_model("vgg_a", 35, (1, bands, frames))
         assert model(torch.empty(2, 1, bands, frames)).shape == (2, 35)
     first = next(m for m in model.modules() if isinstance(m, nn.Linear))
     assert first.in_features == width
 
 
-def test_configuration_c_has_a_1x1_third_in_its_last_three_stages() -> None:
+def test_in_configuration_c_every_third_convolution_of_the_last_stages_is_1x1() -> None:
     with torch.device("meta"):
-        model = build("vgg_c", 35, (1, 32, 32))
+        model = build_model("vgg_c", 35, (1, 32, 32))
     kernels = [m.kernel_size[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert kernels == [3, 3, 3, 3] + 3 * [3, 3, 1]
 
 
-def test_normalisation_of_a_lrn_is_krizhevskys() -> None:
+def test_local_response_normalisation_is_krizhevskys() -> None:
     norm = next(
-        m for m in vgg.build(5, (1, 32, 32), configuration="A", lrn=True).modules() if "LocalR" in type(m).__name__
+        m for m in vgg.build_vgg(5, (1, 32, 32), configuration="A", lrn=True).modules() if "LocalR" in type(m).__name__
     )
     x = torch.rand(1, 8, 1, 1)
     around = x[0, 1:6, 0, 0]  # channel 3 and two on each side
@@ -64,12 +66,12 @@ def test_normalisation_of_a_lrn_is_krizhevskys() -> None:
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_trains(shape: tuple[int, int, int], batch_norm: bool) -> None:
     torch.manual_seed(0)
-    assert_trains(vgg.build(5, shape, configuration="A", batch_norm=batch_norm, lrn=not batch_norm), shape, 5)
+    assert_trains(vgg.build_vgg(5, shape, configuration="A", batch_norm=batch_norm, lrn=not batch_norm), shape, 5)
 
 
-def test_dropout_is_in_the_head_and_of_training_only() -> None:
+def test_dropout_is_in_the_head_and_in_training_only() -> None:
     torch.manual_seed(0)
-    model, x = build("vgg_a", 3, (1, 32, 32)), torch.randn(2, 1, 32, 32)
+    model, x = build_model("vgg_a", 3, (1, 32, 32)), torch.randn(2, 1, 32, 32)
     assert [m.p for m in model.head if isinstance(m, nn.Dropout)] == [0.5, 0.5]
     assert not torch.equal(model(x), model(x))
     model.eval()

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kws import models
 from kws.evaluation.ledger_audit import verify_run
+from kws.models import registry
 from kws.run.checkpoint import Checkpoints
 from tests.multiproc.launching import ALONE, accelerate, finish, kill, start, steps_done, torchrun, wait_until
 
@@ -72,7 +72,7 @@ def test_gradients_and_statistics_of_a_step_are_those_of_one_process(train: Run)
         "train.warmup_epochs=0", "train.epochs=1", "data.sampling=natural", "data.epoch_clips=29", "data.workers=0",
     )  # fmt: skip
     torch.manual_seed(0)
-    before = models.build("tc_resnet8", 3, (1, 32, 32)).state_dict()
+    before = registry.build_model("tc_resnet8", 3, (1, 32, 32)).state_dict()
     whole = _weights(train(ALONE, "one", *settings))
     moved = max((value - before[name]).abs().max().item() for name, value in whole.items() if "running" not in name)
     assert moved > 0.01

@@ -160,9 +160,9 @@ def test_runs_of_two_tasks_are_two_tables(tmp_path: Path) -> None:
 
 
 def test_every_reported_network_is_one_of_ours() -> None:
-    from kws import models
+    from kws.models import registry
 
-    assert {name for name, _ in compare.published._FIGURES} <= set(models.MODELS)
+    assert {name for name, _ in compare.published._FIGURES} <= set(registry.MODELS)
 
 
 def test_markdown_csv_and_picture_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

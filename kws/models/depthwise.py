@@ -1,21 +1,22 @@
-"""The convolution of one plane a filter, for networks that run in channels last: `ds_cnn` and `res_kws`."""
+"""Depthwise convolution for networks that run in channels-last format: `ds_cnn` and `res_kws`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class PlaneConv(nn.Module):
-    """Convolution without bias whose every filter sees one plane: (B, 1, H, W) -> (B, C, H', W'), or each channel its
-    own (depthwise), (B, C, H, W) -> (B, C, H', W').
+class DepthwiseConv2d(nn.Module):
+    """Convolution without bias in which each filter sees one input channel.
 
-    The weight is (C, height, width). As (C, 1, height, width) its gradient comes in channels last with another stride
-    on the axis of length 1, and DistributedDataParallel copies it and warns.
+    (B, C, H, W) -> (B, C, H', W') with one filter per channel, or (B, 1, H, W) -> (B, C, H', W') with C filters on the
+    only channel. The weight has shape (C, height, width). With shape (C, 1, height, width), its gradient in
+    channels-last format would have another stride on the axis of length 1, so that DistributedDataParallel copies it
+    and warns.
     """
 
     def __init__(self, channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), pad: int = 0) -> None:
         super().__init__()
-        bound = (kernel[0] * kernel[1]) ** -0.5  # as nn.Conv2d starts
+        bound = (kernel[0] * kernel[1]) ** -0.5  # as nn.Conv2d initialises
         self.weight = nn.Parameter(torch.empty(channels, *kernel).uniform_(-bound, bound))
         self.stride, self.pad = stride, pad
 
@@ -23,7 +24,7 @@ class PlaneConv(nn.Module):
         return F.conv2d(x, self.weight.unsqueeze(1), None, self.stride, self.pad, 1, x.shape[1])
 
     def own_multiply_adds(self, x: Tensor) -> int:
-        """For `kws.models.cost`."""
+        """Multiply-adds for the input batch x, for `kws.models.cost`."""
         _, height, width = self.weight.shape
         rows = (x.shape[2] + 2 * self.pad - height) // self.stride[0] + 1
         columns = (x.shape[3] + 2 * self.pad - width) // self.stride[1] + 1

@@ -1,15 +1,19 @@
-"""What holds for every network of BC-ResNet, DS-CNN, res15 and KWT."""
+"""Properties of every network of BC-ResNet, DS-CNN, res8/15/26 and KWT."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from kws.models import MODELS, build
+from kws.models.registry import MODELS, build_model
 from tests.models.checks import assert_trains
 
 FAMILIES = ("bcresnet", "ds_cnn", "res_kws", "kwt")
-NAMES = [name for name, entry in MODELS.items() if entry.family in FAMILIES]
 ONE_OF_EACH = ["bcresnet_1", "ds_cnn_s", "ds_cnn_m", "res8_narrow", "res15_narrow", "kwt_1"]
+NAMES = [
+    pytest.param(name, marks=() if name in ONE_OF_EACH else pytest.mark.slow)
+    for name, entry in MODELS.items()
+    if entry.family in FAMILIES
+]
 
 
 @pytest.fixture(autouse=True)
@@ -18,17 +22,17 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 13, 30)])
+@pytest.mark.parametrize("shape", [(1, 13, 30), pytest.param((1, 32, 32), marks=pytest.mark.slow)])
 def test_trains_at_two_sizes(name: str, shape: tuple[int, int, int]) -> None:
-    assert_trains(build(name, 5, shape), shape, 5, clips=3)
+    assert_trains(build_model(name, 5, shape), shape, 5, clips=3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_of_a_clip_do_not_depend_on_its_batch(name: str) -> None:
     shape = (1, 20, 33)
-    model, x = build(name, 5, shape), torch.randn(5, *shape)
+    model, x = build_model(name, 5, shape), torch.randn(5, *shape)
     with torch.no_grad():
-        model(x)  # so that running statistics are not those of the start
+        model(x)  # so that running statistics are not the initial ones
         whole = model.eval()(x)
         parts = torch.cat([model(x[:1]), model(x[1:3]), model(x[3:])])
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
@@ -37,7 +41,7 @@ def test_logits_of_a_clip_do_not_depend_on_its_batch(name: str) -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_runs_in_other_precisions(name: str, dtype: torch.dtype) -> None:
-    model = build(name, 5, (1, 16, 20)).to(dtype)
+    model = build_model(name, 5, (1, 16, 20)).to(dtype)
     logits = model(torch.randn(3, 1, 16, 20, dtype=dtype))
     logits.sum().backward()
     assert logits.dtype == dtype
@@ -45,11 +49,11 @@ def test_runs_in_other_precisions(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", [pytest.param(torch.contiguous_format, marks=pytest.mark.slow), torch.channels_last])
 @pytest.mark.parametrize("low", [False, True])
-def test_gradients_lie_as_their_weights_do(name: str, layout: torch.memory_format, low: bool) -> None:
-    """DistributedDataParallel copies those that do not, and warns."""
-    model = build(name, 5, (1, 32, 32)).to(memory_format=layout)
+def test_gradients_have_the_strides_of_their_weights(name: str, layout: torch.memory_format, low: bool) -> None:
+    """DistributedDataParallel copies other gradients and warns."""
+    model = build_model(name, 5, (1, 32, 32)).to(memory_format=layout)
     x = torch.randn(3, 1, 32, 32).to(memory_format=layout)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         loss = F.cross_entropy(model(x), torch.tensor([0, 1, 2]))
@@ -60,9 +64,10 @@ def test_gradients_lie_as_their_weights_do(name: str, layout: torch.memory_forma
         assert p.grad.stride() == p.stride(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bcresnet_3", "ds_cnn_s", "res8_narrow", "kwt_1"])
 def test_learns_eight_clips_of_noise(name: str) -> None:
-    model, x, y = build(name, 2, (1, 20, 24)), torch.randn(8, 1, 20, 24), torch.arange(8) % 2
+    model, x, y = build_model(name, 2, (1, 20, 24)), torch.randn(8, 1, 20, 24), torch.arange(8) % 2
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):
         loss = F.cross_entropy(model(x), y)
