@@ -1,4 +1,4 @@
-"""The same key gives the same numbers, in any order and amount; another key gives others."""
+"""The same key gives the same numbers, in any order and number; another key gives others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from kws import counter_rng
 
 
-def test_a_key_names_the_same_number_for_ever() -> None:
+def test_the_numbers_of_a_key_never_change() -> None:
     assert counter_rng.digest("plan", 0, 1) == 17688791572811792333
     assert counter_rng.permutation(8, "plan", 0).tolist() == [5, 1, 4, 3, 0, 6, 2, 7]
 
 
-def test_parts_of_a_key_differ_by_kind_and_place_but_not_by_width() -> None:
+def test_parts_of_a_key_differ_by_type_and_position_but_not_by_width() -> None:
     assert counter_rng.digest("a", 7) == counter_rng.digest("a", np.int64(7))
     assert (
         len(
@@ -27,7 +27,7 @@ def test_parts_of_a_key_differ_by_kind_and_place_but_not_by_width() -> None:
     )
 
 
-def test_a_counter_has_its_numbers_whoever_asks_beside_it() -> None:
+def test_the_numbers_of_a_counter_do_not_depend_on_the_other_counters() -> None:
     assert counter_rng.uniforms([5, 9], 3, "k")[1].tolist() == counter_rng.uniforms([9], 3, "k")[0].tolist()
 
 
@@ -35,14 +35,14 @@ def test_counters_share_no_numbers() -> None:
     assert len(np.unique(counter_rng.bits(np.arange(10_000), 3, "k"))) == 30_000
 
 
-def test_uniforms_fill_the_unit_interval() -> None:
+def test_uniforms_are_uniform_in_the_unit_interval() -> None:
     drawn = counter_rng.uniforms(np.arange(50_000), 2, "k").ravel()
     counts = np.histogram(drawn, bins=20, range=(0.0, 1.0))[0]
     assert 0.0 <= drawn.min() < drawn.max() < 1.0
     assert ((counts - 5000) ** 2 / 5000).sum() < 19 + 5 * np.sqrt(38)
 
 
-def test_a_permutation_holds_every_number_and_small_ones_too() -> None:
+def test_a_permutation_has_every_number_once() -> None:
     assert sorted(counter_rng.permutation(1000, "k")) == list(range(1000))
     assert counter_rng.permutation(0, "k").shape == (0,)
     assert counter_rng.permutation(1, "k").tolist() == [0]

@@ -71,7 +71,7 @@ def test_wilson_holds_the_share_and_touches_the_ends_exactly() -> None:
     assert wilson_interval(3, 3)[1] == 1
 
 
-def test_wilson_refuses_more_right_than_asked() -> None:
+def test_wilson_refuses_more_correct_than_n() -> None:
     with pytest.raises(ValueError, match="3 correct of 2"):
         wilson_interval(3, 2)
 
@@ -110,7 +110,7 @@ def test_summary_is_strict_json(counts: list[list[int]]) -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-def test_summary_of_nothing_leaves_the_shares_open() -> None:
+def test_summary_without_clips_has_no_fractions() -> None:
     result = summarise_confusion([[0, 0], [0, 0]], ["a", "b"])
     assert (result["accuracy"], result["macro_accuracy"], result["interval95"]) == (None, None, [0.0, 1.0])
 
@@ -120,7 +120,7 @@ def test_summary_refuses_a_matrix_of_another_size() -> None:
         summarise_confusion(HAND, ["a", "b", "c"])
 
 
-def test_neither_module_loads_torch_nor_draws_at_import() -> None:
+def test_metrics_and_report_import_no_torch_and_no_drawing() -> None:
     code = "import sys, kws.metrics, kws.results.report; print({'torch', 'matplotlib', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -159,6 +159,6 @@ def test_mcnemar_of_many_clips(counts: tuple[int, int]) -> None:
     assert mcnemar_p(*counts) == pytest.approx(wanted, rel=1e-6, abs=1e-300)
 
 
-def test_mcnemar_refuses_counts_below_nothing() -> None:
+def test_mcnemar_refuses_negative_counts() -> None:
     with pytest.raises(ValueError, match="-1 and 3"):
         mcnemar_p(-1, 3)

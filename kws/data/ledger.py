@@ -47,9 +47,12 @@ class Ledger:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flushes and closes the file."""
-        self.flush()
-        self._file.close()
+        """Flushes and closes the file, which is closed even where the disk is full. Raises OSError as `flush`."""
+        with filename_in_error(self._path):
+            try:
+                self.flush()
+            finally:
+                self._file.close()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kws.data.shard_fetch import DamagedError, ShardSource
 from kws.errors import UsageError
 from kws.transport import RetryPolicy
 
-_OPEN_SHARDS = 64
+MAX_OPEN_SHARDS = 64
 """Maps that a process keeps open. An epoch reads a shard within few steps, so the shards of a few lanes are enough."""
 
 
@@ -100,7 +100,7 @@ class ShardStore:
         """Returns the shard as a read-only map. Raises UsageError where it cannot be read, DamagedError where its size
         or content differs from the index."""
         if shard.name not in self._maps:
-            if len(self._maps) >= _OPEN_SHARDS:
+            if len(self._maps) >= MAX_OPEN_SHARDS:
                 self._maps.popitem(last=False)  # the map closes when its last view is freed
             self._maps[shard.name] = self._map_cached(shard) if self._cache else self._map_local(shard)
         self._maps.move_to_end(shard.name)

@@ -1,7 +1,8 @@
-"""The cache is bounded, shared, and holds nothing that is not whole, whatever is killed when."""
+"""The cache is bounded and shared, and holds complete shards only, whichever process is killed at any moment."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import mmap
 import multiprocessing
@@ -37,8 +38,8 @@ def writes(number: int) -> Callable[[BinaryIO], None]:
     return lambda file: file.write(content(number)) and None
 
 
-def never(_: BinaryIO) -> None:
-    raise AssertionError("is there already")
+def must_not_download(_: BinaryIO) -> None:
+    raise AssertionError("the shard is in the cache already")
 
 
 def opened(cache: ShardCache, number: int, download: Callable[[BinaryIO], None] | None = None) -> mmap.mmap:
@@ -53,7 +54,8 @@ def there(cache: ShardCache) -> set[int]:
 
 
 def sizes(cache: ShardCache) -> int:
-    with cache._exclusive():  # no renaming meanwhile
+    with (cache.folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # no shard is renamed meanwhile
         return sum(path.stat().st_size for path in cache.folder.iterdir())
 
 
@@ -61,28 +63,28 @@ def parts(cache: ShardCache) -> list[Path]:
     return list(cache.folder.glob("*.part"))
 
 
-def test_a_shard_is_fetched_once_and_is_the_users_own(tmp_path: Path) -> None:
+def test_a_shard_is_fetched_once_and_only_its_user_can_read_it(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "new" / "cache", 10 * SIZE)
     opened(cache, 1)
-    opened(cache, 1, never)
-    opened(ShardCache(tmp_path / "new" / "cache", 10 * SIZE), 1, never)
+    opened(cache, 1, must_not_download)
+    opened(ShardCache(tmp_path / "new" / "cache", 10 * SIZE), 1, must_not_download)
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(cache.path(shard(1)).stat().st_mode) == 0o600
     assert parts(cache) == []
 
 
-def test_the_longest_unused_goes_first_and_the_bound_holds(tmp_path: Path) -> None:
+def test_the_least_recently_used_shard_is_removed_first_and_the_bound_holds(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
     for number in (1, 2, 3):
         opened(cache, number)
-    opened(cache, 1, never)
+    opened(cache, 1, must_not_download)
     for number, left in ((4, {1, 3, 4}), (5, {1, 4, 5}), (6, {4, 5, 6})):
         opened(cache, number)
         assert there(cache) == left
         assert sizes(cache) <= 3 * SIZE
 
 
-def test_pinned_shards_stay_under_pressure(tmp_path: Path) -> None:
+def test_pinned_shards_are_never_removed(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 3 * SIZE)
     pinned = [opened(cache, 1), memoryview(opened(cache, 2))]  # a view of the map is a pin too
     for number in range(3, 20):
@@ -91,19 +93,19 @@ def test_pinned_shards_stay_under_pressure(tmp_path: Path) -> None:
         assert sizes(cache) <= 3 * SIZE
     assert [bytes(pin[:]) for pin in pinned] == [content(1), content(2)]
     last = opened(cache, 20)
-    with pytest.raises(CacheFullError, match=r"no room for train/000021.tar .*--set data.cache_gb="):
+    with pytest.raises(CacheFullError, match=r"train/000021.tar .*--set data.cache_gb="):
         cache.open(shard(21), writes(21))
     del pinned, last
     opened(cache, 21)
 
 
-def test_a_shard_that_never_fits_is_refused_and_nothing_is_thrown_out_for_less(tmp_path: Path) -> None:
+def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheFullError):
-        ShardCache(tmp_path, SIZE - 1).open(shard(1), never)
+        ShardCache(tmp_path, SIZE - 1).open(shard(1), must_not_download)
     assert parts(ShardCache(tmp_path, SIZE)) == []
 
 
-def test_another_process_pins_too_and_its_pins_end_with_it(tmp_path: Path) -> None:
+def test_the_pins_of_another_process_end_with_it(tmp_path: Path) -> None:
     cache, ready = ShardCache(tmp_path, 2 * SIZE), FORK.Event()
 
     def hold() -> None:
@@ -148,7 +150,7 @@ def kill(process: multiprocessing.context.ForkProcess) -> None:
     process.join()
 
 
-def test_a_killed_download_is_never_believed_and_is_done_again(tmp_path: Path) -> None:
+def test_a_killed_download_is_repeated(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10 * SIZE)
     kill(start_downloader(cache, 1))
     assert there(cache) == set()
@@ -157,7 +159,7 @@ def test_a_killed_download_is_never_believed_and_is_done_again(tmp_path: Path) -
     assert parts(cache) == []
 
 
-def test_what_a_killed_download_left_is_cleared_away_and_a_live_one_is_not(tmp_path: Path) -> None:
+def test_the_part_of_a_killed_download_is_removed_and_that_of_a_live_one_is_not(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 2 * SIZE)
     dead, alive = start_downloader(cache, 1), start_downloader(cache, 2)
     with pytest.raises(CacheFullError):  # both have taken their room
@@ -168,10 +170,10 @@ def test_what_a_killed_download_left_is_cleared_away_and_a_live_one_is_not(tmp_p
     kill(alive)
 
 
-def test_who_waits_for_a_download_that_dies_does_it_himself(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_a_killed_download_repeats_it(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10 * SIZE)
     process = start_downloader(cache, 1)
-    assert cache.open(shard(1), never, wait=False) is None
+    assert cache.open(shard(1), must_not_download, wait=False) is None
     found: list[bytes] = []
     waiter = threading.Thread(target=lambda: found.append(opened(cache, 1)[:]))
     waiter.start()
@@ -203,7 +205,7 @@ def test_many_processes_at_once_fetch_each_shard_once(tmp_path: Path) -> None:
     assert sorted(map(int, log.read_text().split())) == list(range(20))
 
 
-def test_processes_in_a_small_cache_read_right_and_keep_the_bound(tmp_path: Path) -> None:
+def test_processes_with_a_small_cache_read_correctly_and_keep_the_bound(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 5 * SIZE)
 
     def reader(step: int) -> None:
@@ -219,7 +221,7 @@ def test_processes_in_a_small_cache_read_right_and_keep_the_bound(tmp_path: Path
     assert [process.exitcode for process in processes] == [0] * 3
 
 
-def test_a_download_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_download_leaves_nothing(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10 * SIZE)
 
     def fails(file: BinaryIO) -> None:
@@ -232,7 +234,7 @@ def test_a_download_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert parts(cache) == []
 
 
-def test_a_child_forked_in_mid_download_blocks_nobody(tmp_path: Path) -> None:
+def test_a_child_forked_during_a_download_blocks_nobody(tmp_path: Path) -> None:
     cache, done = ShardCache(tmp_path, SIZE), FORK.Event()
     children = []
 
@@ -242,7 +244,7 @@ def test_a_child_forked_in_mid_download_blocks_nobody(tmp_path: Path) -> None:
         file.write(content(1))
 
     opened(cache, 1, download)
-    opened(cache, 1, never)
+    opened(cache, 1, must_not_download)
     with pytest.raises(CacheFullError):  # the child has the file open, as a pin
         cache.open(shard(2), writes(2))
     done.set()
@@ -257,9 +259,9 @@ def test_a_copy_of_another_size_is_fetched_again(tmp_path: Path) -> None:
     opened(cache, 1)
 
 
-def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"file/shards: cannot be created .*--set data.cache_dir="):
+    with pytest.raises(UsageError, match=r"file/shards: .*--set data.cache_dir="):
         ShardCache(tmp_path / "file", SIZE)
 
 
@@ -269,7 +271,7 @@ def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     os.chown(folder, 12345, 12345)
     ShardCache(tmp_path, SIZE)  # root may
     monkeypatch.setattr(os, "geteuid", lambda: 4321)
-    with pytest.raises(UsageError, match="belongs to another user"):
+    with pytest.raises(UsageError, match=r"--set data\.cache_dir="):
         ShardCache(tmp_path, SIZE)
 
 

@@ -1,4 +1,4 @@
-"""What features are normalised by: of training clips alone, kept beside the index, carried by the run."""
+"""Normalisation: measured on training clips alone and saved with the index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train_waves(corpus: Index, samples: int = SAMPLES) -> torch.Tensor:
     return torch.from_numpy(wave)
 
 
-def test_all_features_are_measured_and_kept_beside_the_index(corpus: Index) -> None:
+def test_all_features_are_measured_and_saved_with_the_index(corpus: Index) -> None:
     kept = json.loads((corpus.root / "index" / "features.json").read_text())
     assert set(kept["features"]) == set(SPECS)
     assert [path.name for path in (corpus.root / "index").glob("*.partial")] == []
@@ -51,7 +51,7 @@ def test_all_features_are_measured_and_kept_beside_the_index(corpus: Index) -> N
         assert min(deviation) > 0
 
 
-def test_they_are_mean_and_deviation_of_every_band_over_the_training_clips(corpus: Index) -> None:
+def test_mean_and_deviation_of_every_band_over_the_training_clips(corpus: Index) -> None:
     wave = train_waves(corpus)
     assert len(wave) < normalisation.MAX_CLIPS, "all clips are measured"
     for name in NAMES:
@@ -62,14 +62,14 @@ def test_they_are_mean_and_deviation_of_every_band_over_the_training_clips(corpu
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_normalised_by_them_training_clips_have_mean_0_and_deviation_1(corpus: Index, name: str) -> None:
+def test_normalised_training_clips_have_mean_0_and_deviation_1(corpus: Index, name: str) -> None:
     features = Features(name, normalisation.load_or_measure(corpus, name, SAMPLES))
     bands = features(train_waves(corpus))[:, 0].transpose(0, 1).flatten(1)
     assert bands.mean(dim=1).abs().max() < 1e-3
     assert (bands.std(dim=1) - 1).abs().max() < 1e-2
 
 
-def test_other_splits_are_not_looked_at(corpus: Index, tmp_path: Path) -> None:
+def test_other_splits_are_not_read(corpus: Index, tmp_path: Path) -> None:
     copy = index.load(Path(shutil.copytree(corpus.root, tmp_path / "shards")))
     for split in ("valid", "test", "noise"):
         shutil.rmtree(copy.root / split)
@@ -79,9 +79,9 @@ def test_other_splits_are_not_looked_at(corpus: Index, tmp_path: Path) -> None:
 
 
 WRONG = [[1.0] * 32, [2.0] * 32]
-SPOILT: dict[str, Callable[[dict[str, Any]], str]] = {
+UNFIT: dict[str, Callable[[dict[str, Any]], str]] = {
     "empty": lambda kept: "",
-    "torn": lambda kept: json.dumps(kept)[:-100],
+    "cut short": lambda kept: json.dumps(kept)[:-100],
     "no object": lambda kept: "[]",
     "no features": lambda kept: json.dumps({key: kept[key] for key in ("corpus", "clip_samples")}),
     "other bands": lambda kept: json.dumps(kept | {"features": {"mel32": [[1.0], [2.0]]}}),
@@ -90,18 +90,20 @@ SPOILT: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", ["not there", *SPOILT])
-def test_what_is_not_there_or_of_something_else_is_measured_anew(corpus: Index, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["missing", *UNFIT])
+def test_missing_or_unfit_values_are_measured_again(corpus: Index, tmp_path: Path, how: str) -> None:
     copy = index.load(Path(shutil.copytree(corpus.root, tmp_path / "shards")))
     path = copy.root / "index" / "features.json"
     kept = json.loads(path.read_text())
-    path.unlink() if how == "not there" else path.write_text(SPOILT[how](kept))
+    path.unlink() if how == "missing" else path.write_text(UNFIT[how](kept))
     np.testing.assert_allclose(
         normalisation.load_or_measure(copy, "mel32", SAMPLES), kept["features"]["mel32"], rtol=0, atol=1e-6
     )
 
 
-def test_of_many_clips_a_few_shards_are_read_evenly_spread(tones: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_corpus_evenly_spread_clips_of_few_shards_are_measured(
+    tones: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(normalisation, "MAX_CLIPS", 20)
     monkeypatch.setattr(normalisation, "MAX_SHARDS", 2)
     shards, reads = tones.split("train").shards, []
@@ -123,12 +125,12 @@ def test_of_many_clips_a_few_shards_are_read_evenly_spread(tones: Index, monkeyp
     assert seen[-1] == (len(clips), len(clips))
 
 
-def test_silence_is_not_among_them(noisy: Index) -> None:
+def test_silence_is_not_measured(noisy: Index) -> None:
     quiet = selection.apply_task(noisy, tasks.words_task(noisy.words, 0.5), 1600).index
     assert normalisation.measure(quiet, ("mel32",), 1600) == normalisation.measure(noisy, ("mel32",), 1600)
 
 
-def test_a_damaged_clip_is_left_out_and_a_missing_shard_said(tones: Index, tmp_path: Path) -> None:
+def test_a_damaged_clip_is_left_out_and_a_missing_shard_is_an_error(tones: Index, tmp_path: Path) -> None:
     copy = index.load(Path(shutil.copytree(tones.root, tmp_path / "shards")))
     columns, shards = copy.split("train").columns, copy.split("train").shards
     with (copy.root / shards[0].name).open("r+b") as file:
@@ -138,7 +140,7 @@ def test_a_damaged_clip_is_left_out_and_a_missing_shard_said(tones: Index, tmp_p
     assert mean != wanted
     np.testing.assert_allclose(mean, wanted, atol=0.5)
     (copy.root / shards[-1].name).unlink()
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=shards[-1].name):
         normalisation.load_or_measure(copy, "mel32", SAMPLES)
 
 

@@ -1,4 +1,4 @@
-"""The class of clips without speech: made of noise that no other split hears, planned and read as any other."""
+"""The class silence: windows of noise that no other split uses, planned and read like any other clip."""
 
 from __future__ import annotations
 
@@ -58,25 +58,25 @@ def recordings(corpus: Index) -> list[codec.Pcm]:
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 160_000, 160_001, 959_999])
-def test_the_splits_parts_of_a_recording_are_all_of_it_and_do_not_touch(length: int) -> None:
+def test_the_parts_of_the_splits_cover_a_recording_and_do_not_overlap(length: int) -> None:
     parts = [silence.split_part(length, split) for split in SPLITS]
     assert [part.start for part in parts] == [0, parts[0].stop, parts[1].stop]
     assert parts[2].stop == length
     assert abs((parts[0].stop - parts[0].start) - 0.8 * length) <= 1
 
 
-def test_no_sample_of_noise_is_heard_in_two_splits(noisy: Index) -> None:
+def test_no_sample_of_noise_is_in_two_splits(noisy: Index) -> None:
     # Every sample of the noise is a number of its own, so a clip tells where it is from.
     corpus = quiet(noisy)
-    heard = {split: set() for split in SPLITS}
+    used = {split: set() for split in SPLITS}
     for split in SPLITS:
         reader = Reader(corpus, split)
         for clip in silent(corpus, split):
-            heard[split] |= set(reader.read(int(clip)).tolist())
-        heard[split] |= {sample for part in read_noise(noisy, split) for sample in part.tolist()}
+            used[split] |= set(reader.read(int(clip)).tolist())
+        used[split] |= {sample for part in read_noise(noisy, split) for sample in part.tolist()}
     everything = np.concatenate(recordings(noisy))
     assert len(np.unique(everything)) == len(everything)
-    assert sum(map(len, heard.values())) == len(set.union(*heard.values())) == len(everything)
+    assert sum(map(len, used.values())) == len(set.union(*used.values())) == len(everything)
 
 
 def test_windows_lie_inside_one_recording_and_spread_over_all(noisy: Index) -> None:
@@ -99,7 +99,7 @@ def test_windows_lie_inside_one_recording_and_spread_over_all(noisy: Index) -> N
 # --- the corpus with one more word ----------------------------------------------------------------------------
 
 
-def test_every_split_has_its_share_and_all_else_is_as_it_was(noisy: Index) -> None:
+def test_every_split_has_its_share_and_its_other_clips_are_unchanged(noisy: Index) -> None:
     corpus = quiet(noisy)
     assert corpus.words == (*noisy.words, SILENCE)
     assert corpus.content_id == noisy.content_id
@@ -118,22 +118,22 @@ def test_every_split_has_its_share_and_all_else_is_as_it_was(noisy: Index) -> No
     assert corpus.split("noise") is noisy.split("noise")
 
 
-def test_it_is_a_matter_of_the_corpus_alone(noisy: Index) -> None:
+def test_the_windows_depend_on_the_corpus_alone(noisy: Index) -> None:
     one, again = quiet(noisy), quiet(index.load(noisy.root))
     for split in SPLITS:
         made = silent(one, split)
         assert np.array_equal(one.split(split).values("offset", made), again.split(split).values("offset", made))
 
 
-def test_none_is_none(noisy: Index) -> None:
+def test_a_share_of_zero_changes_nothing(noisy: Index) -> None:
     assert quiet(noisy, 0.0) == noisy
 
 
-def test_a_little_is_one_clip_at_least(noisy: Index) -> None:
+def test_a_small_share_is_at_least_one_clip(noisy: Index) -> None:
     assert [len(silent(quiet(noisy, 1e-6), split)) for split in SPLITS] == [1, 1, 1]
 
 
-def test_a_split_without_clips_stays_so(noisy: Index, tmp_path: Path) -> None:
+def test_a_missing_split_stays_missing(noisy: Index, tmp_path: Path) -> None:
     shutil.copytree(noisy.root, tmp_path / "shards")
     corpus = index.load(tmp_path / "shards")
     corpus.splits.pop("test")  # type: ignore[attr-defined]
@@ -143,7 +143,7 @@ def test_a_split_without_clips_stays_so(noisy: Index, tmp_path: Path) -> None:
 # --- read as any other clip -----------------------------------------------------------------------------------
 
 
-def test_batches_hold_the_noises_samples_beside_words(noisy: Index) -> None:
+def test_a_batch_mixes_words_and_windows_of_noise(noisy: Index) -> None:
     corpus = quiet(noisy)
     made, words = silent(corpus, "train")[:5], np.arange(4)
     clips = np.stack([np.resize(made, 8), np.resize(words, 8)], axis=1).reshape(-1)
@@ -170,7 +170,7 @@ def test_flac_noise_gives_the_same_silence(noisy: Index, tmp_path: Path) -> None
             assert np.array_equal(one.read(int(clip)), other.read(int(clip)))
 
 
-def test_no_checksum_is_looked_for_and_readers_can_be_sent_to_workers(noisy: Index) -> None:
+def test_silence_has_no_checksum_and_readers_can_be_pickled(noisy: Index) -> None:
     corpus = quiet(noisy)
     made = silent(corpus, "train")[:4]
     for verify in ("first", "always", "never"):
@@ -183,9 +183,10 @@ def test_no_checksum_is_looked_for_and_readers_can_be_sent_to_workers(noisy: Ind
 # --- planned as any other clip --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["natural", "balanced", "weighted", "power"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_plan_draws_it_as_its_mode_says_and_the_stream_reads_it(noisy: Index, mode: str, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "workers"), [("natural", 0), ("balanced", 0), ("balanced", 2), ("weighted", 0), ("power", 0)]
+)
+def test_every_mode_draws_silence_as_a_class_and_the_stream_reads_it(noisy: Index, mode: str, workers: int) -> None:
     corpus, words = quiet(noisy), len(noisy.words) + 1
     split = corpus.split("train")
     plan = Plan(split, range(words), PlanSettings(mode, slots=4, micro_batch=6, seed=1), epoch=0)  # type: ignore[arg-type]
@@ -236,7 +237,7 @@ def large(shards: int, clips: int, words: int) -> Index:
     return Index(Path("/nowhere"), tuple(f"w{n}" for n in range(words)), "", splits)
 
 
-def test_more_shards_than_silence_and_empty_shards_are_no_matter() -> None:
+def test_fewer_clips_of_silence_than_shards() -> None:
     corpus = quiet(large(shards=40, clips=5, words=3), 0.05, 16000)
     split = corpus.split("train")
     assert len(silent(corpus, "train")) == 10
@@ -258,8 +259,8 @@ def test_remote_shards_are_fetched_and_silence_is_not(noisy: Index, tmp_path: Pa
         reader = Reader(corpus, "train", cache_settings=caching)
         plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("natural", 2, 8, seed=0), epoch=0)
         slots = list(plan.rank_slots(0, 1))
-        for stretches in (None, lambda: plan.needed_shards(0, 1)):
-            batches = list(stream_batches(lambda: slots, batches_of(reader, corpus), 0, needed_shards=stretches))
+        for needed in (None, lambda: plan.needed_shards(0, 1)):
+            batches = list(stream_batches(lambda: slots, batches_of(reader, corpus), 0, needed_shards=needed))
             assert len(batches) == len(slots)
         assert set(web.served) <= set(names)
         made = silent(corpus, "train")
@@ -268,35 +269,32 @@ def test_remote_shards_are_fetched_and_silence_is_not(noisy: Index, tmp_path: Pa
         assert plan.bytes_at_once(range(1), 1) <= sum(shard.bytes for shard in theirs.split("train").shards)
 
 
-# --- mistakes -------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
 def test_a_corpus_without_noise_is_refused(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 12}, speakers=12, samples=400, noise_seconds=0)
     corpus, _ = pack.pack([source], tmp_path / "out")
-    with pytest.raises(UsageError, match=r"data\.silence: .*out has no noise recordings to make silence of"):
+    with pytest.raises(UsageError, match=r"data\.silence: .*out.*noise"):
         quiet(corpus)
 
 
 def test_noise_that_is_too_short_is_refused_with_what_would_do(tones: Index) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"^data\.silence: valid .*16000 samples.*160000"):
         quiet(tones, FRACTION, 16000)  # 4 s: 0.4 s for the valid split
-    message = str(caught.value)
-    assert message.startswith("data.silence: valid hears 80% to 90% of each noise recording of ")
-    assert message.endswith("(16000 samples); wanted a recording of 160000")
 
 
 def test_a_corpus_with_such_a_word_is_refused(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 12, "silence": 12}, speakers=12, samples=400)
     corpus, _ = pack.pack([source], tmp_path / "out")
-    with pytest.raises(UsageError, match=r"has the word 'silence' itself, .* or do without"):
+    with pytest.raises(UsageError, match="'silence'"):
         quiet(corpus, FRACTION, 400)
 
 
-# --- as a job, and evaluated ----------------------------------------------------------------------------------
+# --- trained and evaluated ----------------------------------------------------------------------------------
 
 
-def test_a_job_has_one_more_class_in_alphabetical_order(noisy: Index) -> None:
+def test_a_training_set_has_one_more_class_in_alphabetical_order(noisy: Index) -> None:
     data = DataConfig(shards=str(noisy.root), silence=FRACTION, clip_seconds=0.1)
     training_set = TrainingSet(Config(data=data, train=TrainConfig(global_batch=32, micro_batch=8)))
     assert training_set.task.classes == tuple(sorted((*noisy.words, "silence")))
@@ -312,7 +310,7 @@ def test_a_job_has_one_more_class_in_alphabetical_order(noisy: Index) -> None:
 
 
 class ByLoudness(torch.nn.Module):
-    """Takes what is louder than a word for silence: the label is the last."""
+    """Predicts silence, the last label, for clips that are louder than a word."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -323,7 +321,7 @@ class ByLoudness(torch.nn.Module):
         return torch.cat([torch.zeros(len(features), self.classes - 1), 20 * silent - 10], dim=1)
 
 
-def test_evaluation_goes_over_it_too(noisy: Index) -> None:
+def test_evaluation_includes_silence(noisy: Index) -> None:
     corpus = quiet(noisy)
     task = tasks.Task(tasks.words_task(noisy.words, FRACTION), range(len(corpus.words)))  # type: ignore[arg-type]
     alone = Ranks(0, 1, torch.device("cpu"), 1, None)

@@ -1,35 +1,29 @@
-"""Batches hold what was packed, in the plan's order, whatever the number of loader workers."""
+"""Batches hold what was packed, in the plan's order, for any number of loader workers."""
 
 from __future__ import annotations
 
-import io
-import shutil
-import tarfile
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kws.audio import codec
-from kws.data import index
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.reader import Reader, read_noise
-from kws.data.store import ShardStore
+from kws.data.shard_fetch import DamagedError
+from kws.data.store import CacheSettings
 from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.errors import UsageError
-from kws.packing import external_index, pack
-from tests.conftest import tone, write_corpus
-
-LABELS = (2, 0, 1)
-"""The class of each of the three words."""
+from tests.data.samples import LABELS, bytes_of, change_file, flip_bit, natural_plan, one_slot, same, shards_of
+from tests.data.web import Web
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
-def plan_of(corpus: Index, recipe: PlanSettings) -> Plan:
-    return Plan(corpus.split("train"), LABELS, recipe, epoch=0)
+def plan_of(corpus: Index, settings: PlanSettings) -> Plan:
+    return Plan(corpus.split("train"), LABELS, settings, epoch=0)
 
 
 def batches(corpus: Index, plan: Plan, workers: int, samples: int = 16000) -> list[Batch]:
@@ -37,23 +31,8 @@ def batches(corpus: Index, plan: Plan, workers: int, samples: int = 16000) -> li
     return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
 
 
-def one_slot(*clips: int) -> Slot:
-    return Slot(0, 0, np.arange(len(clips)), np.array(clips, dtype=np.int64))
-
-
-def source_of(corpus: Index, key: str) -> codec.Pcm:
-    """The wav that `tones` packed under that key."""
-    return codec.decode((corpus.root.parent / "wav" / f"{key.replace('_', '/', 1)}.wav").read_bytes())
-
-
-def same(one: Batch, other: Batch) -> bool:
-    return (one.step, one.slot) == (other.step, other.slot) and all(
-        torch.equal(a, b) for a, b in zip(one[2:], other[2:], strict=True)
-    )
-
-
 @pytest.mark.parametrize(
-    "recipe",
+    "settings",
     [
         PlanSettings("natural", slots=4, micro_batch=7, seed=0),
         PlanSettings("natural", slots=8, micro_batch=3, seed=0, epoch_clips=26),  # six of the last slots are empty
@@ -61,11 +40,11 @@ def same(one: Batch, other: Batch) -> bool:
     ],
     ids=["natural", "empty slots", "balanced"],
 )
-def test_batches_are_the_same_for_any_number_of_workers(tones: Index, recipe: PlanSettings) -> None:
-    plan = plan_of(tones, recipe)
+def test_batches_are_the_same_for_any_number_of_workers(tones: Index, settings: PlanSettings) -> None:
+    plan = plan_of(tones, settings)
     alone = batches(tones, plan, workers=0)
     assert [(batch.step, batch.slot) for batch in alone] == [
-        (t, j) for t in range(plan.steps) for j in range(recipe.slots)
+        (t, j) for t in range(plan.steps) for j in range(settings.slots)
     ]
     for workers in (1, 3):
         spread = batches(tones, plan, workers)
@@ -90,61 +69,6 @@ def test_a_batch_carries_its_draws_clips_and_labels(tones: Index) -> None:
         assert {batch.wave.dtype, batch.labels.dtype, batch.lengths.dtype} == {torch.int16, torch.int64}
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_every_clip_is_what_was_packed_under_its_name(tones: Index, split: str) -> None:
-    reader = Reader(tones, split)
-    words = tones.split(split).columns["word"]
-    for clip in range(len(tones.split(split))):
-        name = reader.name(clip)
-        assert name.startswith(tones.words[words[clip]] + "_")
-        assert np.array_equal(reader.read(clip), source_of(tones, name))
-
-
-def test_longer_clips_are_cut_and_shorter_ones_padded(tones: Index) -> None:
-    for samples in (15000, 16000, 17000):
-        batch = SlotReader(Reader(tones, "train"), LABELS, samples).batch(one_slot(3, 5))
-        kept = min(samples, 16000)
-        assert batch.wave.shape == (2, samples)
-        assert batch.lengths.tolist() == [kept, kept]
-        assert np.array_equal(batch.wave[0, :kept], Reader(tones, "train").read(3)[:kept])
-        assert not batch.wave[:, kept:].any()
-
-
-def test_flac_shards_give_the_same_batches(tones: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack(
-        [tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000)
-    )
-    names = [Reader(flac, "train").name(clip) for clip in range(40)]
-    batch = SlotReader(Reader(flac, "train"), LABELS, 16000).batch(one_slot(*range(40)))
-    assert not flac.split("train").columns["plain"].any()
-    assert all(np.array_equal(wave, source_of(tones, name)) for wave, name in zip(batch.wave, names, strict=True))
-
-
-@pytest.mark.parametrize("word", ["grün", "слово", "word" * 30])
-def test_names_that_are_long_or_not_ascii_are_read_whole(tmp_path: Path, word: str) -> None:
-    source = write_corpus(tmp_path / "wav", {word: 12}, speakers=12, samples=400, noise_seconds=0)
-    corpus, _ = pack.pack([source], tmp_path / "out")
-    names = [Reader(corpus, "train").name(clip) for clip in range(len(corpus.split("train")))]
-    assert set(names) <= {f"{word}_{path.stem}" for path in (source / word).iterdir()}
-    assert len(set(names)) == len(names)
-
-
-@pytest.fixture
-def copy(tones: Index, tmp_path: Path) -> Index:
-    return index.load(Path(shutil.copytree(tones.root, tmp_path / "shards")))
-
-
-def flip(corpus: Index, clip: int) -> None:
-    """One bit in the middle of the clip's sound, in place: maps that are open see it too."""
-    columns = corpus.split("train").columns
-    path = corpus.root / corpus.split("train").shards[columns["shard"][clip]].name
-    with path.open("r+b") as file:
-        file.seek(int(columns["offset"][clip]) + 5000)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
-
-
 def one_by_one(corpus: Index, verify: str, workers: int, reader: SlotReader | None = None) -> list[Batch]:
     slots = [Slot(clip, 0, np.array([clip]), np.array([clip])) for clip in range(12)]
     return list(
@@ -152,110 +76,145 @@ def one_by_one(corpus: Index, verify: str, workers: int, reader: SlotReader | No
     )
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("verify", ["first", "always"])
-def test_a_damaged_clip_stops_the_stream_in_one_line_naming_it(copy: Index, verify: str, workers: int) -> None:
-    shard = copy.split("train").shards[0].name
+@pytest.mark.parametrize(
+    ("verify", "workers"),
+    [("first", 0), ("first", 2), ("always", 0), pytest.param("always", 2, marks=pytest.mark.slow)],
+)
+def test_a_damaged_clip_ends_the_stream_naming_shard_and_clip(copy: Index, verify: str, workers: int) -> None:
+    shard = shards_of(copy)[0].name
     name = Reader(copy, "train").name(7)
-    flip(copy, 7)
-    with pytest.raises(UsageError) as caught:
+    flip_bit(copy, 7)
+    with pytest.raises(DamagedError, match=rf"^{copy.root / shard}: clip 7 \({name}\)"):
         one_by_one(copy, verify, workers)
-    assert str(caught.value) == (
-        f"{copy.root / shard}: clip 7 ({name}): crc32 differs from the index; copy or pack the shard again"
-    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_never_verify_lets_it_pass(copy: Index, workers: int) -> None:
-    flip(copy, 7)
+def test_never_compares_no_checksum(copy: Index, workers: int) -> None:
+    flip_bit(copy, 7)
     assert len(one_by_one(copy, "never", workers)) == 12
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_first_checks_a_clip_once_and_always_every_time(copy: Index, workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_first_compares_a_checksum_once_and_always_every_time(copy: Index, workers: int) -> None:
     first, always = (SlotReader(Reader(copy, "train", verify), LABELS, 16000) for verify in ("first", "always"))
     for reader in (first, always):
         one_by_one(copy, "", workers, reader)
-    flip(copy, 7)
+    flip_bit(copy, 7)
     assert len(one_by_one(copy, "", workers, first)) == 12
     with pytest.raises(UsageError, match="clip 7"):
         one_by_one(copy, "", workers, always)
 
 
-def test_damaged_flac_is_named_even_where_no_checksum_is_looked_at(tones: Index, tmp_path: Path) -> None:
-    corpus, _ = pack.pack(
-        [tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format="flac", shard_bytes=1_000_000)
-    )
-    flip(corpus, 7)
-    with pytest.raises(UsageError, match=r"train/000000.tar: clip 7 \(\w+\): not readable as audio"):
-        Reader(corpus, "train", "never").read(7)
-
-
-def test_a_shard_of_another_size_is_refused_when_it_is_opened(copy: Index) -> None:
-    shard = copy.split("train").shards[0]
-    path = copy.root / shard.name
-    path.write_bytes(path.read_bytes()[:-512])
-    with pytest.raises(UsageError, match=rf"000000.tar: {shard.bytes - 512} bytes, the index has {shard.bytes}"):
-        Reader(copy, "train").read(0)
-
-
-@pytest.mark.parametrize("empty", [True, False])
-def test_a_missing_or_empty_shard_is_refused(copy: Index, empty: bool) -> None:
-    path = copy.root / copy.split("train").shards[0].name
-    path.unlink()
-    if empty:
-        path.touch()
-    with pytest.raises(UsageError, match=r"000000.tar: cannot be read \(.*\); the index names this shard"):
-        Reader(copy, "train").read(0)
-
-
-def test_a_store_keeps_few_maps_open_and_reads_all_the_same(tones: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kws.data.store._OPEN_SHARDS", 2)
-    shards, store = tones.split("train").shards, ShardStore(tones.root)
-    assert len(shards) > 3
-    held = memoryview(store.map_shard(shards[0]))
-    for shard in (*shards, *shards):
-        assert store.map_shard(shard)[:] == (tones.root / shard.name).read_bytes()
-    assert held[:] == (tones.root / shards[0].name).read_bytes()
-
-
-def test_training_hears_the_first_four_fifths_of_the_noise(tones: Index) -> None:
-    whole = codec.decode((tones.root.parent / "wav" / "_background_noise_" / "hiss.wav").read_bytes())
-    (heard,) = read_noise(tones, "train")
-    assert np.array_equal(heard, whole[: len(whole) * 8 // 10])
-
-
-def test_a_corpus_without_noise_has_none_to_hear(tmp_path: Path) -> None:
-    source = write_corpus(tmp_path / "wav", {"low": 12}, speakers=12, samples=400, noise_seconds=0)
-    assert read_noise(pack.pack([source], tmp_path / "out")[0], "train") == []
-
-
-def test_streaming_leaves_the_global_random_numbers_alone(tones: Index) -> None:
+def test_streaming_does_not_advance_the_global_random_generator(tones: Index) -> None:
     before = torch.random.get_rng_state()
     one_by_one(tones, "first", workers=1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_clip_may_come_several_times_in_a_batch_and_in_any_order(tones: Index) -> None:
-    reader = Reader(tones, "train")
-    clips = [90, 3, 90, 0, 41, 3, 90]
-    batch = SlotReader(reader, LABELS, 16000).batch(one_slot(*clips))
-    assert batch.clips.tolist() == clips
-    assert all(np.array_equal(wave, reader.read(clip)) for wave, clip in zip(batch.wave, clips, strict=True))
+# --- remote and damaged shards --------------------------------------------------------------------------------
 
 
-def test_decoded_and_plain_clips_of_one_batch_are_padded_and_cut_alike(tmp_path: Path) -> None:
-    lengths = (300, 1000, 700, 1200, 1, 1000)
-    waves = [tone(300, samples, seed=samples) for samples in lengths]
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for number, wave in enumerate(waves):
-            data = codec.flac_bytes(wave) if number % 2 else codec.wav_bytes(wave)
-            member = tarfile.TarInfo(f"up/{number}.{'flac' if number % 2 else 'wav'}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    corpus, _ = external_index.index_shards(str(tmp_path))
-    batch = SlotReader(Reader(corpus, "train"), [0], 1000).batch(one_slot(*range(6)))
-    assert batch.lengths.tolist() == [min(samples, 1000) for samples in lengths]
-    for row, wave, length in zip(batch.wave, waves, batch.lengths.tolist(), strict=True):
-        assert np.array_equal(row[:length], wave[:1000])
-        assert not row[length:].any()
+def natural_batches(
+    corpus: Index, workers: int = 0, caching: CacheSettings | None = None, with_plan: bool = True, window: int = 32
+) -> list[Batch]:
+    plan = natural_plan(corpus, window)
+    reader = SlotReader(Reader(corpus, "train", cache_settings=caching or CacheSettings()), LABELS, 16000)
+    stretches = (lambda: plan.needed_shards(0, 1)) if with_plan else None
+    return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers, needed_shards=stretches))
+
+
+def test_batches_from_http_are_those_from_disk(tones: Index, web: Web, caching: CacheSettings) -> None:
+    remote, wanted = dataclasses.replace(tones, source=web.url), natural_batches(tones)
+    for workers, with_plan in ((0, True), (2, True), (0, False)):
+        found = natural_batches(remote, workers, caching, with_plan)
+        assert len(found) == len(wanted)
+        assert all(same(*pair) for pair in zip(found, wanted, strict=True))
+    assert web.served == {shard.name: 1 for shard in shards_of(tones)}
+    (noise,) = read_noise(remote, "train", caching)
+    assert np.array_equal(noise, read_noise(tones, "train")[0])
+
+
+def test_batches_are_right_in_a_cache_with_room_for_one_shard_only(
+    tones: Index, web: Web, caching: CacheSettings
+) -> None:
+    """Below the size that `require_room` asks for, reading is slow, but correct and never stuck."""
+    largest = max(shard.bytes for shard in shards_of(tones))
+    small = dataclasses.replace(caching, gigabytes=largest / 1e9, full_timeout_s=30.0)
+    remote = dataclasses.replace(tones, source=web.url)
+    plan = natural_plan(tones)
+    slots = list(plan.rank_slots(0, 1))[:6]
+    for workers in (0, 1):
+        reader = SlotReader(Reader(remote, "train", cache_settings=small), LABELS, 16000)
+        found = list(stream_batches(lambda: slots, reader, workers, needed_shards=lambda: plan.needed_shards(0, 1)))
+        assert all(same(*pair) for pair in zip(found, natural_batches(tones)[:6], strict=True))
+    assert sum(path.stat().st_size for path in (Path(caching.folder) / "shards").iterdir()) <= largest
+
+
+def test_a_transport_fault_ends_the_stream_naming_the_address(tones: Index, web: Web, caching: CacheSettings) -> None:
+    name = shards_of(tones)[2].name
+    web.faults[name] = ["404"] * 9
+    for workers in (0, 1):
+        with pytest.raises(UsageError, match=rf"^{web.url}/{name}: HTTP 404"):
+            natural_batches(dataclasses.replace(tones, source=web.url), workers, caching)
+
+
+def skipping(corpus: Index, workers: int, caching: CacheSettings | None = None) -> tuple[list[Batch], list[int]]:
+    plan = natural_plan(corpus)
+    reader = SlotReader(
+        Reader(corpus, "train", on_bad="skip", cache_settings=caching or CacheSettings()), LABELS, 16000
+    )
+    found = list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
+    return found, reader.skipped.tolist()
+
+
+def without(batch: Batch, bad: list[int]) -> Batch:
+    kept = ~torch.isin(batch.clips, torch.tensor(bad))
+    return Batch(batch.step, batch.slot, *(tensor[kept] for tensor in batch[2:]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_leaves_damaged_clips_out_and_all_else_as_it_is(copy: Index, workers: int) -> None:
+    whole, bad = natural_batches(copy), [3, 7, 100]
+    for clip in bad:
+        flip_bit(copy, clip)
+    found, skipped = skipping(copy, workers)
+    assert skipped == bad
+    assert all(same(one, without(other, bad)) for one, other in zip(found, whole, strict=True))
+    with pytest.raises(DamagedError):
+        natural_batches(copy, workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_leaves_out_a_shard_of_another_size(copy: Index, workers: int) -> None:
+    whole, shard = natural_batches(copy), shards_of(copy)[1]
+    (copy.root / shard.name).write_bytes(bytes_of(copy, shard)[:-512])
+    bad = list(range(shard.start, shard.start + shard.clips))
+    found, skipped = skipping(copy, workers)
+    assert skipped == bad
+    assert all(same(one, without(other, bad)) for one, other in zip(found, whole, strict=True))
+
+
+def test_skip_leaves_out_a_shard_that_changed_on_the_server(tones: Index, web: Web, caching: CacheSettings) -> None:
+    shard = shards_of(tones)[1]
+    change_file(web.folder / shard.name, "flipped")
+    found, skipped = skipping(dataclasses.replace(tones, source=web.url), 0, caching)
+    assert skipped == list(range(shard.start, shard.start + shard.clips))
+    assert len(found) == len(natural_batches(tones))
+    assert web.served[shard.name] <= 4  # twice by the reader, and perhaps twice by the prefetcher
+
+
+def test_skip_does_not_skip_transport_faults(tones: Index, web: Web, caching: CacheSettings, copy: Index) -> None:
+    web.faults[shards_of(tones)[1].name] = ["404"] * 9
+    with pytest.raises(UsageError, match="HTTP 404"):
+        skipping(dataclasses.replace(tones, source=web.url), 0, caching)
+    (copy.root / shards_of(copy)[0].name).unlink()
+    with pytest.raises(UsageError, match=shards_of(copy)[0].name):
+        skipping(copy, 0)
+
+
+def test_a_slot_of_damaged_clips_only_is_an_empty_batch(copy: Index) -> None:
+    for clip in (3, 4):
+        flip_bit(copy, clip)
+    batch = SlotReader(Reader(copy, "train", on_bad="skip"), LABELS, 16000).batch(one_slot(3, 4))
+    assert [len(tensor) for tensor in batch[2:]] == [0] * 5
+    assert batch.wave.shape == (0, 16000)

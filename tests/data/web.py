@@ -1,4 +1,4 @@
-"""An http server on loopback whose faults the tests choose."""
+"""An http server on the loopback interface whose faults the tests choose."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import http.server
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
 
 class Web:
-    """Serves a folder. `faults[name]`: what goes wrong, one a request, in order:
+    """Serves a folder. `faults[name]`: the faults of a file, one per request, in order:
 
-    "503", "404", ... that answer; "drop" a reset connection, "truncate" an orderly end, "stall" silence, each after
-    half of the bytes. `served` counts requests and `sent` bytes, by name. `version`: what ETag says of every file.
+    "503", "404", ... that status; "drop" a reset connection, "truncate" an orderly end, "stall" silence, each after
+    half of the bytes. `after_fault` is called after such a half, before the connection ends. `served` counts requests
+    and `sent` bytes, by name. `version`: the ETag of every file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,13 +28,14 @@ class Web:
         self.sent: collections.Counter[str] = collections.Counter()
         self.stalled, self.resume = threading.Event(), threading.Event()
         self.url, self.version = "", ""
+        self.after_fault: Callable[[], object] = lambda: None
 
 
 class _Server(http.server.ThreadingHTTPServer):
     web: Web
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that are gone are what the tests are about."""
+        """Quiet: the tests close connections on purpose."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -72,6 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not fault:
             return
         self.close_connection = True
+        web.after_fault()
         if fault == "stall":
             web.stalled.set()
             web.resume.wait(60)
@@ -85,7 +88,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[Web]:
-    """A server of that folder, on a free port."""
+    """Runs a server of that folder on a free port."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.web = web = Web(folder)
         web.url = f"http://127.0.0.1:{server.server_port}"
