@@ -1,19 +1,22 @@
-# Everything a newcomer or CI types. `make demo` and `make test` need nothing set up: they make .venv themselves.
+# What a newcomer and CI type. `make demo` and `make test` set up .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test setup lint types full bench clean
+.PHONY: help demo test slow setup lint types full bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-demo: setup  ## corpus, shards, training on two processes, evaluation, report: under five minutes on two cores
+demo: setup  ## corpus, shards, training on two processes, evaluation, report; under five minutes on two cores
 	@launch/demo.sh
 
-test: setup  ## the tests, about twelve minutes on two cores
+test: setup  ## the tests without the slow ones, five minutes on two cores
 	$(BIN)/pytest
 
-setup: .venv/.ready  ## .venv with kws and all it needs
+slow: setup  ## the slow tests: grids, repeats, long kills
+	$(BIN)/pytest -m slow
+
+setup: .venv/.ready  ## .venv with kws and all its dependencies
 
 .venv/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,11 +36,10 @@ lint: setup  ## ruff, import layers, shell scripts
 types: setup  ## mypy --strict
 	$(BIN)/mypy
 
-full: lint types  ## lint, types, and all tests, the slow ones too
-	$(BIN)/pytest -m "slow or not slow"
+full: lint types test slow  ## lint, types and all tests
 
-bench: setup  ## the benchmarks, one after the other
+bench: setup  ## all benchmarks, one after the other
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-clean:  ## what make made: .venv, the demo's data and run
+clean:  ## removes .venv, and the data and run of the demo
 	rm -rf .venv data/demo data/demo-spoken runs/demo

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: a spoken corpus, shards, training on two processes, evaluation, report. Takes up what is there.
+# The demo: a synthetic corpus, shards, training on two processes, evaluation, report. Existing results are reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -8,22 +8,22 @@ began=$SECONDS
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-say "1/5  speaking: 16 words by 96 voices of espeak-ng"
-if [ -d data/demo-spoken ]; then echo "data/demo-spoken is there"; else kws synth data/demo-spoken; fi
+say "1/5  synthesising 16 words with 96 voices of espeak-ng"
+if [ -d data/demo-spoken ]; then echo "data/demo-spoken exists"; else kws synth data/demo-spoken; fi
 
 say "2/5  packing the recordings into WebDataset shards"
-if [ -f data/demo/index/index.json ]; then echo "data/demo is there"; else kws pack data/demo-spoken data/demo --recipe shards/demo.toml; fi
+if [ -f data/demo/index/index.json ]; then echo "data/demo exists"; else kws pack data/demo-spoken data/demo --recipe shards/demo.toml; fi
 
-say "3/5  training on two processes (after an interruption the same command goes on)"
+say "3/5  training on two processes (run make demo again to resume after an interruption)"
 if ! accelerate launch --config_file launch/cpu2.yaml -m kws train configs/demo.toml --run "$run"; then
-  say "the training stopped (its own words are above the launcher's traceback); make demo goes on from there"
+  say "the training failed or was stopped (see its message above the launcher's traceback); run make demo again to resume"
   exit 1
 fi
 
-say "4/5  evaluating on voices that training never heard"
+say "4/5  evaluating on voices that are not in the training split"
 kws evaluate "$run"
 
-say "5/5  drawing"
+say "5/5  writing the report"
 kws report "$run"
 
 say "done in $((SECONDS - began)) s"
@@ -36,13 +36,13 @@ look at
       the confusion matrix alone
 try
   .venv/bin/kws predict $run data/demo-spoken/tree
-      what it hears in each file, and the truth beside it (it was trained on most of these voices)
+      the predicted word of each file, beside the true one (most of these voices are in the training split)
   .venv/bin/kws verify $run
-      the proof that every draw of the plan was consumed exactly once
+      checks that every draw of the plan was consumed exactly once
   .venv/bin/kws inspect data/demo
-      what is in the shards
+      the contents of the shards
   .venv/bin/kws synth data/fruit-spoken --words apple,banana,cherry
       your own words; then: kws pack data/fruit-spoken data/fruit
   .venv/bin/kws train configs/quick.toml --set data.shards=data/fruit
-      and train on them, or on recordings of people (README.md)
+      trains on them; for recordings of people see README.md
 EOF

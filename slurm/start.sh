@@ -1,9 +1,9 @@
-# What every job here does first: the folder it was submitted from, this site's modules, `kws`. To be sourced.
+# Sourced by every job script: changes to the folder that the job was submitted from, sources slurm/site.sh, finds `kws`.
 # shellcheck shell=bash
 cd "${SLURM_SUBMIT_DIR:?not in a job; type: sbatch slurm/train.sbatch CONFIG}" || exit 1
-# Modules, NCCL's network: what only this site needs. Git ignores the file.
+# What only this site needs, such as modules and the network for NCCL. Git ignores the file.
 if [ -f slurm/site.sh ]; then
-  set +u # modules and conda read variables that are not set
+  set +u # modules and conda read unset variables
   # shellcheck source=/dev/null
   source slurm/site.sh
   set -u

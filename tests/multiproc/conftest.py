@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from kws import cli
 from kws.data.index import Index
-from tests.multiproc.launching import SETTINGS, finish, start
+from kws.distributed.signals import STOP_SIGNALS
+from tests.multiproc.launching import SETTINGS, accelerate, finish, start
+
+GENTLE = (
+    "train.epochs=6", "train.eval_epochs=3", "train.lr=0.0001", "train.ema=0.9", "train.clip_grad_norm=0.5",
+    "data.workers=0",
+)  # fmt: skip
+"""30 steps; small ones, so that the rounding of another order of additions does not grow."""
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +36,22 @@ def train(config: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return run
+
+
+@pytest.fixture
+def kws_here() -> Iterator[Callable[..., int]]:
+    """kws_here("train", path, ...) runs a command in this process, which has imported torch already."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield lambda *words: cli.main([str(word) for word in words])
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def pair(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two ranks under accelerate, to its end."""
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    code, output = finish(start(accelerate(), config, folder, *GENTLE))
+    assert code == 0, output
+    return folder

@@ -1,7 +1,8 @@
-"""Real launchers and real kills: what the tests with several processes share."""
+"""Starts real processes through real launchers, and kills them: what the tests with several processes share."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,8 +11,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+import torch
+
+from kws.run.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = """
@@ -48,6 +53,7 @@ def accelerate(file: str = "cpu2.yaml") -> list[str]:
 def start(
     launcher: list[str], config: Path, run: Path, *settings: str, env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
+    """Starts kws train."""
     overrides = [word for setting in settings for word in ("--set", setting)]
     command = [*launcher, "train", str(config), "--run", str(run), *overrides]
     return subprocess.Popen(
@@ -57,7 +63,7 @@ def start(
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and output; no process of it is left behind, whatever happens."""
+    """Waits for the end. Returns exit code and output; leaves no process behind, whatever happens."""
     try:
         output, _ = process.communicate(timeout=240)
     finally:
@@ -66,7 +72,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to launcher, ranks and loader workers, all at once; torchrun's ranks are in sessions of their own."""
+    """SIGKILL to launcher, ranks and loader workers at once; torchrun's ranks are in sessions of their own."""
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)
         family = [*top.children(recursive=True), top]
@@ -77,27 +83,96 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def start_ranks(count: int, config: Path, run: Path, *settings: str) -> list[subprocess.Popen[str]]:
-    """Each rank a process of its own, with nobody above them that would end the others: as srun does it."""
+    """Starts each rank as a process of its own, without a launcher that would end the others: as srun does it."""
+    return [start(ALONE, config, run, *settings, env=env) for env in rank_environments(count)]
+
+
+def rank_environments(count: int) -> list[dict[str, str]]:
+    """The variables of torch.distributed for each of `count` ranks on this host."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    return [
-        start(ALONE, config, run, *settings, env={
-            "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        })
-        for rank in range(count)
-    ]  # fmt: skip
+    shared = {
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)
+    }  # fmt: skip
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def steps_done(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_text().count('"event": "step"') if path.exists() else 0
+def finish_ranks(ranks: list[subprocess.Popen[str]]) -> None:
+    """Waits for ranks that must succeed."""
+    outcomes = [finish(rank) for rank in ranks]
+    assert [code for code, _ in outcomes] == [0] * len(ranks), outcomes
+
+
+def kill_ranks(ranks: list[subprocess.Popen[str]]) -> None:
+    for rank in ranks:
+        kill(rank)
+        rank.communicate()
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """While the process is there."""
+    """Waits for a condition while the process runs."""
     deadline = time.monotonic() + 240
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# --- what a run folder says -----------------------------------------------------------------------------------
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == kind]
+
+
+def status(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "status.json").read_text()))
+
+
+def steps_done(run: Path) -> int:
+    """Number of step events so far, over all attempts."""
+    path = run / "metrics.jsonl"
+    return path.read_text().count('"event": "step"') if path.exists() else 0
+
+
+def saved_step(run: Path) -> int:
+    """Step of the newest checkpoint; 0 if there is none."""
+    return max((int(path.name.split("-")[1]) for path in (run / "checkpoints").glob("step-*")), default=0)
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of each step; of a step that was trained again, the later one."""
+    found = {row["step"]: row["loss"] for row in events(run, "step")}
+    return [found[step] for step in sorted(found)]
+
+
+def final_state(run: Path) -> dict[str, object]:
+    """All numbers of the last checkpoint: weights, averaged weights, optimizer, and the state of the schedule."""
+    checkpoint = Checkpoints(run).find("last")
+    optimizer = {} if checkpoint.optimizer_shards.is_dir() else checkpoint.optimizer()["optimizer"]["state"]
+    moments = {f"{number}.{key}": value for number, part in optimizer.items() for key, value in part.items()}
+    averaged = {f"ema.{name}": value for name, value in (checkpoint.ema() or {}).items()}
+    names = ("step", "best_accuracy", "best_loss", "since_best", "plateau")
+    return {**checkpoint.model(), **averaged, **moments, **{name: checkpoint.state[name] for name in names}}
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    a, b = final_state(one), final_state(other)
+    assert a.keys() == b.keys()
+    unequal = [
+        key
+        for key, value in a.items()
+        if not (torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key])  # type: ignore[arg-type]
+    ]
+    assert unequal == []
+
+
+def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """Equal losses, weights, running statistics and averaged weights, but for the order of additions."""
+    torch.testing.assert_close(losses(one), losses(other), rtol=0, atol=tolerance)
+    a, b = ({name: value for name, value in final_state(run).items() if "." in name and not name[0].isdigit()}
+            for run in (one, other))  # fmt: skip
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=tolerance, atol=tolerance, msg=name)

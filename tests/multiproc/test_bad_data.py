@@ -1,4 +1,4 @@
-"""Damaged and remote shards under several processes: one line that names them, or left out and counted."""
+"""Damaged and remote shards on several ranks: one line that names them, or skipped clips."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kws.data.index import Index
 from kws.evaluation.ledger_audit import verify_run
 from kws.run import folder as run_folder
 from tests.data.web import serve
-from tests.multiproc.launching import finish, start, torchrun
+from tests.multiproc.launching import finish, losses, start, torchrun
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 Run = Callable[..., Path]
 CLIP = 17
 EVERY_CLIP = "data.sampling=natural"
@@ -24,7 +24,7 @@ EVERY_CLIP = "data.sampling=natural"
 
 @pytest.fixture
 def damaged(tones: Index, tmp_path: Path) -> Path:
-    """A copy of the corpus with one flipped byte in the sound of training clip CLIP."""
+    """A copy of the corpus with one flipped bit in the audio of training clip CLIP."""
     folder = tmp_path / "damaged"
     shutil.copytree(tones.root, folder)
     columns = index.load(folder).split("train").columns
@@ -37,7 +37,7 @@ def damaged(tones: Index, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_flipped_byte_ends_the_run_with_one_line_that_names_shard_and_clip(
+def test_a_damaged_clip_ends_the_run_with_one_line_that_names_shard_and_clip(
     damaged: Path, config: Path, tmp_path: Path
 ) -> None:
     code, output = finish(start(torchrun(2), config, tmp_path / "run", f"data.shards={damaged}", EVERY_CLIP))
@@ -49,7 +49,7 @@ def test_a_flipped_byte_ends_the_run_with_one_line_that_names_shard_and_clip(
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
-def test_skip_leaves_the_clip_out_counts_it_and_all_ranks_make_all_steps(damaged: Path, train: Run) -> None:
+def test_a_skipped_clip_is_recorded_and_all_ranks_do_all_steps(damaged: Path, train: Run) -> None:
     run = train(torchrun(2), "run", f"data.shards={damaged}", "data.on_bad=skip", EVERY_CLIP, "train.epochs=2")
     assert run_folder.skipped_clips(run) == [CLIP]
     status = json.loads((run / "status.json").read_text())
@@ -61,7 +61,7 @@ def test_skip_leaves_the_clip_out_counts_it_and_all_ranks_make_all_steps(damaged
     assert verify_run(run).consumed == 2 * (len(index.load(damaged).split("train")) - 1)
 
 
-def test_two_ranks_train_from_http_and_fetch_each_shard_once(
+def test_two_ranks_train_over_http_and_fetch_each_shard_once(
     tones: Index, train: Run, kws: Callable[..., object], tmp_path: Path
 ) -> None:
     local = train(torchrun(2), "local", "train.epochs=1")
@@ -75,18 +75,15 @@ def test_two_ranks_train_from_http_and_fetch_each_shard_once(
         run = train(torchrun(2), "remote", f"data.shards={tmp_path / 'theirs'}", cache, "train.epochs=1")
         assert {web.served[name] for name in names["train"]} == {1}
     assert verify_run(run).faults == []
-    figures = [[json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (local, run)]
-    losses = [[row["loss"] for row in rows if row["event"] == "step"] for rows in figures]
-    assert losses[0] == losses[1], "the same clips, wherever they come from"
+    assert losses(local) == losses(run)
 
 
-@pytest.mark.slow
 def test_a_missing_shard_is_one_line_that_names_it(tones: Index, config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "lacking"
     shutil.copytree(tones.root, folder)
-    gone = sorted((folder / "train").glob("*.tar"))[0]
-    gone.unlink()
+    missing = sorted((folder / "train").glob("*.tar"))[0]
+    missing.unlink()
     code, output = finish(start(torchrun(2), config, tmp_path / "run", f"data.shards={folder}"))
     assert code != 0
-    lines = [line for line in output.splitlines() if line.startswith("kws: ") and gone.name in line]
+    lines = [line for line in output.splitlines() if line.startswith("kws: ") and missing.name in line]
     assert 1 <= len(lines) <= 2, output

@@ -1,7 +1,8 @@
-"""kws evaluate on 1, 2 and 3 processes: the same bytes of JSON, the same predictions, plain and with crops."""
+"""kws evaluate on several ranks: the same bytes of JSON, the same predictions."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,28 +10,46 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.multiproc.launching import ALONE, torchrun
+from tests.multiproc.launching import ALONE, rank_environments, torchrun
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
 
 
-def evaluated(launcher: list[str], run: Path, *options: str) -> dict[str, bytes]:
-    """Every file that an evaluation writes, read back and removed."""
+def take_results(run: Path) -> dict[str, bytes]:
+    """Every file that an evaluation has written, read and removed."""
+    found = {path.name: path.read_bytes() for path in (run / "eval").glob("*.json")}
+    saved = {path.name: dict(np.load(path)) for path in (run / "eval").glob("*.npz")}
+    for path in (run / "eval").iterdir():
+        path.unlink()
+    return found | {f"{name}/{key}": value.tobytes() for name, part in saved.items() for key, value in part.items()}
+
+
+def evaluate(launcher: list[str], run: Path, *options: str) -> dict[str, bytes]:
     command = [*launcher, "evaluate", str(run), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy") == 1, "one rank prints"
-    found = {path.name: path.read_bytes() for path in (run / "eval").iterdir()}
-    saved = {path.name: dict(np.load(path)) for path in (run / "eval").glob("*.npz")}
-    for path in (run / "eval").iterdir():
-        path.unlink()
-    arrays = {f"{name}/{key}": value.tobytes() for name, part in saved.items() for key, value in part.items()}
-    return {name: data for name, data in found.items() if name.endswith(".json")} | arrays
+    return take_results(run)
 
 
-def test_one_two_and_three_processes_find_the_same_bits(train: Callable[..., Path]) -> None:
+def test_one_and_two_ranks_find_the_same_bits(pair: Path, kws_here: Callable[..., int]) -> None:
+    assert kws_here("evaluate", pair) == 0
+    one = take_results(pair)
+    ranks = [
+        subprocess.Popen([*ALONE, "evaluate", str(pair)], env=os.environ | env, stdout=subprocess.PIPE, text=True)
+        for env in rank_environments(2)
+    ]
+    printed = [rank.communicate(timeout=240)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert [text.count("accuracy") for text in printed] == [1, 0]
+    assert len(one) == 15  # JSON, five arrays of the clips, nine of the mistakes
+    assert take_results(pair) == one
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_find_the_same_bits_with_crops_too(train: Callable[..., Path]) -> None:
     run = train(ALONE, "run", "train.epochs=1", "data.workers=0")
     for options in ((), ("--crop", "--split", "train")):
-        one, two, three = (evaluated(launcher, run, *options) for launcher in (ALONE, torchrun(2), torchrun(3)))
-        assert len(one) == 15  # JSON, five arrays of the clips, nine of the mistakes
+        one, two, three = (evaluate(launcher, run, *options) for launcher in (ALONE, torchrun(2), torchrun(3)))
+        assert len(one) == 15
         assert one == two == three

@@ -1,8 +1,7 @@
-"""A stop under each launcher, with loader workers: saved, told, and nobody left behind."""
+"""A stop under each launcher, with loader workers: the run is saved, status.json says so, and no process is left."""
 
 from __future__ import annotations
 
-import json
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +10,9 @@ import psutil
 import pytest
 
 from kws.evaluation.ledger_audit import verify_run
-from tests.multiproc.launching import ALONE, accelerate, kill, start, steps_done, torchrun, wait_until
+from tests.multiproc.launching import ALONE, accelerate, kill, start, status, steps_done, torchrun, wait_until
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 LAUNCHERS = {
     "kws": (ALONE, 1),
     "accelerate, one": (accelerate("cpu1.yaml"), 1),
@@ -26,16 +25,16 @@ LAUNCHERS = {
     ("name", "sent"),
     [
         ("kws", signal.SIGINT),
-        ("accelerate, one", signal.SIGTERM),  # which leaves its process behind
+        ("accelerate, one", signal.SIGTERM),  # accelerate does not end its process
+        ("accelerate, one", signal.SIGKILL),
         ("accelerate, two", signal.SIGTERM),
-        ("torchrun", signal.SIGUSR2),  # of which torchrun dies at once
-        pytest.param("torchrun", signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param("torchrun", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("accelerate, two", signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param("accelerate, one", signal.SIGKILL, marks=pytest.mark.slow),
+        ("accelerate, two", signal.SIGKILL),
+        ("torchrun", signal.SIGUSR2),  # which ends torchrun at once
+        ("torchrun", signal.SIGTERM),
+        ("torchrun", signal.SIGKILL),
     ],
 )
-def test_a_signal_to_the_launcher_saves_and_leaves_nobody(
+def test_a_signal_to_the_launcher_saves_and_leaves_no_process(
     name: str, sent: signal.Signals, config: Path, tmp_path: Path
 ) -> None:
     launcher, ranks = LAUNCHERS[name]
@@ -53,20 +52,20 @@ def test_a_signal_to_the_launcher_saves_and_leaves_nobody(
     finally:
         kill(process)
         output, _ = process.communicate()
-    status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["code"]) == ("preempted", 75), output
-    assert status["step"] > 0
+    found = status(run)
+    assert (found["state"], found["code"]) == ("preempted", 75), output
+    assert found["step"] > 0
     assert verify_run(run).faults == []
     if launcher is ALONE:
         assert code == 75
 
 
-def test_a_rank_whose_launcher_is_killed_while_it_starts_ends(config: Path, tmp_path: Path) -> None:
+def test_a_rank_ends_when_its_launcher_is_killed_while_it_starts(config: Path, tmp_path: Path) -> None:
     process = start(accelerate("cpu1.yaml"), config, tmp_path / "run", "train.epochs=2000", "data.workers=0")
     family = [top := psutil.Process(process.pid)]
 
     def importing() -> bool:
-        # Between fork and exec a rank is still its launcher's copy.
+        # Between fork and exec a rank is still a copy of its launcher.
         ranks = [member for member in top.children() if member.cmdline() != top.cmdline()]
         return any("libtorch" in mapped.path for rank in ranks for mapped in rank.memory_maps())
 

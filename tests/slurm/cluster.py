@@ -1,17 +1,17 @@
-"""A real Slurm of several nodes on one machine, for the tests and for whoever changes slurm/. Needs root.
+"""A real Slurm of several nodes on one machine, for the tests and for work on slurm/. Needs root.
 
     python tests/slurm/cluster.py up 2                     login host, node1, node2; packages: PACKAGES
     python tests/slurm/cluster.py run sbatch FILE ...      on the login host, in the folder where you are
     python tests/slurm/cluster.py kill 1 | boot 1          node1 loses power | comes back
-    python tests/slurm/cluster.py cut 1 | mend 1           node1 off the network | on it again
-    python tests/slurm/cluster.py stop | start             slurmctld; jobs go on without it
+    python tests/slurm/cluster.py cut 1 | reconnect 1      node1 loses its network | gets it back
+    python tests/slurm/cluster.py stop | start             slurmctld; jobs run on without it
     python tests/slurm/cluster.py down
 
     login: munged, slurmctld, a bridge --+-- node1: slurmd, tasks
                                          +-- node2: slurmd, tasks
 
-A host is a set of Linux namespaces (network, name, mounts, IPC, processes) held by a process that is its init: with it
-all of the host ends at once. The disk is the machine's, as if shared; the networks lead nowhere else.
+A host is a set of Linux namespaces (network, name, mounts, IPC, processes) with an init process; when that ends, the
+whole host ends. All hosts share the file system of the machine. Their network is not connected to anything else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FOLDER = Path(f"/tmp/kws-cluster-{os.getuid()}")
 NET = "10.213.66"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
-# The init of a host: it sets the host up, says so, and reaps what is orphaned.
+# The init of a host: sets the host up, reports that with a file, and reaps orphans.
 INIT = """
 hostname "$HOST"; ip link set lo up; mount -t tmpfs tmpfs /dev/shm
 mount --bind "$DIR/etc/hosts" /etc/hosts; mkdir -p /etc/slurm; mount --bind "$DIR/etc" /etc/slurm
@@ -54,19 +54,19 @@ SlurmdUser=root
 SlurmdSpoolDir={folder}/spool/%n
 SlurmdPidFile={folder}/run/slurmd.%n.pid
 SlurmdLogFile={folder}/log/slurmd.%n
-# What needs cgroups, mail or accounting is off.
+# Off: everything that needs cgroups, mail or accounting.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 AccountingStorageType=accounting_storage/none
-# A node has the cores below, whatever the machine has.
+# A node has the number of cores below, whatever the machine has.
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-# Everything soon: scheduling, finding a node dead, taking it back, starting a requeued job (cred_expire above; 5 s is
-# the least that it takes).
+# Short delays for scheduling, detecting a dead node, taking it back, and starting a requeued job (cred_expire above;
+# 5 s is the minimum).
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
 SlurmctldTimeout=10
 SlurmdTimeout=10
@@ -80,7 +80,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here; None where one can."""
+    """Why no cluster can be started here; None if one can."""
     if os.getuid() != 0:
         return "starting a Slurm needs root"
     absent = [name for name in ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter") if not shutil.which(name)]
@@ -89,40 +89,40 @@ def missing() -> str | None:
     allowed = subprocess.run(
         ["unshare", "--net", "--mount", "--pid", "--fork", "true"], check=False, capture_output=True
     )
-    return f"no namespaces of one's own here: {allowed.stderr.decode().strip()}" if allowed.returncode else None
+    return f"no own namespaces here: {allowed.stderr.decode().strip()}" if allowed.returncode else None
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Until it is so; AssertionError naming `what` where it does not become so."""
+    """Waits for a condition. Raises AssertionError naming `what` if it is not met in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds:.0f} s still not so: {what}")
+            raise AssertionError(f"not met after {seconds:.0f} s: {what}")
         time.sleep(0.1)
 
 
 @dataclasses.dataclass
 class Cluster:
-    """One cluster, all of it below `folder`, by which another process finds it again."""
+    """One cluster. All its files are in `folder`, through which another process finds it."""
 
     folder: Path = FOLDER
-    """Anyone's to enter, and of a short name: munge's socket there may have 107 letters."""
+    """Readable by everybody, and with a short name: the path of munge's socket in it is limited to 107 characters."""
     nodes: int = 2
     _holders: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
-    """What this process started to hold the hosts."""
+    """The processes that this process started to hold the namespaces of the hosts."""
 
     @classmethod
     def found(cls, folder: Path = FOLDER) -> Cluster:
-        """The one that was started there."""
+        """The cluster that was started with this folder."""
         try:
             return cls(folder, json.loads((folder / "cluster.json").read_text())["nodes"])
         except OSError:
-            sys.exit(f"{folder}: no cluster there; type: python {sys.argv[0]} up 2")
+            sys.exit(f"{folder}: no cluster here; type: python {sys.argv[0]} up 2")
 
     # --- up and down ------------------------------------------------------------------------------------------
 
     def up(self) -> None:
-        """Starts all; what a killed process left of an earlier one there goes first."""
+        """Starts all hosts, after removing what a killed process left of an earlier cluster."""
         self.down()
         for name in ("etc", "run", "log", "state", "spool"):
             (self.folder / name).mkdir(parents=True)
@@ -145,7 +145,7 @@ class Cluster:
             raise
 
     def down(self) -> None:
-        """Ends all hosts, with them all that runs on them, and removes the folder."""
+        """Ends all hosts with everything on them, and removes the folder."""
         for host in list(self._pids()):
             self._end(host)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -154,7 +154,7 @@ class Cluster:
         values = {"net": NET, "folder": self.folder, "nodes": self.nodes, "last": 10 + self.nodes}
         (self.folder / "etc" / "slurm.conf").write_text(CONFIG.format(**values))
         hosts = {f"{NET}.1": "login"} | {f"{NET}.{10 + number}": f"node{number}" for number in range(1, self.nodes + 1)}
-        # Also as torch's store asks for them, which else waits for a name server that is not there.
+        # Also in the form that torch's store asks for; otherwise it waits for a name server, and there is none.
         lines = [f"{prefix}{address} {host}" for address, host in hosts.items() for prefix in ("", "::ffff:")]
         (self.folder / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
 
@@ -176,14 +176,14 @@ class Cluster:
         if host == "login":
             self._ip("login", "link add eth0 type bridge")
         else:
-            self._ip("login", f"link add {host} type veth peer name eth0 netns {init.pid}", there=False)
+            self._ip("login", f"link add {host} type veth peer name eth0 netns {init.pid}", own_pids=False)
             self._ip("login", f"link set {host} master eth0 up")
         self._ip(host, f"addr add {address}/24 dev eth0")
         self._ip(host, "link set eth0 up")
 
-    def _ip(self, host: str, words: str, there: bool = True) -> None:
-        """`ip` on a host; where not `there`, with that host's network, but this machine's numbers of processes."""
-        enter = self.command(host) if there else ["nsenter", "-t", str(self._pids()[host][0]), "--net"]
+    def _ip(self, host: str, words: str, own_pids: bool = True) -> None:
+        """`ip` on a host; without `own_pids`, with the host's network but the process ids of this machine."""
+        enter = self.command(host) if own_pids else ["nsenter", "-t", str(self._pids()[host][0]), "--net"]
         subprocess.run([*enter, "ip", *words.split()], check=True)
 
     def _end(self, host: str) -> None:
@@ -200,7 +200,7 @@ class Cluster:
         self._note(host, None)
 
     def _pids(self) -> dict[str, tuple[int, float]]:
-        """Each host's init: its number here, and when it began, as numbers are used again."""
+        """Each host's init: its process id on this machine, and its start time, because ids are reused."""
         try:
             return dict(json.loads((self.folder / "cluster.json").read_text())["pids"])
         except OSError:
@@ -212,13 +212,13 @@ class Cluster:
         (self.folder / "cluster.json").write_text(text)
 
     def command(self, host: str, *words: str) -> list[str]:
-        """What to run here for `words` to run there, in the same folder."""
+        """The command that runs `words` on a host, in the current folder."""
         pid = str(self._pids()[host][0])
         return ["nsenter", "-t", pid, "--net", "--uts", "--ipc", "--mount", "--pid", f"--wd={Path.cwd()}", "--", *words]
 
     def on(self, host: str, *words: str, env: dict[str, str] | None = None, check: bool = True) -> str:
-        """Runs a command there; its output, both kinds."""
-        # A surrounding job's variables are not this cluster's.
+        """Runs a command on a host. Returns stdout and stderr together."""
+        # Without the variables of a job that these tests may run in.
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
         done = subprocess.run(self.command(host, *words), env=clean | (env or {}), stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)  # fmt: skip
@@ -229,63 +229,63 @@ class Cluster:
     # --- faults -----------------------------------------------------------------------------------------------
 
     def boot(self, number: int) -> None:
-        """Starts a node, or starts it again after `kill`."""
+        """Starts a node, also after `kill`."""
         host = f"node{number}"
         self._boot(host, f"{NET}.{10 + number}")
         (self.folder / "spool" / host).mkdir(exist_ok=True)
         self.on(host, "slurmd", "-N", host)
 
     def kill(self, number: int) -> None:
-        """Takes a node's power away."""
+        """Cuts a node's power."""
         self._end(f"node{number}")
 
     def cut(self, number: int) -> None:
-        """Takes a node off the network: the others hear nothing more, not even a reset."""
+        """Cuts a node's network: the others receive nothing from it, not even a reset."""
         self._ip("login", f"link set node{number} down")
 
-    def mend(self, number: int) -> None:
-        """Puts it back."""
+    def reconnect(self, number: int) -> None:
+        """Restores a node's network."""
         self._ip("login", f"link set node{number} up")
 
     def stop_controller(self) -> None:
-        """Ends slurmctld: jobs go on, sbatch and scontrol fail."""
+        """Ends slurmctld: jobs continue, sbatch and scontrol fail."""
         pid = (self.folder / "run" / "slurmctld.pid").read_text().strip()
         self.on("login", "kill", pid)
-        wait_for("slurmctld gone", lambda: "dead" in self.on("login", "sh", "-c", f"kill -0 {pid} || echo dead"))
+        wait_for("slurmctld ended", lambda: "dead" in self.on("login", "sh", "-c", f"kill -0 {pid} || echo dead"))
 
     def start_controller(self) -> None:
-        """Starts slurmctld, which takes its jobs up where they are."""
+        """Starts slurmctld, which recovers its jobs."""
         self.on("login", "slurmctld")
         wait_for("slurmctld answers", lambda: "is UP" in self.on("login", "scontrol", "ping", check=False))
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
     def states(self) -> list[str]:
-        """Of every node."""
+        """State of every node."""
         return self.on("login", "sinfo", "-h", "-N", "-o", "%T", check=False).split()
 
     def sbatch(self, *words: str, env: dict[str, str] | None = None) -> str:
-        """Submits; the job's number."""
+        """Submits a job. Returns its id."""
         return self.on("login", "sbatch", "--parsable", *words, env=env).strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What `scontrol show job` says of it; {} where slurmctld does not answer."""
+        """The fields of `scontrol show job`; {} if slurmctld does not answer."""
         words = self.on("login", "scontrol", "-o", "show", "job", number, check=False).split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
     def ended(self, number: str, seconds: float = 240.0) -> dict[str, str]:
-        """Waits until it has ended for good, and what became of it."""
-        wait_for(f"job {number} ended", lambda: self.training_set(number).get("JobState") in ENDED, seconds)
-        return self.training_set(number)
+        """Waits until the job has ended and will not be requeued. Returns its fields."""
+        wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds)
+        return self.job(number)
 
     def signal_rank(self, number: int, rank: int, sent: signal.Signals) -> None:
-        """Sends a signal to one rank's process alone, on that node."""
+        """Sends a signal to the process of one rank on a node."""
         for process in psutil.process_iter():
             try:
                 environment, words = process.environ(), process.cmdline()
             except psutil.Error:
                 continue
-            # torchrun's processes have a RANK, and SLURM_PROCID is the number of their torchrun.
+            # Processes of torchrun have RANK; their SLURM_PROCID is that of torchrun.
             own = environment.get("RANK", environment.get("SLURM_PROCID"))
             here = environment.get("SLURMD_NODENAME") == f"node{number}"
             if here and own == str(rank) and "train" in words and _is_kws(words):
@@ -295,14 +295,14 @@ class Cluster:
 
 
 def _is_kws(words: list[str]) -> bool:
-    """`python .venv/bin/kws train` or `python -m kws train`, and not what starts that."""
+    """Whether it is `python .venv/bin/kws train` or `python -m kws train`, and not its launcher."""
     place = words.index("train")
     return Path(words[place - 1]).name == "kws" and "launch" not in words and "bash" not in words[0]
 
 
 def main(words: list[str]) -> int:
     """The commands above."""
-    faults = {"boot": Cluster.boot, "kill": Cluster.kill, "cut": Cluster.cut, "mend": Cluster.mend}
+    faults = {"boot": Cluster.boot, "kill": Cluster.kill, "cut": Cluster.cut, "reconnect": Cluster.reconnect}
     plain = {"down": Cluster.down, "stop": Cluster.stop_controller, "start": Cluster.start_controller}
     match words:
         case ["up", *count]:

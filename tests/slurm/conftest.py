@@ -1,4 +1,4 @@
-"""One Slurm for all tests here, and jobs of a few seconds for it."""
+"""One Slurm for all tests here, and short jobs for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.slurm.cluster import Cluster, missing, wait_for
 
 SHAPE = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
 LONG = ("train.epochs=30", "train.eval_epochs=10", "train.save_minutes=0.01", "data.workers=0", "train.ema=0.9")
-"""150 steps, half a minute on two cores; saved nearly every step."""
+"""150 steps, half a minute on two cores; saves at nearly every step."""
 
 
 def overrides(*settings: str) -> list[str]:
@@ -48,12 +48,12 @@ class Training:
         return [row for row in rows if row["event"] == kind]
 
     def trained(self, steps: int) -> Training:
-        """Waits until it has done so many, over all its starts."""
+        """Waits until it has done so many steps, over all its starts."""
         wait_for(f"{steps} steps of job {self.number}", lambda: steps_done(self.run) >= steps, 240)
         return self
 
     def ended(self) -> tuple[str, str, str]:
-        """State, exit code and number of restarts, when it has ended for good."""
+        """Waits for its end. Returns state, exit code and number of restarts."""
         job = self.cluster.ended(self.number)
         return job["JobState"], job["ExitCode"], job["Restarts"]
 
@@ -82,20 +82,20 @@ def config(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """With this `kws`, wherever Slurm starts it."""
+    """Variables with which Slurm starts this `kws`."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
 def submit(cluster: Cluster, config: Path, environment: dict[str, str]) -> Submit:
-    """submit(folder, *settings, options=(...), env={...}, config=...) starts slurm/train.sbatch there."""
+    """submit(folder, *settings, options=(...), env={...}, config=...) submits slurm/train.sbatch."""
 
     def start(
         folder: Path, *settings: str, options: tuple[str, ...] = SHAPE, env: dict[str, str] | None = None,
         config: Path = config,
     ) -> Training:  # fmt: skip
-        folder.mkdir(exist_ok=True)  # else there is nowhere to log to, and the job fails without a word
+        folder.mkdir(exist_ok=True)  # without a folder for its log, a job fails silently
         words = [*options, f"--chdir={ROOT}", f"--output={folder}/log", "slurm/train.sbatch"]
         number = cluster.sbatch(
             *words, str(config), "--run", str(folder / "run"), *overrides(*settings), env=environment | (env or {})
@@ -107,7 +107,7 @@ def submit(cluster: Cluster, config: Path, environment: dict[str, str]) -> Submi
 
 @pytest.fixture(scope="session")
 def whole(submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A job that nothing happens to."""
+    """An uninterrupted job."""
     training = submit(tmp_path_factory.mktemp("whole"), *LONG)
     assert training.ended() == ("COMPLETED", "0:0", "0"), training.log
     return training

@@ -1,4 +1,4 @@
-"""slurm/train.sbatch on two real nodes: what is done to a job, and what the job then does by itself."""
+"""slurm/train.sbatch on two real nodes: faults, and how the job recovers from them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,48 @@ from pathlib import Path
 import pytest
 
 from kws.evaluation.ledger_audit import verify_run
-from tests.multiproc.test_exact import assert_same_bits
+from tests.multiproc.launching import assert_same_bits
 from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.conftest import LONG, Submit, Training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 slow = pytest.mark.slow
-AWAY_S = 20.0
+OUTAGE_S = 20.0
 ACCELERATE = {"KWS_START": "accelerate"}
 
 
-def assert_as_if_nothing_happened(training: Training, whole: Training, starts: int) -> None:
-    """Every draw counted once, the same weights and optimizer, and each later start went on where one before was."""
+def assert_equals_uninterrupted(training: Training, whole: Training, starts: int) -> None:
+    """Every draw consumed once, the same weights and optimizer, and each start resumed from a later step."""
     verdict = verify_run(training.run)
     assert verdict.faults == []
     assert verdict.consumed == verify_run(whole.run).consumed
     assert_same_bits(training.run, whole.run)
     began = [row["step"] for row in training.events("start")]
     assert len(began) == starts, training.log
-    assert began == sorted(set(began)), "each start went on from a later step"
+    assert began == sorted(set(began))
 
 
-# --- nothing happens ------------------------------------------------------------------------------------------
+def test_a_requeued_job_resumes_evaluates_and_lists_its_ranks(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
+    """The main path, with the fewest processes: one task on each of two nodes."""
+    training = submit(tmp_path, *LONG, options=("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"))
+    cluster.on("login", "scontrol", "requeue", training.trained(33).number)  # in mid-epoch
+    assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
+    for rank, host in enumerate(["node1", "node2"]):
+        assert f"rank {rank}  {host}  cpu  slots {4 * rank}-{4 * rank + 3}" in training.log
+    first, second = training.events("start")
+    assert (first["step"], second["attempt"]) == (0, 2)
+    assert second["step"] > 0
+    verdict = verify_run(training.run)
+    assert verdict.faults == []
+    assert verdict.consumed == 150 * 32
+    assert (training.run / "eval" / "test.json").exists()
 
 
-def test_two_hosts_train_evaluate_and_say_who_they_are(whole: Training) -> None:
+# --- no faults ------------------------------------------------------------------------------------------
+
+
+@slow
+def test_two_hosts_train_evaluate_and_list_their_ranks(whole: Training) -> None:
     assert "job 1, start 1" in whole.log
     for rank, host in enumerate(["node1", "node1", "node2", "node2"]):
         assert f"rank {rank}  {host}  cpu  slots {2 * rank}-{2 * rank + 1}" in whole.log
@@ -43,7 +60,7 @@ def test_two_hosts_train_evaluate_and_say_who_they_are(whole: Training) -> None:
     assert verify_run(whole.run).replayed == 0
 
 
-def test_a_mistake_of_the_user_fails_at_once_with_one_line(submit: Submit, tmp_path: Path) -> None:
+def test_a_usage_error_fails_at_once(submit: Submit, tmp_path: Path) -> None:
     training = submit(tmp_path, "train.epohcs=3")
     assert training.ended() == ("FAILED", "2:0", "0")
     assert [line for line in training.log.splitlines() if "epohcs" in line and "epochs" in line]
@@ -51,9 +68,9 @@ def test_a_mistake_of_the_user_fails_at_once_with_one_line(submit: Submit, tmp_p
 
 
 def test_gpus_without_a_task_each_are_refused(submit: Submit, tmp_path: Path) -> None:
-    training = submit(tmp_path, env={"SLURM_GPUS_PER_NODE": "a100:4"})  # this cluster has none to ask for
+    training = submit(tmp_path, env={"SLURM_GPUS_PER_NODE": "a100:4"})  # this cluster has no GPUs to request
     assert training.ended() == ("FAILED", "2:0", "0")
-    assert "found 4 GPUs and 2 tasks a node; wanted a task for each GPU: --ntasks-per-node 4" in training.log
+    assert "--ntasks-per-node 4" in training.log
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
@@ -73,26 +90,26 @@ def kill_rank(cluster: Cluster, training: Training) -> None:
 
 def kill_node(number: int, cluster: Cluster, training: Training) -> None:
     cluster.kill(number)
-    wait_for("job put back", lambda: cluster.job(training.number).get("Restarts") == "1", 120)
+    wait_for("job requeued", lambda: cluster.job(training.number).get("Restarts") == "1", 120)
     cluster.boot(number)
 
 
 def cut_network(cluster: Cluster, training: Training) -> None:
     cluster.cut(2)
-    time.sleep(AWAY_S)
-    cluster.mend(2)
+    time.sleep(OUTAGE_S)
+    cluster.reconnect(2)
 
 
 def stop_controller(cluster: Cluster, training: Training) -> None:
     cluster.stop_controller()
-    time.sleep(AWAY_S)
+    time.sleep(OUTAGE_S)
     cluster.start_controller()
 
 
 def warn_without_controller(cluster: Cluster, training: Training) -> None:
     cluster.stop_controller()
     cluster.signal_rank(1, 0, signal.SIGUSR2)
-    time.sleep(AWAY_S)
+    time.sleep(OUTAGE_S)
     cluster.start_controller()
 
 
@@ -102,27 +119,28 @@ Fault = Callable[[Cluster, Training], None]
 @pytest.mark.parametrize(
     ("faults", "starts"),
     [
-        pytest.param((requeue,), 2, id="requeued"),
+        pytest.param((requeue,), 2, marks=slow, id="requeued"),
         pytest.param((requeue, warn), 3, marks=slow, id="requeued, warned"),
         pytest.param((kill_rank,), 2, marks=slow, id="rank killed"),
         pytest.param((functools.partial(kill_node, 2),), 2, marks=slow, id="node killed"),
         pytest.param((functools.partial(kill_node, 1),), 2, marks=slow, id="first node killed"),
-        pytest.param((cut_network,), 1, marks=slow, id="network away"),
-        pytest.param((stop_controller,), 1, marks=slow, id="slurmctld away"),
-        pytest.param((warn_without_controller,), 2, marks=slow, id="warned, slurmctld away"),
+        pytest.param((cut_network,), 1, marks=slow, id="network cut"),
+        pytest.param((stop_controller,), 1, marks=slow, id="slurmctld stopped"),
+        pytest.param((warn_without_controller,), 2, marks=slow, id="warned, slurmctld stopped"),
     ],
 )
-def test_after_faults_the_job_ends_as_if_nothing_happened(
+def test_after_faults_the_job_equals_an_uninterrupted_one(
     faults: tuple[Fault, ...], starts: int, cluster: Cluster, submit: Submit, whole: Training, tmp_path: Path
 ) -> None:
     training = submit(tmp_path, *LONG)
     for steps, fault in zip((33, 80), faults, strict=False):
         fault(cluster, training.trained(steps))  # in mid-epoch
     assert training.ended() == ("COMPLETED", "0:0", str(starts - 1)), training.log
-    assert_as_if_nothing_happened(training, whole, starts)
+    assert_equals_uninterrupted(training, whole, starts)
     assert (training.run / "eval" / "test.json").exists()
 
 
+@slow
 def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     training = submit(tmp_path, *LONG).trained(8)
     cluster.on("login", "scancel", training.number)
@@ -136,29 +154,29 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, submit: Sub
 
 @slow
 @pytest.mark.parametrize("env", [{}, ACCELERATE], ids=["srun", "accelerate"])
-def test_a_warning_before_the_training_has_begun_puts_the_job_back(
+def test_a_warning_before_the_training_has_begun_requeues_the_job(
     env: dict[str, str], cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
     training = submit(tmp_path, "train.epochs=3", "data.workers=0", env=env)
     wait_for("its start", lambda: "start 1" in training.log)
-    time.sleep(1.0)  # its processes are there, and import torch
+    time.sleep(1.0)  # its processes run, and import torch
     cluster.on("login", "scancel", *(["--batch"] if env else []), "--signal=USR2", training.number)
     assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
     assert verify_run(training.run).faults == []
 
 
 @slow
-def test_a_process_lost_before_anything_was_saved_fails_the_job(
+def test_a_process_lost_before_the_first_checkpoint_fails_the_job(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
     training = submit(tmp_path, *LONG, "train.save_minutes=10", "data.epoch_clips=6400").trained(3)
     kill_rank(cluster, training)
     assert training.ended() == ("FAILED", "137:0", "0"), training.log
-    assert "nothing saved since this start" in training.log
+    assert "nothing was saved since this start" in training.log
 
 
 @slow
-def test_a_job_is_put_back_after_lost_processes_only_so_often(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
+def test_a_job_is_requeued_after_lost_processes_up_to_a_limit(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     training = submit(tmp_path, *LONG, env={"KWS_LOST_MAX": "1"}).trained(8)
     kill_rank(cluster, training)
     wait_for("its second start", lambda: len(training.events("start")) == 2, 120)
@@ -172,7 +190,7 @@ def test_a_job_is_put_back_after_lost_processes_only_so_often(cluster: Cluster, 
 
 
 @slow
-def test_put_back_with_one_node_instead_of_two_ends_with_the_same_bits(
+def test_requeued_with_one_node_instead_of_two_has_the_same_bits(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
     exact = (*LONG, "train.reduction=exact")
@@ -185,7 +203,7 @@ def test_put_back_with_one_node_instead_of_two_ends_with_the_same_bits(
     cluster.on("login", "scontrol", "release", training.number)
     assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
     assert [row["world_size"] for row in training.events("start")] == [4, 2]
-    assert_as_if_nothing_happened(training, whole, starts=2)
+    assert_equals_uninterrupted(training, whole, starts=2)
 
 
 # --- accelerate on each node ----------------------------------------------------------------------------------
@@ -193,28 +211,28 @@ def test_put_back_with_one_node_instead_of_two_ends_with_the_same_bits(
 
 @slow
 @pytest.mark.parametrize("batch", ["B:", ""])
-def test_accelerate_on_each_node_is_warned_and_goes_on(
+def test_accelerate_on_each_node_is_warned_and_resumes(
     batch: str, cluster: Cluster, submit: Submit, whole: Training, tmp_path: Path
 ) -> None:
     training = submit(tmp_path, *LONG, env=ACCELERATE).trained(33)
     warned = ["--batch"] if batch else []
     cluster.on("login", "scancel", *warned, "--signal=USR2", training.number)
     assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
-    assert_as_if_nothing_happened(training, whole, starts=2)
+    assert_equals_uninterrupted(training, whole, starts=2)
 
 
 @slow
-def test_accelerate_on_each_node_goes_on_after_a_lost_process(
+def test_accelerate_on_each_node_resumes_after_a_lost_process(
     cluster: Cluster, submit: Submit, whole: Training, tmp_path: Path
 ) -> None:
     training = submit(tmp_path, *LONG, env=ACCELERATE).trained(33)
     cluster.signal_rank(2, 3, signal.SIGKILL)
     assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
-    assert_as_if_nothing_happened(training, whole, starts=2)
+    assert_equals_uninterrupted(training, whole, starts=2)
 
 
 @slow
-def test_accelerate_on_each_node_fails_at_a_mistake_of_the_user_though_an_earlier_start_was_stopped(
+def test_accelerate_on_each_node_fails_with_a_usage_error_after_an_earlier_stop(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
     training = submit(tmp_path, *LONG, env=ACCELERATE).trained(8)
@@ -222,4 +240,4 @@ def test_accelerate_on_each_node_fails_at_a_mistake_of_the_user_though_an_earlie
     assert training.ended()[0] == "CANCELLED"
     again = submit(tmp_path, *LONG, "train.seed=9", env=ACCELERATE)
     assert again.ended() == ("FAILED", "1:0", "0")
-    assert again.status["state"] == "preempted", "of the start before"
+    assert again.status["state"] == "preempted", "status.json of the earlier start is kept"

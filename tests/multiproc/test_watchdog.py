@@ -1,4 +1,4 @@
-"""Processes that are gone, stopped, stuck, or asked to stop in the midst of an evaluation: what the others do."""
+"""Ranks that are killed, paused, stalled, or asked to stop during an evaluation: what the other ranks do."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kws.packing import pack
 from tests.conftest import write_corpus
 from tests.multiproc.launching import finish, kill, start, start_ranks, steps_done, torchrun, wait_until
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 HOST = socket.gethostname()
 LONG = ("train.epochs=2000", "train.global_batch=24", "data.workers=1", "train.save_minutes=0.02")
 
 
 @contextmanager
 def training(count: int, config: Path, run: Path, *settings: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Ranks that have trained some steps; nothing of them is left afterwards."""
+    """Ranks that have trained some steps; they are killed at the end."""
     ranks = start_ranks(count, config, run, *LONG, *settings)
     try:
         wait_until(lambda: steps_done(run) >= 4, ranks[0])
@@ -37,8 +37,8 @@ def training(count: int, config: Path, run: Path, *settings: str) -> Iterator[li
             rank.communicate()
 
 
-def ends(ranks: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[tuple[int, str]]:
-    """Code and output of each; they must end, with their loader workers, by themselves."""
+def wait_for_end(ranks: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[tuple[int, str]]:
+    """Code and output of each rank; they must end by themselves, with their loader workers."""
     workers = [child for rank in ranks for child in psutil.Process(rank.pid).children()]
     outcomes = []
     for rank in ranks:
@@ -48,23 +48,23 @@ def ends(ranks: list[subprocess.Popen[str]], seconds: float = 60.0) -> list[tupl
     return outcomes
 
 
-@pytest.mark.parametrize("gone", [0, 1])
-def test_a_lost_process_ends_the_others_with_its_name(gone: int, config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_the_others_and_is_named(killed: int, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training(3, config, run) as ranks:
-        lost = ranks[gone]
+        lost = ranks[killed]
         lost.kill()
-        outcomes = ends([rank for rank in ranks if rank is not lost])
-    said = f"kws: rank {gone} on {HOST} (process {lost.pid}) is gone"
+        outcomes = wait_for_end([rank for rank in ranks if rank is not lost])
+    name = f"rank {killed} on {HOST} (process {lost.pid})"
     assert [code for code, _ in outcomes] == [1, 1]
-    assert [said in output for _, output in outcomes] == [True, False], "one of them says it"
+    assert [name in output for _, output in outcomes] == [True, False], "one of them prints it"
     assert "Traceback" not in "".join(output for _, output in outcomes)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["code"]) == ("failed", 1)
-    assert status["why"] == said.removeprefix("kws: ")
+    assert name in status["why"]
 
 
-def test_a_stuck_process_is_found_and_told_where_it_is(config: Path, tmp_path: Path) -> None:
+def test_a_stalled_rank_is_found_and_shows_its_stack(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training(2, config, run, "train.hang_s=4") as ranks:
         workers = psutil.Process(ranks[1].pid).children()
@@ -73,13 +73,12 @@ def test_a_stuck_process_is_found_and_told_where_it_is(config: Path, tmp_path: P
         outcomes = [(rank.communicate(timeout=90)[0], rank.returncode) for rank in ranks]
         assert psutil.wait_procs(workers, timeout=10)[1] == []
     assert [code for _, code in outcomes] == [1, 1]
-    said = "kws: no progress for 4 s (train.hang_s): rank 1: reading clips; rank 0: computing and adding up"
-    assert said in outcomes[0][0]
+    assert "train.hang_s): rank 1: reading clips; rank 0: " in outcomes[0][0]
     assert "stream.py" in outcomes[1][0], "its stack shows where it is"
-    assert json.loads((run / "status.json").read_text())["why"].startswith("no progress for 4 s")
+    assert "train.hang_s" in json.loads((run / "status.json").read_text())["why"]
 
 
-def test_processes_that_are_stopped_for_a_while_go_on(config: Path, tmp_path: Path) -> None:
+def test_ranks_that_are_paused_for_a_while_continue(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training(2, config, run, "train.hang_s=4") as ranks:
         for rank in ranks:  # as Ctrl-Z does
@@ -90,20 +89,20 @@ def test_processes_that_are_stopped_for_a_while_go_on(config: Path, tmp_path: Pa
             rank.send_signal(signal.SIGCONT)
         wait_until(lambda: steps_done(run) > done + 5, ranks[0])
         (run / "stop").touch()
-        assert [code for code, _ in ends(ranks)] == [75, 75]
+        assert [code for code, _ in wait_for_end(ranks)] == [75, 75]
     assert verify_run(run).faults == []
 
 
-def test_a_signal_to_one_process_stops_all(config: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_stops_all(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training(3, config, run) as ranks:
         ranks[2].send_signal(signal.SIGUSR2)
-        assert [code for code, _ in ends(ranks)] == [75, 75, 75]
+        assert [code for code, _ in wait_for_end(ranks)] == [75, 75, 75]
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["signal"]) == ("preempted", signal.SIGUSR2)
 
 
-def test_signals_that_come_until_the_end_change_no_exit_code(config: Path, tmp_path: Path) -> None:
+def test_repeated_signals_do_not_change_the_exit_code(config: Path, tmp_path: Path) -> None:
     with training(2, config, tmp_path / "run") as ranks:
         until = time.monotonic() + 60.0
         while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
@@ -113,7 +112,7 @@ def test_signals_that_come_until_the_end_change_no_exit_code(config: Path, tmp_p
         assert [rank.returncode for rank in ranks] == [75, 75]
 
 
-def test_a_second_interrupt_is_heard_while_another_process_is_waited_for(config: Path, tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_a_rank_that_waits_for_another(config: Path, tmp_path: Path) -> None:
     with training(2, config, tmp_path / "run") as ranks:
         for worker in psutil.Process(ranks[1].pid).children():
             worker.suspend()  # rank 0 waits for rank 1 now, in a collective operation
@@ -124,19 +123,18 @@ def test_a_second_interrupt_is_heard_while_another_process_is_waited_for(config:
         ranks[1].communicate(timeout=60)
 
 
-@pytest.mark.slow
-def test_a_process_that_does_not_answer_ends_the_others(config: Path, tmp_path: Path) -> None:
+def test_a_rank_that_does_not_answer_ends_the_others(config: Path, tmp_path: Path) -> None:
     with training(3, config, tmp_path / "run") as ranks:
-        mute = ranks[1]
-        mute.send_signal(signal.SIGSTOP)
-        outcomes = ends([ranks[0], ranks[2]], 120)
+        silent = ranks[1]
+        silent.send_signal(signal.SIGSTOP)
+        outcomes = wait_for_end([ranks[0], ranks[2]], 120)
         assert [code for code, _ in outcomes] == [1, 1]
-        assert f"no answer from rank 1 on {HOST} (process {mute.pid}) for 60 s" in outcomes[0][1]
-        mute.send_signal(signal.SIGCONT)
-        assert mute.wait(timeout=60) == 1, "it finds the others gone"
+        assert f"no answer from rank 1 on {HOST} (process {silent.pid}) for 60 s" in outcomes[0][1]
+        silent.send_signal(signal.SIGCONT)
+        assert silent.wait(timeout=60) == 1, "the others have ended"
 
 
-def test_an_evaluation_ends_within_a_batch_and_is_done_again(tmp_path: Path, config: Path) -> None:
+def test_an_evaluation_stops_within_a_batch_and_is_repeated(tmp_path: Path, config: Path) -> None:
     corpus = write_corpus(tmp_path / "wav", {"low": 330, "high": 330}, speakers=660)
     names = sorted(str(path.relative_to(corpus)) for path in corpus.glob("*/*_nohash_*"))
     (corpus / "validation_list.txt").write_text("\n".join(names[:600]))
@@ -149,21 +147,20 @@ def test_an_evaluation_ends_within_a_batch_and_is_done_again(tmp_path: Path, con
     finish(process)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["code"]) == ("preempted", 75)
-    assert not list((run / "checkpoints").glob("step-*-evaluated")), "the evaluation was not waited for"
+    assert not list((run / "checkpoints").glob("step-*-evaluated")), "the evaluation was not finished"
     assert finish(start(torchrun(2), config, run, *settings))[0] == 0
     assert len(list((run / "checkpoints").glob("step-*-evaluated"))) == 1
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("epoch") == 1
-    assert verify_run(run).replayed == 0, "and nothing else was done again"
+    assert verify_run(run).replayed == 0, "no step was trained again"
 
 
-@pytest.mark.slow
-def test_a_process_whose_others_never_come_ends_and_says_so(config: Path, tmp_path: Path) -> None:
+def test_a_rank_that_waits_alone_for_the_process_group_ends(config: Path, tmp_path: Path) -> None:
     alone, other = start_ranks(2, config, tmp_path / "run", "train.hang_s=5")
     kill(other)
     other.communicate()
     output, _ = alone.communicate(timeout=150)
     assert alone.returncode == 1
-    assert f"kws: rank 0 on {HOST}: the 2 processes did not all meet at 127.0.0.1:" in output
-    assert "within 60 s; see what the others said" in output
+    assert f"kws: rank 0 on {HOST}: not all 2 ranks joined the process group at 127.0.0.1:" in output
+    assert "train.hang_s" in output
     assert "Traceback" not in output

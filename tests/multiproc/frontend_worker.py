@@ -1,7 +1,7 @@
-"""Run on W ranks by test_frontend.py: an epoch's slots through reader, chain and mixup, as training takes them.
+"""Run on each rank by test_frontend.py: an epoch's slots through reader, augmentation and mixup, as training does it.
 
-through_frontend.py OUT CONFIG...    of every config each rank writes OUT/CONFIG-RANK.npz: the draws, what was
-                                     drawn for each and what came of it
+frontend_worker.py OUT CONFIG...    each rank writes OUT/CONFIG-RANK.npz per config: the draws, the parameters drawn
+                                    for each, and the results
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from kws.training.mixup import Mixup
 EPOCH = 1
 
 
-def drawn(sampler: AugmentationSampler, draws: np.ndarray) -> np.ndarray:
-    """Every parameter of every step, (B, parameters) float64."""
+def draw_parameters(sampler: AugmentationSampler, draws: np.ndarray) -> np.ndarray:
+    """Every parameter of every augmentation step, (B, parameters) float64."""
     parts = [sampler.clip_transforms(draws, EPOCH), sampler.noise_transforms(draws, EPOCH)]
     parts += [sampler.added_noise(draws, EPOCH), sampler.mixed_noise(draws, EPOCH)]
     columns = [getattr(part, field.name) for part in parts for field in dataclasses.fields(part)]
@@ -37,8 +37,8 @@ def drawn(sampler: AugmentationSampler, draws: np.ndarray) -> np.ndarray:
     return np.stack([*columns, sampler.room_indices(draws, EPOCH, 64), *hidden], axis=1).astype(np.float64)
 
 
-def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
-    """This rank's draws, clips, parameters, features and features mixed up."""
+def run_frontend(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
+    """This rank's draws, clips, parameters, features, and features after mixup."""
     training_set, seed = TrainingSet(config), config.train.seed
     features = Features(config.frontend.features)
     chain = AugmentationChain(
@@ -46,13 +46,19 @@ def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     )
     reader = SlotReader(Reader(training_set.index, "train"), training_set.task.class_of, training_set.read_samples)
     slots = functools.partial(training_set.plan(EPOCH).rank_slots, ranks.rank, ranks.world_size)
-    found: dict[str, list[np.ndarray]] = {"draws": [], "clips": [], "drawn": [], "features": [], "mixed": []}
+    found: dict[str, list[np.ndarray]] = {"draws": [], "clips": [], "parameters": [], "features": [], "mixed": []}
 
     def add(batch: Batch) -> None:
         draws = batch.draws.numpy()
         made = chain(batch.wave, batch.lengths.numpy(), draws, EPOCH)
         mixup = Mixup(config.frontend, seed, batch.step, batch.slot, len(draws), ranks.device)
-        values = (draws, batch.clips.numpy(), drawn(chain.sampler, draws), made.numpy(), mixup.features(made).numpy())
+        values = (
+            draws,
+            batch.clips.numpy(),
+            draw_parameters(chain.sampler, draws),
+            made.numpy(),
+            mixup.features(made).numpy(),
+        )
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
 
@@ -62,13 +68,13 @@ def through(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def main() -> None:
-    out, *configs = map(Path, sys.argv[1:])
+def write_all(out: Path, configs: list[Path]) -> None:
     with process_group.start(settings_file.load(configs[0]).train) as ranks:
         for path in configs:
-            np.savez(out / f"{path.stem}-{ranks.rank}.npz", **through(settings_file.load(path), ranks))
+            np.savez(out / f"{path.stem}-{ranks.rank}.npz", **run_frontend(settings_file.load(path), ranks))
         assert len(ranks.gather(ranks.rank)) == ranks.world_size
 
 
 if __name__ == "__main__":
-    main()
+    folder, *paths = map(Path, sys.argv[1:])
+    write_all(folder, paths)
