@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,18 @@ def run_frontend(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def write_all(out: Path, configs: list[Path]) -> None:
+def write_results(out: Path, configs: Sequence[Path], ranks: Ranks) -> None:
+    """Writes OUT/CONFIG-RANK.npz of this rank for each config."""
+    for path in configs:
+        np.savez(out / f"{path.stem}-{ranks.rank}.npz", **run_frontend(settings_file.load(path), ranks))
+
+
+def main() -> None:
+    out, *configs = map(Path, sys.argv[1:])
     with process_group.start(settings_file.load(configs[0]).train) as ranks:
-        for path in configs:
-            np.savez(out / f"{path.stem}-{ranks.rank}.npz", **run_frontend(settings_file.load(path), ranks))
+        write_results(out, configs, ranks)
         assert len(ranks.gather(ranks.rank)) == ranks.world_size
 
 
 if __name__ == "__main__":
-    folder, *paths = map(Path, sys.argv[1:])
-    write_all(folder, paths)
+    main()

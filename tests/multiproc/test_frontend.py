@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kws.data.index import Index
+from kws.distributed.ranks import Ranks
 from tests.multiproc import frontend_worker
 
-pytestmark = pytest.mark.multiproc
 SCRIPT = Path(__file__).parent / "frontend_worker.py"
 CONFIG = """
 [data]
@@ -34,18 +35,23 @@ seed = 11
 """
 
 
-def run_ranks(configs: Sequence[Path], ranks: int) -> list[dict[str, np.ndarray]]:
-    """For each config, what all ranks together have made of an epoch, in order of draw. One rank is this process."""
-    out = configs[0].parent / str(ranks)
+def run_ranks(configs: Sequence[Path], count: int, processes: bool) -> list[dict[str, np.ndarray]]:
+    """For each config, what all ranks together have made of an epoch, in order of draw.
+
+    Without `processes` the ranks run one after the other in this process: the front end needs no communication.
+    """
+    out = configs[0].parent / str(count)
     out.mkdir()
-    if ranks == 1:
-        frontend_worker.write_all(out, list(configs))
-    else:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    if processes:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         command = [sys.executable, *launcher, str(SCRIPT), str(out), *map(str, configs)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
-    return [join([np.load(out / f"{config.stem}-{rank}.npz") for rank in range(ranks)]) for config in configs]
+    else:
+        for rank in range(count):
+            ranks = Ranks(rank, count, torch.device("cpu"), 1, None)  # type: ignore[arg-type]
+            frontend_worker.write_results(out, configs, ranks)
+    return [join([np.load(out / f"{config.stem}-{rank}.npz") for rank in range(count)]) for config in configs]
 
 
 def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -54,15 +60,18 @@ def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: values[order] for name, values in whole.items()}
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_draw_is_the_same_on_any_number_of_ranks(ranks: int, tones: Index, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.multiproc])])
+def test_a_draw_is_the_same_on_any_number_of_ranks(processes: bool, tones: Index, tmp_path: Path) -> None:
     configs = [tmp_path / f"{augment}.toml" for augment in ("classic", "modern")]
     for config, features in zip(configs, ("mel32", "logmel40"), strict=True):
         config.write_text(CONFIG.format(shards=tones.root, augment=config.stem, features=features))
-    for config, expected, found in zip(configs, run_ranks(configs, 1), run_ranks(configs, ranks), strict=True):
+    one = run_ranks(configs, 1, processes=False)
+    two, four = (run_ranks(configs, count, processes) for count in (2, 4))
+    for number, (config, expected) in enumerate(zip(configs, one, strict=True)):
         assert expected["draws"].tolist() == list(range(192))
         assert not np.array_equal(expected["features"], expected["mixed"])
         assert len(np.unique(expected["parameters"], axis=0)) > 180
         # A slot is the same batch on any rank, so even the last bits are the same.
         for name, values in expected.items():
-            np.testing.assert_array_equal(found[name], values, err_msg=f"{name}, {config.stem}")
+            for found in (two[number], four[number]):
+                np.testing.assert_array_equal(found[name], values, err_msg=f"{name}, {config.stem}")

@@ -34,8 +34,9 @@ def assert_equals_uninterrupted(training: Training, whole: Training, starts: int
 
 def test_a_requeued_job_resumes_evaluates_and_lists_its_ranks(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     """The main path, with the fewest processes: one task on each of two nodes."""
-    training = submit(tmp_path, *LONG, options=("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"))
-    cluster.on("login", "scontrol", "requeue", training.trained(33).number)  # in mid-epoch
+    settings = (*LONG, "train.epochs=16", "train.eval_epochs=16", "train.ema=0")  # 80 steps
+    training = submit(tmp_path, *settings, options=("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"))
+    cluster.on("login", "scontrol", "requeue", training.trained(13).number)  # in mid-epoch
     assert training.ended() == ("COMPLETED", "0:0", "1"), training.log
     for rank, host in enumerate(["node1", "node2"]):
         assert f"rank {rank}  {host}  cpu  slots {4 * rank}-{4 * rank + 3}" in training.log
@@ -44,7 +45,7 @@ def test_a_requeued_job_resumes_evaluates_and_lists_its_ranks(cluster: Cluster, 
     assert second["step"] > 0
     verdict = verify_run(training.run)
     assert verdict.faults == []
-    assert verdict.consumed == 150 * 32
+    assert verdict.consumed == 80 * 32
     assert (training.run / "eval" / "test.json").exists()
 
 
