@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kws.errors import UsageError
+from kws.renamed import RENAMED_VALUES, current_value, renamed_note
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Note = Callable[[str], object]
@@ -41,7 +42,7 @@ class DataConfig:
     """Folder of the packed corpus (the one with index/)."""
     task: str = "words"
     """Which words are which classes; `words`: every word of the corpus is a class. Else one of shards/tasks by its name
-    (v1-30, v2-35, v1-12, v2-12, seed-12), or a FILE.toml of one's own."""
+    (v1-30, v2-35, v1-12, v2-12, v1-12-full), or a FILE.toml of one's own."""
     sampling: Literal["natural", "balanced", "weighted", "power"] = "balanced"
     """natural: every clip once. balanced: equal class totals. weighted, power: with replacement."""
     alpha: float = 0.5
@@ -182,8 +183,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "modern": {},
 }
 """`frontend.augment` -> the settings that this preset changes from their defaults."""
-RENAMED_VALUES: dict[str, dict[str, str]] = {"frontend.augment": {"seed": "classic"}}
-"""`section.key` -> old value -> its name now. `parse` still reads the old one and adds a note."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -393,11 +392,11 @@ def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     """Lays `a.b=c` over the tree. Another preset takes with it what the tree has from its own: a run's config.toml
     lists every step, and would otherwise keep them all."""
     before = tree.get("frontend", {})
-    own = _current_value("frontend.augment", before.get("augment")) if isinstance(before, dict) else None
+    own = current_value("frontend.augment", before.get("augment")) if isinstance(before, dict) else None
     changes: dict[str, Any] = {}
     for text in overrides:
         _override(changes, text)
-    wanted = _current_value("frontend.augment", changes.get("frontend", {}).get("augment", own))
+    wanted = current_value("frontend.augment", changes.get("frontend", {}).get("augment", own))
     if isinstance(own, str) and own in PRESETS and wanted != own:
         of_preset = json.loads(json.dumps(dataclasses.asdict(FrontEndConfig()) | PRESETS[own]))
         kept = ("features", "normalise")
@@ -421,11 +420,6 @@ def preset(name: str, **changes: Any) -> FrontEndConfig:
     return FrontEndConfig(augment=name, **(PRESETS[name] | changes))  # type: ignore[arg-type]
 
 
-def _current_value(key: str, value: Any) -> Any:
-    """The value, or its name now where that has changed."""
-    return RENAMED_VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
-
-
 def _with_current_values(tree: Mapping[str, Any], note: Note) -> Mapping[str, Any]:
     """A copy of the tree in which old names of values are replaced; `note` is called for each."""
     current = dict(tree)
@@ -433,10 +427,10 @@ def _with_current_values(tree: Mapping[str, Any], note: Note) -> Mapping[str, An
         section, _, name = key.partition(".")
         values = current.get(section)
         old = values.get(name) if isinstance(values, dict) else None
-        new = _current_value(key, old)
+        new = current_value(key, old)
         if new != old:
             current[section] = {**values, name: new}  # type: ignore[dict-item]
-            note(f'{key}: "{old}" is now called "{new}"')
+            note(renamed_note(key, old))
     return current
 
 

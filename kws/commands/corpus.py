@@ -262,7 +262,10 @@ def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
     from kws.data import selection
     from kws.packing import contents
 
-    definition = tasks.words_task(corpus.words) if arguments.task == tasks.WORDS else tasks.load(arguments.task)
+    if arguments.task == tasks.WORDS:
+        definition = tasks.words_task(corpus.words)
+    else:
+        definition = tasks.load(arguments.task, _print_status)
     found = selection.apply_task(corpus, definition, SAMPLE_RATE_HZ)
     if arguments.json:
         print(json.dumps(contents.task_facts(found)))

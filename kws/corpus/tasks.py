@@ -1,9 +1,9 @@
-"""Which words are which classes: the frozen tasks of `shards/tasks`, and files of one's own like them.
+"""Tasks: which words belong to which class. Those of `shards/tasks` are frozen; users can write files like them.
 
-    NAME or FILE.toml -> Definition, which a run keeps whole -> resolve(definition, words) -> Task: each word's class
+    NAME or FILE.toml -> Definition, which a run stores -> resolve(definition, words) -> Task: the class of each word
 
-A definition knows no corpus; which clips of one it takes is kws/data/selection.py's to say. `words` has no file: every
-word of the corpus is a class, in alphabetical order.
+A definition is independent of a corpus; kws/data/selection.py selects a corpus's clips by it. The task `words` has no
+file: every word of the corpus is a class, in alphabetical order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,20 +21,22 @@ from typing import Any, Literal, cast
 from kws.corpus import shipped_files
 from kws.corpus.recording import to_nfc
 from kws.errors import UsageError
+from kws.renamed import current_value, old_value, renamed_note
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
 SPLITS = ("train", "valid", "test")
-_DECIDING = ("name", "others", "unknown", "silence")
-"""Beside the classes: what decides which clip is which class."""
+_LABEL_KEYS = ("name", "others", "unknown", "silence")
+"""The keys, beside `classes`, that decide the label of a clip."""
 Tree = dict[str, Any]
-"""A definition as plain values: what its file has, and its name."""
+"""A definition as plain values: the contents of its file, and its name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Silence:
-    """A class of clips without speech: `share` for each clip of the wanted words, or of all that the task takes.
+    """A class of clips without speech, generated from the corpus.
 
-    noise: windows of the noise recordings; zeros: digital silence. `splits`: those that have any.
+    share: their number, as a share of the clips of the wanted words, or of all clips of the task (`of`). kind: windows of
+    the noise recordings, or zeros (digital silence). splits: those that get such clips.
     """
 
     share: float
@@ -45,8 +47,12 @@ class Silence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Definition:
-    """A task. `others` says what words outside its classes are; `unknown_share` how many clips of theirs are taken, for
-    each clip of a wanted word (None: all). `clips`: what comes out of the official `corpus`, by split."""
+    """A task.
+
+    others: the class of words outside the classes; "drop": they are left out. unknown_share: how many of their clips are
+    used, as a share of the clips of the wanted words; None: all. clips: its number of clips by split on the official
+    `corpus`.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -57,24 +63,29 @@ class Definition:
     clips: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
+    def hash_name(self) -> str:
+        """The name that enters hashes: the task's first name, so that renaming it changes neither selection nor digest."""
+        return old_value("data.task", self.name)
+
+    @property
     def wanted(self) -> tuple[str, ...]:
-        """The classes that are words."""
-        made = {UNKNOWN} if self.others == "unknown" else set()
-        return tuple(word for word in self.classes if word not in made | ({SILENCE} if self.silence else set()))
+        """The classes that are words of the corpus: neither unknown nor silence."""
+        special = {UNKNOWN} if self.others == "unknown" else set()
+        return tuple(word for word in self.classes if word not in special | ({SILENCE} if self.silence else set()))
 
     def is_other(self, word: str) -> bool:
-        """Whether a word of a corpus is outside the classes, and counts as unknown."""
+        """Whether a word of a corpus belongs to the class unknown."""
         return self.others == "unknown" and word not in self.wanted and not (self.silence and word == SILENCE)
 
     @property
     def digest(self) -> str:
-        """Equal for tasks of the same name that decide alike which clip is which class."""
-        tree = self.tree()
-        deciding = {key: tree.get(key) for key in (*_DECIDING, "classes")}
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of everything that decides the label of a clip."""
+        tree = self.tree() | {"name": self.hash_name}
+        label_values = {key: tree.get(key) for key in (*_LABEL_KEYS, "classes")}
+        return hashlib.sha256(json.dumps(label_values, sort_keys=True).encode()).hexdigest()[:16]
 
     def tree(self) -> Tree:
-        """For a checkpoint or run.json; `parse` makes the same of it."""
+        """The definition for a checkpoint or run.json; `parse` reads it."""
         unknown = {} if self.unknown_share is None else {"unknown": {"share": self.unknown_share}}
         silence = (
             {"silence": dataclasses.asdict(self.silence) | {"splits": list(self.silence.splits)}}
@@ -87,36 +98,36 @@ class Definition:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A definition on a corpus: `class_of[w]` is the label of its word w, -1 where that is left out."""
+    """A definition applied to a corpus: `class_of[w]` is the label of word number w; -1: the word is left out."""
 
     definition: Definition
     class_of: tuple[int, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels' names."""
+        """The names of the labels."""
         return self.definition.classes
 
 
 def rounded_share(share: float, count: int) -> int:
-    """That share of so many clips, rounded up; 0.1 of 10 is 1, though 0.1 is a little more in binary."""
+    """`share` times `count`, rounded up. Computed in decimal: 0.1 of 10 is 1, although the float 0.1 is a little larger."""
     return math.ceil(Fraction(str(share)) * count)
 
 
 def words_task(words: Iterable[str], silence: float = 0.0) -> Definition:
-    """The task `words` of a corpus; `silence` for each of its clips, as one more class."""
-    made = Silence(share=silence, of="all", kind="noise") if silence else None
-    return Definition(name=WORDS, classes=tuple(sorted({*words, SILENCE} if made else words)), silence=made)
+    """The task `words` of a corpus; with `silence` > 0 one more class, with that share of all clips."""
+    section = Silence(share=silence, of="all", kind="noise") if silence else None
+    return Definition(name=WORDS, classes=tuple(sorted({*words, SILENCE} if section else words)), silence=section)
 
 
 def resolve(definition: Definition, words: Sequence[str]) -> Task:
-    """The class of each of a corpus's words. Raises UsageError where it lacks words that the task wants."""
-    there = set(words)
-    missing = [word for word in definition.wanted if word not in there]
+    """The task on a corpus with these words. Raises UsageError where a word of the task is missing."""
+    present = set(words)
+    missing = [word for word in definition.wanted if word not in present]
     if missing:
         raise UsageError(
             f"data.task={definition.name}: the corpus has no word {', '.join(missing)}, and a task means the same on "
-            "every corpus; write a task of your own, FILE.toml, as shards/README.md says, and give that"
+            "every corpus; write your own task, FILE.toml (see shards/README.md), and use that"
         )
     labels = {word: label for label, word in enumerate(definition.classes)}
     outside = labels[UNKNOWN] if definition.others == "unknown" else -1
@@ -127,21 +138,27 @@ def resolve(definition: Definition, words: Sequence[str]) -> Task:
 
 
 def names() -> list[str]:
-    """Of the tasks that have a file of their own in shards/tasks."""
+    """Names of the frozen tasks, those in shards/tasks."""
     return sorted(path.stem for path in shipped_files.folder("tasks").glob("*.toml"))
 
 
-def load(name: str) -> Definition:
-    """A frozen task by its name, or the file at a path. Raises UsageError where there is none, or it is none."""
-    if name in names():
-        return _read(shipped_files.folder("tasks") / f"{name}.toml")
+def load(name: str, note: Callable[[str], object] = lambda line: None) -> Definition:
+    """A frozen task by its name, or the task in a file. Raises UsageError where there is none.
+
+    `note` is called with a line where the task has been renamed.
+    """
+    current = current_value("data.task", name)
+    if current != name:
+        note(renamed_note("data.task", name))
+    if current in names():
+        return _read(shipped_files.folder("tasks") / f"{current}.toml")
     if not name.endswith(".toml"):
-        there = ", ".join([WORDS, *names()])
-        raise UsageError(f"data.task: no task {name!r}; there are {there}; or give a file of your own, FILE.toml")
+        known = ", ".join([WORDS, *names()])
+        raise UsageError(f"data.task: no task {name!r}; known are {known}; or give a file of your own, FILE.toml")
     found = _read(Path(name))
     frozen = found.name in names() and load(found.name)
     if found.name == WORDS or (frozen and differences(frozen.tree(), found.tree())):
-        raise UsageError(f"data.task: {name}: {found.name} is the name of another task; call the file otherwise")
+        raise UsageError(f"data.task: {name}: {found.name} is the name of another task; give the file another name")
     return found
 
 
@@ -159,13 +176,14 @@ def _read(path: Path) -> Definition:
 
 
 def parse(tree: Mapping[str, Any], where: str) -> Definition:
-    """A definition from plain values. Raises UsageError, headed by `where`, with every mistake in it."""
+    """A definition from plain values, also those of older versions. Raises UsageError that lists every mistake; `where`
+    heads the message."""
     wrong = list(_mistakes(tree))
     if wrong:
         raise UsageError(f"{where}: not a task: {'; '.join(wrong)}")
     silence = tree.get("silence")
     return Definition(
-        name=tree.get("name", ""),
+        name=current_value("data.task", tree.get("name", "")),
         classes=tuple(map(to_nfc, tree["classes"])),
         others=tree["others"],
         unknown_share=tree["unknown"]["share"] if "unknown" in tree else None,
@@ -176,9 +194,9 @@ def parse(tree: Mapping[str, Any], where: str) -> Definition:
 
 
 def from_state(state: Mapping[str, Any], where: Path) -> Definition:
-    """The task that a checkpoint's state keeps. Raises UsageError where it keeps none."""
+    """The task in a checkpoint's state. Raises UsageError where there is none."""
     if not isinstance(state.get("task"), Mapping):
-        raise UsageError(f"{where}: of an older kws, which kept no task; train again with this one")
+        raise UsageError(f"{where}: written by an older kws without a task; train again with this version")
     return parse(state["task"], f"{where}: state.json")
 
 
@@ -191,7 +209,9 @@ def _mistakes(tree: Mapping[str, Any]) -> Iterable[str]:
     others = tree.get("others")
     if not _are(classes, str) or len(set(classes)) != len(classes) or len(classes) < 2:
         yield f"classes: wanted two different words or more, found {classes!r}"
-        classes = classes if _are(classes, str) else (UNKNOWN, SILENCE)  # one mistake is not to be said thrice
+        classes = (
+            classes if _are(classes, str) else (UNKNOWN, SILENCE)
+        )  # so that one mistake is not reported three times
     if others not in ("unknown", "drop"):
         yield f'others: wanted "unknown" or "drop", found {others!r}'
     if others == "unknown" and UNKNOWN not in classes:
@@ -224,12 +244,12 @@ def _silence(tree: Any) -> Iterable[str]:
 
 
 def _share(tree: Any, section: str, more: Sequence[str]) -> Iterable[str]:
-    """Of a section that has a share, and perhaps `more` keys."""
+    """Mistakes in a section with the key `share` and optional `more` keys."""
     share = tree.get("share") if isinstance(tree, dict) else None
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share <= 10.0:
         yield f"{section}: wanted a share of more than 0 and at most 10 clips for each, found {share!r}"
-    strange = sorted(set(tree) - {"share", *more}) if isinstance(tree, dict) else []
-    yield from (f"unknown key {section}.{key}" for key in strange)
+    unknown = sorted(set(tree) - {"share", *more}) if isinstance(tree, dict) else []
+    yield from (f"unknown key {section}.{key}" for key in unknown)
 
 
 def _are(values: Any, kind: type) -> bool:
@@ -237,17 +257,23 @@ def _are(values: Any, kind: type) -> bool:
 
 
 def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[str]:
-    """A line for each thing that decides which clip is which class, and differs between two trees."""
-    was = cast("Mapping[str, Any]", old if isinstance(old, Mapping) else {})
+    """The differences between two trees that change the label of a clip, a line each. Renamed tasks are equal."""
+    before, after = (_with_current_name(tree) for tree in (old, new))
     lines = [
-        f"task's {key}: {was.get(key)} there, {new.get(key)} now" for key in _DECIDING if was.get(key) != new.get(key)
+        f"task's {key}: {before.get(key)} there, {after.get(key)} now"
+        for key in _LABEL_KEYS
+        if before.get(key) != after.get(key)
     ]
-    before, after = was.get("classes", []), new.get("classes", [])
-    gone, come = (
-        " ".join(word for word in one if word not in other) for one, other in ((before, after), (after, before))
-    )
-    if gone or come:
-        lines.append(f"task's classes: {gone or 'none more'} there, {come or 'none more'} now")
-    elif before != after:
-        lines.append(f"task's classes: {' '.join(before)} there, in another order now")
+    old_classes, new_classes = before.get("classes", []), after.get("classes", [])
+    removed = " ".join(word for word in old_classes if word not in new_classes)
+    added = " ".join(word for word in new_classes if word not in old_classes)
+    if removed or added:
+        lines.append(f"task's classes: {removed or 'none more'} there, {added or 'none more'} now")
+    elif old_classes != new_classes:
+        lines.append(f"task's classes: {' '.join(old_classes)} there, in another order now")
     return lines
+
+
+def _with_current_name(tree: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    plain = cast("Mapping[str, Any]", tree if isinstance(tree, Mapping) else {})
+    return {**plain, "name": current_value("data.task", plain["name"])} if "name" in plain else plain

@@ -164,7 +164,7 @@ def _task_split(index: Index, split: Split, task: Task, samples: int) -> Split:
     wanted = int(cells[:, in_task & ~unknown].sum())
     if definition.unknown_share is not None:
         count = tasks.rounded_share(definition.unknown_share, wanted)
-        subset, cells = choose_unknown(split, unknown, count, ("unknown", definition.name, split.name))
+        subset, cells = choose_unknown(split, unknown, count, ("unknown", definition.hash_name, split.name))
     chosen = TaskSplit(split.name, split.shards, split.columns, cells, subset)
     if not definition.silence:
         return chosen

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from kws import metrics
 from kws.errors import UsageError
+from kws.renamed import current_value
 from kws.results import published, records
 from kws.results.published import Published
 from kws.results.records import Row
@@ -83,6 +84,7 @@ def compare(runs: Sequence[Path], split: str = "test") -> Comparison:
         network = run_folder.read_config(run).model.name
         result = records.read_json(run / "eval" / f"{split}.json")
         if records.is_whole(result) and "corpus_id" in result:
+            result["task"] = current_value("data.task", result.get("task", "words"))  # groups old and new runs
             lines.append(_line(run, network, result, split))
         else:
             option = "" if split == "test" else f" --split {split}"

@@ -1,8 +1,8 @@
-"""Names as the two official archives of Speech Commands have them: true numbers of clips a word, made-up speakers.
+"""File names like those of the two official archives of Speech Commands: true numbers of clips, invented speakers.
 
     version -> speakers, each in a split by the official hash rule -> WORD/SPEAKER_nohash_N.wav of every split
 
-Made so that the splits have the official sizes, of the ten commands and of all other words. Names only, no sound.
+The splits have the official sizes, both of the ten commands and of all other words. Names only, no audio.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOISES = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Clips of each word; clips of the ten commands and of all other words by split."""
+    """Number of clips of each word; of the ten commands and of all other words by split; number of speakers."""
 
     words: Mapping[str, int]
     commands: Mapping[str, int]
@@ -32,7 +32,7 @@ class Corpus:
 
     @property
     def clips(self) -> dict[str, int]:
-        """Of each split."""
+        """Number of clips of each split."""
         return {split: self.commands[split] + self.others[split] for split in self.commands}
 
 
@@ -83,7 +83,7 @@ def lists(version: str) -> dict[str, str]:
 
 
 def _counts(corpus: Corpus) -> dict[str, dict[str, int]]:
-    """Clips of each word by split: every word's share of the whole, rounded so that all sums are the official ones."""
+    """Clips of each word by split, in proportion to the word's total, rounded so that all sums are the official ones."""
     counts: dict[str, dict[str, int]] = {split: {} for split in corpus.clips}
     left = dict(corpus.words)
     for split in ("valid", "test"):
@@ -95,7 +95,7 @@ def _counts(corpus: Corpus) -> dict[str, dict[str, int]]:
 
 
 def _apportion(total: int, weights: Mapping[str, int]) -> dict[str, int]:
-    """`total` dealt by weight, what rounding leaves to the largest remainders."""
+    """`total` divided in proportion to the weights; the largest remainders are rounded up."""
     shares = {word: divmod(total * weight, sum(weights.values())) for word, weight in weights.items()}
     rest = total - sum(whole for whole, _ in shares.values())
     lucky = sorted(shares, key=lambda word: -shares[word][1])[:rest]
@@ -103,10 +103,10 @@ def _apportion(total: int, weights: Mapping[str, int]) -> dict[str, int]:
 
 
 def _clips(counts: Mapping[str, int], speakers: list[str]) -> list[str]:
-    """WORD/SPEAKER_nohash_N.wav: every word begins with another speaker, and again with the first after the last."""
-    made = []
+    """WORD/SPEAKER_nohash_N.wav: each word starts at another speaker and uses the speakers in turn."""
+    clips = []
     for place, (word, count) in enumerate(sorted(counts.items())):
         for take in range(count):
             turn, at = divmod(take, len(speakers))
-            made.append(f"{word}/{speakers[(at + 97 * place) % len(speakers)]}_nohash_{turn}.wav")
-    return made
+            clips.append(f"{word}/{speakers[(at + 97 * place) % len(speakers)]}_nohash_{turn}.wav")
+    return clips

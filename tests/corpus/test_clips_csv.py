@@ -1,4 +1,4 @@
-"""A table of clips is read as people write it, and every mistake in it is said at once, with its line."""
+"""CSV files of recordings are read in all usual forms; all mistakes are reported together, each with its line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_rows_become_recordings_with_word_speaker_and_split(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("end", "encoding"), [("\n", "utf-8"), ("\r\n", "utf-8-sig"), ("\n\n", "utf-8"), ("\r", "utf-8")]
 )
-def test_tables_are_read_however_they_were_saved(folder: Path, separator: str, end: str, encoding: str) -> None:
+def test_all_separators_line_ends_and_encodings_are_read(folder: Path, separator: str, end: str, encoding: str) -> None:
     lines = [line.replace('"', "").split(",") for line in (*LINES[:3], "clips/bert/take.wav,yes,bert,validation")]
     quoted = [separator.join(f'"{value}"' for value in [*line, "more"]) for line in lines]
     wanted = clips_csv.read(table(folder, *LINES[:3], "clips/bert/take.wav,yes,bert,validation"))
@@ -71,11 +71,11 @@ def test_tables_are_read_however_they_were_saved(folder: Path, separator: str, e
         *(("val", "valid"), ("DEV", "valid"), ("test", "test"), ("testing", "test")),
     ],
 )
-def test_splits_are_called_as_people_call_them(folder: Path, written: str, meant: str) -> None:
+def test_usual_names_of_the_splits_are_read(folder: Path, written: str, meant: str) -> None:
     assert clips_csv.read(table(folder, "word,split,path", f"a,{written},clips/long.wav"))[0].split == meant
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders_in_any_order(folder: Path) -> None:
+def test_files_of_the_same_name_are_distinguished_by_their_folders(folder: Path) -> None:
     lines = [f"clips/{name},yes" for name in ("anna/take.wav", "bert/take.wav", "c_nohash_0.wav")]
     wanted = {"yes/anna/take.wav", "yes/bert/take.wav", "yes/c_nohash_0.wav"}
     for seed in range(4):
@@ -84,7 +84,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders_in_any_order(folder: 
     assert {r.name for r in Sources([table(folder, "path,word", lines[0].replace("yes", "no"), *lines[1:])])} != wanted
 
 
-def test_parts_of_a_recording_are_clips_of_one_speaker(folder: Path) -> None:
+def test_excerpts_of_a_recording_have_one_speaker(folder: Path) -> None:
     path = table(folder, "path;word;start;end", "clips/long.wav;yes;0,5;1,25", "clips/long.wav;noise;2;4.5")
     yes, noise = Sources([path])
     assert (yes.name, noise.name) == ("yes/long-0000500-0001250.wav", f"{NOISE_FOLDER}/long-0002000-0004500.wav")
@@ -97,22 +97,22 @@ def test_parts_of_a_recording_are_clips_of_one_speaker(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("clips/gone.wav,yes,,,,", r"clips/gone.wav: no such file; wanted a path seen from"),
-        (f"{'a' * 400}.wav,yes,,,,", "a+.wav: no such file; wanted a path seen from"),
-        (",yes,,,,", "no path; wanted the audio file"),
-        ("clips.csv,yes,,,,", "clips.csv: not a format that is read; convert"),
-        ("clips/long.wav,,,,,", "no word; wanted what is said there, or noise"),
-        ("clips/long.wav,a/b,,,,", "the word 'a/b'; wanted one without /"),
-        ("clips/long.wav,_x,,,,", "the word '_x'; wanted"),
+        ("clips/gone.wav,yes,,,,", "clips/gone.wav: no such file"),
+        (f"{'a' * 400}.wav,yes,,,,", "a+.wav: no such file"),
+        (",yes,,,,", "no path"),
+        ("clips.csv,yes,,,,", "clips.csv: not a supported format"),
+        ("clips/long.wav,,,,,", "no word"),
+        ("clips/long.wav,a/b,,,,", "the word 'a/b'"),
+        ("clips/long.wav,_x,,,,", "the word '_x'"),
         ("clips/long.wav,yes,,trial,,", "the split 'trial'; wanted train, valid or test"),
-        ("clips/long.wav,yes,,,1,", "start or end alone; wanted both"),
-        ("clips/long.wav,yes,,,x,2", "the time 'x'; wanted seconds, such as 12.5"),
-        ("clips/long.wav,yes,,,nan,2", "the time 'nan'; wanted seconds"),
-        ("clips/long.wav,yes,,,2,1", "from 2 to 1 s; wanted 0 or more, and an end after the start"),
-        ("clips/long.wav,yes,,,1,2,,x", "8 values, 6 columns; quote what holds the separator"),
-        ('clips/long.wav,"yes,,,1,2', "unexpected end of data; wanted quotes"),
-        ("clips/anna/take.wav,yes,,,,", "take.wav is in line 2 already; remove one"),
-        ("clips/anna/take.wav,no,,,,", "take.wav is in line 2 already, as 'yes'; remove one"),
+        ("clips/long.wav,yes,,,1,", "only one of start and end"),
+        ("clips/long.wav,yes,,,x,2", "the time 'x'"),
+        ("clips/long.wav,yes,,,nan,2", "the time 'nan'"),
+        ("clips/long.wav,yes,,,2,1", "from 2 to 1 s"),
+        ("clips/long.wav,yes,,,1,2,,x", "8 values, 6 columns"),
+        ('clips/long.wav,"yes,,,1,2', "unexpected end of data"),
+        ("clips/anna/take.wav,yes,,,,", "take.wav is already in line 2;"),
+        ("clips/anna/take.wav,no,,,,", "take.wav is already in line 2, as 'yes'"),
     ],
 )
 def test_a_mistake_names_its_line(folder: Path, line: str, says: str) -> None:
@@ -121,7 +121,7 @@ def test_a_mistake_names_its_line(folder: Path, line: str, says: str) -> None:
         clips_csv.read(path)
 
 
-def test_mistakes_are_said_together_and_no_more_than_ten(folder: Path) -> None:
+def test_at_most_ten_mistakes_are_reported_together(folder: Path) -> None:
     path = table(folder, "path,word", *(f"clips/{number}.wav,yes" for number in range(30)))
     with pytest.raises(UsageError) as caught:
         clips_csv.read(path)
@@ -130,36 +130,36 @@ def test_mistakes_are_said_together_and_no_more_than_ten(folder: Path) -> None:
     assert lines[10:] == ["and 20 more mistakes"]
 
 
-def test_a_split_in_some_lines_only_is_refused_but_noise_needs_none(folder: Path) -> None:
+def test_a_split_is_needed_in_every_line_or_in_none_except_noise(folder: Path) -> None:
     lines = ["path,word,split", "clips/anna/take.wav,yes,test", "clips/long.wav,noise,", "clips/bert/take.wav,yes,"]
     assert len(clips_csv.read(table(folder, *lines[:3]))) == 2
-    with pytest.raises(UsageError, match=r"clips.csv:4: no split, but line 2 has one; wanted one in every line"):
+    with pytest.raises(UsageError, match=r"clips.csv:4: no split"):
         clips_csv.read(table(folder, *lines))
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", r"1: found ''; wanted a first line with path and word"),
-        (b"clips/long.wav,yes\n", r"1: found 'clips/long.wav,yes'; wanted a first line with path and word"),
-        (b"x" * 200_000, r"1: found 'x+'; wanted a first line"),
-        (b"path,word,word\nx,y,z\n", r"1: the column word twice; wanted"),
-        (b"path,word\n\xfcbel.wav,yes\n", r"2: not UTF-8; wanted the table saved as CSV in UTF-8"),
+        (b"", r"1: .*path and word"),
+        (b"clips/long.wav,yes\n", r"1: found 'clips/long.wav,yes'; .*path and word"),
+        (b"x" * 200_000, r"1: found 'x+'"),
+        (b"path,word,word\nx,y,z\n", r"1: column word appears twice"),
+        (b"path,word\n\xfcbel.wav,yes\n", r"2: .*UTF-8"),
     ],
 )
-def test_what_is_no_such_table_says_what_one_is(folder: Path, data: bytes, says: str) -> None:
+def test_a_file_that_is_no_such_csv_is_refused(folder: Path, data: bytes, says: str) -> None:
     (folder / "clips.csv").write_bytes(data)
     with pytest.raises(UsageError, match=rf"clips.csv:{says}"):
         clips_csv.read(folder / "clips.csv")
 
 
-def test_a_table_without_clips_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"clips.csv: no clips in it; wanted a line for each below the header"):
+def test_a_csv_without_clips_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"clips.csv: no clips"):
         list(Sources([table(folder, "path,word")]))
 
 
 @given(st.one_of(st.binary(max_size=80), st.text('path,word;"\n\tstar0.5x/', max_size=80).map(str.encode)))
-def test_no_bytes_are_more_than_a_mistake(data: bytes) -> None:
+def test_any_bytes_give_rows_or_a_usage_error(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clips.csv"
         for whole in (data, b"path,word,start,end\n" + data):

@@ -1,4 +1,4 @@
-"""A corpus comes whole or not at all, from a real server with real faults, into shards as its recipe says."""
+"""Fetching a corpus from a real server with faults: the archive is complete and checked, or there is no corpus."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.conftest import tone
 from tests.corpus import official
 from tests.data.web import Web, serve
 
-SOON = RetryPolicy(timeout_s=5.0, delays_s=(0.01, 0.01, 0.01))
+SHORT_DELAYS = RetryPolicy(timeout_s=5.0, delays_s=(0.01, 0.01, 0.01))
 NAME = "spoken.tar.gz"
 CLIPS = {"train": 12, "valid": 4, "test": 4}
 Kws = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,7 +83,7 @@ class Published:
     data: bytes
     folder: Path
     recipe: Path
-    said: list[str] = dataclasses.field(default_factory=list)
+    lines: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -94,7 +94,9 @@ class Published:
         (self.web.folder / NAME).write_bytes(data)
 
     def fetch(self, out: Path) -> Path:
-        return fetch.fetch_archive(recipe.load(self.recipe), self.url, out, self.said.append, patience=SOON)
+        return fetch.fetch_archive(
+            recipe.load(self.recipe), self.url, out, self.lines.append, retry_policy=SHORT_DELAYS
+        )
 
 
 @pytest.fixture
@@ -108,58 +110,61 @@ def published(tmp_path: Path) -> Iterator[Published]:
 
 
 def is_packed(out: Path) -> bool:
-    """Whether the whole corpus is there, and nothing of the way to it."""
+    """Whether the whole corpus is there, without scratch files."""
     corpus = index.load(out)
     counts = {split: len(clips) for split, clips in corpus.splits.items()}
     assert (set(corpus.words), counts) == ({"low", "high"}, {**CLIPS, "noise": 1})
     return {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
 
 
-# --- what comes ----------------------------------------------------------------------------------------------------
+# --- complete downloads ----------------------------------------------------------------------------------------------------
 
 
-def test_an_archive_goes_straight_into_shards(published: Published, tmp_path: Path, kws: Kws) -> None:
+def test_a_fetched_archive_is_packed(published: Published, tmp_path: Path, kws: Kws) -> None:
     out = tmp_path / "shards"
     done = kws("fetch", published.recipe, out)
     assert done.returncode == 0, done.stderr
-    assert "spoken: " in done.stderr  # what it will do and how much it takes
-    assert "of disk on the way" in done.stderr
+    assert "spoken: " in done.stderr  # the plan, and how much disk it takes
     assert f"{out}: 12 train, 4 valid, 4 test, 1 noise" in done.stdout
     assert is_packed(out)
     assert (out / "index" / "features.json").is_file()  # measured as kws pack does
     again = kws("fetch", published.recipe, out, "--json")
     assert again.returncode == 0
-    (note,) = json.loads(again.stdout)["notes"]
-    assert "spoken" in note
+    assert len(json.loads(again.stdout)["notes"]) == 1
     assert published.web.served[NAME] == 1
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-@pytest.mark.parametrize("faults", [["drop"], ["truncate"], ["500"], ["429", "503", "drop", "truncate"]], ids=" ".join)
-def test_faults_that_pass_are_outlived_and_said(
+@pytest.mark.parametrize(
+    "faults",
+    [*(pytest.param([fault], marks=pytest.mark.slow) for fault in ("drop", "truncate", "500")),
+     ["429", "503", "drop", "truncate"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_temporary_faults_are_retried_and_reported(
     published: Published, tmp_path: Path, faults: list[str], ranges: bool
 ) -> None:
     published.web.ranges, published.web.faults[NAME] = ranges, list(faults)
     assert published.fetch(tmp_path / "out").read_bytes() == published.data
     assert published.web.served[NAME] == len(faults) + 1
-    again = [line for line in published.said if "; again from" in line]
-    assert len(again) == len(faults)
-    anew = [line for line in published.said if "cannot go on in the middle: from the start" in line]
-    came = sum(fault in ("drop", "truncate") for fault in faults)
-    assert len(anew) <= (0 if ranges else came)
-    if ranges and "drop" not in faults:  # a reset loses what was on the way
+    retries = [line for line in published.lines if "; resuming from" in line]
+    assert len(retries) == len(faults)
+    restarts = [line for line in published.lines if "starting from the beginning" in line]
+    broken_off = sum(fault in ("drop", "truncate") for fault in faults)
+    assert len(restarts) <= (0 if ranges else broken_off)
+    if ranges and "drop" not in faults:  # a reset loses bytes in flight
         assert published.web.sent[NAME] == len(published.data)
     assert sorted(path.name for path in (tmp_path / "out" / ".fetch").iterdir()) == [NAME]
 
 
-def test_tries_that_come_further_are_not_counted(published: Published, tmp_path: Path) -> None:
+def test_tries_with_progress_are_not_counted(published: Published, tmp_path: Path) -> None:
     published.web.faults[NAME] = ["truncate"] * 9  # three delays
     assert published.fetch(tmp_path / "out").read_bytes() == published.data
 
 
-def test_what_came_is_kept_for_the_next_call(published: Published, tmp_path: Path) -> None:
+def test_the_downloaded_part_is_kept_for_the_next_call(published: Published, tmp_path: Path) -> None:
     published.web.faults[NAME] = ["truncate", "503", "503", "503", "503"]
-    with pytest.raises(UsageError, match=r"HTTP 503 .*, tried 4 times; .* are kept in .*spoken.tar.gz.part: run the"):
+    with pytest.raises(UsageError, match=r"HTTP 503 .* tried 4 times; .*spoken.tar.gz.part"):
         published.fetch(tmp_path / "out")
     part = tmp_path / "out" / ".fetch" / f"{NAME}.part"
     assert published.data.startswith(part.read_bytes())
@@ -169,8 +174,8 @@ def test_what_came_is_kept_for_the_next_call(published: Published, tmp_path: Pat
     assert published.web.sent[NAME] == len(published.data)  # nothing twice
 
 
-def test_a_changed_archive_is_begun_anew(published: Published, tmp_path: Path) -> None:
-    """One file made of two archives would be neither."""
+def test_a_changed_archive_is_downloaded_from_the_start(published: Published, tmp_path: Path) -> None:
+    """Otherwise parts of two archives would be joined."""
     other = small(seed=100)
     published.recipe = recipe_file(tmp_path, None, published.url)
     published.web.faults[NAME] = ["truncate", "404"]
@@ -178,28 +183,29 @@ def test_a_changed_archive_is_begun_anew(published: Published, tmp_path: Path) -
         published.fetch(tmp_path / "out")
     published.publish(other, "second")
     assert published.fetch(tmp_path / "out").read_bytes() == other
-    assert "the archive there is another one by now: from the start" in published.said
+    assert any("has changed: starting from the beginning" in line for line in published.lines)
 
 
-def test_a_shorter_archive_than_what_came_is_begun_anew(published: Published, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_archive_that_became_shorter_is_downloaded_from_the_start(published: Published, tmp_path: Path) -> None:
     published.recipe = recipe_file(tmp_path, None, published.url)
     published.web.faults[NAME] = ["truncate", "404"]
     with pytest.raises(UsageError, match="404"):
         published.fetch(tmp_path / "out")
-    published.publish(b"short", "first")  # a server that says nothing of the change
+    published.publish(b"short", "first")  # the server does not report the change
     assert published.fetch(tmp_path / "out").read_bytes() == b"short"
 
 
-def test_without_version_or_sha256_nothing_is_taken_up(published: Published, tmp_path: Path) -> None:
+def test_without_version_or_sha256_a_download_is_not_resumed(published: Published, tmp_path: Path) -> None:
     published.recipe = recipe_file(tmp_path, None, published.url)
     published.web.version, published.web.faults[NAME] = "", ["truncate", "404"]
     with pytest.raises(UsageError, match="404"):
         published.fetch(tmp_path / "out")
     assert published.fetch(tmp_path / "out").read_bytes() == published.data
-    assert any("cannot be told from a changed archive: from the start" in line for line in published.said)
+    assert any("starting from the beginning" in line for line in published.lines)
 
 
-def test_a_download_that_was_whole_is_only_checked(published: Published, tmp_path: Path) -> None:
+def test_a_complete_download_is_only_checked(published: Published, tmp_path: Path) -> None:
     """Killed after the last byte."""
     out = tmp_path / "out"
     published.fetch(out).rename(out / ".fetch" / f"{NAME}.part")
@@ -209,11 +215,11 @@ def test_a_download_that_was_whole_is_only_checked(published: Published, tmp_pat
     assert published.web.served[NAME] == 1
 
 
-# --- what does not ---------------------------------------------------------------------------------------------------
+# --- refused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["404", "403"])
-def test_what_is_not_there_fails_at_once(published: Published, tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize("code", ["404", pytest.param("403", marks=pytest.mark.slow)])
+def test_a_missing_archive_fails_at_once(published: Published, tmp_path: Path, code: str) -> None:
     published.web.faults[NAME] = [code]
     with pytest.raises(UsageError, match=rf"^{published.url}: HTTP {code} .*--url$"):
         published.fetch(tmp_path / "out")
@@ -224,22 +230,22 @@ def test_wrong_bytes_are_refused_and_removed(published: Published, tmp_path: Pat
     wrong = bytes(len(published.data))
     published.publish(wrong)
     found, wanted = (hashlib.sha256(data).hexdigest() for data in (wrong, published.data))
-    with pytest.raises(UsageError, match=f"found sha256 {found}, wanted {wanted} .*what came is removed"):
+    with pytest.raises(UsageError, match=f"found sha256 {found}, wanted {wanted}"):
         published.fetch(tmp_path / "out")
     assert list((tmp_path / "out" / ".fetch").iterdir()) == []
     published.publish(published.data)
     assert published.fetch(tmp_path / "out").read_bytes() == published.data
 
 
-def test_another_size_is_refused_before_it_comes(published: Published, tmp_path: Path) -> None:
+def test_another_size_is_refused_before_the_download(published: Published, tmp_path: Path) -> None:
     size = len(published.data)
     published.publish(published.data[:-100])
-    with pytest.raises(UsageError, match=rf"{size - 100} bytes, .*spoken.toml has {size}; what came is removed"):
+    with pytest.raises(UsageError, match=rf"{size - 100} bytes, .*spoken.toml has {size}"):
         published.fetch(tmp_path / "out")
     assert published.web.served[NAME] == 1
 
 
-def test_a_cut_archive_without_sha256_is_found_when_it_is_packed(
+def test_a_truncated_archive_without_sha256_is_found_by_packing(
     published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe_file(tmp_path, None, published.url)
@@ -249,16 +255,16 @@ def test_a_cut_archive_without_sha256_is_found_when_it_is_packed(
     assert not (tmp_path / "out" / "index").exists()
 
 
-def test_other_words_or_counts_than_the_recipe_has_are_a_failure(
+def test_other_words_or_counts_than_in_the_recipe_are_faults(
     published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe_file(tmp_path, None, published.url, words='"low", "middle"', train=13)
     assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.FAILED
     said = capsys.readouterr().err
-    assert "fault: word middle: in the recipe, not in the corpus" in said
-    assert "fault: train: 12 clips" in said
+    assert "word middle: " in said
+    assert "train: 12 clips" in said
     assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.USAGE
-    assert "holds another corpus" in capsys.readouterr().err
+    assert str(tmp_path / "out") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -266,20 +272,20 @@ def test_other_words_or_counts_than_the_recipe_has_are_a_failure(
     [
         (
             ["speech_commands_v0.03", "OUT"],
-            "no such recipe; there are demo, .*speech_commands_v0.01, ",
+            "no such recipe.* demo, .*speech_commands_v0.01, ",
         ),
         (["speech_commands_24", "OUT"], "--url"),
         (["speech_commands_v0.01", "OUT", "--url", "s3://bucket/a.tar.gz"], "wanted http://, https://, file://"),
         (["speech_commands_v0.01", "OUT", "--url", "OUT/none.tar.gz"], "no such file"),
-        (["speech_commands_v0.01", "OUT", "--url", "http://"], "no host in it; wanted an address"),
-        (["speech_commands_v0.01", "OUT", "--url", "http://[::1/a.tar.gz"], "Invalid IPv6 URL; wanted an address"),
+        (["speech_commands_v0.01", "OUT", "--url", "http://"], "no host"),
+        (["speech_commands_v0.01", "OUT", "--url", "http://[::1/a.tar.gz"], "Invalid IPv6 URL"),
         (["speech_commands_v0.01", "OUT", "--url", "http://host:99999/a.tar.gz"], "Port out of range"),
         (["speech_commands_v0.01", "huge.toml/OUT"], "huge.toml/OUT: cannot be written .Not a directory"),
         (["speech_commands_v0.01", "served", "--url", "served/spoken.tar.gz"], "not empty"),
-        (["huge.toml", "OUT"], "1.0 EB are to come, .* are free; make room"),
+        (["huge.toml", "OUT"], "1.0 EB .* are free"),
     ],
 )
-def test_what_cannot_be_fetched_is_one_line(
+def test_a_wrong_command_is_refused_with_one_line(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     arguments: list[str], message: str,
 ) -> None:  # fmt: skip
@@ -295,18 +301,22 @@ def test_what_cannot_be_fetched_is_one_line(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_one_line(published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_with_one_line(
+    published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     part = tmp_path / "out" / ".fetch" / f"{NAME}.part"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
     assert cli.main(["fetch", str(published.recipe), str(tmp_path / "out")]) == cli.USAGE
-    assert f"{part}: cannot be written (No space left on device)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert str(part) in said
+    assert "No space left on device" in said
 
 
-# --- an archive of one's own ----------------------------------------------------------------------------------------
+# --- local archives ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["{}", "file://{}"])
+@pytest.mark.parametrize("form", ["{}", pytest.param("file://{}", marks=pytest.mark.slow)])
 def test_a_local_archive_is_used_in_place(
     published: Published, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,7 +324,7 @@ def test_a_local_archive_is_used_in_place(
     mine.write_bytes(published.data)
     url = form.format(str(mine).replace(" ", "%20") if "://" in form else mine)
     assert cli.main(["fetch", str(published.recipe), str(out), "--url", url]) == cli.OK
-    assert "which stays where it is" in capsys.readouterr().err
+    assert str(mine) in capsys.readouterr().err
     assert is_packed(out)
     assert mine.read_bytes() == published.data
     assert published.web.served[NAME] == 0
@@ -328,7 +338,7 @@ def test_a_local_archive_is_checked(published: Published, tmp_path: Path) -> Non
     assert mine.exists()
 
 
-def test_the_archive_can_be_kept(published: Published, tmp_path: Path) -> None:
+def test_keep_leaves_the_archive(published: Published, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.main(["fetch", str(published.recipe), str(out), "--keep"]) == cli.OK
     assert (out / NAME).read_bytes() == published.data
@@ -338,7 +348,7 @@ def test_the_archive_can_be_kept(published: Published, tmp_path: Path) -> None:
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_kills_later_it_is_finished(published: Published, tmp_path: Path, kws: Kws) -> None:
+def test_a_download_killed_twice_is_resumed(published: Published, tmp_path: Path, kws: Kws) -> None:
     """Each process gets half of what is missing and is killed in the silence that follows."""
     out, web = tmp_path / "shards", published.web
     part, sizes = out / ".fetch" / f"{NAME}.part", []
@@ -356,14 +366,14 @@ def test_two_kills_later_it_is_finished(published: Published, tmp_path: Path, kw
         assert published.data.startswith(part.read_bytes())
     done = kws("fetch", published.recipe, out)
     assert done.returncode == 0, done.stderr
-    assert "of which are here" in done.stderr
     assert is_packed(out)
     whole = len(published.data)
-    lost = whole // 2 - sizes[0] + (whole - sizes[0]) // 2 - sizes[1]  # on the way to the disk
+    lost = whole // 2 - sizes[0] + (whole - sizes[0]) // 2 - sizes[1]  # not written to the disk yet
     assert (web.served[NAME], web.sent[NAME]) == (3, whole + lost)
 
 
-def test_killed_while_packing_it_goes_on_without_another_download(
+@pytest.mark.slow
+def test_a_fetch_killed_while_packing_resumes_without_another_download(
     published: Published, tmp_path: Path, kws: Kws
 ) -> None:
     out = tmp_path / "shards"
@@ -375,24 +385,25 @@ def test_killed_while_packing_it_goes_on_without_another_download(
     assert (out / ".fetch" / NAME).exists()
     done = kws("fetch", published.recipe, out)
     assert done.returncode == 0, done.stderr
-    assert "is here already" in done.stderr
     assert is_packed(out)
     assert published.web.served[NAME] == 1
 
 
-def test_two_at_once_are_refused(published: Published, tmp_path: Path) -> None:
+def test_a_second_fetch_into_the_same_folder_is_refused(published: Published, tmp_path: Path) -> None:
     published.web.faults[NAME] = ["stall"]
     out = tmp_path / "out"
     command = [sys.executable, "-m", "kws", "fetch", str(published.recipe), str(out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         assert published.web.stalled.wait(60)
-        with pytest.raises(UsageError, match="another kws fetch is at work there"):
+        with pytest.raises(UsageError, match="in use by another kws fetch"):
             published.fetch(out)
         os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("at", ["cleared", "packed", "measured"])
-def test_killed_after_packing_it_still_finishes(published: Published, tmp_path: Path, at: str) -> None:
+@pytest.mark.parametrize(
+    "at", [pytest.param("cleared", marks=pytest.mark.slow), "packed", pytest.param("measured", marks=pytest.mark.slow)]
+)
+def test_a_fetch_killed_after_packing_finishes(published: Published, tmp_path: Path, at: str) -> None:
     out = tmp_path / "out"
     assert cli.main(["fetch", str(published.recipe), str(out), "--keep"]) == cli.OK
     (out / ".fetch").mkdir()
@@ -409,7 +420,7 @@ def test_killed_after_packing_it_still_finishes(published: Published, tmp_path: 
 # --- the official corpora --------------------------------------------------------------------------------------------
 
 
-def test_the_recipes_of_the_official_corpora_are_those_of_the_literature() -> None:
+def test_the_recipes_of_the_official_corpora_have_the_published_numbers() -> None:
     for version, clips, size in (("v0.01", 64_721, 1_489_096_277), ("v0.02", 105_829, 2_428_923_189)):
         known = recipe.find(f"speech_commands_{version}")
         assert known.words == set(official.CORPORA[version].words)
@@ -443,7 +454,7 @@ def test_the_full_official_layout(tmp_path: Path, kws: Kws, version: str, lists:
         web.version, web.faults[NAME] = "official", ["drop", "truncate", "500"]
         done = kws("fetch", tmp_path / known.name, tmp_path / "out", "--url", f"{web.url}/{NAME}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count("; again from") == 3
+    assert done.stderr.count("; resuming from") == 3
     corpus = index.load(tmp_path / "out")
     assert len(corpus.words) == len(official.CORPORA[version].words)
     for split, names in official.names(version).items():  # the hash rule made them, so both ways give the same

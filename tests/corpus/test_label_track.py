@@ -1,4 +1,4 @@
-"""A long recording becomes clips: a second around each label where there is room, none heard in two."""
+"""Long recordings with label tracks: one second around each label where there is room, and no overlap."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ def spans(*times: tuple[float, float, str]) -> list[tuple[str, float, float]]:
     return [(word, pytest.approx(start), pytest.approx(end)) for word, (start, end) in cuts]  # type: ignore[misc]
 
 
-def test_a_label_grows_to_a_second_around_its_middle() -> None:
+def test_an_excerpt_is_one_second_around_the_middle_of_its_label() -> None:
     assert spans((5.0, 5.4, "yes")) == [("yes", 4.7, 5.7)]
     assert spans((5.0, 5.0, "yes")) == [("yes", 4.5, 5.5)]
 
 
-def test_it_ends_where_the_recording_does() -> None:
+def test_an_excerpt_ends_where_the_recording_does() -> None:
     assert spans((0.1, 0.3, "yes"), (9.8, 10.0, "no")) == [("yes", 0.0, 0.7), ("no", 9.4, 10.0)]
 
 
-def test_it_ends_half_way_to_its_neighbours_with_a_word_or_without() -> None:
+def test_an_excerpt_ends_half_way_to_its_neighbours() -> None:
     assert spans((4.0, 4.4, "a"), (4.6, 5.0, "b"), (5.2, 5.2, "")) == [("a", 3.7, 4.5), ("b", 4.5, 5.1)]
 
 
-def test_longer_labels_and_noise_stay_as_they_are() -> None:
+def test_long_labels_and_noise_keep_their_length() -> None:
     assert spans((2.0, 3.5, "a"), (5.0, 5.2, NOISE_FOLDER)) == [("a", 2.0, 3.5), (NOISE_FOLDER, 5.0, 5.2)]
 
 
-def test_labels_that_overlap_keep_their_own_length() -> None:
+def test_overlapping_labels_keep_their_length() -> None:
     assert spans((2.0, 2.6, "a"), (2.4, 2.8, "b")) == [("a", 1.8, 2.6), ("b", 2.4, 3.1)]
 
 
 @given(st.lists(st.tuples(st.floats(0, LENGTH_S), st.floats(0, LENGTH_S)), max_size=12))
-def test_no_clip_reaches_into_another_label_or_lacks_its_own(pairs: list[tuple[float, float]]) -> None:
+def test_an_excerpt_covers_its_own_label_and_no_other(pairs: list[tuple[float, float]]) -> None:
     times = sorted((min(pair), max(pair), "w") for pair in pairs)
     found = list(label_track.clip_spans(labels(*times), LENGTH_S))
     assert len(found) == len(times)
@@ -82,7 +82,7 @@ AUDACITY = (
 )
 
 
-def test_a_recording_with_a_track_beside_it_is_its_clips(folder: Path) -> None:
+def test_a_recording_with_a_label_track_gives_its_excerpts(folder: Path) -> None:
     path = track(folder, AUDACITY)
     corpus = Sources([folder])
     found = {recording.name: recording for recording in corpus}
@@ -90,12 +90,12 @@ def test_a_recording_with_a_track_beside_it_is_its_clips(folder: Path) -> None:
         "yes/days/monday-0000200-0001200.wav", "no/days/monday-0001500-0002500.wav",
         "turn left/days/monday-0004150-0005150.wav", f"{NOISE_FOLDER}/days/monday-0007000-0009000.wav",
     }  # fmt: skip
-    assert corpus.ignored == [f"{path}:6: a label without a word"]
+    assert [line.partition(": ")[0] for line in corpus.ignored] == [f"{path}:6"]
     whole = codec.decode((folder / "days" / "monday.wav").read_bytes())
     assert found["no/days/monday-0001500-0002500.wav"].decode().tolist() == whole[24000:40000].tolist()
 
 
-def test_all_clips_of_a_recording_fall_into_one_split(folder: Path) -> None:
+def test_all_excerpts_of_a_recording_are_in_one_split(folder: Path) -> None:
     track(folder, "".join(f"{second}.2\t{second}.4\tyes\n" for second in range(10)))
     for name, speaker in (("monday", "monday"), ("anna_nohash_3", "anna")):
         for ending in (".wav", ".txt"):
@@ -117,7 +117,7 @@ def praat(folder: Path, tiers: dict[str, list[tuple[float, float, str]]], form: 
 @pytest.mark.parametrize("form", ["long_textgrid", "short_textgrid"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("tiers", [["mine"], ["phones", "Words"]])
-def test_praats_textgrids_are_label_tracks(folder: Path, form: str, encoding: str, tiers: list[str]) -> None:
+def test_textgrids_of_praat_are_label_tracks(folder: Path, form: str, encoding: str, tiers: list[str]) -> None:
     (folder / "days" / "monday.txt").write_text("what is said there")
     entries = [(0.5, 0.9, "yes"), (4.5, 4.8, "grün"), (7.0, 9.0, "noise")]
     path = praat(folder, {name: [] for name in tiers} | {tiers[-1]: entries}, form)
@@ -130,13 +130,13 @@ def test_praats_textgrids_are_label_tracks(folder: Path, form: str, encoding: st
     assert corpus.ignored == []
 
 
-def test_a_textgrid_that_is_none_or_says_not_which_tier_is_refused(folder: Path) -> None:
+def test_a_damaged_or_ambiguous_textgrid_is_refused(folder: Path) -> None:
     path = praat(folder, {"anna": [(1, 2, "yes")], "bert": [(1, 2, "no")]})
-    with pytest.raises(UsageError, match=rf"{path}: the tiers anna, bert; wanted a single one, or one .* called words"):
+    with pytest.raises(UsageError, match=rf"{path}: .*anna, bert.* words"):
         list(Sources([folder]))
     for damaged in (path.read_text()[:300], "", "yes"):
         path.write_text(damaged)
-        with pytest.raises(UsageError, match=rf"{path}: no TextGrid that can be read .* wanted one as Praat"):
+        with pytest.raises(UsageError, match=rf"{path}: not a readable TextGrid"):
             list(Sources([folder]))
     praat(folder, {"words": [(1, 2, "a/b"), (3, 4, "_")]})
     with pytest.raises(UsageError) as caught:
@@ -147,7 +147,7 @@ def test_a_textgrid_that_is_none_or_says_not_which_tier_is_refused(folder: Path)
 
 
 @pytest.mark.parametrize("text", ["the words that are said\nin 3 takes\n", "", "2 apples\n"])
-def test_a_text_beside_a_recording_is_no_label_track(folder: Path, text: str) -> None:
+def test_other_text_beside_a_recording_is_no_label_track(folder: Path, text: str) -> None:
     track(folder, text)
     assert [recording.name for recording in Sources([folder])] == ["days/monday.wav"]
 
@@ -155,14 +155,14 @@ def test_a_text_beside_a_recording_is_no_label_track(folder: Path, text: str) ->
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("1.0 1.5 yes", "found '1.0 1.5 yes'; wanted START, END and LABEL with tabs between them"),
-        ("1.0\tyes", "the time 'yes'; wanted seconds, such as 12.5"),
-        ("x\t1.0\tyes", "the time 'x'; wanted seconds"),
-        ("2.0\t1.0\tyes", "from 2 to 1 s; wanted 0 or more, and an end after the start"),
-        ("-1\t1.0\tyes", "from -1 to 1 s; wanted 0 or more"),
-        ("9.5\t10.5\tyes", "to 10.5 s; wanted labels of this recording, which has 10.00 s"),
-        ("3\t4\ta/b", "the word 'a/b'; wanted one without /"),
-        ("3\t3\tnoise", "noise at a point; wanted a label from where to where it lasts"),
+        ("1.0 1.5 yes", "found '1.0 1.5 yes'"),
+        ("1.0\tyes", "the time 'yes'"),
+        ("x\t1.0\tyes", "the time 'x'"),
+        ("2.0\t1.0\tyes", "from 2 to 1 s"),
+        ("-1\t1.0\tyes", "from -1 to 1 s"),
+        ("9.5\t10.5\tyes", "to 10.5 s"),
+        ("3\t4\ta/b", "the word 'a/b'"),
+        ("3\t3\tnoise", "a point label for noise"),
     ],
 )
 def test_a_damaged_track_names_file_and_line(folder: Path, line: str, says: str) -> None:
@@ -174,7 +174,7 @@ def test_a_damaged_track_names_file_and_line(folder: Path, line: str, says: str)
     assert second.startswith(f"{path}:3: from 5 to 4 s")
 
 
-def test_a_long_recording_that_is_no_sound_is_left_out(folder: Path) -> None:
+def test_a_damaged_long_recording_is_left_out(folder: Path) -> None:
     track(folder, AUDACITY)
     (folder / "days" / "sunday.wav").write_bytes(b"no sound")
     (folder / "days" / "sunday.txt").write_text("1\t2\tyes\n")
@@ -184,7 +184,7 @@ def test_a_long_recording_that_is_no_sound_is_left_out(folder: Path) -> None:
 
 
 @given(st.text("0123456789.,-\t\n\\ayn\u00fc ", max_size=80))
-def test_no_text_is_more_than_a_mistake(text: str) -> None:
+def test_any_text_gives_labels_or_a_usage_error(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.txt"
         path.write_text(text, newline="")

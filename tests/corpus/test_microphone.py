@@ -1,4 +1,4 @@
-"""Takes from a microphone that is a file: ALSA's file plugin gives PortAudio what these tests say."""
+"""Recording from a file in place of a microphone, with ALSA's file plugin for PortAudio."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ HIGH, LOW = tone(800, seed=1), tone(200, seed=2)
 
 
 @pytest.fixture
-def heard(tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """The environment in which the microphone hears these takes, each after its countdown."""
+def fake_microphone(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """The environment in which the microphone records these takes, each after its countdown."""
     there = bool(find_spec("sounddevice") and ctypes.util.find_library("portaudio"))
     require("microphone", there, "sounddevice or PortAudio is absent (apt-get install libportaudio2)")
 
@@ -55,13 +55,13 @@ def samples(path: Path) -> list[int]:
     return codec.decode(data).tolist()
 
 
-def test_takes_are_kept_as_they_are_but_for_silent_and_clipped_ones(
-    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+def test_silent_and_clipped_takes_are_repeated_and_others_kept_unchanged(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
 ) -> None:
-    env, out = heard(SILENT, HIGH, CLIPPED, LOW), tmp_path / "mine"
+    env, out = fake_microphone(SILENT, HIGH, CLIPPED, LOW), tmp_path / "mine"
     done = kws("record", "turn left", out, "--count", 2, "--speaker", "anna", env=env)
     assert done.returncode == 0, done.stderr
-    assert f"{out}/turn left: 2 takes kept" in done.stdout
+    assert done.stdout.startswith(f"{out}/turn left: 2 takes kept")
     assert [line.split(":")[1] for line in done.stderr.splitlines()] == [" silent", " clipped"]
     place = out / "turn left"
     assert {path.name for path in place.iterdir()} == {"anna_nohash_0.wav", "anna_nohash_1.wav"}
@@ -70,36 +70,42 @@ def test_takes_are_kept_as_they_are_but_for_silent_and_clipped_ones(
     assert {(r.word, r.speaker) for r in Sources([out])} == {("turn left", "anna")}
 
 
-def test_numbers_go_on_where_files_are(heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command) -> None:
+@pytest.mark.slow
+def test_numbering_continues_after_existing_files(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+) -> None:
     (tmp_path / "yes").mkdir()
     for name in ("anna_nohash_6.wav", "anna_nohash_2.flac", "bert_nohash_9.wav"):
         (tmp_path / "yes" / name).write_bytes(b"mine")
-    done = kws("record", "yes", tmp_path, "--count", 1, "--speaker", "anna", "--json", env=heard(HIGH))
+    done = kws("record", "yes", tmp_path, "--count", 1, "--speaker", "anna", "--json", env=fake_microphone(HIGH))
     assert json.loads(done.stdout) == {"kept": 1, "files": [f"{tmp_path}/yes/anna_nohash_7.wav"]}
     assert (tmp_path / "yes" / "anna_nohash_6.wav").read_bytes() == b"mine"
 
 
-def test_noise_may_be_silent_and_as_long_as_wanted(
-    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+@pytest.mark.slow
+def test_noise_may_be_silent_and_of_any_length(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
 ) -> None:
-    done = kws("record", "noise", tmp_path, "--count", 1, "--seconds", 2.5, env=heard(np.tile(SILENT, 3)))
+    done = kws("record", "noise", tmp_path, "--count", 1, "--seconds", 2.5, env=fake_microphone(np.tile(SILENT, 3)))
     assert done.returncode == 0, done.stderr
     assert len(samples(tmp_path / NOISE_FOLDER / "me_nohash_0.wav")) == 40000
 
 
-def test_a_microphone_that_hears_nothing_ends_it(
-    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+def test_a_silent_microphone_ends_the_recording(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
 ) -> None:
-    done = kws("record", "yes", tmp_path / "mine", env=heard(HIGH, *[SILENT] * 6))
+    done = kws("record", "yes", tmp_path / "mine", env=fake_microphone(HIGH, *[SILENT] * 6))
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"kws: {tmp_path}/mine/yes: 5 takes in a row were no good, the last one silent")
+    assert last.startswith(f"kws: {tmp_path}/mine/yes: 5 takes in a row")
+    assert "silent" in last
     assert "1 are kept" in last
     assert len(list((tmp_path / "mine" / "yes").iterdir())) == 1
 
 
-def test_ctrl_c_keeps_what_is_there(heard: Callable[..., dict[str, str]], tmp_path: Path) -> None:
-    env = {**os.environ, **heard(*[np.tile(LOW, 4)] * 2)}
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_takes(fake_microphone: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+    env = {**os.environ, **fake_microphone(*[np.tile(LOW, 4)] * 2)}
     command = [sys.executable, "-m", "kws", "record", "yes", str(tmp_path / "mine"), "--count", "1000000"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     place, until = tmp_path / "mine" / "yes", time.monotonic() + 60
@@ -110,13 +116,16 @@ def test_ctrl_c_keeps_what_is_there(heard: Callable[..., dict[str, str]], tmp_pa
     assert process.returncode == 130, err
     files = list(place.iterdir())
     assert len(files) >= 3
-    assert f"{place}: {len(files)} takes kept" in out
+    assert out.startswith(f"{place}: {len(files)} takes kept")
     assert all(len(samples(path)) == 16000 for path in files)
 
 
-def test_a_terminal_shows_countdown_word_and_level(heard: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_terminal_shows_countdown_word_and_level(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
     ours, theirs = pty.openpty()
-    environment = {**os.environ, **heard(HIGH), "TERM": "xterm-256color"}
+    environment = {**os.environ, **fake_microphone(HIGH), "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "kws", "record", "yes", str(tmp_path / "mine"), "--count", "1"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
@@ -134,12 +143,14 @@ def test_a_terminal_shows_countdown_word_and_level(heard: Callable[..., dict[str
     assert f"{'█' * 23}{'·' * 7}  -13 dB" in shown
 
 
-def test_a_microphone_of_another_rate_is_resampled(heard: Callable[..., dict[str, str]], tmp_path: Path) -> None:
+def test_a_microphone_of_another_rate_is_resampled(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
     time_s = np.arange(3 * 44100) / 44100
-    env = {**os.environ, **heard((9000 * np.sin(2 * np.pi * 440 * time_s)).astype(np.int16))}
+    env = {**os.environ, **fake_microphone((9000 * np.sin(2 * np.pi * 440 * time_s)).astype(np.int16))}
     code = (
         "from kws.corpus import microphone; from pathlib import Path\n"
-        "microphone.Microphone._takes = lambda self, rate: False\n"
+        "microphone.Microphone._supports = lambda self, rate: False\n"
         "with microphone.Microphone() as open_one:\n"
         "    assert open_one._rate == 44100, open_one._rate\n"
         f"    list(microphone.record(microphone.RecordingSession('yes', Path({str(tmp_path)!r}), 'me', 1), open_one))\n"
@@ -157,55 +168,56 @@ def no_microphone() -> bool:
 
 
 @pytest.mark.skipif(not no_microphone(), reason="this machine has a sound card")
-def test_without_a_microphone_a_line_says_so(
-    heard: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
+def test_without_a_microphone_recording_is_refused(
+    fake_microphone: Callable[..., dict[str, str]], tmp_path: Path, kws: Command
 ) -> None:
-    env = heard(HIGH)
+    env = fake_microphone(HIGH)
     Path(env["ALSA_CONFIG_PATH"]).write_text("pcm.!default { type asym playback.pcm { type null } }\n")
     done = kws("record", "yes", tmp_path / "mine", env=env)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("kws: record: no microphone (Error querying device -1); plug one in")
+    assert done.stderr.startswith("kws: record: no microphone")
     assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize(
     ("absent", "says"),
     [
-        ("sys.modules['sounddevice'] = None", "needs the library sounddevice; type: pip install 'kws[record]'"),
-        ("import ctypes.util; ctypes.util.find_library = lambda name: None", "needs PortAudio; type: apt-get install"),
+        ("sys.modules['sounddevice'] = None", "pip install 'kws[record]'"),
+        ("import ctypes.util; ctypes.util.find_library = lambda name: None", "apt-get install libportaudio2"),
     ],
 )
-def test_without_library_or_portaudio_a_line_says_what_to_install(absent: str, says: str, tmp_path: Path) -> None:
+def test_without_library_or_portaudio_the_message_says_what_to_install(absent: str, says: str, tmp_path: Path) -> None:
     if "find_library" in absent:
         require("microphone", find_spec("sounddevice") is not None, "sounddevice is absent")
     code = f"import sys; {absent}; from kws import cli; sys.exit(cli.main(['record', 'yes', {str(tmp_path)!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"kws: record: {says}")
+    assert done.stderr.startswith("kws: record: ")
+    assert says in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("session", "says"),
     [
-        (("", "me"), "record: no word; wanted"),
-        (("a/b", "me"), "record: the word 'a/b'; wanted"),
-        (("yes", "a b"), "--speaker 'a b': wanted letters, numbers"),
-        (("yes", "a_nohash_b"), "--speaker 'a_nohash_b': wanted"),
-        (("yes", "../me"), "--speaker '../me': wanted"),
-        (("yes", "me", 0), "--count 0 --seconds 1: wanted 1 take or more"),
-        (("yes", "me", 1, 0.0), "--count 1 --seconds 0: wanted"),
-        (("yes", "me", 1, float("nan")), "--count 1 --seconds nan: wanted"),
+        (("", "me"), "record: no word"),
+        (("a/b", "me"), "record: the word 'a/b'"),
+        (("yes", "a b"), "--speaker 'a b'"),
+        (("yes", "a_nohash_b"), "--speaker 'a_nohash_b'"),
+        (("yes", "../me"), "--speaker '../me'"),
+        (("yes", "me", 0), "--count 0"),
+        (("yes", "me", 1, 0.0), "--seconds 0"),
+        (("yes", "me", 1, float("nan")), "--seconds nan"),
     ],
 )
-def test_what_cannot_be_a_name_or_a_take_is_refused(session: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_impossible_names_and_takes_are_refused(session: tuple[str, ...], says: str, tmp_path: Path) -> None:
     word, *rest = session
     with pytest.raises(UsageError, match=says.replace("(", r"\(")):
         RecordingSession(word, tmp_path, *rest)  # type: ignore[arg-type]
 
 
-def test_levels_are_against_full_scale() -> None:
+def test_levels_are_relative_to_full_scale() -> None:
     assert microphone.level_db(np.full(800, -32768, np.int16)) == 0.0
     assert microphone.level_db(np.zeros(800, np.int16)) == -96.0
     assert microphone.level_db(np.full(800, 3277, np.int16)) == pytest.approx(-20, abs=0.01)

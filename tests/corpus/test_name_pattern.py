@@ -1,4 +1,4 @@
-"""What `--names` takes out of files' names, and which patterns are none."""
+"""Word and speaker from file names (`--names`), and invalid patterns."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.conftest import tone
         ("take{}_{word}", "Take1_yes", None),
     ],
 )
-def test_a_name_says_word_and_speaker(pattern: str, stem: str, said: NameFields | None) -> None:
+def test_word_and_speaker_of_a_name(pattern: str, stem: str, said: NameFields | None) -> None:
     assert NamePattern(pattern).parse(stem) == said
 
 
 @pytest.mark.parametrize("pattern", ["{}", "word_speaker", "{wrod}_{}", "{word}_{word}", "{word", "word}", "{{word}}"])
-def test_what_is_no_pattern_is_refused(pattern: str) -> None:
-    with pytest.raises(UsageError, match=r"^--names '.*': .*wanted \{word\} and perhaps \{speaker\}"):
+def test_an_invalid_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(UsageError, match=r"^--names '.*': .*\{word\}.*\{speaker\}"):
         NamePattern(pattern)
 
 
@@ -48,7 +48,7 @@ def flat(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_a_flat_folder_is_read_by_its_names_and_others_are_listed(flat: Path, archived: bool) -> None:
+def test_a_flat_folder_is_read_by_names_and_others_are_reported(flat: Path, archived: bool) -> None:
     path = flat
     if archived:
         path = flat.with_suffix(".tar")
@@ -59,24 +59,23 @@ def test_a_flat_folder_is_read_by_its_names_and_others_are_listed(flat: Path, ar
         ("7/7_ann_0.wav", "ann"), ("7/7_bob_0.wav", "bob"), ("3/3_ann_0.wav", "ann"), (f"{NOISE_FOLDER}/hum.wav", ""),
     }  # fmt: skip
     assert len(corpus.ignored) == 1
-    assert corpus.ignored[0].endswith("readme-voice.wav: not named as --names '{word}_{speaker}_{}' says")
+    assert "readme-voice.wav: " in corpus.ignored[0]
+    assert "--names" in corpus.ignored[0]
 
 
-def test_a_folder_gives_the_word_where_the_pattern_does_not(tmp_path: Path) -> None:
+def test_the_folder_gives_the_word_where_the_pattern_does_not(tmp_path: Path) -> None:
     (tmp_path / "yes").mkdir()
     (tmp_path / "yes" / "ann-1.wav").write_bytes(codec.wav_bytes(tone(300, 4000)))
     assert [(r.name, r.speaker) for r in Sources([tmp_path], "{speaker}-{}")] == [("yes/ann-1.wav", "ann")]
 
 
-def test_a_pattern_that_no_name_matches_is_refused_with_such_a_name(flat: Path) -> None:
+def test_a_pattern_that_no_name_matches_is_refused_with_an_example(flat: Path) -> None:
     (flat / NOISE_FOLDER / "hum.wav").unlink()
-    with pytest.raises(
-        UsageError, match=r"no recording there that is named as --names '\{word\}=\{\}' says \(such as .*wav\)"
-    ):
+    with pytest.raises(UsageError, match=r"--names '\{word\}=\{\}' \(such as .*wav\)"):
         list(Sources([flat], "{word}={}"))
 
 
-def test_a_flat_folder_without_a_pattern_says_how_to_give_one(flat: Path) -> None:
+def test_a_flat_folder_without_a_pattern_is_refused_with_the_option(flat: Path) -> None:
     (flat / NOISE_FOLDER / "hum.wav").unlink()
-    with pytest.raises(UsageError, match=r"or --names '\{word\}_\{\}' where the files' names say the word"):
+    with pytest.raises(UsageError, match=r"--names '\{word\}_\{\}'"):
         list(Sources([flat]))

@@ -1,4 +1,4 @@
-"""The generated names have the official layout: what tests of tasks and fetching stand on."""
+"""The generated names have the numbers of the official corpora, which tests of tasks and fetching rely on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.corpus import official
 
 
 @pytest.mark.parametrize(("version", "clips", "words"), [("v0.01", 64_721, 30), ("v0.02", 105_829, 35)])
-def test_names_are_the_official_corpus_in_numbers(version: str, clips: int, words: int) -> None:
+def test_names_have_the_numbers_of_the_official_corpus(version: str, clips: int, words: int) -> None:
     splits = official.names(version)
     everything = [name for names in splits.values() for name in names]
     counts = Counter(name.partition("/")[0] for name in everything)

@@ -1,4 +1,4 @@
-"""Recipes are found by name, read strictly, and compared with archives and corpora."""
+"""Recipes are found by name, checked strictly, and compared with archives and corpora."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_every_recipe_is_found_by_its_name(path: Path) -> None:
     assert found.clips["train"] > 0
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^sc2: no such recipe; there are demo, .*speech_commands_v0.02; or give"):
+def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^sc2: no such recipe.* demo, .*speech_commands_v0.02"):
         recipe.find("sc2")
     with pytest.raises(UsageError, match=r"none\.toml: no such recipe"):
         recipe.find(str(tmp_path / "none.toml"))
 
 
-def test_a_recipe_without_the_rest_has_its_defaults(tmp_path: Path) -> None:
+def test_optional_keys_have_defaults(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(WHOLE, encoding="utf-8")
     found = recipe.find(str(path))
@@ -47,14 +47,14 @@ def test_a_recipe_without_the_rest_has_its_defaults(tmp_path: Path) -> None:
         (f"url = 3\n{WHOLE}", "url = 3, wanted a text"),
     ],
 )
-def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=f"^{path}: not a recipe .*{message}"):
         recipe.load(path)
 
 
-def test_an_archive_is_checked_whatever_it_is_called(tmp_path: Path) -> None:
+def test_an_archive_of_any_file_name_is_checked(tmp_path: Path) -> None:
     archive, path = tmp_path / "copy.tgz", tmp_path / "mine.toml"
     archive.write_bytes(b"sound")
     sha256 = hashlib.sha256(b"sound").hexdigest()
@@ -68,7 +68,7 @@ def test_an_archive_is_checked_whatever_it_is_called(tmp_path: Path) -> None:
             recipe.load(path).check_archive(archive)
 
 
-def test_archives_known_by_name_are_checked_before_packing(tmp_path: Path) -> None:
+def test_archives_that_the_recipe_lists_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f'{WHOLE}[sha256]\n"mine.tar.gz" = "{"0" * 64}"\n', encoding="utf-8")
     for name in ("mine.tar.gz", "other.tar.gz"):
@@ -78,13 +78,10 @@ def test_archives_known_by_name_are_checked_before_packing(tmp_path: Path) -> No
         recipe.check_archives(recipe.load(path), [tmp_path / "mine.tar.gz"])
 
 
-def test_differences_are_a_line_each(tmp_path: Path) -> None:
+def test_each_difference_to_a_corpus_is_a_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(WHOLE, encoding="utf-8")
     wanted = recipe.load(path)
     assert recipe.differences(wanted, ["b", "a"], {"train": 3, "test": 1}) == []
-    assert recipe.differences(wanted, ["b", "c"], {"train": 2, "test": 1, "noise": 5}) == [
-        "word a: in the recipe, not in the corpus",
-        "word c: in the corpus, not in the recipe",
-        f"train: 2 clips, {path} has 3",
-    ]
+    found = recipe.differences(wanted, ["b", "c"], {"train": 2, "test": 1, "noise": 5})
+    assert [line.partition(":")[0] for line in found] == ["word a", "word c", "train"]

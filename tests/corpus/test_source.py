@@ -1,4 +1,4 @@
-"""Recordings come out of folders and archives with their names; the splits are the official ones."""
+"""Recordings from folders and archives: names, words, speakers, official splits, and damage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names(*paths: Path) -> list[str]:
     return sorted(recording.name for recording in Sources(paths))
 
 
-def test_a_recordings_word_is_its_folder() -> None:
+def test_the_word_of_a_recording_is_its_folder() -> None:
     assert Recording("turn left/0a7c2a8d_nohash_0.wav", Path("x.tar"), b"").word == "turn left"
 
 
@@ -55,25 +55,27 @@ def test_a_recordings_word_is_its_folder() -> None:
         ("yes/_nohash_0.wav", ""),
     ],
 )
-def test_a_speaker_stands_before_nohash(name: str, speaker: str) -> None:
+def test_the_speaker_is_the_part_before_nohash(name: str, speaker: str) -> None:
     assert source.speaker_from_name(name) == speaker
 
 
-@pytest.mark.parametrize("prefix", [".", "speech_commands_v0.02", "a/b"])
-@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize(
+    ("prefix", "mode"),
+    [(".", "w:gz"), ("a/b", "w"), ("speech_commands_v0.02", "w:bz2"), (".", "w:xz")],
+)
 def test_an_archive_holds_the_same_recordings_as_its_folder(folder: Path, prefix: str, mode: str) -> None:
     there, packed = Sources([folder]), Sources([archive(folder, prefix, mode)])
     assert {r.name: r.decode().tolist() for r in there} == {r.name: r.decode().tolist() for r in packed}
     assert there.split_of == packed.split_of
 
 
-def test_lists_are_read_whatever_their_line_ends(folder: Path) -> None:
+def test_lists_are_read_with_any_line_ends(folder: Path) -> None:
     corpus = Sources([folder])
     list(corpus)
     assert corpus.split_of == {"yes/00000001_nohash_0.wav": "test", "turn left/00000004_nohash_0.wav": "valid"}
 
 
-def test_audio_in_no_word_folder_is_said_and_left_out(folder: Path) -> None:
+def test_audio_outside_word_folders_is_reported_and_left_out(folder: Path) -> None:
     for place in ("loose.wav", "_rejected_/x.wav", ".trash/y.wav", "yes/phone.m4a"):
         (folder / place).parent.mkdir(exist_ok=True)
         (folder / place).write_bytes(b"x")
@@ -83,21 +85,22 @@ def test_audio_in_no_word_folder_is_said_and_left_out(folder: Path) -> None:
     assert all(f"{place}: not" in said for place in ("loose.wav", "_rejected_/x.wav", ".trash/y.wav", "yes/phone.m4a"))
 
 
-def test_linked_word_folders_count_and_circles_end(folder: Path, tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_without_loops(folder: Path, tmp_path: Path) -> None:
     (folder / "yes").rename(tmp_path / "elsewhere")
     (folder / "yes").symlink_to(tmp_path / "elsewhere")
     (folder / "turn left" / "again").symlink_to(folder)
     assert len([name for name in names(folder) if name.startswith("yes/")]) == 3
 
 
-def test_dead_links_are_said(folder: Path) -> None:
+def test_broken_links_are_reported(folder: Path) -> None:
     (folder / "yes" / "gone.wav").symlink_to(folder / "nowhere.wav")
     corpus = Sources([folder])
     list(corpus)
-    assert corpus.ignored == [f"{folder}: yes/gone.wav: a link that leads nowhere, or one inside an archive"]
+    assert len(corpus.ignored) == 1
+    assert corpus.ignored[0].startswith(f"{folder}: yes/gone.wav: ")
 
 
-def test_links_in_archives_are_said(folder: Path) -> None:
+def test_links_in_archives_are_reported(folder: Path) -> None:
     (folder / "yes" / "same.wav").hardlink_to(folder / "yes" / "00000001_nohash_0.wav")
     corpus = Sources([archive(folder)])
     list(corpus)
@@ -105,7 +108,7 @@ def test_links_in_archives_are_said(folder: Path) -> None:
     assert "a link" in corpus.ignored[0]
 
 
-def test_names_that_are_not_utf8_are_said_in_words_that_print(folder: Path) -> None:
+def test_names_that_are_not_utf8_are_reported_in_printable_text(folder: Path) -> None:
     (folder / "yes" / "\udcff.wav").write_bytes(b"x")
     corpus = Sources([folder])
     list(corpus)
@@ -113,7 +116,7 @@ def test_names_that_are_not_utf8_are_said_in_words_that_print(folder: Path) -> N
     assert "not UTF-8" in corpus.ignored[0].encode().decode()
 
 
-def test_a_file_without_the_right_to_read_it_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -123,13 +126,13 @@ def test_a_file_without_the_right_to_read_it_is_named(folder: Path, monkeypatch:
 
 
 def test_a_missing_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"gone: no such folder or archive; wanted"):
+    with pytest.raises(UsageError, match=r"gone: no such folder"):
         Sources([tmp_path / "gone"])
 
 
 def test_a_source_without_audio_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty: no audio in word folders there; wanted WORD/FILE.wav"):
+    with pytest.raises(UsageError, match=r"empty: .*WORD/FILE.wav"):
         names(folder, tmp_path / "empty")
 
 
@@ -157,16 +160,16 @@ def noise(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [cut, cut_between_members, break_a_header, nothing, noise])
-def test_a_damaged_tar_is_refused_even_where_tarfile_sees_its_end(
+def test_a_damaged_tar_is_refused_also_where_tarfile_takes_it_for_the_end(
     folder: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     path = archive(folder, mode="w")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UsageError, match=r"wav.archive: damaged after \d+ members, or not a tar archive .*; wanted"):
+    with pytest.raises(UsageError, match=r"wav.archive: damaged after \d+ members"):
         names(path)
 
 
-@pytest.mark.parametrize("where", [0.2, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("where", [0.5, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.2, 0.9, 1.0))])
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
 def test_a_flipped_bit_in_a_compressed_archive_is_found(
     folder: Path, where: float, compress: Callable[[bytes], bytes]
@@ -179,7 +182,7 @@ def test_a_flipped_bit_in_a_compressed_archive_is_found(
         names(path)
 
 
-def test_a_compressed_archive_cut_short_is_refused(folder: Path) -> None:
+def test_a_truncated_compressed_archive_is_refused(folder: Path) -> None:
     path = archive(folder)
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UsageError, match="damaged after"):
@@ -189,11 +192,11 @@ def test_a_compressed_archive_cut_short_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("speaker", "split"), [("0585b66d", "train"), ("1e9e6bdd", "train"), ("0d82fd99", "valid"), ("63f7a489", "test")]
 )
-def test_the_hash_of_a_speaker_decides_for_good(speaker: str, split: str) -> None:
+def test_the_split_of_a_speaker_by_the_hash_rule(speaker: str, split: str) -> None:
     assert source.split_by_hash(speaker) == split
 
 
-def test_hash_percentages_can_be_moved() -> None:
+def test_the_shares_of_the_hash_rule() -> None:
     speakers = [f"{number:08x}" for number in range(2000)]
     shares = [sum(source.split_by_hash(s, valid, 30) == "valid" for s in speakers) / 2000 for valid in (0, 25, 100)]
     assert shares == [0.0, pytest.approx(0.25, abs=0.03), 1.0]
@@ -208,24 +211,26 @@ def test_the_hash_rule_agrees_with_the_official_lists() -> None:
     assert {name: source.split_by_hash(source.speaker_from_name(name)) for name in found} == wanted
 
 
-def test_many_files_in_a_folder_that_names_no_word_are_one_line(folder: Path) -> None:
+def test_a_folder_that_names_no_word_is_reported_with_one_line(folder: Path) -> None:
     (folder / ".cache").mkdir()
     for number in range(2000):
         (folder / ".cache" / f"{number}.wav").write_bytes(b"")
     corpus = Sources([folder])
     list(corpus)
-    assert corpus.ignored == [f"{folder}: .cache/0.wav: not in a word folder, and 1,999 more"]
+    assert len(corpus.ignored) == 1
+    assert corpus.ignored[0].startswith(f"{folder}: .cache/0.wav: ")
+    assert "1,999 more" in corpus.ignored[0]
 
 
-def test_what_is_no_source_is_answered_by_what_to_give(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"one audio file; give its folder"):
+def test_an_audio_file_and_a_packed_corpus_are_no_sources(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"give its folder"):
         Sources([next((folder / "yes").iterdir())])
     packed, _ = pack.pack([folder], tmp_path / "shards")
-    with pytest.raises(UsageError, match=r"packed already; train on it, or add .*: kws pack SRC\.\.\. .* --append"):
+    with pytest.raises(UsageError, match=r"packed already.*--append"):
         Sources([packed.root])
 
 
-def test_a_name_is_the_same_however_its_letters_are_composed(tmp_path: Path) -> None:
+def test_names_are_in_unicode_normal_form_c(tmp_path: Path) -> None:
     whole, apart = (unicodedata.normalize(form, "gehört/jörg_nohash_0.wav") for form in ("NFC", "NFD"))
     root = tmp_path / "wav"
     for name in (whole, apart.replace("0", "1")):

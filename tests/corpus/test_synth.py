@@ -125,6 +125,7 @@ def test_same_arguments_give_the_same_bytes(corpus: tuple[Path, synth.SynthSumma
     assert _bytes(tmp_path / "again") == _bytes(corpus[0])
 
 
+@pytest.mark.slow
 def test_seed_changes_voices_and_clips(corpus: tuple[Path, synth.SynthSummary], tmp_path: Path) -> None:
     synth.synthesize(tmp_path / "other", dataclasses.replace(SPEECH, words=WORDS[:1], seed=1))
     old, new = (
@@ -154,6 +155,7 @@ def test_planned_voices_are_distinct_and_fairly_split() -> None:
     assert first != [voice.split for voice in plan_voices(700, 4)]
 
 
+@pytest.mark.slow
 def test_every_variant_and_accent_sounds_different() -> None:
     """espeak says nothing about a variant that it does not know: it speaks its plain voice."""
 
@@ -166,7 +168,7 @@ def test_every_variant_and_accent_sounds_different() -> None:
     assert len({said(accent, "m3") for accent in ACCENTS}) == len(ACCENTS)
 
 
-def test_a_long_word_is_said_faster_and_a_longer_one_refused() -> None:
+def test_a_long_word_is_spoken_faster_and_a_longer_one_refused() -> None:
     voice = plan_voices(3, 0)[0]
     with closing(Espeak()) as engine:
         audio = synth._speak_word(engine, "internationally", voice, np.random.default_rng(0))
@@ -205,7 +207,7 @@ def test_progress_counts_every_clip(tmp_path: Path) -> None:
         ({"words": ("\u00e9t\u00e9", "e\u0301te\u0301")}, "none twice"),  # one word, spelt in two ways
         ({"languages": ()}, "at least one"),
         ({"languages": ("de", "de")}, "none twice"),
-        ({"languages": ("klingon",)}, "languages: found 'klingon', wanted one of espeak-ng's 1"),
+        ({"languages": ("klingon",)}, "languages: found 'klingon'"),
         ({"languages": ("en-us",)}, "such as .*en-US"),
         ({"noise_db": (20.0, 5.0)}, "the lower first"),
         ({"noise_db": (float("nan"), 5.0)}, "decibels"),
@@ -219,10 +221,10 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, object],
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_contents_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept", encoding="utf-8")
     for place in (tmp_path, tmp_path / "mine.txt", tmp_path / "mine.txt" / "below"):
-        with pytest.raises(UsageError, match="type another folder"):
+        with pytest.raises(UsageError, match="another folder"):
             synth.synthesize(place, SPEECH)
     assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "kept"
 
@@ -253,7 +255,7 @@ def test_a_missing_or_broken_library_is_named(tmp_path: Path, monkeypatch: pytes
 # --- other languages ----------------------------------------------------------------------------------------------
 
 
-def test_words_of_any_script_in_their_languages(tmp_path: Path, kws: Kws) -> None:
+def test_words_of_any_script_in_several_languages(tmp_path: Path, kws: Kws) -> None:
     listed = tmp_path / "words.txt"
     listed.write_text("\ufeffKäse\r\nда\n\nguten Tag\n", encoding="utf-8")
     out = tmp_path / "spoken"
@@ -266,7 +268,7 @@ def test_words_of_any_script_in_their_languages(tmp_path: Path, kws: Kws) -> Non
     assert facts["words"][1] == "да"
 
 
-def test_a_language_is_spoken_as_it_is() -> None:
+def test_a_language_has_its_own_pronunciation() -> None:
     """Not spelled out, and not as English says it."""
     with closing(Espeak()) as engine:
         said = {name: engine.speak("привет", f"{name}+m1", 160, 50, 1) for name in ("ru", "en")}
@@ -276,6 +278,7 @@ def test_a_language_is_spoken_as_it_is() -> None:
         )
 
 
+@pytest.mark.slow
 def test_folders_in_several_languages_are_packed_as_one(tmp_path: Path) -> None:
     folders = [tmp_path / language for language in ("de", "ru")]
     for folder, word in zip(folders, ("ja", "да"), strict=True):
@@ -294,14 +297,14 @@ def test_folders_in_several_languages_are_packed_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--noise", "loud"), "--noise loud: wanted LOW:HIGH"),
-        (("--noise", "5"), "--noise 5: wanted LOW:HIGH"),
-        (("--processes", "0"), "--processes 0: wanted 1 or more"),
-        (("--words", "none.txt"), "--words none.txt: no such file; wanted one with a word a line"),
+        (("--noise", "loud"), "--noise loud: "),
+        (("--noise", "5"), "--noise 5: "),
+        (("--processes", "0"), "--processes 0: "),
+        (("--words", "none.txt"), "--words none.txt: no such file"),
         (("--languages", "de,,fr"), "languages: found ''"),
     ],
 )
-def test_mistakes_on_the_command_line_are_one_line(
+def test_a_wrong_command_is_refused_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], message: str
 ) -> None:
     assert cli.main(["synth", str(tmp_path / "out"), *arguments]) == cli.USAGE
@@ -319,7 +322,7 @@ def _audio(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return codec.decode(path.read_bytes()) / 32768.0
 
 
-def test_noise_is_at_the_ratio_asked_for_and_new_in_each_clip(
+def test_noise_has_the_requested_ratio_and_differs_in_each_clip(
     corpus: tuple[Path, synth.SynthSummary], tmp_path: Path
 ) -> None:
     synth.synthesize(tmp_path / "noisy", dataclasses.replace(SPEECH, noise_db=(12.0, 12.0)))
@@ -334,7 +337,8 @@ def test_noise_is_at_the_ratio_asked_for_and_new_in_each_clip(
     assert np.abs(likeness).max() < 0.9  # brown noise wanders slowly, so short stretches are alike by chance
 
 
-def test_rooms_are_heard_in_their_share_of_the_clips(corpus: tuple[Path, synth.SynthSummary], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_rooms_are_added_to_their_share_of_the_clips(corpus: tuple[Path, synth.SynthSummary], tmp_path: Path) -> None:
     synth.synthesize(tmp_path / "half", dataclasses.replace(SPEECH, rooms=0.5))
     pairs = [(plain, tmp_path / "half" / plain.relative_to(corpus[0])) for plain in _clips(corpus[0])]
     changed = [(_audio(plain), _audio(heard)) for plain, heard in pairs if plain.read_bytes() != heard.read_bytes()]
@@ -343,7 +347,7 @@ def test_rooms_are_heard_in_their_share_of_the_clips(corpus: tuple[Path, synth.S
     assert all(heard.std() == pytest.approx(clip.std(), rel=0.02) for clip, heard in changed)
 
 
-def test_a_room_adds_what_follows_a_sound_and_nothing_before_it() -> None:
+def test_a_room_adds_sound_only_after_the_direct_sound() -> None:
     click = np.zeros(16_000, np.float32)
     click[4_000] = 0.5
     heard = acoustic_conditions.add_reverberation(click, np.random.default_rng(0))
@@ -368,7 +372,7 @@ def test_rooms_and_noise_are_the_same_on_any_number_of_processes(tmp_path: Path)
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_command_leaves_neither_files_nor_processes(tmp_path: Path, number: signal.Signals) -> None:
     temp = tmp_path / "temp"
     temp.mkdir()
