@@ -1,6 +1,6 @@
-"""A headless Chromium for tests of pages: real mouse moves, real clicks, and everything it complains of.
+"""A headless Chromium for tests of pages: real mouse moves and clicks, and all errors of the page.
 
-Speaks the browser's own protocol over two pipes, so that no port is opened and nothing else is installed.
+Uses the DevTools protocol over two pipes, so no port is opened and no other package is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-# Chromium takes commands from descriptor 3 and answers on 4.
+# Chromium reads commands from file descriptor 3 and writes answers to 4.
 _START = """
 import fcntl, os, sys
 for place, number in enumerate([fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3]], 3):
@@ -29,7 +29,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Page:
-    """One page in a browser of its own. `complaints`: console errors, exceptions and whatever it tried to fetch."""
+    """One page in its own browser. `errors`: console errors and warnings, exceptions, and attempts to fetch."""
 
     def __init__(self, profile: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         assert PROGRAM is not None
@@ -42,7 +42,7 @@ class Page:
         self._process = subprocess.Popen(command, pass_fds=(theirs, back), **quiet)
         os.close(theirs)
         os.close(back)
-        self._numbers, self._rest, self.complaints = itertools.count(1), b"", list[str]()
+        self._numbers, self._rest, self.errors = itertools.count(1), b"", list[str]()
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -63,7 +63,7 @@ class Page:
         os.close(self._in)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command of the DevTools protocol, and its result."""
+        """Sends a command of the DevTools protocol and returns its result."""
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -77,36 +77,36 @@ class Page:
             self._note(answer)
 
     def open(self, path: Path) -> None:
-        """Waits until the page is loaded."""
+        """Opens a file and waits until it is loaded."""
         self.call("Page.navigate", url=path.resolve().as_uri())
         while (event := self._next()).get("method") != "Page.loadEventFired":
             self._note(event)
 
     def js(self, expression: str) -> Any:
-        """The value of an expression, awaited."""
+        """The value of a JavaScript expression; a promise is awaited."""
         found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
     def move(self, x: float, y: float) -> None:
-        """The mouse, as a hand would."""
+        """Moves the mouse to this position, in two steps."""
         for step in (0.9, 1.0):
             self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x * step, y=y * step)
 
     def click(self, x: float, y: float) -> None:
-        """With the left button."""
+        """Clicks with the left button."""
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
-        """What is seen, or the whole page."""
+        """Writes a PNG of the visible part, or of the whole page."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole, format="png")["data"]
         path.write_bytes(base64.b64decode(data))
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             part = os.read(self._in, 1 << 16)
-            assert part, "Chromium is gone"
+            assert part, "Chromium has ended"
             self._rest += part
         message, self._rest = self._rest.split(b"\0", 1)
         return dict(json.loads(message))
@@ -114,10 +114,10 @@ class Page:
     def _note(self, event: dict[str, Any]) -> None:
         method, facts = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
-            self.complaints.append(str(facts["exceptionDetails"]))
+            self.errors.append(str(facts["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and facts["type"] in ("error", "warning", "assert"):
-            self.complaints.append(str(facts["args"]))
+            self.errors.append(str(facts["args"]))
         elif method == "Log.entryAdded" and facts["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(facts["entry"]["text"])
+            self.errors.append(facts["entry"]["text"])
         elif method == "Network.requestWillBeSent" and not facts["request"]["url"].startswith(("file:", "data:")):
-            self.complaints.append(f"asked for {facts['request']['url']}")
+            self.errors.append(f"fetched {facts['request']['url']}")

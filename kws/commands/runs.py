@@ -92,10 +92,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
     from kws.evaluation.split_result import file_stem
-    from kws.results import pictures, report
+    from kws.results import confusion_picture, report
 
     picture = run / "eval" / f"{file_stem(summary['split'], summary['crop'])}.png"
-    pictures.draw_confusion(summary, picture)
+    confusion_picture.draw_confusion(summary, picture)
     if as_json:
         print(json.dumps(summary), flush=True)
         return
@@ -109,7 +109,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
     found = compare.compare(arguments.runs, arguments.split)
     if arguments.out:
-        compare_text.write(found, arguments.out)
+        compare_text.write_comparison(found, arguments.out)
     if arguments.json:
         for row in found.as_json():
             print(json.dumps(row))
@@ -134,7 +134,7 @@ def predict(arguments: argparse.Namespace) -> int:
     recognizer = predict.Recognizer.from_run(arguments.run, arguments.checkpoint)
     keep_freed_memory()
     skipped: list[audio_files.SkippedFile] = []
-    counts = predict.PredictionCounts(grid.PANELS if arguments.grid else 0)
+    counts = predict.PredictionCounts(grid.MAX_PANELS if arguments.grid else 0)
     print_prediction = _print_json if arguments.json else _print_line
     with progress("predicting", hidden=sys.stdout.isatty()) as show:  # on a terminal the lines show the progress
         for item in recognizer.files(paths, skipped):

@@ -1,9 +1,9 @@
-"""Several runs side by side: what each network costs, how well it does, how fast and how long it was trained.
+"""Compares runs: cost of the networks, accuracy, training speed and time, and McNemar's test.
 
-RUN/{config.toml, run.json, metrics.jsonl, eval/SPLIT*.json, eval/SPLIT.clips.npz} -> lines, in groups
+RUN/{config.toml, run.json, metrics.jsonl, eval/SPLIT*.json, eval/SPLIT.clips.npz} -> ComparedRun, in groups
 
-Only runs that were evaluated on the very same clips are set against each other: rows are grouped by test set, and
-McNemar's test is made within a group, of each run against the group's best.
+Accuracies are comparable only between runs evaluated on the same clips. So runs are grouped by test set, and within a
+group each run is tested against the best one.
 """
 
 from __future__ import annotations
@@ -28,31 +28,41 @@ from kws.run import folder as run_folder
 
 @dataclasses.dataclass(frozen=True)
 class McNemar:
-    """A run against the best of its group: clips that only one of them got right, and the test's probability."""
+    """McNemar's test of a run against the best run of its group."""
 
     against: Path
+    """The best run of the group."""
     only_this: int
+    """Clips that only this run recognised."""
     only_other: int
+    """Clips that only the best run recognised."""
     p: float
+    """Two-sided p-value of the exact test."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """One run. Accuracies are fractions, `interval` 95 %; None where nothing is known."""
+class ComparedRun:
+    """One run in a comparison; None where a value is not known."""
 
     run: Path
     network: str
     result: Row
+    """Summary of its evaluation."""
     crop: Row | None
+    """Summary of its evaluation with crops, of the same checkpoint."""
     clips_per_s: float | None
+    """Median over the epochs of training."""
     hours: float
+    """Time of all attempts."""
     hardware: str
+    """Number of processes and their device, such as `2 x cpu`."""
     reported: Published | None
+    """Published accuracy of the network on this task."""
     stale: bool
-    """Whether the run has a better checkpoint than the one that was evaluated."""
+    """Whether best_accuracy is another checkpoint by now than the evaluated one."""
     mcnemar: McNemar | None = None
     untested: str = ""
-    """Why there is no McNemar's test, where one was due."""
+    """The reason where McNemar's test was not possible; "" otherwise."""
 
     @property
     def test_set(self) -> tuple[object, ...]:
@@ -64,13 +74,15 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Groups of runs on the same test set, the best first; and what to type for those that were left out."""
+    """Compared runs, grouped by test set."""
 
-    groups: tuple[tuple[Line, ...], ...]
+    groups: tuple[tuple[ComparedRun, ...], ...]
+    """Each group sorted by accuracy, best first."""
     missing: tuple[str, ...]
+    """For each run without an evaluation, a line with the command to type."""
 
     def as_json(self) -> list[Row]:
-        """An object a run."""
+        """One object per run."""
         return [{"test_set": place, **_json_of(line)} for place, group in enumerate(self.groups, 1) for line in group]
 
 
@@ -78,31 +90,31 @@ class Comparison:
 
 
 def compare(runs: Sequence[Path], split: str = "test") -> Comparison:
-    """The runs' rows. Raises UsageError for a folder that is no run, and where no run has been evaluated."""
+    """Compares runs on a split. Raises UsageError for a folder that is not a run, and where no run is evaluated."""
     lines, missing = [], []
     for run in dict.fromkeys(runs):
         network = run_folder.read_config(run).model.name
         result = records.read_json(run / "eval" / f"{split}.json")
-        if records.is_whole(result) and "corpus_id" in result:
+        if records.is_complete(result) and "corpus_id" in result:
             result["task"] = current_value("data.task", result.get("task", "words"))  # groups old and new runs
             lines.append(_line(run, network, result, split))
         else:
             option = "" if split == "test" else f" --split {split}"
-            missing.append(f"{run}: not evaluated on {split} yet; type: kws evaluate {run}{option}")
+            missing.append(f"{run}: not evaluated on {split} yet; type kws evaluate {run}{option}")
     if not lines:
         raise UsageError("; ".join(missing))
-    groups: dict[tuple[object, ...], list[Line]] = {}
+    groups: dict[tuple[object, ...], list[ComparedRun]] = {}
     for line in sorted(lines, key=lambda line: -line.result["accuracy"]):
         groups.setdefault(line.test_set, []).append(line)
     return Comparison(tuple(map(_tested, groups.values())), tuple(missing))
 
 
-def _line(run: Path, network: str, result: Row, split: str) -> Line:
+def _line(run: Path, network: str, result: Row, split: str) -> ComparedRun:
     lines = records.read_lines(run / "metrics.jsonl")
     speeds = [row["clips_per_s"] for row in records.rows_of(lines, "epoch") if row.get("clips_per_s")]
     crop = records.read_json(run / "eval" / f"{split}-crop.json")
-    same = records.is_whole(crop) and crop.get("checkpoint") == result.get("checkpoint")
-    return Line(
+    same = records.is_complete(crop) and crop.get("checkpoint") == result.get("checkpoint")
+    return ComparedRun(
         run=run,
         network=network,
         result=result,
@@ -110,48 +122,50 @@ def _line(run: Path, network: str, result: Row, split: str) -> Line:
         clips_per_s=median(speeds) if speeds else None,
         hours=sum(attempt.seconds for attempt in records.attempts(lines)) / 3600,
         hardware=_hardware(records.read_json(run / "run.json")),
-        reported=published.figure(network, str(result.get("task")), result["n"]) if split == "test" else None,
-        stale=records.pointed_to(run, "best_accuracy") not in (None, result.get("checkpoint")),
+        reported=published.published_accuracy(network, str(result.get("task")), result["n"])
+        if split == "test"
+        else None,
+        stale=records.checkpoint_name(run, "best_accuracy") not in (None, result.get("checkpoint")),
     )
 
 
 def _hardware(facts: Row) -> str:
-    """Such as `2 x cpu`."""
+    """Number of processes and device of the first, such as `2 x cpu`."""
     ranks = facts.get("ranks") or [{}]
     return f"{len(ranks)} x {ranks[0].get('device', '?')}"
 
 
-def _tested(group: Sequence[Line]) -> tuple[Line, ...]:
-    """The group with McNemar's test of each against the first."""
+def _tested(group: Sequence[ComparedRun]) -> tuple[ComparedRun, ...]:
+    """Adds McNemar's test of each run against the first."""
     if len(group) == 1:
         return tuple(group)
-    best, first = group[0], _right_of(group[0])
+    best, best_clips = group[0], _clip_results(group[0])
     found = [best]
     for line in group[1:]:
-        own = _right_of(line)
-        if first is None or own is None or not np.array_equal(first[0], own[0]):
-            why = "the clips' own results are missing or others; type: kws evaluate"
-            found.append(dataclasses.replace(line, untested=f"{why} {best.run} {line.run}"))
+        clips = _clip_results(line)
+        if best_clips is None or clips is None or not np.array_equal(best_clips[0], clips[0]):
+            reason = "the results of the single clips are missing or do not match; type kws evaluate"
+            found.append(dataclasses.replace(line, untested=f"{reason} {best.run} {line.run}"))
             continue
-        ours, theirs = int((own[1] & ~first[1]).sum()), int((first[1] & ~own[1]).sum())
-        test = McNemar(best.run, ours, theirs, metrics.mcnemar_p(ours, theirs))
+        only_this, only_other = int((clips[1] & ~best_clips[1]).sum()), int((best_clips[1] & ~clips[1]).sum())
+        test = McNemar(best.run, only_this, only_other, metrics.mcnemar_p(only_this, only_other))
         found.append(dataclasses.replace(line, mcnemar=test))
     return tuple(found)
 
 
-def _right_of(line: Line) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
-    """Every clip's (id, truth) and whether it was recognised; None where they are not those of the summary."""
+def _clip_results(line: ComparedRun) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+    """Ids and truths (2, n), and which clips were recognised (n,); None where the file does not fit the summary."""
     path = line.run / "eval" / f"{line.result['split']}.clips.npz"
     try:
-        with path.open("rb") as file, np.load(file) as clips:  # numpy leaves a file open that is none of its own
-            asked = np.stack([clips["clips"], clips["truth"]])
+        with path.open("rb") as file, np.load(file) as clips:  # opened here: numpy leaves a damaged file open
+            ids_and_truth = np.stack([clips["clips"], clips["truth"]])
             right = clips["probabilities"].argmax(axis=1) == clips["truth"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None
-    return (asked, right) if int(right.sum()) == int(np.trace(line.result["confusion"])) else None
+    return (ids_and_truth, right) if int(right.sum()) == int(np.trace(line.result["confusion"])) else None
 
 
-def _json_of(line: Line) -> Row:
+def _json_of(line: ComparedRun) -> Row:
     result, crop = line.result, line.crop or {}
     same = ("split", "corpus_id", "n", "parameters", "multiply_adds", "accuracy", "interval95", "macro_accuracy")
     found: Row = {"run": str(line.run), "network": line.network, "classes": len(result["classes"])}

@@ -1,4 +1,4 @@
-"""A comparison of runs as tables: for the terminal, Markdown, CSV, and accuracy against parameters as a picture."""
+"""A comparison of runs as terminal tables, Markdown and CSV, and as a picture of accuracy against parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kws.errors import UsageError
-from kws.results.compare import Comparison, Line
+from kws.results.compare import ComparedRun, Comparison
 from kws.results.formats import number
 from kws.results.records import Row
 from kws.results.scatter import Dot, scatter_png
@@ -24,8 +24,8 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def cells(line: Line) -> tuple[str, ...]:
-    """A row of texts, one for each of COLUMNS."""
+def cells(line: ComparedRun) -> tuple[str, ...]:
+    """The texts of a run's row, one for each of COLUMNS."""
     result, crop, test = line.result, line.crop or {}, line.mcnemar
     return (
         line.network,
@@ -63,8 +63,8 @@ def _probability(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def title(group: Sequence[Line]) -> str:
-    """Which test set: split, size, corpus, task."""
+def title(group: Sequence[ComparedRun]) -> str:
+    """The test set of a group: split, size, corpus, task."""
     result = group[0].result
     corpus = str(result.get("corpus_id"))[:8]
     task = f"task {result.get('task', 'words')}, {len(result['classes'])} classes"
@@ -75,20 +75,20 @@ PAIRS = (
     ("network", "run"), ("parameters", "mult-adds"), ("accuracy %", "95 %"), ("with crops %", "95 % crops"),
     ("reported %", ""), ("p", ""), ("clips/s", "hours"),
 )  # fmt: skip
-"""In a terminal a cell holds two of COLUMNS, one below the other."""
+"""In the terminal a cell holds two of COLUMNS, one below the other."""
 
 
 def tables(found: Comparison) -> list[Table]:
-    """For the terminal, a table a test set, without the columns in which nothing stands."""
+    """Tables for the terminal, one per test set, without empty columns."""
     return [_table(group) for group in found.groups]
 
 
-def _table(group: Sequence[Line]) -> Table:
+def _table(group: Sequence[ComparedRun]) -> Table:
     from rich.box import HORIZONTALS
     from rich.table import Table
     from rich.text import Text
 
-    # The folder's name: a path would take the room of the figures.
+    # Only the folder's name, because paths are too long for 80 columns.
     rows = [dict(zip(COLUMNS, cells(line), strict=True)) | {"run": line.run.resolve().name} for line in group]
     pairs = [pair for pair in PAIRS if any(row[pair[0]] != "-" for row in rows)]
     table = Table(title=Text(title(group)), header_style="bold", padding=(0, 0, 0, 1), box=HORIZONTALS, show_lines=True)
@@ -102,24 +102,24 @@ def _table(group: Sequence[Line]) -> Table:
 
 
 def notes(found: Comparison) -> list[str]:
-    """What must be said beside the tables."""
+    """Lines below the tables: sources, how to read p, and warnings."""
     every = [line for group in found.groups for line in group]
-    said = [f"reported: {source}" for source in sorted({line.reported.source for line in every if line.reported})]
+    lines = [f"reported: {source}" for source in sorted({line.reported.source for line in every if line.reported})]
     if any(line.mcnemar for line in every):
-        said.append(
-            "p: against the best, by McNemar's exact test on the same clips, two-sided, each by itself (below 0.05 "
-            "by chance once in 20 comparisons)"
+        lines.append(
+            "p: McNemar's exact test against the best run on the same clips, two-sided, not corrected for the number "
+            "of comparisons (of 20 equal runs, one is below 0.05 by chance)"
         )
     if len(found.groups) > 1:
-        said.append(f"{len(found.groups)} different test sets: accuracies of different tables do not compare")
-    said += [f"{line.run}: no McNemar's test: {line.untested}" for line in every if line.untested]
+        lines.append(f"{len(found.groups)} different test sets: accuracies of different tables cannot be compared")
+    lines += [f"{line.run}: no McNemar's test: {line.untested}" for line in every if line.untested]
     stale = [line.run for line in every if line.stale]
-    said += [f"{run}: its best checkpoint is another by now; type: kws evaluate {run}" for run in stale]
-    return said
+    lines += [f"{run}: has a better checkpoint than the evaluated one; type kws evaluate {run}" for run in stale]
+    return lines
 
 
-def write(found: Comparison, folder: Path) -> None:
-    """FILES into the folder, which is made. Raises UsageError where that cannot be."""
+def write_comparison(found: Comparison, folder: Path) -> None:
+    """Writes FILES to the folder, which is created. Raises UsageError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILES[0]).write_text(markdown(found), encoding="utf-8", errors="backslashreplace")
@@ -130,24 +130,24 @@ def write(found: Comparison, folder: Path) -> None:
 
 
 def markdown(found: Comparison) -> str:
-    """A table a test set, and the notes."""
+    """The comparison as Markdown: one table per test set, and the notes."""
     parts = []
     for group in found.groups:
         head = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         rows = ["| " + " | ".join(map(_markdown_cell, cells(line))) + " |" for line in group]
         parts.append("\n".join([f"### {title(group)}", "", *head, *rows]))
-    said = (*notes(found), *(f"left out: {line}" for line in found.missing))
-    return "\n\n".join([*parts, "\n".join(f"- {_markdown_cell(note)}" for note in said)]).rstrip() + "\n"
+    lines = (*notes(found), *(f"left out: {line}" for line in found.missing))
+    return "\n\n".join([*parts, "\n".join(f"- {_markdown_cell(note)}" for note in lines)]).rstrip() + "\n"
 
 
 def _markdown_cell(text: str) -> str:
-    """A name is text: neither a column, nor a tag, nor emphasis."""
+    """Escapes what Markdown would read as a column, a tag or emphasis."""
     kept = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{letter}" if letter in "\\|*_`[]" else letter for letter in kept)
 
 
 def as_csv(found: Comparison) -> str:
-    """A line a run, numbers as numbers."""
+    """The comparison as CSV with one line per run, and unformatted numbers."""
     rows = [_flat(row) for row in found.as_json()]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
@@ -167,7 +167,7 @@ def _flat(row: Row) -> Row:
 
 
 def _dots(found: Comparison) -> list[Dot]:
-    """A dot a run; named by its network, and by its run too where a network is there twice."""
+    """One dot per run, named after its network, and also its run where several runs have the same network."""
     every = [(group, line) for group in found.groups for line in group]
     names = [line.network for _, line in every]
     return [

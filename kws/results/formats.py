@@ -1,4 +1,4 @@
-"""Numbers and facts of runs as text, shared by the terminal, the HTML page and the pictures. No HTML here."""
+"""Numbers and results as text, for the terminal, the HTML page and the pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kws.results.records import Row
 
 
 def number(value: object, form: str) -> str:
-    """A number in that format spec, "-" where there is none."""
+    """A number with that format spec; "-" where `value` is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-"
     if not math.isfinite(value):
@@ -19,7 +19,7 @@ def number(value: object, form: str) -> str:
 
 
 def clock(seconds: object) -> str:
-    """Unix seconds as UTC date and time; "-" where there is no number."""
+    """Unix seconds as date and time in UTC; "-" where `seconds` is not a number."""
     if not isinstance(seconds, int | float):
         return "-"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -33,36 +33,36 @@ def duration(seconds: float) -> str:
 
 
 def split_name(result: Row) -> str:
-    """Of a result: the split, and whether with crops."""
+    """The split of a result, and whether crops were used."""
     return f"{result.get('split') or 'split'}{', with crops' if result.get('crop') else ''}"
 
 
 def accuracy_text(result: Row) -> str:
-    """The accuracy, with its interval where there is one."""
+    """The accuracy of a result, with its 95 % interval where it has one."""
     low, high = (result.get("interval95") or (None, None))[:2]
     interval = f" (95 % interval {number(low, '.2%')} to {number(high, '.2%')})" if low is not None else ""
     return f"accuracy {number(result.get('accuracy'), '.2%')}{interval}"
 
 
-def split_facts(result: Row) -> list[str]:
-    """An evaluation's figures, as many as are known."""
-    facts = [
+def result_figures(result: Row) -> list[str]:
+    """The figures of a result as texts; those that it does not have are left out."""
+    figures = [
         accuracy_text(result),
-        f"mean recall of the classes {number(result.get('macro_accuracy'), '.2%')}",
+        f"mean recall of classes {number(result.get('macro_accuracy'), '.2%')}",
         f"top 5 {number(result.get('top5'), '.2%')}",
         f"loss {number(result.get('loss'), '.4f')}",
         f"calibration error {number(result.get('calibration_error'), '.2%')}",
         f"{number(result.get('n'), ',')} clips",
         "checkpoint {}, epoch {}, step {}".format(*(result.get(key, "-") for key in ("checkpoint", "epoch", "step"))),
     ]
-    return [fact for fact in facts if not fact.endswith(" -")]
+    return [figure for figure in figures if not figure.endswith(" -")]
 
 
 CLASS_COLUMNS = ("word", "clips", "precision", "recall", "F1", "most confused with")
 
 
 def class_cells(result: Row) -> list[list[str]]:
-    """The rows of the per-class table of a metrics.summarise_confusion, one text for each of CLASS_COLUMNS."""
+    """The rows of the table of classes, with one text for each of CLASS_COLUMNS."""
 
     def cells(row: Row) -> list[str]:
         shares = [number(row.get(name), ".1%") for name in ("precision", "recall", "f1")]
@@ -80,6 +80,6 @@ PAIR_COLUMNS = ("true word", "predicted", "clips", "share of the true word")
 
 
 def pair_cells(result: Row) -> list[list[str]]:
-    """The rows of the most confused pairs, one text for each of PAIR_COLUMNS."""
+    """The rows of the table of most confused pairs, with one text for each of PAIR_COLUMNS."""
     pairs = metrics.confused_pairs(result["confusion"], result["classes"])
     return [[p["truth"], p["predicted"], f"{p['clips']:,}", number(p["share"], ".1%")] for p in pairs]

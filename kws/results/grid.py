@@ -1,4 +1,4 @@
-"""Recordings in a grid: each as the network saw it, the truth above it and the prediction below."""
+"""Recordings in a grid: the features of each, with the truth above and the prediction below."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ from kws.results.canvas import COLOURS, FAINT, INK, png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANELS = 120
-"""As many as can still be read on one picture."""
+MAX_PANELS = 120
+"""More would be unreadable on one picture."""
 _COLUMNS = 10
 _RIGHT, _WRONG = COLOURS[:2]
 
 
 class Panel(NamedTuple):
-    """One recording: the true word, or a name for it; what was predicted, how probably, whether that is right (None
-    where the truth is not known); and its features (F, N)."""
+    """One recording."""
 
     name: str
+    """The true word, or a name where it is not known."""
     word: str
+    """The predicted word."""
     probability: float
     right: bool | None
+    """Whether the prediction is the truth; None where the truth is not known."""
     features: npt.NDArray[np.float32]
+    """(F, N)"""
 
 
 def grid_png(panels: Sequence[Panel], title: str) -> bytes:
-    """Up to PANELS panels, row by row, under a title."""
+    """A PNG of up to MAX_PANELS panels, row by row, under a title."""
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, max(3, math.ceil(math.sqrt(1.4 * len(panels)))))
@@ -41,21 +44,21 @@ def grid_png(panels: Sequence[Panel], title: str) -> bytes:
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, color=INK, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for place, panel in zip(axes, panels, strict=False):
-        _draw(place, panel)
+        _draw_panel(place, panel)
     for place in axes[len(panels) :]:
         place.set_axis_off()
     return png(figure)
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     low, high = np.quantile(panel.features, (0.02, 0.999))
     axes.imshow(panel.features, origin="lower", aspect="auto", cmap="Greys", vmin=low, vmax=high)
     axes.set(xticks=[], yticks=[])
     colour, mark = {None: (FAINT, ""), True: (_RIGHT, "✓ "), False: (_WRONG, "✗ ")}[panel.right]
     axes.set_title(_short(panel.name), fontsize=8, color=INK, pad=3, parse_math=False)
-    said = f"{mark}{_short(panel.word)}\n{panel.probability:.0%}"
+    label = f"{mark}{_short(panel.word)}\n{panel.probability:.0%}"
     weight = "bold" if panel.right is False else "normal"
-    axes.set_xlabel(said, fontsize=8, color=INK if panel.right is None else colour, weight=weight, labelpad=2)
+    axes.set_xlabel(label, fontsize=8, color=INK if panel.right is None else colour, weight=weight, labelpad=2)
     axes.xaxis.label.set_parse_math(False)
     axes.spines[:].set(color=colour, linewidth=2.0 if panel.right is False else 1.0)
 

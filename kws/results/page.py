@@ -1,4 +1,4 @@
-"""The HTML page of kws.results.report: gathered facts in, one string out. Every text from a file is escaped here."""
+"""The HTML of a run's report page. Every text that comes from a file is escaped here."""
 
 from __future__ import annotations
 
@@ -16,56 +16,59 @@ from kws.results.formats import (
     duration,
     number,
     pair_cells,
-    split_facts,
+    result_figures,
     split_name,
 )  # fmt: skip
+from kws.results.page_style import STYLE, plot_scripts, security_policy
 from kws.results.records import AttemptSummary, Row, SamplingAudit
-from kws.results.style import STYLE, policy, scripts
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What one page shows. results, confusions (PNG bytes) and mistakes (HTML) run side by side; {} or None: not there
-    yet."""
+class PageContent:
+    """What a page shows; empty or None where the run does not have it yet."""
 
     name: str
     config: str
+    """Text of config.toml."""
     run: Row
+    """Content of run.json."""
     status: Row
     epochs: Sequence[Row]
     attempts: Sequence[AttemptSummary]
     results: Sequence[Row]
-    curves: bytes | None
+    """Summaries of the evaluations."""
     confusions: Sequence[bytes]
-    plots: Sequence[Row]
-    """Figures of the curves, then one for each of `results`."""
+    """For each of `results`, its confusion matrix as a PNG."""
     mistakes: Sequence[str]
+    """For each of `results`, the cards of its mistakes as HTML."""
+    curves: Sequence[Row]
+    """plotly figures of the training curves."""
+    matrices: Sequence[Row]
+    """For each of `results`, the plotly figure of its confusion matrix."""
     sampling: SamplingAudit | None
 
 
-def render(facts: Facts) -> str:
-    """The whole page. Its policy line forbids the browser to fetch anything, and to run any script but its own."""
-    title = escape(facts.name)
-    first = len(facts.plots) - len(facts.results)
+def render(content: PageContent) -> str:
+    """The whole page. Its security policy lets the browser fetch nothing, and run only the page's own scripts."""
+    title = escape(content.name)
+    per_result = zip(content.results, content.matrices, content.confusions, content.mistakes, strict=True)
     evaluated = "".join(
-        _split_section(result, mistakes, _spot(first + place, facts.plots[first + place], picture))
-        for place, (result, picture, mistakes) in enumerate(
-            zip(facts.results, facts.confusions, facts.mistakes, strict=True)
-        )
+        _split_section(result, mistakes, _matrix(number, matrix, picture))
+        for number, (result, matrix, picture, mistakes) in enumerate(per_result, len(content.curves))
     )
     body = [
-        f"<header><h1>{title}</h1>{_headline(facts)}</header>",
-        _section("Training", _curves(facts, first)),
+        f"<header><h1>{title}</h1>{_headline(content)}</header>",
+        _section("Training", _curves(len(content.curves))),
         evaluated or _section("Evaluation", "<p>Not evaluated yet.</p>"),
-        _section("Sampling", _sampling(facts.sampling)),
-        _section("History", _history(facts.attempts)),
-        _section("Ranks", _ranks(facts.run.get("ranks"))),
-        _section("Software, hardware, corpus", _surroundings(facts.run)),
-        _section("Configuration", f'<div class="scroll"><pre>{escape(facts.config)}</pre></div>'),
+        _section("Sampling", _sampling(content.sampling)),
+        _section("History", _history(content.attempts)),
+        _section("Ranks", _ranks(content.run.get("ranks"))),
+        _section("Software, hardware, corpus", _environment(content.run)),
+        _section("Configuration", f'<div class="scroll"><pre>{escape(content.config)}</pre></div>'),
     ]
     made = f"<footer>Written {clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
-    tail, allowed = scripts(facts.plots)
-    head = f'{_HEAD}{policy(allowed)}">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
+    tail, allowed = plot_scripts([*content.curves, *content.matrices])
+    head = f'{_HEAD}{security_policy(allowed)}">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
     return head + "\n".join(body) + made + tail + "\n</body>\n</html>\n"
 
 
@@ -81,28 +84,32 @@ _HEAD = """<!doctype html>
 # --- parts -------------------------------------------------------------------------------------------------
 
 
-def _headline(facts: Facts) -> str:
+def _headline(content: PageContent) -> str:
     cells = (
-        f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in tiles(facts)
+        f"<div><dt>{escape(a)}</dt><dd>{escape(b)}<small>{escape(c)}</small></dd></div>" for a, b, c in tiles(content)
     )
     return f"<dl>{''.join(cells)}</dl>"
 
 
-def tiles(facts: Facts) -> list[tuple[str, str, str]]:
-    """The run in a few figures: what, how much, and a remark (or "")."""
-    last_end = next((attempt.end for attempt in reversed(facts.attempts) if attempt.end), None)
-    # The latest attempt, not the furthest: after a resume the run stands where that one is.
-    steps = facts.attempts[-1].last if facts.attempts else facts.status.get("step")
-    best = max((row["valid_accuracy"] for row in facts.epochs if row.get("valid_accuracy") is not None), default=None)
+def tiles(content: PageContent) -> list[tuple[str, str, str]]:
+    """The run's main figures: name, value, and a remark or ""."""
+    last_end = next((attempt.end for attempt in reversed(content.attempts) if attempt.end), None)
+    # Of the latest attempt: after a resume the run may be at an earlier step than before.
+    steps = content.attempts[-1].last if content.attempts else content.status.get("step")
+    best = max((row["valid_accuracy"] for row in content.epochs if row.get("valid_accuracy") is not None), default=None)
     return [
-        *(_accuracy_tile(result) for result in facts.results if result["split"] == "test"),
+        *(_accuracy_tile(result) for result in content.results if result["split"] == "test"),
         ("best valid accuracy", number(best, ".2%"), ""),
-        ("network", str(facts.run.get("network") or (facts.results or [{}])[0].get("network") or "-"), ""),
-        ("parameters", number(facts.run.get("parameters"), ","), ""),
-        ("epochs", number(len(facts.epochs), ","), ""),
+        ("network", str(content.run.get("network") or (content.results or [{}])[0].get("network") or "-"), ""),
+        ("parameters", number(content.run.get("parameters"), ","), ""),
+        ("epochs", number(len(content.epochs), ","), ""),
         ("steps", number(steps, ","), ""),
-        ("wall time", duration(sum(attempt.seconds for attempt in facts.attempts)), _times(len(facts.attempts))),
-        ("state", str(facts.status.get("state") or last_end or "unknown"), ""),
+        (
+            "wall time",
+            duration(sum(attempt.seconds for attempt in content.attempts)),
+            _over_starts(len(content.attempts)),
+        ),
+        ("state", str(content.status.get("state") or last_end or "unknown"), ""),
     ]
 
 
@@ -112,51 +119,51 @@ def _accuracy_tile(result: Row) -> tuple[str, str, str]:
     return f"{split_name(result)} accuracy", number(result.get("accuracy"), ".2%"), note.replace(" %", "\u00a0%")
 
 
-def _times(starts: int) -> str:
+def _over_starts(starts: int) -> str:
     return f"over {starts} starts" if starts > 1 else ""
 
 
-def _curves(facts: Facts, count: int) -> str:
-    """The plots side by side; without scripts, the picture."""
+def _curves(count: int) -> str:
+    """The elements in which the script draws the curves."""
     if not count:
         return "<p>Nothing is recorded yet.</p>"
-    spots = "".join(f'<div id="plot-{place}"></div>' for place in range(count))
-    still = _picture(facts.curves, "Curves of loss, accuracy, learning rate and throughput")
-    return f'<div class="plots">{spots}</div><noscript>{still}</noscript>'
+    elements = "".join(f'<div id="plot-{number}"></div>' for number in range(count))
+    hint = "<noscript><p>The curves are drawn by a script, which this browser does not run.</p></noscript>"
+    return f'<div class="plots">{elements}</div>{hint}'
 
 
-def _spot(place: int, plot: Row, picture: bytes) -> str:
-    """Where a confusion matrix is drawn; without scripts, its picture."""
+def _matrix(number: int, plot: Row, picture: bytes) -> str:
+    """The element in which the script draws a confusion matrix; without scripts, its picture."""
     words = len(plot["data"][0]["z"])
     size = f"min-width:{240 + 26 * words}px;max-width:{420 + 40 * words}px;height:{plot['layout']['height']}px"
-    still = _picture(picture, "Confusion matrix", least=200 + 24 * words)
-    return f'<div class="scroll"><div id="plot-{place}" style="{size}"></div></div><noscript>{still}</noscript>'
+    still = _picture(picture, "Confusion matrix", min_width=200 + 24 * words)
+    return f'<div class="scroll"><div id="plot-{number}" style="{size}"></div></div><noscript>{still}</noscript>'
 
 
 def _sampling(audit: SamplingAudit | None) -> str:
-    """Draws of each class against the plan, in the newest epoch."""
+    """Planned and consumed draws of each class in the newest epoch."""
     if audit is None:
-        return "<p>The corpus is not at hand, or nothing was drawn yet.</p>"
+        return "<p>The corpus is not available here, or no step was done yet.</p>"
     kept = audit.rows[0].consumed is not None
     names = ("class", "clips", "planned draws", "consumed draws")[: 4 if kept else 3]
     rows = [
         (row.word, f"{row.clips:,}", f"{row.planned:,}", number(row.consumed, ","))[: len(names)] for row in audit.rows
     ]
-    said = f"Epoch {audit.epoch + 1}, its first {audit.steps:,} steps."
+    text = f"Epoch {audit.epoch + 1}, its first {audit.steps:,} steps."
     if not kept:
-        said += " What was consumed is written down with data.ledger=true."
+        text += " Consumed draws are recorded only with data.ledger=true."
     elif all(row.consumed == row.planned for row in audit.rows):
-        said += " What was consumed is what was planned."
+        text += " The consumed draws match the plan."
     else:
-        said += " The ledger is behind the plan: it is brought to the disk with each checkpoint; see also kws verify."
-    return f"<p>{said}</p>{_table(names, rows, 'lrrr'[: len(names)])}"
+        text += " The ledger is behind the plan: it is flushed with each checkpoint; see also kws verify."
+    return f"<p>{text}</p>{_table(names, rows, 'lrrr'[: len(names)])}"
 
 
 def _split_section(result: Row, mistakes: str, matrix: str) -> str:
     name = split_name(result)
     classes = _table(CLASS_COLUMNS, class_cells(result), "lrrrrl")
     parts = [
-        f"<p>{escape('; '.join(split_facts(result)))}.</p>",
+        f"<p>{escape('; '.join(result_figures(result)))}.</p>",
         matrix,
         f'<div class="beside"><div><h3>Classes</h3>{classes}</div>',
         f"<div><h3>Most confused pairs</h3>{_pairs(result)}</div></div>",
@@ -167,7 +174,7 @@ def _split_section(result: Row, mistakes: str, matrix: str) -> str:
 
 def _pairs(result: Row) -> str:
     rows = pair_cells(result)
-    return _table(PAIR_COLUMNS, rows, "llrr") if rows else "<p>No clip was taken for another word.</p>"
+    return _table(PAIR_COLUMNS, rows, "llrr") if rows else "<p>No clip was confused with another word.</p>"
 
 
 def _history(attempts: Sequence[AttemptSummary]) -> str:
@@ -190,7 +197,7 @@ def _history(attempts: Sequence[AttemptSummary]) -> str:
 
 
 def _end(attempt: AttemptSummary) -> str:
-    return attempt.end or "no end line: killed, or still running"
+    return attempt.end or "no end recorded: killed, or still running"
 
 
 def _ranks(ranks: object) -> str:
@@ -201,8 +208,8 @@ def _ranks(ranks: object) -> str:
     return _table(names, [[row.get(name, "-") for name in names] for row in rows], "r" + "l" * (len(names) - 1))
 
 
-def _surroundings(run: Row) -> str:
-    shown = {"network", "parameters", "ranks"}  # these have their own place on the page
+def _environment(run: Row) -> str:
+    shown = {"network", "parameters", "ranks"}  # shown elsewhere on the page
     rows = [
         (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))
         for key, whole in run.items()
@@ -224,19 +231,17 @@ def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def _picture(png: bytes | None, text: str, least: int = 620) -> str:
-    """A picture on its own white card, so that it reads in the dark; `least` is its smallest width in px."""
-    if png is None:
-        return "<p>Nothing is recorded yet.</p>"
+def _picture(png: bytes, text: str, min_width: int) -> str:
+    """A picture on a white card, which makes it readable on the dark page; `min_width` is in px."""
     data = base64.b64encode(png).decode("ascii")
-    width = int.from_bytes(png[16:20], "big") * 5 // 8  # drawn at 140 dots an inch: this is text at reading size
-    size = f"width:{width}px;min-width:{min(least, width)}px"
+    width = int.from_bytes(png[16:20], "big") * 5 // 8  # drawn at 140 dots per inch: text has its normal size
+    size = f"width:{width}px;min-width:{min(min_width, width)}px"
     image = f'<img alt="{escape(text)}" style="{size}" src="data:image/png;base64,{data}">'
     return f'<div class="scroll card">{image}</div>'
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[object]], align: str) -> str:
-    """align has an "l" (text) or an "r" (number) for each column."""
+    """`align` has an "l" (text) or an "r" (number) for each column."""
 
     def line(tag: str, cells: Iterable[object]) -> str:
         pairs = zip(cells, align, strict=True)

@@ -1,6 +1,6 @@
-"""The page's interactive plots, as the figures that plotly.js draws: plain dicts, every name in them escaped.
+"""The report page's interactive plots, as figures for plotly.js: plain dicts in which all names are escaped.
 
-Colours that must suit a light and a dark page are left to the page's script.
+Colours that differ between a light and a dark page are set by the page's script.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from kws.results.formats import number
 from kws.results.records import Row, rows_of
 
 Plot = dict[str, Any]
-_POINTS = 2000
-"""Of a line, at most: a browser draws no more than that."""
+_MAX_POINTS = 2000
+"""The most points of a line; longer lines are thinned."""
 _FAINT, _TRAIN, _VALID = "rgba(58, 143, 208, 0.45)", "#3a8fd0", COLOURS[1]
-"""The blue stands out by 3 : 1 from white and from the dark page."""
+"""The blue has a contrast of 3:1 with the light and with the dark page."""
 
 
-def curves(events: Sequence[Row]) -> list[Plot]:
-    """Loss, accuracy, learning rate, throughput and data wait over the steps; rows without a number are left out."""
+def training_curves(events: Sequence[Row]) -> list[Plot]:
+    """Loss, accuracy, learning rate, throughput and data wait over steps; events without the number are left out.
+
+    [] where no step was recorded. Dotted lines mark the steps at which the run was resumed.
+    """
     steps, epochs = rows_of(events, "step"), rows_of(events, "epoch")
     if not steps and not epochs:
         return []
@@ -49,7 +52,7 @@ def curves(events: Sequence[Row]) -> list[Plot]:
 
 def _line(rows: Sequence[Row], key: str, name: str, colour: str, scale: float, marks: bool = False) -> Plot:
     kept = [row for row in rows if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
-    kept = kept[:: max(1, -(-len(kept) // _POINTS))]
+    kept = kept[:: max(1, -(-len(kept) // _MAX_POINTS))]
     return {
         "type": "scatter", "mode": "lines+markers" if marks else "lines", "name": name,
         "x": [row["step"] for row in kept], "y": [scale * row[key] for row in kept],
@@ -74,21 +77,21 @@ def _plot(title: str, lines: Sequence[Plot], events: Sequence[Row]) -> Plot:
     return {"data": shown, "layout": layout}
 
 
-def confusion(result: Row) -> Plot:
-    """Row: true word; colour: the root of its share of the true word's clips, so that rare errors are seen; hovering
-    tells words, clips and share."""
+def confusion_matrix(result: Row) -> Plot:
+    """Rows are true words. Colours are square roots of shares of the true word's clips, which shows rare errors.
+    Hovering over a cell shows the words, clips and share."""
     counts = np.asarray(result["confusion"], dtype=np.int64)
     words = [escape(str(word)) for word in result["classes"]]
     short = [escape(word if len(word) <= 18 else word[:17] + "…") for word in map(str, result["classes"])]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    told = [
-        [_told(words[i], words[j], int(counts[i, j]), float(share[i, j])) for j in range(len(words))]
+    hover = [
+        [_hover_text(words[i], words[j], int(counts[i, j]), float(share[i, j])) for j in range(len(words))]
         for i in range(len(words))
     ]
     ticks = {"tickvals": list(range(len(words))), "ticktext": short, "zeroline": False, "automargin": True}
     bar = {"tickvals": [0, 0.05**0.5, 0.2**0.5, 0.5**0.5, 1], "ticktext": ["0", "5 %", "20 %", "50 %", "100 %"]}
     heat = {
-        "type": "heatmap", "z": np.sqrt(share).round(4).tolist(), "zmin": 0, "zmax": 1, "hovertext": told,
+        "type": "heatmap", "z": np.sqrt(share).round(4).tolist(), "zmin": 0, "zmax": 1, "hovertext": hover,
         "hoverinfo": "text", "xgap": 1, "ygap": 1, "texttemplate": "%{text}",
         "text": [[str(n) if n else "" for n in row] for row in counts.tolist()],
         "colorbar": {**bar, "thickness": 12, "outlinewidth": 0, "len": 0.6},
@@ -101,5 +104,5 @@ def confusion(result: Row) -> Plot:
     return {"data": [heat], "layout": layout}
 
 
-def _told(truth: str, predicted: str, clips: int, share: float) -> str:
+def _hover_text(truth: str, predicted: str, clips: int, share: float) -> str:
     return f"true: {truth}<br>predicted: {predicted}<br>{clips:,} clips, {number(share, '.1%')} of {truth}"

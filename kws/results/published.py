@@ -1,6 +1,6 @@
-"""What others reported, to stand beside one's own figures: only where the task is the same.
+"""Published accuracies, shown beside those of a run on the same task.
 
-A task is known by its name (shards/tasks), and tried on the official corpus where its test has the official size.
+A task is identified by its name (shards/tasks) and by the number of test clips that it has on the official corpus.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 _COURSE = "2024 course report, 12-label map of v0.01's whole test list"
 TEST_CLIPS = {"v2-12": 4890, "v2-35": 11005, "v1-12-full": 6835}
-"""Of the tasks for which figures are known, on the official corpus."""
+"""Number of test clips on the official corpus, of the tasks with published accuracies."""
 
 
 class Published(NamedTuple):
-    """A network's accuracy in percent, `crop` that with crops, and who reported it."""
+    """A network's accuracy in percent, its accuracy with crops, and the source."""
 
     accuracy: float
     crop: float | None
@@ -31,7 +31,7 @@ _COURSE_FIGURES = {
     "densenet_bc_100_12": (97.162, 97.147),
     "densenet_bc_190_40": (97.118, 97.147),
 }
-_FIGURES = {
+PUBLISHED = {
     **{(name, "v1-12-full"): Published(*pair, _COURSE) for name, pair in _COURSE_FIGURES.items()},
     ("bcresnet_1", "v2-12"): Published(96.9, None, "arXiv 2106.04140, 12 words of v0.02"),
     ("bcresnet_8", "v2-12"): Published(98.7, None, "arXiv 2106.04140, 12 words of v0.02"),
@@ -39,6 +39,6 @@ _FIGURES = {
 }
 
 
-def figure(network: str, task: str, clips: int) -> Published | None:
-    """What was reported of this network on the test of that task, if anything was, and this one has as many clips."""
-    return _FIGURES.get((network, task)) if TEST_CLIPS.get(task) == clips else None
+def published_accuracy(network: str, task: str, clips: int) -> Published | None:
+    """The published accuracy of a network on a task; None where there is none, or the test has other clips."""
+    return PUBLISHED.get((network, task)) if TEST_CLIPS.get(task) == clips else None

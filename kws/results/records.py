@@ -1,4 +1,4 @@
-"""What a run folder's files say, in any state that a run can be in: settings, events, starts, results. No torch.
+"""Reads a run folder's files, whatever state the run is in: metrics, attempts, status, evaluations.
 
 metrics.jsonl -> events, each step and epoch once -> attempts        eval/*.json -> results
 """
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class AttemptSummary:
-    """One start of a run: when it began (unix seconds), how long it ran and which steps it covered."""
+    """One attempt: when it began (unix seconds), how long it ran (seconds), and its first and last step."""
 
     number: int
     began: float | None
@@ -28,12 +28,13 @@ class AttemptSummary:
     world_size: int | None
     first: int
     last: int
-    end: str | None  # None: it wrote no end line, so it was killed or is running still
+    end: str | None
+    """Its final state; None where it wrote no end event: it was killed, or is still running."""
 
 
 class ClassDraws(NamedTuple):
-    """One class in one epoch: clips in the train split, draws that the plan has for the steps trained so far, and draws
-    in the ledger (None: the run kept no ledger)."""
+    """One class in one epoch: clips in the train split, planned draws in the steps done so far, and draws in the ledger
+    (None: the run writes no ledger)."""
 
     word: str
     clips: int
@@ -42,7 +43,7 @@ class ClassDraws(NamedTuple):
 
 
 class SamplingAudit(NamedTuple):
-    """An epoch (counted from 0), the number of its steps trained so far, and one row a class."""
+    """An epoch (counted from 0), the number of its steps done so far, and one row per class."""
 
     epoch: int
     steps: int
@@ -55,17 +56,17 @@ def rows_of(events: Iterable[Row], kind: str) -> list[Row]:
 
 
 def read_events(path: Path) -> list[Row]:
-    """The events of a metrics.jsonl in file order, each step and each epoch once.
+    """The events of a metrics.jsonl in file order, each step and each epoch once. [] where there is no file.
 
-    A resumed run repeats steps: rows of earlier attempts beyond the step it resumed from are dropped, and of
-    two rows for one step (or one epoch) the later wins. start and end events all stay. Lines that are no
-    JSON event are skipped, as is the half line a killed run leaves. A missing file gives [].
+    A resumed run repeats steps: rows of earlier attempts after the step it resumed from are dropped, and of two rows
+    for one step (or one epoch) the later is kept. All start and end events are kept. Lines that are not an event are
+    skipped, such as the partial last line of a killed run.
     """
     return without_repeats(read_lines(path))
 
 
 def read_lines(path: Path) -> list[Row]:
-    """All of its events, those too that a resume undid. A missing file gives []."""
+    """All events of a metrics.jsonl, also those that a later attempt repeated. [] where there is no file."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -79,7 +80,7 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    # Every event that is placed on an axis needs its step, and an epoch row its epoch.
+    # Events that are plotted need their step, and an epoch event its epoch.
     needed = {"start": ("step",), "step": ("step",), "epoch": ("step", "epoch"), "end": ()}
     if not isinstance(row, dict) or row.get("event") not in needed:
         return None
@@ -87,26 +88,26 @@ def _parse(line: bytes) -> Row | None:
 
 
 def without_repeats(rows: Iterable[Row]) -> list[Row]:
-    """Of the rows of read_lines those that count, as read_events says."""
+    """The rows of read_lines that read_events keeps."""
     kept: dict[tuple[str, int], Row] = {}
     for order, row in enumerate(rows):
         kind = row["event"]
         if kind == "start":
-            # The row at the very step resumed from stays until it is repeated: it may be the epoch that
-            # ended with the checkpoint, which the new attempt does not write again.
-            kept = {key: old for key, old in kept.items() if not _undone(old, row["step"])}
+            # A row at the very step resumed from is kept until it is repeated: it may be the epoch that ended with
+            # the checkpoint, which the new attempt does not write again.
+            kept = {key: old for key, old in kept.items() if not _is_replayed(old, row["step"])}
         key = (kind, row[kind] if kind in ("step", "epoch") else order)
-        kept.pop(key, None)  # so that the later row also takes the later place
+        kept.pop(key, None)  # so that the later row also has the later position
         kept[key] = row
     return list(kept.values())
 
 
-def _undone(row: Row, resumed_at: int) -> bool:
+def _is_replayed(row: Row, resumed_at: int) -> bool:
     return row["event"] in ("step", "epoch") and (row["step"] > resumed_at or resumed_at == 0)
 
 
 def read_json(path: Path) -> Row:
-    """The object in a JSON file, or {} where there is none yet or it is damaged."""
+    """The object in a JSON file; {} where the file is missing or damaged."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -114,8 +115,8 @@ def read_json(path: Path) -> Row:
     return value if isinstance(value, dict) else {}
 
 
-def pointed_to(run: Path, pointer: str) -> str | None:
-    """The checkpoint that `best_accuracy`, `best_loss` or `last` names; None where there is none."""
+def checkpoint_name(run: Path, pointer: str) -> str | None:
+    """Name of the checkpoint to which `best_accuracy`, `best_loss` or `last` points; None where there is none."""
     try:
         return (run / "checkpoints" / pointer).read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
@@ -123,15 +124,15 @@ def pointed_to(run: Path, pointer: str) -> str | None:
 
 
 def read_results(run: Path) -> list[Row]:
-    """The readable eval/*.json, test first, a split's crop test after its plain one."""
+    """The readable eval/*.json: test first, and each split's result with crops after the one without."""
     paths = sorted(run.glob("eval/*.json"), key=lambda path: (path.stem.endswith("-crop"), path))
     results = [{"split": path.stem, **read_json(path)} for path in paths]
     order = {"test": 0, "valid": 1, "train": 3}
-    return sorted(filter(is_whole, results), key=lambda result: order.get(str(result["split"]), 2))
+    return sorted(filter(is_complete, results), key=lambda result: order.get(str(result["split"]), 2))
 
 
-def is_whole(result: Row) -> bool:
-    """Whether this is a metrics.summarise_confusion, as far as pictures and tables need it."""
+def is_complete(result: Row) -> bool:
+    """Whether this is an evaluation's summary, with what pictures and tables need."""
     try:
         return bool(result["classes"]) and np.shape(result["confusion"]) == (len(result["classes"]),) * 2
     except (KeyError, TypeError, ValueError):  # missing, of another type, ragged
@@ -139,24 +140,24 @@ def is_whole(result: Row) -> bool:
 
 
 def read_status(run: Path) -> Row:
-    """RUN/status.json; of a run that says it is running and that no process has any more, the state is "killed"."""
+    """RUN/status.json, with state "killed" where it says "running" but no process holds the run's lock."""
     status = read_json(run / "status.json")
-    gone = status.get("state") == "running" and lock.find_holder(run) is None
-    return status | {"state": "killed"} if gone else status
+    killed = status.get("state") == "running" and lock.find_holder(run) is None
+    return status | {"state": "killed"} if killed else status
 
 
 def attempts(lines: Sequence[Row]) -> list[AttemptSummary]:
-    """Starts and how far each came, from what read_lines gives: the rows a resume undid were still worked for."""
-    stretches: list[list[Row]] = []
+    """The run's attempts. `lines` are those of read_lines: time spent on steps that were repeated later counts too."""
+    by_attempt: list[list[Row]] = []
     for row in lines:
         if row["event"] == "start":
-            stretches.append([])
-        if stretches:
-            stretches[-1].append(row)
-    return [_attempt(rows, count) for count, rows in enumerate(stretches, 1)]
+            by_attempt.append([])
+        if by_attempt:
+            by_attempt[-1].append(row)
+    return [_summarise_attempt(rows, count) for count, rows in enumerate(by_attempt, 1)]
 
 
-def _attempt(rows: Sequence[Row], count: int) -> AttemptSummary:
+def _summarise_attempt(rows: Sequence[Row], count: int) -> AttemptSummary:
     times = [row["time"] for row in rows if isinstance(row.get("time"), int | float)]
     ends = rows_of(rows, "end")
     return AttemptSummary(
@@ -171,6 +172,6 @@ def _attempt(rows: Sequence[Row], count: int) -> AttemptSummary:
 
 
 def steps_done(run: Path) -> int:
-    """The furthest step that the run's metrics record; 0 where there is none."""
+    """The last step in the run's metrics; 0 where there is none."""
     events = read_events(run / "metrics.jsonl")
     return max((row["step"] for row in events if row["event"] in ("step", "epoch")), default=0)

@@ -1,25 +1,25 @@
-"""Run folders as pictures, terminal tables and one self-contained HTML page (reads files only; no models)."""
+"""A run's results as terminal tables and as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kws import files
 from kws.errors import UsageError
 from kws.results import records
-from kws.results.cards import cards
+from kws.results.confusion_picture import confusion_png
 from kws.results.formats import (
     CLASS_COLUMNS,
     PAIR_COLUMNS,
     class_cells,
     pair_cells,
-    split_facts,
+    result_figures,
     split_name,
 )  # fmt: skip
-from kws.results.page import Facts, render, tiles
-from kws.results.pictures import confusion_png, curves_png
-from kws.results.plots import confusion, curves
+from kws.results.mistake_cards import mistake_cards
+from kws.results.page import PageContent, render, tiles
+from kws.results.plots import confusion_matrix, training_curves
 from kws.results.records import Row, SamplingAudit, rows_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def class_table(result: Row) -> Table:
-    """One line a class for the terminal, from a metrics.summarise_confusion."""
+    """An evaluation's classes as a terminal table."""
     from rich.table import Table
     from rich.text import Text
 
@@ -38,12 +38,12 @@ def class_table(result: Row) -> Table:
     for index, name in enumerate(CLASS_COLUMNS):
         table.add_column(name, justify="left" if index in (0, 5) else "right")
     for cells in class_cells(result):
-        table.add_row(*map(Text, cells))  # Text: a word such as "[red]" is no markup
+        table.add_row(*map(Text, cells))  # Text, so that a word such as "[red]" is not read as markup
     return table
 
 
 def pair_table(result: Row) -> Table:
-    """The words most often taken for one another, for the terminal."""
+    """The most confused pairs of words as a terminal table."""
     from rich.table import Table
     from rich.text import Text
 
@@ -56,37 +56,32 @@ def pair_table(result: Row) -> Table:
 
 
 def result_line(result: Row) -> str:
-    """An evaluation's figures in a line."""
-    return f"{split_name(result)}: {'; '.join(split_facts(result))}"
+    """An evaluation's figures in one line."""
+    return f"{split_name(result)}: {'; '.join(result_figures(result))}"
 
 
 # --- page --------------------------------------------------------------------------------------------------
 
 
 def write_report(run: Path, sampling: SamplingAudit | None = None) -> tuple[Path, Table]:
-    """Writes RUN/report.html, one file that needs nothing from outside, and RUN/curves.png.
+    """Writes RUN/report.html, a single file that needs no other and no network.
 
-    Returns the page's path, and the run in a few figures for the terminal. Works on a run in any state: what is not
-    there yet is left out. The page appears whole or not at all. Raises UsageError when `run` has no config.toml.
+    Returns its path, and a terminal table of the main figures. Works on a run in any state: what the run does not have
+    yet is left out. Raises UsageError where `run` has no config.toml.
     """
-    facts = _gather(run, sampling)
-    page, waiting = run / "report.html", run / f".report.html.{os.getpid()}"
-    waiting.write_bytes(render(facts).encode("utf-8", "replace"))
-    waiting.replace(page)
-    if facts.curves:
-        (run / "curves.png").write_bytes(facts.curves)
-    return page, _figures_table(facts)
+    content = _read_run(run, sampling)
+    page = run / "report.html"
+    files.write_bytes(page, render(content).encode("utf-8", "replace"))
+    return page, _figures_table(content)
 
 
-def _gather(run: Path, sampling: SamplingAudit | None) -> Facts:
+def _read_run(run: Path, sampling: SamplingAudit | None) -> PageContent:
     config = run / "config.toml"
     if not config.is_file():
-        wanted = "wanted a run folder, as `kws train` writes it"
-        raise UsageError(f"{run}: found no config.toml; {wanted}. Type: kws report RUN, e.g. kws report runs/demo")
+        raise UsageError(f"{run}: found no config.toml; wanted a run folder, such as kws report runs/demo")
     lines = records.read_lines(run / "metrics.jsonl")
     events, results = records.without_repeats(lines), records.read_results(run)
-    drawn = curves(events)
-    return Facts(
+    return PageContent(
         name=run.resolve().name,
         config=config.read_text(encoding="utf-8", errors="replace"),
         run=records.read_json(run / "run.json"),
@@ -94,19 +89,19 @@ def _gather(run: Path, sampling: SamplingAudit | None) -> Facts:
         epochs=rows_of(events, "epoch"),
         attempts=records.attempts(lines),
         results=results,
-        curves=curves_png(events) if drawn else None,
         confusions=[confusion_png(result) for result in results],
-        plots=[*drawn, *map(confusion, results)],
-        mistakes=[cards(run, result) for result in results],
+        mistakes=[mistake_cards(run, result) for result in results],
+        curves=training_curves(events),
+        matrices=[confusion_matrix(result) for result in results],
         sampling=sampling,
     )
 
 
-def _figures_table(facts: Facts) -> Table:
+def _figures_table(content: PageContent) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_header=False, title=Text(facts.name))
-    for name, value, remark in tiles(facts):
+    table = Table(show_header=False, title=Text(content.name))
+    for name, value, remark in tiles(content):
         table.add_row(name, Text(value, style="bold"), Text(remark.replace("\u00a0", " ")))
     return table

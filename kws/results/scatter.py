@@ -1,4 +1,4 @@
-"""Accuracy against size: networks as dots with their intervals, each with its name where there is room for it."""
+"""Accuracy against number of parameters: networks as dots with intervals and names, as a PNG."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kws.results.canvas import COLOURS, INK, LINE, png
+from kws.results.canvas import COLOURS, GRID, INK, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-_PLACES = [(x * far, y * far) for far in (8, 16, 28, 44) for x, y in ((1, 0.5), (1, -1), (-1, 0.5), (-1, -1))]
-"""Where a name may stand, in points from its dot: the nearest free place is taken."""
+_OFFSETS = [(x * far, y * far) for far in (8, 16, 28, 44) for x, y in ((1, 0.5), (1, -1), (-1, 0.5), (-1, -1))]
+"""Possible positions of a name, in points from its dot; the first free one is used."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One network: its parameters, accuracy and interval (fractions), and the group whose colour it has."""
+    """One network: number of parameters, accuracy and interval (fractions), and the group, which sets its colour."""
 
     name: str
     group: str
@@ -30,7 +30,7 @@ class Dot:
 
 
 def scatter_png(dots: Sequence[Dot]) -> bytes:
-    """Parameters (log) against accuracy in percent, with error bars and names. Dots of one group share a colour."""
+    """A PNG of accuracy in percent against parameters (log scale), with error bars; one colour per group."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -45,7 +45,7 @@ def scatter_png(dots: Sequence[Dot]) -> bytes:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.12)
-    axes.grid(color=LINE, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
@@ -54,40 +54,40 @@ def scatter_png(dots: Sequence[Dot]) -> bytes:
     axes.set_ylabel("accuracy %, with its 95 % interval", color=INK)
     if dots:
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    _name(figure, axes, dots)
+    _draw_names(figure, axes, dots)
     return png(figure)
 
 
 def _draw_group(axes: Axes, dots: Sequence[Dot], colour: str, name: str) -> None:
     values = [100 * dot.accuracy for dot in dots]
-    reach = [
+    errors = [
         [max(0.0, 100 * (dot.accuracy - dot.interval[0])) for dot in dots],
         [max(0.0, 100 * (dot.interval[1] - dot.accuracy)) for dot in dots],
     ]
     style: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 6, "elinewidth": 1.2, "capsize": 3}
-    axes.errorbar([dot.size for dot in dots], values, yerr=reach, label=name, **style)
+    axes.errorbar([dot.size for dot in dots], values, yerr=errors, label=name, **style)
 
 
-def _name(figure: Figure, axes: Axes, dots: Sequence[Dot]) -> None:
-    """Each name in the first place where it covers no other and no dot."""
+def _draw_names(figure: Figure, axes: Axes, dots: Sequence[Dot]) -> None:
+    """Draws each name at the first position where it covers no other name and no dot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    figure.draw(renderer)  # the layout must stand before anything can be measured
+    figure.draw(renderer)  # positions are known only after the layout
     centres = [axes.transData.transform((dot.size, 100 * dot.accuracy)) for dot in dots]
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centres]
     for dot in dots:
-        spots = [_written(axes, dot, place) for place in _PLACES]
-        boxes = [spot.get_window_extent(renderer) for spot in spots]
-        best = min(range(len(spots)), key=lambda number: (_overlaps(boxes[number], taken), number))
+        texts = [_draw_name(axes, dot, place) for place in _OFFSETS]
+        boxes = [text.get_window_extent(renderer) for text in texts]
+        best = min(range(len(texts)), key=lambda number: (_overlaps(boxes[number], taken), number))
         taken.append(boxes[best])
-        for number, spot in enumerate(spots):
+        for number, text in enumerate(texts):
             if number != best:
-                spot.remove()
+                text.remove()
 
 
-def _written(axes: Axes, dot: Dot, place: tuple[float, float]) -> Annotation:
+def _draw_name(axes: Axes, dot: Dot, place: tuple[float, float]) -> Annotation:
     return axes.annotate(
         dot.name if len(dot.name) <= 40 else dot.name[:39] + "…", (dot.size, 100 * dot.accuracy), place,
         textcoords="offset points", ha="left" if place[0] > 0 else "right", va="center", fontsize=8.5, color=INK,
@@ -100,7 +100,7 @@ def _overlaps(box: Bbox, taken: Sequence[Bbox]) -> int:
 
 
 def _short(count: float) -> str:
-    """1,200,000 as 1.2 M."""
+    """1,200,000 -> "1.2 M"."""
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if count >= unit:
             return f"{count / unit:g}{name}"

@@ -15,9 +15,9 @@ from kws.evaluation.mistakes import worst_mistakes, write_mistakes
 from kws.evaluation.split_result import SplitResult
 from kws.evaluation.trained import Trained
 from kws.models import registry
-from kws.results.cards import cards
+from kws.results.mistake_cards import mistake_cards
 from kws.run.checkpoint import Checkpoint, Checkpoints
-from tests.results.test_report import HOSTILE
+from tests.results.made_runs import HOSTILE
 
 TRUTH = np.array([0, 1, 2, 0, 1])
 PROBABILITIES = np.array(
@@ -53,16 +53,16 @@ def test_mistakes_are_saved_with_sound_and_features_and_shown_as_cards(tones: In
         assert kept["names"][row] == reader.name(clip)
         features = trained.features(torch.from_numpy(pcm[None].copy()))[0, 0]
         np.testing.assert_allclose(kept["features"][row], features, atol=5e-3)
-    shown = cards(tmp_path, {"split": "test", "classes": ["a", "b", HOSTILE]})
+    shown = mistake_cards(tmp_path, {"split": "test", "classes": ["a", "b", HOSTILE]})
     assert shown.count("<audio") == shown.count("<img") == 3
     assert "<b>b</b>" in shown
     assert HOSTILE not in shown
-    assert "60 %" in shown
+    assert "probability 60 %" in shown
 
 
 def test_no_cards_are_shown_without_mistakes_or_from_a_damaged_file(tmp_path: Path) -> None:
     result = {"split": "test", "crop": True, "classes": ["a"]}
-    assert cards(tmp_path, result) == ""
+    assert mistake_cards(tmp_path, result) == ""
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "test-crop.mistakes.npz").write_bytes(b"PK half")
-    assert cards(tmp_path, result) == ""
+    assert mistake_cards(tmp_path, result) == ""

@@ -1,5 +1,5 @@
-"""The report in a real browser: draws, tells what the mouse is over, plays, complains of nothing; looks are looked at
-by people (KWS_SCREENSHOTS names a folder for them)."""
+"""The report page in a real browser: plots, hover texts, audio players, no errors. How it looks is judged by people:
+KWS_SCREENSHOTS names a folder for screenshots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from kws.results.report import write_report
 from tests.chromium import PROGRAM, Page
 from tests.conftest import require, tone
-from tests.results.test_report import HOSTILE, fill
+from tests.results.made_runs import HOSTILE, fill
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 WORDS = ["yes", "no", HOSTILE, "</script><script>alert(3)</script>"]
@@ -21,7 +21,7 @@ WORDS = ["yes", "no", HOSTILE, "</script><script>alert(3)</script>"]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run made by hand, whose every name would do harm, with two mistakes to hear."""
+    """The report of a run made by hand, with names hostile to HTML and two saved mistakes."""
     run = tmp_path_factory.mktemp("run") / "first & <best>"
     (run / "eval").mkdir(parents=True)
     (run / "config.toml").write_text('url = "https://example.org/<script>alert(2)</script>"\n')
@@ -46,7 +46,7 @@ def page(report: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest
 
 
 def place_of(page: Page, selector: str) -> tuple[float, float]:
-    """Brings an element to view; its middle on the screen."""
+    """Scrolls an element into view; returns the position of its middle."""
     x, y = page.js(
         f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}}); "
         "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
@@ -54,7 +54,7 @@ def place_of(page: Page, selector: str) -> tuple[float, float]:
     return x, y
 
 
-def test_the_page_draws_without_complaint_and_runs_nothing_of_the_names(page: Page) -> None:
+def test_the_page_draws_all_plots_without_errors_and_runs_no_name(page: Page) -> None:
     assert page.js("document.querySelectorAll('.js-plotly-plot').length") == 7  # five curves, two matrices
     assert page.js("[...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))")
     assert page.js("document.querySelectorAll('img[src=x], a, iframe, form').length") == 0
@@ -62,44 +62,45 @@ def test_the_page_draws_without_complaint_and_runs_nothing_of_the_names(page: Pa
     assert page.js("document.querySelector('h1').textContent") == "first & <best>"
     assert page.js(f"document.body.innerText.includes({HOSTILE!r})")
     assert page.js("document.documentElement.scrollWidth <= innerWidth"), "the page itself never scrolls sideways"
-    assert page.complaints == []
+    assert page.errors == []
 
 
-def test_the_mouse_over_a_cell_tells_what_it_is(page: Page) -> None:
+def test_hovering_over_a_cell_shows_its_words_and_clips(page: Page) -> None:
     x, y = place_of(page, "#plot-5 .nsewdrag")
     width = page.js("document.querySelector('#plot-5 .nsewdrag').getBoundingClientRect().width")
     page.move(x - width * 3 / 8, y)  # the first column; the middle is the edge of two rows
-    told = page.js(
+    shown = page.js(
         "new Promise(done => { const look = () => {"
         " const t = document.querySelector('#plot-5 .hoverlayer').textContent;"
-        " t ? done(t) : setTimeout(look, 50); }; look(); setTimeout(() => done('nothing'), 5000); })"
+        " t ? done(t) : setTimeout(look, 50); }; look(); })"
     )
-    assert "predicted: yes" in told
-    assert "clips, " in told
-    assert page.complaints == []
+    assert "predicted: yes" in shown
+    assert "clips, " in shown
+    assert page.errors == []
 
 
-def test_the_players_play_what_was_kept(page: Page) -> None:
+def test_the_players_play_the_saved_mistakes(page: Page) -> None:
     assert page.js(
         "Promise.all([...document.querySelectorAll('audio')].map(a => a.readyState ? a.duration : "
         "new Promise(done => a.addEventListener('loadedmetadata', () => done(a.duration)))))"
     ) == pytest.approx([1.0, 0.5], abs=0.01)
     played = "(async () => { const a = document.querySelector('audio'); await a.play(); "
-    played += "await new Promise(done => setTimeout(done, 400)); return a.currentTime; })()"
-    assert 0 < page.js(played) <= 1.0
+    played += "while (!a.currentTime) await new Promise(done => a.addEventListener('timeupdate', done, {once: true})); "
+    played += "return a.currentTime; })()"
+    assert page.js(played) > 0
     assert page.js("[...document.querySelectorAll('img.sound')].every(i => i.naturalWidth === 101)")
-    assert page.complaints == []
+    assert page.errors == []
 
 
-def test_colours_follow_the_system(page: Page) -> None:
+def test_colours_follow_the_system_theme(page: Page) -> None:
     dark = page.js("matchMedia('(prefers-color-scheme: dark)').matches")
     before = page.js("getComputedStyle(document.querySelector('#plot-0 .main-svg')).backgroundColor")
     assert before == ("rgb(30, 35, 41)" if dark else "rgb(255, 255, 255)")
     other = [{"name": "prefers-color-scheme", "value": "light" if dark else "dark"}]
     page.call("Emulation.setEmulatedMedia", features=other)
-    after = page.js(
-        "new Promise(done => setTimeout(() => "
-        "done(getComputedStyle(document.querySelector('#plot-0 .main-svg')).backgroundColor), 300))"
+    assert page.js(
+        "new Promise(done => { const look = () => {"
+        " const colour = getComputedStyle(document.querySelector('#plot-0 .main-svg')).backgroundColor;"
+        f" colour === {before!r} ? setTimeout(look, 50) : done(true); }}; look(); }})"
     )
-    assert after != before
     page.call("Emulation.setEmulatedMedia", features=[other[0] | {"value": "dark" if dark else "light"}])

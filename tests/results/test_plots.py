@@ -1,17 +1,17 @@
-"""The figures that plotly draws."""
+"""The figures for plotly."""
 
 from __future__ import annotations
 
 import json
 
 from kws.metrics import summarise_confusion
-from kws.results.plots import confusion, curves
-from tests.results.test_report import HOSTILE, epoch, start, step
+from kws.results.plots import confusion_matrix, training_curves
+from tests.results.made_runs import HOSTILE, epoch, start, step
 
 
-def test_a_curve_has_its_numbers_and_marks_each_resume() -> None:
+def test_curves_have_the_recorded_values_and_mark_each_resume() -> None:
     events = [start(1, 0), step(1, 2.5), epoch(0, 3), step(4, float("nan")), start(2, 3), step(5, 0.5)]
-    loss, accuracy, *others = curves(events)
+    loss, accuracy, *others = training_curves(events)
     steps, train, valid = loss["data"]
     assert (steps["x"], steps["y"]) == ([1, 5], [2.5, 0.5])
     assert (train["x"], train["y"], valid["y"]) == ([3], [1.0], [1.1])
@@ -23,17 +23,17 @@ def test_a_curve_has_its_numbers_and_marks_each_resume() -> None:
         "waiting for data, % of the step",
     ]
     json.dumps(loss, allow_nan=False)
-    assert curves([start(1, 0)]) == []
+    assert training_curves([start(1, 0)]) == []
 
 
-def test_a_long_run_is_drawn_with_some_of_its_points() -> None:
-    (line,) = curves([step(number) for number in range(1, 50_001)])[2]["data"]
+def test_the_points_of_a_long_run_are_thinned() -> None:
+    (line,) = training_curves([step(number) for number in range(1, 50_001)])[2]["data"]
     assert 1000 < len(line["x"]) <= 2000
     assert line["x"][0] == 1
 
 
-def test_hovering_a_cell_tells_words_clips_and_share() -> None:
-    plot = confusion(summarise_confusion([[9, 1], [0, 0]], ["yes", HOSTILE]))
+def test_the_hover_text_of_a_cell_has_words_clips_and_share() -> None:
+    plot = confusion_matrix(summarise_confusion([[9, 1], [0, 0]], ["yes", HOSTILE]))
     (heat,) = plot["data"]
     assert heat["hovertext"][0][0] == "true: yes<br>predicted: yes<br>9 clips, 90.0 % of yes"
     assert heat["text"] == [["9", "1"], ["", ""]]

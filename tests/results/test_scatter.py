@@ -1,4 +1,4 @@
-"""Accuracy against size, as dots."""
+"""The picture of accuracy against parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from kws.results.scatter import Dot, scatter_png
-from tests.results.test_report import HOSTILE, png_size
+from tests.results.made_runs import HOSTILE, png_size
 
 
 def dots(count: int, groups: int = 1) -> list[Dot]:
@@ -30,5 +30,5 @@ def test_any_name_can_be_drawn(name: str) -> None:
     assert png_size(scatter_png([Dot(name, "test", 1000, 0.5, (0.4, 0.6))]))
 
 
-def test_an_interval_that_rounding_left_inside_is_drawn() -> None:
+def test_an_interval_that_excludes_its_accuracy_by_rounding_is_drawn() -> None:
     assert png_size(scatter_png([Dot("all right", "g", 1000, 1.0, (0.9, 0.9999999))]))

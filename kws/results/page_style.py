@@ -1,4 +1,4 @@
-"""The page's look, its policy and its script: constants, and how the script is let in."""
+"""The report page's style sheet, script, and content security policy."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ audio { width: 100%; height: 2.2rem; }
 """
 
 
-def policy(scripts: Sequence[str]) -> str:
-    """Nothing is fetched from anywhere, and no script runs but these, whatever else might get into the page."""
+def security_policy(scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy: nothing may be fetched, and only these scripts may run."""
     sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in sums) or "'none'"
     return (
@@ -85,14 +85,14 @@ def policy(scripts: Sequence[str]) -> str:
     )
 
 
-def scripts(plots: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
-    """What stands at the page's end, and the scripts in it; nothing where there is no plot."""
+def plot_scripts(plots: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
+    """The HTML at the end of the page that draws the plots, and the scripts in it; empty where there is no plot."""
     if not plots:
         return "", []
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
     library = get_plotlyjs().replace("</script", "<\\/script")
-    # In JSON "<" may be written so, and then no tag can end the element that holds it.
+    # JSON allows "<" as an escape sequence; so no tag inside can end the script element.
     figures = json.dumps(list(plots), allow_nan=False).replace("<", "\\u003c")
     found = [library, SCRIPT]
     return "".join(

@@ -1,4 +1,4 @@
-"""An evaluation's worst mistakes, as kws.evaluation.mistakes keeps them: cards with a player and a spectrogram each."""
+"""The worst mistakes that kws.evaluation.mistakes saved, as HTML cards with an audio player and a spectrogram."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kws.results.formats import number
 from kws.results.records import Row
 
 
-def cards(run: Path, result: Row) -> str:
-    """HTML, or "" where the evaluation kept none."""
+def mistake_cards(run: Path, result: Row) -> str:
+    """The cards of an evaluation as HTML; "" where it saved no mistakes, or the file is damaged."""
     stem = f"{result['split']}{'-crop' if result.get('crop') else ''}"
     try:
         with (run / "eval" / f"{stem}.mistakes.npz").open("rb") as file, np.load(file) as kept:
@@ -30,13 +30,14 @@ def cards(run: Path, result: Row) -> str:
 
 
 def _card(clip: dict[str, Any], classes: list[str]) -> str:
-    truth, taken = (escape(str(classes[int(clip[key])])) for key in ("truth", "predicted"))
+    truth, predicted = (escape(str(classes[int(clip[key])])) for key in ("truth", "predicted"))
     sound = _embedded("audio/wav", codec.wav_bytes(clip["wave"][: max(1, int(clip["lengths"]))]))
     picture = _embedded("image/png", _spectrogram(clip["features"]))
-    chances = f"{number(float(clip['probability']), '.0%')} sure; {truth} at {number(float(clip['likely']), '.1%')}"
+    predicted_p, truth_p = number(float(clip["probability"]), ".0%"), number(float(clip["likely"]), ".1%")
     return (
-        f'<figure><img class="sound" alt="spectrogram" src="{picture}"><figcaption><b>{truth}</b>, taken for '
-        f"<b>{taken}</b><small>{chances}</small><small>{escape(str(clip['names']))}</small></figcaption>"
+        f'<figure><img class="sound" alt="spectrogram" src="{picture}"><figcaption><b>{truth}</b>, predicted '
+        f"<b>{predicted}</b><small>probability {predicted_p}; of {truth} {truth_p}</small>"
+        f"<small>{escape(str(clip['names']))}</small></figcaption>"
         f'<audio controls preload="metadata" src="{sound}"></audio></figure>'
     )
 
@@ -46,7 +47,7 @@ def _embedded(kind: str, data: bytes) -> str:
 
 
 def _spectrogram(features: npt.NDArray[np.float16]) -> bytes:
-    """A pixel a value, low bands below."""
+    """A PNG with one pixel per value, low bands at the bottom."""
     from matplotlib.image import imsave
 
     out, image = io.BytesIO(), features.astype(np.float32)
