@@ -87,13 +87,13 @@ class EvaluationStopped(Exception):  # noqa: N818  # not an error
 
 def evaluate_split(
     model: nn.Module, features: nn.Module, data: EvaluationData, ranks: Ranks,
-    should_continue: Callable[[], bool] = lambda: True, on_progress: Progress = no_progress,
+    should_stop: Callable[[], bool] = lambda: False, on_progress: Progress = no_progress,
 ) -> SplitResult:  # fmt: skip
     """Evaluates the network on every clip of the split that the task selects; every rank returns the whole result.
 
     The network runs in eval mode; its mode is restored afterwards. A clip's probabilities are the mean over its views,
-    and its loss is computed from this mean. `should_continue` is called before each batch. Raises UsageError where the
-    split has no such clip, and EvaluationStopped on every rank where `should_continue` returned False on any.
+    and its loss is computed from this mean. `should_stop` is called before each batch. Raises UsageError where the
+    split has no such clip, and EvaluationStopped on every rank where `should_stop` returned True on any.
     """
     clips = selected_clips(data.index, data.split, data.task)
     reader = Reader(data.index, data.split, cache_settings=data.cache_settings)
@@ -103,13 +103,13 @@ def evaluate_split(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), closing(stream_batches(own_batches, slot_reader, workers)) as batches:
-        until_stop = itertools.takewhile(lambda _: should_continue(), batches)
+        until_stop = itertools.takewhile(lambda _: not should_stop(), batches)
         counted = _count_batches(until_stop, sum(1 for _ in own_batches()), on_progress)
         outputs = ranks.on_all(
             lambda: [_evaluate_batch(model, features, data.views, batch, ranks.device) for batch in counted]
         )
     model.train(was_training)
-    if not all(ranks.gather(should_continue())):
+    if any(ranks.gather(should_stop())):
         raise EvaluationStopped
     result = _joined([output for of_rank in ranks.gather(outputs) for output in of_rank])
     assert np.array_equal(result.clips, clips), f"{data.split}: not every clip once, in order"

@@ -354,13 +354,13 @@ class Trainer:
             workers=data.workers, cache_settings=CacheSettings.from_config(data),
         )  # fmt: skip
 
-        def should_continue() -> bool:
+        def should_stop() -> bool:
             self.watchdog.report_progress("evaluating")
-            return not self.attempt.stop
+            return bool(self.attempt.stop)
 
         with self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext():
             return evaluate_split(
-                self.network, self.features, valid, self.ranks, should_continue, self.log.evaluation_progress
+                self.network, self.features, valid, self.ranks, should_stop, self.log.evaluation_progress
             )
 
     def _last_lr(self) -> float:

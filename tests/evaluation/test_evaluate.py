@@ -119,12 +119,12 @@ def test_a_stopped_evaluation_raises_and_restores_the_mode(tones: Index, stop_at
     task = tasks.resolve(tasks.words_task(tones.words), tones.words)
     data, model, asked = EvaluationData(index=tones, split="train", task=task, samples=16000), ByFrame().train(), []
 
-    def should_continue() -> bool:
+    def should_stop() -> bool:
         asked.append(True)
-        return len(asked) <= stop_at
+        return len(asked) > stop_at
 
     with pytest.raises(EvaluationStopped):
-        evaluate_split(model, Ramp(), data, ONE, should_continue)
+        evaluate_split(model, Ramp(), data, ONE, should_stop)
     assert model.training
 
 
