@@ -6,6 +6,7 @@ Imports nothing of kws but config, errors and machine; knows no networks and no 
     process_group   joining and leaving; DDP
     slurm           the environment that srun sets
     signals         stop requests
+    connection      lines of JSON between two ranks
     watchdog        detects dead or stalled ranks, forwards stop requests
     parent_death    ends a process with its parent
     worker_pool     worker processes for packing and synthesis

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import json
 import os
 import secrets
 import selectors
@@ -31,18 +30,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from kws.distributed.connection import Activity, Connection
 from kws.distributed.ranks import Ranks
 from kws.distributed.signals import StopRequest
 
 HEARTBEAT_S, DEAD_S, GRACE_S = 5.0, 60.0, 15.0
 _TICK_S = 0.5
 _CONNECT_TIMEOUT_S = 20.0
-_MAX_LINE_BYTES = 1 << 20
 SYNCHRONISING = "computing and exchanging gradients"
 """The activity of a rank that may be waiting for other ranks: it is not at fault if another rank is elsewhere."""
-
-Activity = tuple[str, float, bool]
-"""What a rank is doing, for how many seconds without progress, and whether that may take any time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +83,7 @@ class Watchdog:
         self._selector = selectors.DefaultSelector()
         self._wakeup_receiver, self._wakeup = socket.socketpair()
         self._selector.register(self._wakeup_receiver, selectors.EVENT_READ, None)
-        self._connections: list[_Connection] = []
+        self._connections: list[Connection] = []
         self._first_on_host = ranks.rank == min((rank for rank in ranks.node_ranks() if rank), default=0)
         self.unreachable = self._connect_ranks(ranks, address)
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -161,7 +157,7 @@ class Watchdog:
 
     def _connect_to_main(self, address: str, port: int, main_name: str) -> bool:
         try:
-            connection = _Connection(socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S))
+            connection = Connection(socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S))
         except OSError:
             return False
         connection.name, connection.rank = main_name, 0
@@ -169,7 +165,7 @@ class Watchdog:
         self._add(connection)
         return True
 
-    def _add(self, connection: _Connection) -> None:
+    def _add(self, connection: Connection) -> None:
         self._connections.append(connection)
         self._selector.register(connection.socket, selectors.EVENT_READ, connection)
 
@@ -213,17 +209,17 @@ class Watchdog:
             self._stop_sent = True
             self._send_to_all({"stop": self._stop.signal})
 
-    def _receive_from(self, source: Any, connection: _Connection | None) -> None:
+    def _receive_from(self, source: Any, connection: Connection | None) -> None:
         if self._server and source is self._server:
             with contextlib.suppress(OSError):
-                self._add(_Connection(self._server.accept()[0]))
+                self._add(Connection(self._server.accept()[0]))
         elif connection is not None:
             for message in connection.receive():
                 self._handle(connection, message)
             if connection.closed:
                 self._handle_closed(connection)
 
-    def _handle(self, connection: _Connection, message: dict[str, Any]) -> None:
+    def _handle(self, connection: Connection, message: dict[str, Any]) -> None:
         if self._rank == 0 and not connection.name:  # the first message must hold the token
             if message.get("token") == self._token:
                 connection.name, connection.rank = str(message["name"]), int(message["rank"])
@@ -236,7 +232,7 @@ class Watchdog:
         if "fault" in message:
             self._set_fault(Fault(**message["fault"]))
 
-    def _handle_closed(self, connection: _Connection) -> None:
+    def _handle_closed(self, connection: Connection) -> None:
         self._selector.unregister(connection.socket)
         self._connections.remove(connection)
         connection.close()
@@ -296,41 +292,3 @@ class Watchdog:
         if self.fault and self.prints_fault:
             print(f"kws: {self.fault.text}", file=sys.stderr, flush=True)
         os._exit(1)
-
-
-class _Connection:
-    """A socket to another rank: whole lines of JSON in and out, never blocking."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket, self.name, self.rank = connected, "", -1
-        self.received_at, self.closed, self.left = time.monotonic(), False, False
-        self.error: str | None = None
-        self.activity: tuple[Any, ...] = ("starting", 0.0, True)
-        self._received, self._unsent = b"", b""
-        connected.setblocking(False)
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Sends the message; what the network does not take now is sent with a later message."""
-        self._unsent += json.dumps(message).encode() + b"\n"
-        with contextlib.suppress(OSError):
-            self._unsent = self._unsent[self.socket.send(self._unsent) :]
-
-    def receive(self) -> list[dict[str, Any]]:
-        """The messages that have arrived; sets `closed` when the other side has closed the connection."""
-        try:
-            data = self.socket.recv(1 << 16)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        self.closed, self.received_at = not data, time.monotonic()
-        *lines, self._received = (self._received + data).split(b"\n")
-        self.closed = self.closed or len(self._received) > _MAX_LINE_BYTES  # not one of our ranks
-        with contextlib.suppress(ValueError):
-            return [message for line in lines if isinstance(message := json.loads(line), dict)]
-        return []
-
-    def close(self) -> None:
-        """Closes the socket without waiting."""
-        with contextlib.suppress(OSError):
-            self.socket.close()

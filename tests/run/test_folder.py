@@ -129,7 +129,7 @@ def test_the_first_failure_of_a_run_is_kept(tmp_path: Path) -> None:
     run_folder.write_failure(tmp_path, 5, 1, rank=0)  # an error that rank 1 caused
     status = json.loads((tmp_path / "status.json").read_text())
     assert status == {"state": "failed", "code": 2, "step": 5, "rank": 1, "why": "a mistake"}
-    run_folder.write_failure(tmp_path / "gone", 5, 1, rank=0)  # does not raise
+    run_folder.write_failure(tmp_path / "missing", 5, 1, rank=0)  # does not raise
 
 
 def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:

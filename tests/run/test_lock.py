@@ -73,9 +73,9 @@ def test_a_requeued_job_takes_over_its_own_lock(tmp_path: Path) -> None:
 
 def test_the_heartbeat_is_updated_and_notices_another_holder(tmp_path: Path) -> None:
     lost: list[str] = []
-    seen, gone = threading.Event(), threading.Event()
+    seen, lost_event = threading.Event(), threading.Event()
     held = lock.acquire(tmp_path)
-    held.start_heartbeat(lambda why: (lost.append(why), gone.set()), seen.set, interval_s=0.05)
+    held.start_heartbeat(lambda why: (lost.append(why), lost_event.set()), seen.set, interval_s=0.05)
     os.utime(tmp_path / "lock.json", (0, 0))
     deadline = time.monotonic() + 30
     while (tmp_path / "lock.json").stat().st_mtime == 0:
@@ -83,7 +83,7 @@ def test_the_heartbeat_is_updated_and_notices_another_holder(tmp_path: Path) -> 
         time.sleep(0.01)
     assert seen.wait(30)
     write_lock(tmp_path)
-    assert gone.wait(30)
+    assert lost_event.wait(30)
     assert len(lost) == 1
     assert "process 1 on elsewhere" in lost[0]
     held.release()
@@ -104,10 +104,10 @@ def test_one_of_many_processes_gets_the_lock(tmp_path: Path) -> None:
         "except UsageError: print('no', flush=True)\nsys.stdin.read()"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) for _ in range(4)]
-    said = [process.stdout.readline().strip() for process in processes if process.stdout]
+    answers = [process.stdout.readline().strip() for process in processes if process.stdout]
     for process in processes:
         process.communicate("")
-    assert sorted(said) == ["mine", "no", "no", "no"]
+    assert sorted(answers) == ["mine", "no", "no", "no"]
 
 
 def test_a_folder_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> None:

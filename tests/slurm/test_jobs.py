@@ -56,8 +56,8 @@ def test_one_job_per_architecture_and_their_comparison(
     monkeypatch.chdir(ROOT)
     runs = tmp_path / "runs"
     words = ["launch", "slurm", *map(str, configs), "--run", str(runs), "--tasks", "1", "--set", "train.epochs=2"]
-    said = cluster.on("login", sys.executable, "-m", "kws", *words, "--sbatch=--cpus-per-task=1", env=environment)
-    array, compare = [line.removeprefix("job ") for line in said.splitlines() if line.startswith("job ")]
+    output = cluster.on("login", sys.executable, "-m", "kws", *words, "--sbatch=--cpus-per-task=1", env=environment)
+    array, compare = [line.removeprefix("job ") for line in output.splitlines() if line.startswith("job ")]
     for path in configs:
         path.unlink()  # the jobs have copies
     assert cluster.ended(compare, 600)["ExitCode"] == "0:0", (runs / "slurm" / f"{compare}.log").read_text()
