@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,26 @@ def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         files.write_text(tmp_path / "nowhere" / "a.txt", "text")
+
+
+def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(tmp_path / "a.json", {"a": Path})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
+def test_a_file_is_created_only_if_it_does_not_exist(tmp_path: Path) -> None:
+    files.create_text(tmp_path / "a.txt", "first")
+    with pytest.raises(FileExistsError):
+        files.create_text(tmp_path / "a.txt", "second")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["first"]
+
+
+def test_a_file_is_created_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    files.create_text(tmp_path / "a.txt", "first")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["first"]

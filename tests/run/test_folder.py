@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from kws import files
 from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.errors import UsageError
@@ -130,14 +129,6 @@ def test_the_first_failure_of_a_run_is_kept(tmp_path: Path) -> None:
     status = json.loads((tmp_path / "status.json").read_text())
     assert status == {"state": "failed", "code": 2, "step": 5, "rank": 1, "why": "a mistake"}
     run_folder.write_failure(tmp_path / "missing", 5, 1, rank=0)  # does not raise
-
-
-def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    files.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        files.write_json(path, {"a": dataclasses.Field})
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_checkpoints_without_config_are_refused(tmp_path: Path) -> None:
