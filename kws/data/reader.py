@@ -46,7 +46,7 @@ class Reader:
         packed = index.split(split)
         views = {name: np.asarray(column) for name, column in packed.columns.items()}
         self._split = dataclasses.replace(packed, columns=views)
-        self._store, self._verify, self._on_bad = ShardStore(index.root, index.source, cache_settings), verify, on_bad
+        self._store, self._verify, self.on_bad = ShardStore(index.root, index.source, cache_settings), verify, on_bad
         self._silence = _silence_bytes(index, self._split, cache_settings)
         # Memory shared with forked loader workers, so that clips checked in one epoch are not checked in the next. The
         # kernel allocates the pages of an anonymous map when they are written: 100 million clips cost nothing at first.
@@ -122,7 +122,7 @@ class Reader:
         try:
             self._fill(wave, lengths, rows, clips)
         except DamagedError:
-            if self._on_bad == "fail":
+            if self.on_bad == "fail":
                 raise
             if len(clips) == 1:
                 self._bad[clips], lengths[rows] = True, -1

@@ -139,8 +139,8 @@ def apply_task(index: Index, definition: Definition, samples: int) -> Selection:
     if definition.silence:
         if SILENCE in words:
             raise UsageError(
-                f"{_silence_setting(definition)}: {index.root} has a word {SILENCE!r} of its own, which cannot be told "
-                "from generated silence; pack it under another name, or train without silence"
+                f"{_silence_setting(definition)}: {index.root} has a word {SILENCE!r} of its own, which cannot be "
+                "distinguished from generated silence; pack it under another name, or train without silence"
             )
         words = (*words, SILENCE)
     task = tasks.resolve(definition, words)

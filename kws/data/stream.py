@@ -60,7 +60,7 @@ class SlotReader:
         wave, lengths = self.reader.read_rows(slot.clips, self._samples)
         labels = self._class_of[self.reader.words(slot.clips)]
         arrays: list[npt.NDArray[Any]] = [slot.draws, slot.clips, wave, lengths, labels]
-        if (lengths < 0).any():
+        if self.reader.on_bad == "skip" and (lengths < 0).any():
             arrays = [array[lengths >= 0] for array in arrays]
         return Batch(slot.step, slot.slot, *map(torch.from_numpy, arrays))
 
