@@ -159,7 +159,7 @@ def _windows(found: Selection) -> list[tuple[int, int]]:
     view = found.index.split("test")
     assert isinstance(view, TaskSplit)
     assert view.silence is not None
-    which, at = np.divmod(view.silence.starts, 8 * SECOND)  # a tenth of each recording is heard
+    which, at = np.divmod(view.silence.starts, 8 * SECOND)  # a tenth of each recording is used
     names = found.packed.split("noise").columns["name"][which]
     return list(zip(names.tolist(), at.tolist(), strict=True))
 
@@ -340,15 +340,15 @@ def test_one_two_and_four_ranks_have_the_same_plan(noisy: Index, own: Path, mode
 
 def test_no_window_of_silence_is_in_two_splits(noisy: Index) -> None:
     # Every sample of the noise is a number of its own, so a clip tells where it is from.
-    found, heard = selection.apply_task(noisy, _own(), 1600), {}
+    found, used = selection.apply_task(noisy, _own(), 1600), {}
     for split in SPLITS:
         reader, view = Reader(found.index, split), found.index.split(split)
         rows = rows_of(view)
         silent = rows[view.values("word", rows) == len(noisy.words)]
         assert len(silent) == found.class_counts(split)[0] > 0
-        heard[split] = {sample for clip in silent.tolist() for sample in reader.read(clip).tolist()}
-        assert heard[split] <= {sample for part in read_noise(noisy, split) for sample in part.tolist()}
-    assert sum(map(len, heard.values())) == len(set.union(*heard.values()))
+        used[split] = {sample for clip in silent.tolist() for sample in reader.read(clip).tolist()}
+        assert used[split] <= {sample for part in read_noise(noisy, split) for sample in part.tolist()}
+    assert sum(map(len, used.values())) == len(set.union(*used.values()))
 
 
 def test_zeros_need_no_noise_and_stay_in_their_splits(tmp_path: Path) -> None:

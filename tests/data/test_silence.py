@@ -222,7 +222,7 @@ def test_silence_is_spread_over_steps_and_slots_as_a_packed_word_is(slots: int) 
 
 
 def large(shards: int, clips: int, words: int) -> Index:
-    """An index, of shards that nobody reads."""
+    """An index whose shards do not exist."""
     rng = np.random.default_rng(0)
 
     def split(name: str, count: int, samples: int) -> index.Split:
