@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
-from kws.config import load
 from kws.data.ledger import consumed_rows
 from kws.data.reader import Reader, read_noise
 from kws.data.stream import SlotReader
 from kws.data.training_set import TrainingSet
+from kws.settings_file import load
 from kws.training.network import build_network
 from kws.training.optim import lr_at
 from kws.training.slots import seed_slot

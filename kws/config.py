@@ -1,30 +1,13 @@
-"""Every setting on one page: typed, checked, with its default; TOML in, TOML out.
-
-`load(path, overrides)` gives a `Config` or raises `UsageError`: unknown keys and wrong types all at once, a line each.
-"""
+"""All settings with their types, defaults, units and checks. kws/settings_file.py reads and writes them as TOML."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from kws.errors import UsageError
-from kws.renamed import RENAMED_VALUES, current_value, renamed_note
+from pydantic import ConfigDict
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-Note = Callable[[str], object]
-"""Receives a line for the user."""
-
-
-def _no_note(_: str) -> None:
-    """Drops the line."""
 
 
 def _check(condition: bool, message: str) -> None:
@@ -34,47 +17,51 @@ def _check(condition: bool, message: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is read, and in which proportion."""
+    """The corpus, how often each clip is drawn, and how clips are read."""
 
     __pydantic_config__ = _STRICT
 
     shards: str = ""
-    """Folder of the packed corpus (the one with index/)."""
+    """Folder of the packed corpus, which contains index/."""
     task: str = "words"
-    """Which words are which classes; `words`: every word of the corpus is a class. Else one of shards/tasks by its name
-    (v1-30, v2-35, v1-12, v2-12, v1-12-full), or a FILE.toml of one's own."""
+    """Maps words to classes. `words`: every word of the corpus is a class. Otherwise the name of a task in shards/tasks
+    (v1-30, v2-35, v1-12, v2-12, v1-12-full), or a TOML file."""
     sampling: Literal["natural", "balanced", "weighted", "power"] = "balanced"
-    """natural: every clip once. balanced: equal class totals. weighted, power: with replacement."""
+    """natural: every clip once per epoch. balanced: as many draws of each class. weighted: with replacement, all
+    classes equally likely. power: with replacement, see `alpha`."""
     alpha: float = 0.5
-    """For `power`: a clip of a class with n clips weighs n^-alpha. 0 uniform, 1 equal classes."""
+    """For sampling = "power": the weight of a clip whose class has n clips is n^-alpha. 0: all clips are equally
+    likely; 1: all classes are."""
     epoch_clips: int = 0
-    """Clips an epoch; 0: as many as the train split has."""
+    """Draws per epoch; 0: the number of clips in the train split."""
     window: int = 4096
-    """Draws among which a lane is shuffled."""
+    """Shuffle window, in draws per slot: each lane is shuffled within windows of this length."""
     workers: int = 1
-    """Loader processes a rank; 0 reads in the training process."""
+    """Loader processes per rank; 0: clips are read in the training process."""
     silence: float = 0.0
-    """With task words: one more class, `silence`, made of the corpus's noise: so many clips for each of the others, in
-    every split."""
+    """For task = "words": adds the class `silence`, cut from the corpus's noise, with this fraction of the number of
+    all other clips, in every split. 0: no such class."""
     clip_seconds: float = 1.0
-    """Clips are padded with zeros or cut to their beginning; kws predict takes the loudest stretch of a longer one."""
+    """Length of a clip, in seconds. Shorter recordings are padded with zeros at the end; of longer ones the beginning
+    is used, except by kws predict, which tries segments over the whole recording."""
     verify: Literal["first", "always", "never"] = "first"
-    """Check a clip's crc32 the first time it is read, every time, or never."""
+    """When a clip's crc32 is checked: the first time the run reads it, every time, or never."""
     on_bad: Literal["fail", "skip"] = "fail"
-    """What a damaged clip or shard does: end the run, or be left out and counted. Transport always ends the run."""
+    """What happens with a damaged clip or shard: fail ends the run; skip leaves its clips out and counts them. Errors
+    of the network or the disk always end the run."""
     cache_dir: str = ""
-    """Folder for copies of shards, on the node's own disk; "": for remote shards only, below $TMPDIR or ~/.cache."""
+    """Folder on the node's own disk for copies of shards. "": remote shards only, below $TMPDIR or ~/.cache."""
     cache_gb: float = 20.0
-    """The most that it may hold, in GB (10^9 bytes); shared by all processes of a node."""
+    """Largest size of the cache in GB (10^9 bytes), shared by all processes of a node."""
     ledger: bool = False
-    """Write down every consumed draw, for `kws verify RUN`."""
+    """Record every consumed draw, for `kws verify RUN`."""
 
     def __post_init__(self) -> None:
         _check(self.epoch_clips >= 0, "epoch_clips: wanted 0 or more")
         _check(0.0 <= self.silence <= 1.0, "silence: wanted 0 to 1")
         _check(
             not self.silence or self.task == "words",
-            "task, silence: a task has its own classes, and silence only where its file says so; "
+            "task, silence: silence is a setting of task = words only; other tasks define it in their file; "
             "use --set data.silence=0, or --set data.task=words",
         )
         _check(self.window >= 1, "window: wanted 1 or more draws")
@@ -185,6 +172,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """`frontend.augment` -> the settings that this preset changes from their defaults."""
 
 
+def preset(name: str, **changes: Any) -> FrontEndConfig:
+    """The front-end settings of a preset, with changes."""
+    return FrontEndConfig(augment=name, **(PRESETS[name] | changes))  # type: ignore[arg-type]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network."""
@@ -197,83 +189,93 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The optimisation, and how it is carried out."""
+    """The optimisation, and on which processes and how it runs."""
 
     __pydantic_config__ = _STRICT
 
     epochs: int = 30
+    """Length of the run."""
     global_batch: int = 512
-    """Clips an update, over all processes."""
+    """Clips per step (optimizer update), over all processes."""
     micro_batch: int = 64
-    """Clips a slot. global_batch / micro_batch slots; the number of processes must divide them."""
+    """Clips per slot. A step has global_batch / micro_batch slots; the number of processes must divide that number."""
     seed: int = 0
+    """Seed of everything random: initial weights, sampling, augmentation, dropout, mixup."""
     init: str = ""
-    """Start from the weights of a RUN folder or a .safetensors file; what has another shape there, such as the head of
-    other classes, starts fresh. A resumed run does not look at it."""
+    """Run folder or .safetensors file with initial weights; "": random weights. Weights that it lacks or has in another
+    shape, such as the head for other classes, are random. Ignored when the run resumes."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 3e-3
-    """Highest learning rate."""
+    """Peak learning rate."""
     momentum: float = 0.9
+    """For sgd."""
     nesterov: bool = True
     """For sgd."""
     weight_decay: float = 1e-3
+    """Of weight matrices and convolution kernels."""
     decay_all: bool = False
-    """Weight decay on norms and biases too."""
+    """Apply weight decay to normalisation parameters and biases too."""
     schedule: Literal["cosine", "constant", "step", "onecycle", "plateau"] = "cosine"
-    """Of the learning rate, after warm-up. cosine: half a wave to 0. step: times `factor` every `step_epochs`.
-    onecycle: no warm-up, up from lr / 25 over 30 % of the run, then down to nothing. plateau: times `factor` where the
-    validation loss was no lower for `patience` evaluations."""
+    """Learning-rate schedule after warm-up. cosine: half a cosine wave, down to 0. step: multiplied by `factor` every
+    `step_epochs`. onecycle: no warm-up; rises from lr / 25 over 30 % of the run, then falls to almost 0. plateau:
+    multiplied by `factor` where the validation loss has not improved for `patience` evaluations."""
     warmup_epochs: float = 1.0
-    """Linear rise of the learning rate from 0."""
+    """Length of the linear warm-up from 0, in epochs; 0: none."""
     step_epochs: int = 50
+    """For schedule = "step", in epochs."""
     factor: float = 0.1
+    """For the schedules step and plateau."""
     patience: int = 5
+    """For schedule = "plateau", in evaluations."""
     label_smoothing: float = 0.0
+    """Probability that is distributed over all classes; 0: none."""
     clip_grad_norm: float = 0.0
-    """Largest norm of the gradient; 0: no limit."""
+    """Largest norm of the gradient; larger gradients are scaled down. 0: no limit."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them, in networks that can: less memory, the
+    """Recompute activations in the backward pass instead of storing them, in networks that support it: less memory, the
     same bits, about a third slower."""
     ema: float = 0.0
-    """Decay a step of a moving average of the weights, such as 0.999, evaluated beside them and preferred; 0: none."""
+    """Decay per step of an exponential moving average of the weights, such as 0.999; 0: none. The average is evaluated
+    too, and evaluation and prediction prefer it."""
     stop_after: int = 0
-    """End the run where so many evaluations brought no better accuracy; 0: never."""
+    """Early stopping: end the run after this many evaluations without a better accuracy; 0: never."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the network's forward pass in training (autocast); features, loss, weights and evaluation stay in float32."""
+    """Autocast type of the forward pass in training; features, loss, weights and evaluation stay in float32."""
     compile: bool = False
-    """torch.compile: wants a C++ compiler, and minutes at the start."""
+    """Use torch.compile, which needs a C++ compiler and takes minutes at the start."""
     channels_last: bool = False
-    """Memory layout of pictures; faster for convolutions on GPUs."""
-    sync_batchnorm: bool = False
-    """Batch-norm statistics over all slots of a step together: GPUs only, and only with a process a slot."""
+    """Memory layout in which convolutions are faster on GPUs."""
     reduction: Literal["fast", "exact"] = "fast"
-    """How the slots' gradients are summed. fast: DDP's all-reduce after a process's last slot. exact: a fixed tree over
-    the slots, the same bits on 1, 2, 4, ... processes; the slots must be a power of two."""
+    """How the gradients of the slots are summed. fast: DDP's all-reduce after a process's last slot. exact: in a fixed
+    tree over the slots, with the same bits on 1, 2, 4, ... processes; the number of slots must be a power of two."""
     zero: Literal[0, 1, 2] = 0
-    """DeepSpeed's ZeRO: 1 cuts the optimizer's state over the processes, 2 the gradients too; 0: neither, or what the
-    accelerate launch file says (launch/zero1.yaml, zero2.yaml)."""
+    """Stage of DeepSpeed's ZeRO. 1: the optimizer's state is divided over the processes. 2: the gradients too. 0: none,
+    unless the accelerate launch file sets it (launch/zero1.yaml, zero2.yaml)."""
     processes: int = 0
-    """How many must come up; 0: whatever is there."""
+    """Number of processes that must join the run; 0: any number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
     threads: int = 0
-    """torch threads a process; 0: as the run began with, at first the machine's cores / its processes (exact: 1)."""
+    """torch threads per process. 0: as many as at the run's first start, which are the machine's cores divided by its
+    processes (1 with reduction = "exact")."""
     eval_epochs: int = 1
-    """Evaluate on the valid split every so many epochs, and after the last."""
+    """Evaluate on the valid split every this many epochs, and after the last."""
     save_minutes: float = 10.0
-    """Also save between epochs this often."""
+    """Save a checkpoint within an epoch this often, in minutes."""
     hang_s: float = 600.0
-    """End the run where no process got on for so many seconds, naming where each is; 0: never. Compiling and saving may
-    take longer. So long (a minute at least) a process waits at the start for the others to come."""
+    """End the run where a process makes no progress for this many seconds, with the position of each; 0: never.
+    Compiling and saving may take longer. At the start, processes wait this long (at least 60 s) for one another."""
     allow_change: str = ""
-    """Settings, comma-separated, that a resumed run may have otherwise than it began with, of those in CHANGEABLE."""
+    """Comma-separated names of settings that may differ when the run resumes, of those in CHANGEABLE."""
     keep: int = 3
-    """Newest checkpoints kept; those that a pointer names are kept beside them."""
+    """Number of newest checkpoints that are kept, besides those to which best_accuracy and best_loss point."""
     log_steps: int = 10
-    """Write a line of metrics every so many steps."""
+    """Write a line of metrics every this many steps."""
     log_minutes: float = 1.0
-    """Where stdout is no terminal: print a line at most this often within an epoch."""
+    """Shortest time between two progress lines within an epoch, in minutes, where stdout is not a terminal."""
     wandb: str = ""
-    """Project at Weights & Biases that gets the curves too; "": none. WANDB_MODE=offline keeps them in the run."""
+    """Weights & Biases project that receives the curves too; "": none. With WANDB_MODE=offline they stay in the run
+    folder."""
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 1, "epochs: wanted 1 or more")
@@ -288,7 +290,6 @@ class TrainConfig:
         _check(0.0 < self.factor < 1.0, "factor: wanted more than 0 and less than 1")
         _check(min(self.step_epochs, self.patience) >= 1, "step_epochs, patience: wanted 1 or more")
         _check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
-        _check(not (self.sync_batchnorm and self.device == "cpu"), "sync_batchnorm: GPUs only; use it with device cuda")
         _check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
         _check(min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm) >= 0.0, "rates: wanted 0 or more")
         _check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")
@@ -296,36 +297,36 @@ class TrainConfig:
             self.processes == 0 or self.slots % self.processes == 0,
             f"processes: {self.slots} slots (global_batch {self.global_batch} / micro_batch {self.micro_batch}) run on "
             f"{', '.join(str(n) for n in range(1, self.slots + 1) if self.slots % n == 0)} processes, "
-            f"not {self.processes}; start one of those, or use another --set train.micro_batch=...",
+            f"not {self.processes}; start one of these numbers, or use another --set train.micro_batch=...",
         )
         _check(
             self.reduction == "fast" or self.slots & (self.slots - 1) == 0,
-            f"reduction: exact wants a power of two of slots, not {self.slots} "
+            f"reduction: exact needs a power of two as number of slots, not {self.slots} "
             f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
         _check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
         _check(self.log_minutes >= 0.0, "log_minutes: wanted 0 or more")
         _check(
             not self.zero or self.reduction == "fast",
-            "zero, reduction: DeepSpeed adds gradients in an order of its own, never exact; "
+            "zero, reduction: the order in which DeepSpeed adds gradients is not fixed, so it is never exact; "
             "use --set train.reduction=fast, or --set train.zero=0",
         )
         _check(
             not self.zero or self.precision != "fp16",
-            "zero, precision: fp16 wants a gradient scaler, which ZeRO leaves no room for; "
+            "zero, precision: fp16 needs a gradient scaler, which does not work with ZeRO; "
             "use --set train.precision=bf16, or --set train.zero=0",
         )
         _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 
     @property
     def slots(self) -> int:
-        """M, the slots of a step: the most processes the run can ever use."""
+        """Slots per step, which is the largest number of processes that the run can use."""
         return self.global_batch // self.micro_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """All of it."""
+    """All settings of a run."""
 
     __pydantic_config__ = _STRICT
 
@@ -337,195 +338,6 @@ class Config:
     def __post_init__(self) -> None:
         _check(
             not self.train.zero or self.data.on_bad == "fail",
-            "train.zero, data.on_bad: clips left out change the weight of gradients that ZeRO has added up by then; "
+            "train.zero, data.on_bad: skipped clips change the weights of gradients that ZeRO has already added; "
             "use --set data.on_bad=fail, or --set train.zero=0",
         )
-
-
-# What a resumed run may have otherwise than the run it takes up: where and how, never what is computed.
-# train.threads and data.task are among them because what they come to must be the same, which run.json tells
-# (runfolder.check): a task's file may move.
-FREE_TO_CHANGE = frozenset(
-    {"data.shards", "data.task", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
-    | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
-    | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
-    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
-    | {"train.log_minutes", "train.wandb"}
-)
-
-
-# What may change where train.allow_change names it: how the optimisation goes on, not what it has been.
-CHANGEABLE = frozenset(
-    f"train.{name}"
-    for name in (
-        "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
-        "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last",
-    )
-)  # fmt: skip
-
-
-def load(path: Path, overrides: Sequence[str] = (), note: Note = _no_note) -> Config:
-    """Reads the TOML file and applies `a.b=c` overrides. Raises UsageError with every mistake in it.
-
-    `note` is called with a line for each old name that was read (RENAMED_VALUES).
-    """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); wanted a TOML file such as configs/quick.toml"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
-    _apply(tree, overrides)
-    return parse(tree, str(path), note)
-
-
-def of_overrides(overrides: Sequence[str]) -> Config:
-    """The defaults with `a.b=c` overrides laid over them. Raises UsageError with every mistake in them."""
-    tree: dict[str, Any] = {}
-    _apply(tree, overrides)
-    return parse(tree, "--set")
-
-
-def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Lays `a.b=c` over the tree. Another preset takes with it what the tree has from its own: a run's config.toml
-    lists every step, and would otherwise keep them all."""
-    before = tree.get("frontend", {})
-    own = current_value("frontend.augment", before.get("augment")) if isinstance(before, dict) else None
-    changes: dict[str, Any] = {}
-    for text in overrides:
-        _override(changes, text)
-    wanted = current_value("frontend.augment", changes.get("frontend", {}).get("augment", own))
-    if isinstance(own, str) and own in PRESETS and wanted != own:
-        of_preset = json.loads(json.dumps(dataclasses.asdict(FrontEndConfig()) | PRESETS[own]))
-        kept = ("features", "normalise")
-        tree["frontend"] = {k: v for k, v in before.items() if k in kept or v != of_preset.get(k)}
-    for text in overrides:
-        _override(tree, text)
-
-
-def parse(tree: Mapping[str, Any], where: str, note: Note = _no_note) -> Config:
-    """A tree of plain values -> Config. `where` heads error messages; `note` is as for `load`."""
-    tree = _with_preset(_with_current_values(tree, note))
-    try:
-        # Through JSON, because strict validation takes TOML's arrays as tuples only from there.
-        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
-    except ValidationError as error:
-        raise UsageError("\n".join(f"{where}: {_mistake(item)}" for item in error.errors())) from None
-
-
-def preset(name: str, **changes: Any) -> FrontEndConfig:
-    """The front end of that preset, with changes."""
-    return FrontEndConfig(augment=name, **(PRESETS[name] | changes))  # type: ignore[arg-type]
-
-
-def _with_current_values(tree: Mapping[str, Any], note: Note) -> Mapping[str, Any]:
-    """A copy of the tree in which old names of values are replaced; `note` is called for each."""
-    current = dict(tree)
-    for key in RENAMED_VALUES:
-        section, _, name = key.partition(".")
-        values = current.get(section)
-        old = values.get(name) if isinstance(values, dict) else None
-        new = current_value(key, old)
-        if new != old:
-            current[section] = {**values, name: new}  # type: ignore[dict-item]
-            note(renamed_note(key, old))
-    return current
-
-
-def _with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tree with the values of its preset laid beneath; as it is where that is no preset, which is said later."""
-    given = tree.get("frontend", {})
-    chosen = given.get("augment") if isinstance(given, dict) else None
-    if not isinstance(chosen, str) or chosen not in PRESETS:
-        return tree
-    return {**tree, "frontend": PRESETS[chosen] | given}
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(f"--set {text}: wanted section.key=value, such as --set train.lr=0.05")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string: --set model.name=resnet32
-    *sections, key = name.strip().split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise UsageError(f"--set {text}: {section} is a value, not a section")
-    tree[key] = parsed
-
-
-def _mistake(item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "unexpected_keyword_argument":
-        near = _nearest(path)
-        return f"unknown key {path}" + (f"; did you mean {near}?" if near else f"; there are {', '.join(known_keys())}")
-    if item["type"] != "value_error":
-        return f"{path}: {item['msg']}, found {item['input']!r}"
-    message: str = item["msg"].removeprefix("Value error, ")
-    names = message.partition(":")[0].split(", ")
-    found = ", ".join(f"{name} = {item['input'][name]!r}" for name in names if name in item["input"])
-    return (f"{path}: " if path else "") + message + (f"; found {found}" if found else "")
-
-
-def _nearest(path: str) -> str | None:
-    """The key, the section, or the key without its section that `path` is most like."""
-    keys = known_keys()
-    sections = {key.partition(".")[0] for key in keys}
-    if "." not in path:
-        named = [key for key in keys if key.partition(".")[2] == path]
-        return named[0] if named else next(iter(difflib.get_close_matches(path, sections, n=1, cutoff=0.5)), None)
-    return next(iter(difflib.get_close_matches(path, keys, n=1, cutoff=0.5)), None)
-
-
-def known_keys() -> list[str]:
-    """Every `section.key` there is."""
-    return sorted(flatten(Config()))
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """{"train.lr": 0.003, ...}"""
-    tree = dataclasses.asdict(config)
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
-
-
-def to_toml(config: Config) -> str:
-    """The resolved tree; `parse` of it gives an equal Config."""
-    return "\n".join(_lines(config))
-
-
-def _lines(config: Config) -> Iterator[str]:
-    for section, values in dataclasses.asdict(config).items():
-        yield f"[{section}]"
-        yield from (f"{key} = {_toml_value(value)}" for key, value in values.items())
-        yield ""
-
-
-def _toml_value(value: Any) -> str:
-    # JSON's strings, finite numbers, booleans and arrays are TOML's too, but for surrogate pairs and a bare DEL.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """One line for each setting that differs and may not differ at a resume.
-
-    Raises UsageError where train.allow_change names what may not change, or is no setting.
-    """
-    allowed = {name.strip() for name in new.train.allow_change.split(",") if name.strip()}
-    allowed = {name if "." in name else f"train.{name}" for name in allowed}
-    for name in sorted(allowed - CHANGEABLE):
-        raise UsageError(
-            f"train.allow_change: {name} cannot change in a run; wanted of "
-            f"{', '.join(sorted(key.removeprefix('train.') for key in CHANGEABLE))}"
-        )
-    was, now = flatten(old), flatten(new)
-    return [
-        f"{key}: {was[key]!r} there, {now[key]!r} now"
-        + (f" (train.allow_change={key.removeprefix('train.')} allows it)" if key in CHANGEABLE else "")
-        for key in was
-        if was[key] != now[key] and key not in FREE_TO_CHANGE | allowed
-    ]

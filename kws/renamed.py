@@ -1,4 +1,4 @@
-"""Old names that runs, configs and scripts may still contain, and what they are called now."""
+"""Old names and removed settings that runs, configs and scripts may still contain, and how they are read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
     "frontend.augment": {"seed": "classic"},
 }
 """`section.key` of a setting -> its old value -> the value now. Old values are still read, with a note."""
+
+
+REMOVED_SETTINGS: dict[str, tuple[object, str]] = {
+    "train.sync_batchnorm": (False, "each slot always has its own batch-norm statistics"),
+}
+"""`section.key` of a setting that no longer exists -> the value with which it is ignored, with a note; and why it was
+removed. Any other value is refused."""
 
 
 def current_value(key: str, value: Any) -> Any:

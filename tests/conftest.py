@@ -81,11 +81,11 @@ def train_here(run: Path, *settings: str) -> tuple[int, str]:
 
     The defaults with a tiny network, one epoch and no loader processes; `settings` as after --set.
     """
-    from kws import config
+    from kws import settings_file
     from kws.distributed import process_group
     from kws.training.trainer import Trainer
 
-    chosen, output = config.of_overrides([*TINY, *settings]), io.StringIO()
+    chosen, output = settings_file.from_overrides([*TINY, *settings]), io.StringIO()
     with contextlib.redirect_stdout(output), process_group.start(chosen.train) as ranks:
         code = Trainer(chosen, run, ranks).run()
     return code, output.getvalue()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.audio.augment import AugmentationChain
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import SPECS, Features

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config

@@ -277,11 +277,13 @@ def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
 
 
 def _inspect_clip(arguments: argparse.Namespace) -> int:
-    from kws import config as settings_file
+    from kws import settings_file
     from kws.evaluation import clip_picture
 
     changes = arguments.set
-    config = settings_file.load(arguments.config, changes) if arguments.config else settings_file.of_overrides(changes)
+    config = (
+        settings_file.load(arguments.config, changes) if arguments.config else settings_file.from_overrides(changes)
+    )
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(arguments.dir)))
     out = arguments.out or Path(f"{arguments.clip.replace('/', '_')}.png")
     clip_picture.draw_clip(config, arguments.clip, arguments.draws, out)

@@ -16,7 +16,7 @@ from kws.commands.terminal import FAILED, OK, USAGE, console, progress
 
 def train(arguments: argparse.Namespace) -> int:
     """Trains or resumes a run; with --check only shows what would happen."""
-    from kws import config as settings_file
+    from kws import settings_file
     from kws.distributed import parent_death
 
     parent_death.end_with_launcher()

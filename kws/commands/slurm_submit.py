@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.data import index
 from kws.errors import UsageError
 from kws.run import folder as run_folder

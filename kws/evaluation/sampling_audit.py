@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.corpus import tasks
 from kws.data import ledger
 from kws.data.training_set import TrainingSet

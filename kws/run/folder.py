@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kws import config as settings_file
-from kws import files
+from kws import files, settings_file
 from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition

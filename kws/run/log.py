@@ -28,7 +28,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.config import Config
 from kws.errors import filename_in_error
 from kws.run import display

@@ -85,13 +85,13 @@ def test_what_would_fail_after_the_queue_is_refused_before_it(
 
 
 def test_a_run_with_other_settings_and_one_in_use_are_refused(make: Make, tmp_path: Path) -> None:
-    from kws import config
+    from kws import settings_file
     from kws.run import folder as run_folder
     from kws.run import lock
 
     run, path = tmp_path / "run", make("a")
     submission = Submission(configs=[path], run=run)
-    run_folder.record_settings(run, config.load(path), {})
+    run_folder.record_settings(run, settings_file.load(path), {})
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)
     held = lock.acquire(run)
     with pytest.raises(UsageError, match=str(os.getpid())):

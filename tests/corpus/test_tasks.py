@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.corpus import recipe, tasks
 from kws.corpus.tasks import Definition
 from kws.errors import UsageError
@@ -247,7 +247,7 @@ def test_a_renamed_task_keeps_its_digest_and_hash_name() -> None:
 
 
 def test_an_old_run_folder_may_resume_with_the_new_name(tmp_path: Path) -> None:
-    config = settings_file.of_overrides(["data.task=v1-12-full"])
+    config = settings_file.from_overrides(["data.task=v1-12-full"])
     description = {"corpus_id": "1", "threads": 1, "task": OLD_TREE}
     folder.record_settings(tmp_path, config, description)
     text = (tmp_path / "config.toml").read_text()

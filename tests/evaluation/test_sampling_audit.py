@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kws import config
+from kws import settings_file
 from kws.data import ledger
 from kws.data.index import Index
 from kws.data.training_set import TrainingSet
@@ -17,10 +17,10 @@ from kws.evaluation import sampling_audit
 @pytest.fixture
 def run(tones: Index, tmp_path: Path) -> Path:
     """The folder of a run that has consumed its first seven steps, in two attempts; nothing is trained."""
-    settings = config.of_overrides(
+    settings = settings_file.from_overrides(
         [f"data.shards={tones.root}", "data.sampling=balanced", "train.global_batch=32", "train.micro_batch=8"]
     )
-    (tmp_path / "config.toml").write_text(config.to_toml(settings))
+    (tmp_path / "config.toml").write_text(settings_file.to_toml(settings))
     training_set = TrainingSet(settings)
     for attempt, first, last in ((1, 0, 6), (2, 3, 7)):
         writer = ledger.Ledger(tmp_path, attempt, 0, first)
@@ -33,7 +33,7 @@ def run(tones: Index, tmp_path: Path) -> Path:
 
 
 def test_consumed_draws_of_the_newest_epoch_match_the_plan(run: Path, tones: Index) -> None:
-    training_set = TrainingSet(config.load(run / "config.toml"))
+    training_set = TrainingSet(settings_file.load(run / "config.toml"))
     found = sampling_audit.audit_sampling(run, 7)
     assert found is not None
     assert (found.epoch, found.steps) == (
@@ -47,7 +47,7 @@ def test_consumed_draws_of_the_newest_epoch_match_the_plan(run: Path, tones: Ind
 
 
 def test_a_whole_epoch_of_balanced_draws_has_equal_class_totals(run: Path) -> None:
-    training_set = TrainingSet(config.load(run / "config.toml"))
+    training_set = TrainingSet(settings_file.load(run / "config.toml"))
     found = sampling_audit.audit_sampling(run, training_set.steps_per_epoch)
     assert found is not None
     assert found.epoch == 0

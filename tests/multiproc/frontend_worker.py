@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kws import config as settings_file
+from kws import settings_file
 from kws.audio.augment import AugmentationChain
 from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.features import Features

@@ -15,11 +15,12 @@ import pytest
 from rich.console import Console
 
 from kws import cli
-from kws.config import Config, ModelConfig, to_toml
+from kws.config import Config, ModelConfig
 from kws.corpus import tasks
 from kws.errors import UsageError
 from kws.metrics import confusion_matrix, mcnemar_p, summarise_confusion
 from kws.results import compare, compare_text
+from kws.settings_file import to_toml
 from tests.results.made_runs import HOSTILE, epoch, start, write_lines
 
 WORDS = ["a", "b", "c"]

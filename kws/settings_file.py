@@ -1,0 +1,231 @@
+"""Settings as TOML: reads a file and --set overrides into a Config, writes a Config, and compares two of them.
+
+`load(path, overrides)` returns a `Config`, or raises a `UsageError` with one line for each mistake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from kws.config import PRESETS, Config, FrontEndConfig
+from kws.errors import UsageError
+from kws.renamed import REMOVED_SETTINGS, RENAMED_VALUES, current_value, renamed_note
+
+Note = Callable[[str], object]
+"""Receives a line for the user."""
+
+
+def _no_note(_: str) -> None:
+    """Drops the line."""
+
+
+def load(path: Path, overrides: Sequence[str] = (), note: Note = _no_note) -> Config:
+    """Reads the TOML file and applies `a.b=c` overrides. Raises UsageError with every mistake in it.
+
+    `note` is called with a line for each old name or removed setting that was read (kws/renamed.py).
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); wanted a TOML file such as configs/quick.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    _apply(tree, overrides)
+    return parse(tree, str(path), note)
+
+
+def from_overrides(overrides: Sequence[str]) -> Config:
+    """The defaults with `a.b=c` overrides. Raises UsageError with every mistake in them."""
+    tree: dict[str, Any] = {}
+    _apply(tree, overrides)
+    return parse(tree, "--set")
+
+
+def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets `a.b=c` in the tree.
+
+    Where an override chooses another preset, the values that the tree has from its present preset are removed first: a
+    run's config.toml lists all settings, which would otherwise override the new preset.
+    """
+    frontend = tree.get("frontend", {})
+    present = current_value("frontend.augment", frontend.get("augment")) if isinstance(frontend, dict) else None
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        _override(changes, text)
+    wanted = current_value("frontend.augment", changes.get("frontend", {}).get("augment", present))
+    if isinstance(present, str) and present in PRESETS and wanted != present:
+        from_preset = json.loads(json.dumps(dataclasses.asdict(FrontEndConfig()) | PRESETS[present]))
+        kept = ("features", "normalise")
+        tree["frontend"] = {k: v for k, v in frontend.items() if k in kept or v != from_preset.get(k)}
+    for text in overrides:
+        _override(tree, text)
+
+
+def parse(tree: Mapping[str, Any], where: str, note: Note = _no_note) -> Config:
+    """A tree of plain values -> Config. `where` starts each line of an error; `note` is as for `load`."""
+    tree = _with_preset(_with_current_values(_without_removed(tree, where, note), note))
+    try:
+        # As JSON, because strict validation accepts arrays for tuples only there.
+        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{where}: {_mistake(item)}" for item in error.errors())) from None
+
+
+def _without_removed(tree: Mapping[str, Any], where: str, note: Note) -> Mapping[str, Any]:
+    """A copy of the tree without removed settings. Raises UsageError where one has a value that cannot be ignored."""
+    current = dict(tree)
+    for key, (ignored, reason) in REMOVED_SETTINGS.items():
+        section, _, name = key.partition(".")
+        values = current.get(section)
+        if isinstance(values, dict) and name in values:
+            if values[name] is not ignored:
+                raise UsageError(f"{where}: {key} no longer exists: {reason}; remove it")
+            current[section] = {k: v for k, v in values.items() if k != name}
+            note(f"{key} no longer exists and is ignored: {reason}")
+    return current
+
+
+def _with_current_values(tree: Mapping[str, Any], note: Note) -> Mapping[str, Any]:
+    """A copy of the tree in which old names of values are replaced; `note` is called for each."""
+    current = dict(tree)
+    for key in RENAMED_VALUES:
+        section, _, name = key.partition(".")
+        values = current.get(section)
+        old = values.get(name) if isinstance(values, dict) else None
+        new = current_value(key, old)
+        if new != old:
+            current[section] = {**values, name: new}  # type: ignore[dict-item]
+            note(renamed_note(key, old))
+    return current
+
+
+def _with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree with its preset's values where it sets none; unchanged where the preset is unknown (reported later)."""
+    frontend = tree.get("frontend", {})
+    name = frontend.get("augment") if isinstance(frontend, dict) else None
+    if not isinstance(name, str) or name not in PRESETS:
+        return tree
+    return {**tree, "frontend": PRESETS[name] | frontend}
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text}: wanted section.key=value, such as --set train.lr=0.05")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string: --set model.name=resnet32
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"--set {text}: {section} is a value, not a section")
+    tree[key] = parsed
+
+
+def _mistake(item: Any) -> str:
+    """The line for one of pydantic's errors: which setting, what was wanted, what was found."""
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "unexpected_keyword_argument":
+        near = _closest_key(path)
+        return f"unknown key {path}" + (
+            f"; did you mean {near}?" if near else f"; the keys are {', '.join(known_keys())}"
+        )
+    if item["type"] != "value_error":
+        return f"{path}: {item['msg']}, found {item['input']!r}"
+    message: str = item["msg"].removeprefix("Value error, ")
+    names = message.partition(":")[0].split(", ")
+    found = ", ".join(f"{name} = {item['input'][name]!r}" for name in names if name in item["input"])
+    return (f"{path}: " if path else "") + message + (f"; found {found}" if found else "")
+
+
+def _closest_key(path: str) -> str | None:
+    """The key or section that is most similar to `path`; a key also matches without its section."""
+    keys = known_keys()
+    sections = {key.partition(".")[0] for key in keys}
+    if "." not in path:
+        named = [key for key in keys if key.partition(".")[2] == path]
+        return named[0] if named else next(iter(difflib.get_close_matches(path, sections, n=1, cutoff=0.5)), None)
+    return next(iter(difflib.get_close_matches(path, keys, n=1, cutoff=0.5)), None)
+
+
+def known_keys() -> list[str]:
+    """All settings as `section.key`, sorted."""
+    return sorted(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"train.lr": 0.003, ...}"""
+    tree = dataclasses.asdict(config)
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+
+
+def to_toml(config: Config) -> str:
+    """All settings as TOML; `parse` of it returns an equal Config."""
+    return "\n".join(_lines(config))
+
+
+def _lines(config: Config) -> Iterator[str]:
+    for section, values in dataclasses.asdict(config).items():
+        yield f"[{section}]"
+        yield from (f"{key} = {_toml_value(value)}" for key, value in values.items())
+        yield ""
+
+
+def _toml_value(value: Any) -> str:
+    # JSON's strings, finite numbers, booleans and arrays are also TOML, except surrogate pairs and an unescaped DEL.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+# Settings that may differ when a run resumes: they say where and how it runs, not what it computes. train.threads and
+# data.task are among them because their outcome is compared instead, with run.json (kws/run/folder.py): a task's file
+# may have moved.
+FREE_TO_CHANGE = frozenset(
+    {"data.shards", "data.task", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
+    | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
+    | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
+    | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
+    | {"train.log_minutes", "train.wandb"}
+)
+
+
+# Settings that may differ when a run resumes if train.allow_change names them: they affect only further steps.
+CHANGEABLE = frozenset(
+    f"train.{name}"
+    for name in (
+        "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
+        "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last",
+    )
+)  # fmt: skip
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """One line for each setting that differs although it must not when a run resumes.
+
+    Raises UsageError where train.allow_change names a setting that does not exist or may never change.
+    """
+    allowed = {name.strip() for name in new.train.allow_change.split(",") if name.strip()}
+    allowed = {name if "." in name else f"train.{name}" for name in allowed}
+    for name in sorted(allowed - CHANGEABLE):
+        raise UsageError(
+            f"train.allow_change: {name} cannot change in a run; these can: "
+            f"{', '.join(sorted(key.removeprefix('train.') for key in CHANGEABLE))}"
+        )
+    was, now = flatten(old), flatten(new)
+    return [
+        f"{key}: {was[key]!r} there, {now[key]!r} now"
+        + (f" (train.allow_change={key.removeprefix('train.')} allows it)" if key in CHANGEABLE else "")
+        for key in was
+        if was[key] != now[key] and key not in FREE_TO_CHANGE | allowed
+    ]
