@@ -1,0 +1,12 @@
+"""Where recordings and tasks come from: folders, archives, CSV files, downloads, speech synthesis, the microphone.
+
+May import kws/audio (codec, rooms), kws/distributed (worker pools) and the modules of kws/ itself; never torch, never a
+packed corpus. Read in this order:
+
+    recording, source                               one recording; folders, archives and CSV files as one corpus
+    name_pattern, clips_csv, label_track            words and speakers from file names, CSV files and label tracks
+    tasks                                           which words belong to which class
+    recipe, fetch, shipped_files                    known corpora, downloading them, the files of shards/
+    espeak, voices, acoustic_conditions, synth      speech synthesis: engine, speakers, rooms and noise, a whole corpus
+    microphone                                      recording takes of a word
+"""

@@ -1,0 +1,12 @@
+"""Making a packed corpus (shards and index), and checking one. Reading it for training is kws/data.
+
+May import kws/corpus, kws/data (index, plan, selection, shard_fetch), kws/audio and kws/distributed; never torch. Read in
+this order:
+
+    pack                                   the whole of a packing: decode, audit, write, publish
+    journal                                its progress, in an sqlite database, so that it resumes after a kill
+    decoding, shard_writer                 the two stages that run in worker processes
+    merge, leaks, publish                  adding to a corpus; the audit between splits; moving files into place
+    scan, labels, external_index           reading shards from start to end: verify, and index shards packed by others
+    contents, clip_names                   what `kws inspect` shows; finding a clip by name
+"""

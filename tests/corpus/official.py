@@ -83,7 +83,8 @@ def lists(version: str) -> dict[str, str]:
 
 
 def _counts(corpus: Corpus) -> dict[str, dict[str, int]]:
-    """Clips of each word by split, in proportion to the word's total, rounded so that all sums are the official ones."""
+    """Clips of each word by split, in proportion to the word's total, rounded so that all sums are the official
+    ones."""
     counts: dict[str, dict[str, int]] = {split: {} for split in corpus.clips}
     left = dict(corpus.words)
     for split in ("valid", "test"):

@@ -117,7 +117,7 @@ def is_packed(out: Path) -> bool:
     return {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
 
 
-# --- complete downloads ----------------------------------------------------------------------------------------------------
+# --- complete downloads ---------------------------------------------------------------------------------------
 
 
 def test_a_fetched_archive_is_packed(published: Published, tmp_path: Path, kws: Kws) -> None:
@@ -215,7 +215,7 @@ def test_a_complete_download_is_only_checked(published: Published, tmp_path: Pat
     assert published.web.served[NAME] == 1
 
 
-# --- refused ---------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", ["404", pytest.param("403", marks=pytest.mark.slow)])
@@ -313,7 +313,7 @@ def test_a_full_disk_is_reported_with_one_line(
     assert "No space left on device" in said
 
 
-# --- local archives ----------------------------------------------------------------------------------------
+# --- local archives -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["{}", pytest.param("file://{}", marks=pytest.mark.slow)])
@@ -345,7 +345,7 @@ def test_keep_leaves_the_archive(published: Published, tmp_path: Path) -> None:
     assert not (out / ".fetch").exists()
 
 
-# --- killed ---------------------------------------------------------------------------------------------------------
+# --- killed ---------------------------------------------------------------------------------------------------
 
 
 def test_a_download_killed_twice_is_resumed(published: Published, tmp_path: Path, kws: Kws) -> None:
@@ -417,7 +417,7 @@ def test_a_fetch_killed_after_packing_finishes(published: Published, tmp_path: P
     assert is_packed(out)
 
 
-# --- the official corpora --------------------------------------------------------------------------------------------
+# --- the official corpora -------------------------------------------------------------------------------------
 
 
 def test_the_recipes_of_the_official_corpora_have_the_published_numbers() -> None:

@@ -1,4 +1,4 @@
-"""What `kws inspect` says is right, fits a terminal, and tells shuffled shards from others."""
+"""`kws inspect`: numbers, tables that fit a terminal, and the quality of the shuffle."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def as_printed(corpus: Index) -> list[str]:
 
 
 @pytest.mark.parametrize("shards", [1, 8, 60])
-def test_shuffled_shards_are_as_mixed_as_an_ideal_shuffle(shards: int) -> None:
+def test_shuffled_shards_are_as_good_as_an_ideal_shuffle(shards: int) -> None:
     mixed = contents.shuffle_quality(split_of(words()[counter_rng.permutation(len(words()), "packed")], shards))
     assert mixed == pytest.approx(1.0, abs=0.01)
 
 
-def test_words_that_lie_together_are_found() -> None:
+def test_shards_sorted_by_word_are_detected() -> None:
     assert contents.shuffle_quality(split_of(words(), 60)) < contents.GOOD_SHUFFLE - 0.1
     assert contents.shuffle_quality(split_of(np.arange(24_000) // 200 % 12, 60)) < contents.GOOD_SHUFFLE, (
         "two words a shard"
@@ -63,18 +63,16 @@ def test_order_inside_a_shard_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("layout", [[0, 1] * 100, [0] * 5000], ids=["few clips", "one word"])
-def test_what_cannot_be_told_is_not_said(layout: list[int]) -> None:
+def test_the_quality_is_none_where_it_cannot_be_measured(layout: list[int]) -> None:
     assert contents.shuffle_quality(split_of(layout, 2)) is None
 
 
-def test_inspect_says_it_in_one_line(tones: Index, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_reports_the_quality(tones: Index, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert contents.shuffle_lines(tones) == []  # too few clips
     corpus = Index(tmp_path, tuple("abcdefghijkl"), "0" * 32, {"train": split_of(words(), 60)})
     (line,) = contents.shuffle_lines(corpus)
     assert line.startswith("batches of train hold ")
-    assert line.endswith(
-        ": below 98%, the shards are not shuffled; pack their clips again with kws pack, or raise data.window"
-    )
+    assert "data.window" in line
     assert cli.main(["inspect", str(tones.root), "--json"]) == cli.OK
     facts = json.loads(capsys.readouterr().out)
     assert facts["splits"]["train"]["mixedness"] is None

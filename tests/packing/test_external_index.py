@@ -1,4 +1,4 @@
-"""Shards of others, in whatever layout, get an index that streams, verifies and says what it could not take."""
+"""Indexing shards that others packed, in all usual layouts: streaming, verifying, and reports of what is left out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from kws.data.reader import Reader
 from kws.data.stream import SlotReader, stream_batches
 from kws.errors import UsageError
 from kws.packing import contents, external_index, scan
+from kws.transport import RetryPolicy
 from tests.conftest import tone
 
 SAMPLES = 1600
@@ -90,7 +91,7 @@ def refused(tmp_path: Path, members: Members, match: str, **more: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "txt", "cls"])
-def test_a_label_may_be_json_text_or_class(tmp_path: Path, kind: str) -> None:
+def test_a_label_may_be_a_json_txt_or_cls_member(tmp_path: Path, kind: str) -> None:
     corpus = one(tmp_path, clips(6, kind), split="train")
     assert corpus.words == ("left", "right")
     assert words_in(corpus) == ["left", "right"] * 3
@@ -111,12 +112,12 @@ def test_a_label_may_be_json_text_or_class(tmp_path: Path, kind: str) -> None:
         (1, "right"),
     ],
 )
-def test_a_json_may_call_the_word_by_many_names(tmp_path: Path, label: object, word: str) -> None:
+def test_usual_json_keys_of_the_word(tmp_path: Path, label: object, word: str) -> None:
     members = [("a.wav", wav()), ("a.json", json.dumps(label).encode())]
     assert words_in(one(tmp_path, members, words=("left", "right", "go", "grün"))) == [word]
 
 
-def test_a_number_is_the_word_in_that_place_of_the_list(tmp_path: Path) -> None:
+def test_a_number_is_an_index_into_the_words(tmp_path: Path) -> None:
     members = [("a.wav", wav()), ("a.cls", b"2\n"), ("b.cls", b"0"), ("b.wav", wav(1))]
     corpus = one(tmp_path, members, words=("yes", "no", "maybe"))
     assert corpus.words == ("yes", "no", "maybe")
@@ -130,7 +131,7 @@ def test_a_list_of_classes_beside_the_shards_is_found(tmp_path: Path) -> None:
     assert words_in(one(tmp_path, [("a.wav", wav()), ("a.cls", b"1")])) == ["no"]
 
 
-def test_the_folder_is_the_word_where_nothing_else_is(tmp_path: Path) -> None:
+def test_the_folder_is_the_word_where_there_is_no_label(tmp_path: Path) -> None:
     names = ("right/abc_nohash_0", "right/abc_nohash_1", "./left/def_nohash_0", "_background_noise_/hiss")
     corpus = one(tmp_path, [(f"{name}.wav", wav(number)) for number, name in enumerate(names)])
     assert corpus.words == ("left", "right")
@@ -141,7 +142,7 @@ def test_the_folder_is_the_word_where_nothing_else_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # WebDataset leaves the file open
-def test_a_key_ends_at_its_first_dot_as_webdataset_has_it(tmp_path: Path) -> None:
+def test_a_key_ends_at_its_first_dot_as_in_webdataset(tmp_path: Path) -> None:
     members = [("v1.2/a.16k.wav", wav()), ("v1.2/a.16k.json", b'{"word": "go"}'), ("v1.2/b.WAV", wav(1)),
                ("v1.2/b.TXT", b"go"), ("__meta__/x.json", b"?"), ("v1.2/._b.wav", b"mac"), ("NO", b"?")]  # fmt: skip
     corpus = one(tmp_path, members)
@@ -163,7 +164,7 @@ def test_any_audio_that_soundfile_reads_is_streamed(tmp_path: Path, ending: str,
     assert np.array_equal(Reader(corpus, "train").read(0), codec.decode(buffer.getvalue()))
 
 
-def test_what_stock_webdataset_wrote_streams_as_what_was_written(tmp_path: Path) -> None:
+def test_shards_of_stock_webdataset_stream_unchanged(tmp_path: Path) -> None:
     waves = [tone(200 + number, SAMPLES, seed=number) for number in range(30)]
     (tmp_path / "src").mkdir()
     with wds.ShardWriter(str(tmp_path / "src" / "kws-train-%06d.tar"), maxcount=8, verbose=0) as sink:
@@ -182,7 +183,7 @@ def test_what_stock_webdataset_wrote_streams_as_what_was_written(tmp_path: Path)
 # --- splits ---------------------------------------------------------------------------------------------------
 
 
-def test_folders_and_names_of_shards_say_the_split(tmp_path: Path) -> None:
+def test_folders_and_names_of_shards_name_the_split(tmp_path: Path) -> None:
     names = ("training/0.tar", "val/0.tar", "x/dev-1.tar", "testing/0.tar", "train/part-000001.tar", "noise/0.tar")
     for number, name in enumerate(names):
         shard(tmp_path / name, clips(2, "" if "noise" in name else "txt", 10 * number))
@@ -192,7 +193,7 @@ def test_folders_and_names_of_shards_say_the_split(tmp_path: Path) -> None:
     assert scan.verify(corpus) == (12, [])
 
 
-def test_one_shard_serves_several_splits_by_the_hash_of_its_speakers(tmp_path: Path) -> None:
+def test_one_shard_may_hold_several_splits_by_the_hash_of_the_speakers(tmp_path: Path) -> None:
     corpus = one(tmp_path, clips(60))
     wanted = [split_by_hash(f"s{number}") for number in range(60)]
     assert counts(corpus) == {name: wanted.count(name) for name in ("train", "valid", "test")}
@@ -204,13 +205,13 @@ def test_one_shard_serves_several_splits_by_the_hash_of_its_speakers(tmp_path: P
     assert scan.verify(corpus) == (60, [])
 
 
-def test_without_speakers_all_is_training_and_that_is_said(tmp_path: Path) -> None:
+def test_clips_without_speaker_and_split_are_used_for_training_and_noted(tmp_path: Path) -> None:
     shard(tmp_path / "0.tar", clips(4, "txt"))
     corpus, report = external_index.index_shards(str(tmp_path))
     assert counts(corpus) == {"train": 4}
-    assert report.notes == [
-        "4 clips with neither speaker nor split: taken for training (else --split NAME)", "no clips in valid, test",
-    ]  # fmt: skip
+    assert len(report.notes) == 2
+    assert "--split" in report.notes[0]
+    assert report.notes[1].endswith("valid, test")
     assert counts(external_index.index_shards(str(tmp_path), split="test")[0]) == {"test": 4}
 
 
@@ -220,22 +221,16 @@ def test_without_speakers_all_is_training_and_that_is_said(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("members", "match"),
     [
-        ([("a.wav", b""), ("a.xyz", b"?")], r"sample a: no label in \.wav, \.xyz; wanted a json member with the word"),
-        (
-            [("a.wav", b""), ("a.json", b'{"id": 1}')],
-            r"no label in \.wav, \.json; wanted a json .* or the word as a fol",
-        ),
+        ([("a.wav", b""), ("a.xyz", b"?")], r"sample a: no label in \.wav, \.xyz"),
+        ([("a.wav", b""), ("a.json", b'{"id": 1}')], r"sample a: no label in \.wav, \.json"),
         ([("a.wav", b""), ("a.json", b"{")], "sample a: its json is damaged"),
-        ([("a.wav", b""), ("a.txt", b"two\nlines")], r"sample a: the label is 'two\\nlines', wanted one line of text"),
-        ([("a.wav", b""), ("a.cls", b"7")], "sample a: the label is the number 7; give the words .* --words"),
-        (
-            [("j.s_1.wav", b""), ("j.s_2.wav", b"")],
-            r"sample j: 2 audio members, wanted one; found \.s_1\.wav, \.s_2\.wav",
-        ),
-        ([("a.wav", b""), ("a.wav", b"")], r"sample a: two members \.wav; wanted names that are unique"),
+        ([("a.wav", b""), ("a.txt", b"two\nlines")], r"sample a: .*'two\\nlines'"),
+        ([("a.wav", b""), ("a.cls", b"7")], "sample a: .*number 7.* --words"),
+        ([("j.s_1.wav", b""), ("j.s_2.wav", b"")], r"sample j: 2 audio members.*\.s_1\.wav, \.s_2\.wav"),
+        ([("a.wav", b""), ("a.wav", b"")], r"sample a: two members \.wav"),
     ],
 )
-def test_a_sample_that_is_not_understood_is_one_line(tmp_path: Path, members: Members, match: str) -> None:
+def test_a_sample_without_a_usable_label_is_refused_with_one_line(tmp_path: Path, members: Members, match: str) -> None:
     refused(tmp_path, members, match)
 
 
@@ -249,7 +244,7 @@ def test_words_outside_the_list_and_numbers_beyond_it_are_refused(tmp_path: Path
     )
 
 
-def test_what_is_no_clip_is_left_out_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_samples_are_left_out_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = shard(tmp_path / "train" / "0.tar", [*clips(2), ("up/cut.wav", wav()[:999]), ("up/note.txt", b"no sound")])
     with tarfile.open(path, "a") as tar:
         link = tarfile.TarInfo("up/link.wav")
@@ -258,16 +253,14 @@ def test_what_is_no_clip_is_left_out_with_its_reason(tmp_path: Path, capsys: pyt
     assert cli.main(["index", str(tmp_path)]) == cli.FAILED
     out, err = capsys.readouterr()
     assert "2 train" in out
-    assert sorted(line.partition("0.tar: ")[2] for line in err.splitlines()) == [
-        "clip up/cut: damaged audio (ends early: 2245 bytes of its samples are missing); copy or pack it again",
-        "sample up/note: no audio, only .txt",
-        "up/link.wav: a link or no plain file, wanted the file itself",
-    ]
-    assert scan.verify(index.load(tmp_path)) == (2, []), "what the index left out is no damage"
+    left_out = sorted(line.partition("0.tar: ")[2] for line in err.splitlines())
+    assert [line.rpartition(": ")[0] for line in left_out[1:]] == ["sample up/note", "up/link.wav"]
+    assert left_out[0].startswith("clip up/cut: damaged audio")
+    assert scan.verify(index.load(tmp_path)) == (2, []), "what the index left out is not damage"
 
 
 @pytest.mark.parametrize("change", ["flipped", "zeros", "cut", "no end"])
-def test_a_damaged_tar_is_refused_wherever_it_is_damaged(tmp_path: Path, change: str) -> None:
+def test_a_damaged_tar_is_refused(tmp_path: Path, change: str) -> None:
     path = shard(tmp_path / "src" / "0.tar", clips(6))
     data = bytearray(path.read_bytes())
     with tarfile.open(path) as tar:
@@ -279,41 +272,41 @@ def test_a_damaged_tar_is_refused_wherever_it_is_damaged(tmp_path: Path, change:
     else:
         del data[at + 700 if change == "cut" else end :]
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=r"src/0.tar: damaged tar \(.* at byte \d+.*\); copy or pack it again"):
+    with pytest.raises(UsageError, match=r"src/0.tar: damaged tar \(.* at byte \d+"):
         external_index.index_shards(str(tmp_path / "src"))
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_folders_without_tars_say_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none: no such folder; wanted a folder of tar shards, http"):
+def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none: no such folder"):
         external_index.index_shards(str(tmp_path / "none"))
-    with pytest.raises(UsageError, match=r"no .tar below it, wanted tar shards$"):
+    with pytest.raises(UsageError, match=r"no .tar file below it"):
         external_index.index_shards(str(tmp_path))
     (tmp_path / "0.tar.gz").touch()
-    with pytest.raises(UsageError, match=r"wanted tar shards; 0.tar.gz is compressed"):
+    with pytest.raises(UsageError, match=r"0.tar.gz is compressed"):
         external_index.index_shards(str(tmp_path))
 
 
 def test_shards_without_a_readable_clip_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "0.tar", [("up/a.wav", b"no sound")])
-    with pytest.raises(UsageError, match="no readable clip in its shards; nothing was written"):
+    with pytest.raises(UsageError, match="no readable clip"):
         external_index.index_shards(str(tmp_path))
 
 
-def test_a_place_that_cannot_be_written_wants_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_index_folder_is_refused_with_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = shard(tmp_path / "0.tar", clips(2))
     monkeypatch.setattr(index, "write", refuse)
-    with pytest.raises(UsageError, match=r"cannot be written \(Permission denied\); give the index a place with --out"):
+    with pytest.raises(UsageError, match=r"cannot be written \(Permission denied\).*--out"):
         external_index.index_shards(str(tmp_path))
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("given", ["yes,no,yes", ",", " "])
-def test_a_list_of_words_has_each_once(given: str) -> None:
-    with pytest.raises(UsageError, match=r"--words .*: (yes is there twice|empty); wanted each word once"):
+def test_a_repeated_or_empty_word_list_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match=r"--words .*: (yes|empty)"):
         external_index.read_words(given)
 
 
@@ -359,7 +352,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 def test_shards_on_a_server_are_indexed_and_verified(
     served: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(external_index, "_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(external_index, "RETRY_POLICY", RetryPolicy(delays_s=(0.0, 0.0)))
     folder, address = served
     for number, name in enumerate(("train/00.tar", "train/01.tar", "valid/00.tar")):
         shard(folder / name, clips(4, "txt", 4 * number))
@@ -372,47 +365,49 @@ def test_shards_on_a_server_are_indexed_and_verified(
     assert local.content_id == corpus.content_id, "wherever the shards lie"
     (folder / "train" / "01.tar").unlink()
     (fault,) = scan.verify(corpus, external_index.shards_of(corpus)).faults
-    assert fault == f"{address}/train/01.tar: cannot be read (HTTP 404 Not Found); wanted a tar shard"
+    assert fault.startswith(f"{address}/train/01.tar: cannot be read (HTTP 404 Not Found)")
 
 
-def test_a_list_of_addresses_may_be_a_file(served: tuple[Path, str], tmp_path: Path) -> None:
+def test_shards_may_be_listed_in_a_file(served: tuple[Path, str], tmp_path: Path) -> None:
     folder, address = served
     shard(folder / "b.tar", clips(2, "txt"))
     (tmp_path / "list.txt").write_text(f"{address}/b.tar\n\nb.tar\n")
     assert external_index.expand(address, [str(tmp_path / "list.txt")]) == ["b.tar"]
 
 
-def test_a_shard_that_is_not_there_is_one_line(
+def test_a_missing_shard_is_reported_with_one_line(
     served: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, address = served
     arguments = ["index", address, "--shards", "train/{0..1}.tar", "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == cli.USAGE
-    assert (
-        capsys.readouterr().err
-        == f"kws: {address}/train/0.tar: cannot be read (HTTP 404 Not Found); wanted a tar shard\n"
-    )
+    said = capsys.readouterr().err
+    assert said.startswith(f"kws: {address}/train/0.tar: cannot be read (HTTP 404 Not Found)")
+    assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["http://host"], "http://host: not a folder, so the index needs one of its own; give --out DIR"),
-        (["http://host", "--out", "x"], "http://host: which shards.* give --shards 'train/{000000..000012}.tar'"),
+        (["http://host"], "--out DIR"),
+        (["http://host", "--out", "x"], "--shards 'train/{000000..000012}.tar'"),
         (["http://host", "--out", "x", "--shards", "{0..1.tar"], "--shards {0..1.tar: Unbalanced braces"),
         (["http://host", "--out", "x", "--shards", "http://other/0.tar"], "--shards http://other/0.tar: not below"),
         (["http://host", "--out", "x", "--shards", "../0.tar"], "--shards ../0.tar: not below http://host"),
     ],
 )
-def test_addresses_that_cannot_be_are_one_line(
+def test_a_wrong_command_is_refused_with_one_line(
     arguments: list[str], match: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["index", *arguments]) == cli.USAGE
-    assert capsys.readouterr().err.startswith(f"kws: {match.partition('.*')[0]}")
+    said = capsys.readouterr().err
+    assert said.startswith("kws: ")
+    assert match in said
+    assert said.count("\n") == 1
 
 
-def test_a_command_may_give_the_shards(tmp_path: Path) -> None:
+def test_shards_may_come_from_a_command(tmp_path: Path) -> None:
     shard(tmp_path / "src" / "train" / "0.tar", clips(3, "txt"))
     corpus, _ = external_index.index_shards(f"pipe:cat {tmp_path}/src/{{}}", tmp_path / "out", ["train/0.tar"])
     assert counts(corpus) == {"train": 3}
@@ -422,16 +417,15 @@ def test_a_command_may_give_the_shards(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_found_and_how_mixed_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_the_command_reports_the_quality_of_the_shuffle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = codec.wav_bytes(tone(300, 40))
     for place, word in enumerate(("left", "right")):
         shard(tmp_path / "train" / f"{place}.tar", [(f"{word}/{number}.wav", short) for number in range(4096)])
     assert cli.main(["index", str(tmp_path), "--out", str(tmp_path / "out")]) == cli.OK
     out = capsys.readouterr().out
     assert "8192 train, 0 valid, 0 test, 0 noise; 2 words" in out
-    assert (
-        "train hold 0.0% of the class entropy of an ideal shuffle: below 98%, the shards are not shuffled; pack" in out
-    )
+    assert "train hold 0.0% of the class entropy" in out
     assert cli.main(["index", str(tmp_path), "--json"]) == cli.OK
     facts = json.loads(capsys.readouterr().out)
     assert facts["clips"] == {"train": 8192, "valid": 0, "test": 0, "noise": 0}

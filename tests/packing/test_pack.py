@@ -1,4 +1,4 @@
-"""Packing gives the same shards for the same clips, in a form that stock WebDataset reads, and loses nothing unsaid."""
+"""Packing: the same clips give the same shards, stock WebDataset reads them, and whatever is left out is reported."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_folder_a_tar_and_several_archives_give_the_same_bytes(source: Path, t
     assert all(packing == packings[0] for packing in packings)
 
 
-def test_parts_packed_by_several_jobs_and_indexed_together_are_the_corpus(source: Path, tmp_path: Path) -> None:
+def test_parts_packed_by_several_jobs_make_the_whole_corpus(source: Path, tmp_path: Path) -> None:
     whole, _ = pack.pack([source], tmp_path / "whole")
     tar, out = archive(source, tmp_path / "a.tar.gz"), tmp_path / "out"
     parts = [
@@ -82,18 +82,18 @@ def test_parts_packed_by_several_jobs_and_indexed_together_are_the_corpus(source
         assert len(together.splits[split]) == len(whole.splits[split])
     keys = [sample["__key__"] for sample in samples_in(together)]
     assert sorted(keys) == sorted(set(keys)) == sorted(sample["__key__"] for sample in samples_in(whole))
-    assert all(5 <= sum(map(len, part.splits.values())) <= 15 for part in parts), "28 clips and a noise, dealt out"
+    assert all(5 <= sum(map(len, part.splits.values())) <= 15 for part in parts), "28 clips and a noise, distributed"
     again, _ = pack.pack([source], tmp_path / "again", pack.PackOptions(part=(2, 3)))
     assert again.content_id == parts[1].content_id
 
 
-def test_a_note_on_the_lists_is_on_the_clips_of_the_part(source: Path, tmp_path: Path) -> None:
+def test_missing_listed_clips_are_noted_by_one_part_only(source: Path, tmp_path: Path) -> None:
     names = sorted(path.relative_to(source).as_posix() for path in source.glob("yes/*"))
     (source / "testing_list.txt").write_text("\n".join([*names[:3], "yes/nobody.wav"]))
     notes = [
         pack.pack([source], tmp_path / str(number), pack.PackOptions(part=(number, 3)))[1].notes for number in (1, 2, 3)
     ]
-    assert sum("given for 1 clips that are not in the sources" in line for part in notes for line in part) == 1
+    assert sum("1 clips that are not in the sources" in line for part in notes for line in part) == 1
 
 
 def test_other_clips_give_another_content_id(source: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_other_clips_give_another_content_id(source: Path, tmp_path: Path) -> No
     assert pack.pack([source], tmp_path / "second")[0].content_id != first.content_id
 
 
-def test_stock_webdataset_reads_every_clip_once_under_keys_without_dots(source: Path, tmp_path: Path) -> None:
+def test_stock_webdataset_reads_every_clip_once_with_keys_without_dots(source: Path, tmp_path: Path) -> None:
     (source / "yes" / "a.b c.wav").write_bytes(codec.wav_bytes(tone(300)))
     (source / "yes" / "a_b_c.wav").write_bytes(codec.wav_bytes(tone(310)))
     (source / "yes" / "a.b c.flac").write_bytes(codec.flac_bytes(tone(320)))
@@ -116,7 +116,7 @@ def test_stock_webdataset_reads_every_clip_once_under_keys_without_dots(source: 
         assert label["source"].startswith(label["word"] + "/")
 
 
-def test_every_clip_is_what_it_was_in_both_formats(source: Path, tmp_path: Path) -> None:
+def test_samples_are_unchanged_in_both_formats(source: Path, tmp_path: Path) -> None:
     for audio_format in ("wav", "flac"):
         corpus, _ = pack.pack(
             [source], tmp_path / f"shards-{audio_format}", pack.PackOptions(audio_format=audio_format)
@@ -126,7 +126,7 @@ def test_every_clip_is_what_it_was_in_both_formats(source: Path, tmp_path: Path)
             assert np.array_equal(codec.decode(sample[audio_format]), codec.decode(before))
 
 
-def test_lists_decide_the_splits_where_there_are_any(source: Path, tmp_path: Path) -> None:
+def test_lists_decide_the_splits(source: Path, tmp_path: Path) -> None:
     clips = sorted(path.relative_to(source).as_posix() for path in source.glob("[!_]*/*.wav"))
     (source / "validation_list.txt").write_text("\n".join(clips[:3]))
     (source / "testing_list.txt").write_text("\n".join([*clips[3:5], "yes/elsewhere.wav"]))
@@ -134,15 +134,15 @@ def test_lists_decide_the_splits_where_there_are_any(source: Path, tmp_path: Pat
     assert [sources_in(corpus, split) for split in ("valid", "test", "train")] == [
         set(clips[:3]), set(clips[3:5]), set(clips[5:]),
     ]  # fmt: skip
-    assert "splits are given for 1 clips that are not in the sources" in report.notes
+    assert any("1 clips that are not in the sources" in note for note in report.notes)
 
 
-def test_without_lists_the_speakers_hash_decides(source: Path, tmp_path: Path) -> None:
+def test_without_lists_the_hash_of_the_speaker_decides(source: Path, tmp_path: Path) -> None:
     corpus, report = pack.pack([source], tmp_path / "out")
     for split in ("train", "valid", "test"):
         speakers = [name.rpartition("/")[2].partition("_")[0] for name in sources_in(corpus, split)]
         assert {split_by_hash(speaker) for speaker in speakers} <= {split}
-    assert any("split by the hash of the speaker" in note for note in report.notes)
+    assert any("hash of the speaker" in note for note in report.notes)
 
 
 def shares(corpus: Index) -> list[float]:
@@ -155,13 +155,13 @@ def test_percentages_move_speakers_to_valid_and_test(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"yes": 200}, speakers=200, samples=400, noise_seconds=0)
     corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(percents=(25.0, 0.0)))
     assert shares(corpus) == [pytest.approx(25, abs=8), 0]
-    assert "no splits are given: split by the hash of the speaker, 75/25/0 %" in report.notes
+    assert any("75/25/0 %" in note for note in report.notes)
     wider, _ = pack.pack([source], tmp_path / "wider", pack.PackOptions(percents=(25.0, 37.5)))
     assert shares(wider)[1] == pytest.approx(37.5, abs=8)
     assert sources_in(wider, "valid") == sources_in(corpus, "valid")
 
 
-def test_where_no_speaker_is_known_the_files_name_decides(tmp_path: Path) -> None:
+def test_without_speakers_the_hash_of_the_file_name_decides(tmp_path: Path) -> None:
     source = tmp_path / "wav"
     for word in ("yes", "no"):
         (source / word).mkdir(parents=True)
@@ -174,13 +174,13 @@ def test_where_no_speaker_is_known_the_files_name_decides(tmp_path: Path) -> Non
         assert {split_by_hash(name) for name in names} == {split}
 
 
-def test_percentages_beside_lists_are_said_to_be_idle(source: Path, tmp_path: Path) -> None:
+def test_percentages_beside_lists_are_noted_as_ignored(source: Path, tmp_path: Path) -> None:
     (source / "testing_list.txt").write_text("yes/nobody.wav\n")
     _, report = pack.pack([source], tmp_path / "out", pack.PackOptions(percents=(20.0, 10.0)))
-    assert "the splits that are given decide, not --valid and --test" in report.notes
+    assert any("--valid and --test" in note for note in report.notes)
 
 
-def test_clips_beside_a_table_with_splits_are_for_training_and_that_is_said(source: Path, tmp_path: Path) -> None:
+def test_clips_without_a_split_beside_a_csv_are_used_for_training(source: Path, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     for split in ("train", "test"):
         (tmp_path / "own" / f"{split}.wav").write_bytes(codec.wav_bytes(tone(1000 + len(split), 4000)))
@@ -189,20 +189,21 @@ def test_clips_beside_a_table_with_splits_are_for_training_and_that_is_said(sour
     assert not any("no split" in note for note in pack.pack([table], tmp_path / "table")[1].notes)
     corpus, report = pack.pack([source, table], tmp_path / "both")
     assert [len(corpus.splits[split]) for split in ("train", "valid", "test")] == [29, 0, 1]
-    assert "no split is given for 28 clips: they are for training" in report.notes
+    assert any("no split is given for 28 clips" in note for note in report.notes)
 
 
-def test_words_that_differ_in_case_alone_and_an_empty_split_are_said(tmp_path: Path) -> None:
+def test_similar_words_and_empty_splits_are_noted(tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"Go": 3, "go": 3, "stop": 2}, samples=2000)
     corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(percents=(0.0, 0.0)))
     assert corpus.words == ("Go", "go", "stop")
-    assert "'Go' and 'go' are 2 words; rename one if they are the same" in report.notes
-    assert [note.partition(":")[0] for note in report.notes if "no clip" in note] == [
-        "no clip fell to the valid split", "no clip fell to the test split",
-    ]  # fmt: skip
+    assert any("'Go' and 'go'" in note for note in report.notes)
+    assert [name for name in ("valid", "test") if any(f"the {name} split has no clips" in n for n in report.notes)] == [
+        "valid",
+        "test",
+    ]
 
 
-def test_noise_is_a_split_of_its_own_and_no_word(source: Path, tmp_path: Path) -> None:
+def test_noise_is_a_split_and_no_word(source: Path, tmp_path: Path) -> None:
     corpus, _ = pack.pack([source], tmp_path / "out")
     assert corpus.words == tuple(sorted(WORDS))
     assert len(corpus.split("noise")) == 1
@@ -210,7 +211,7 @@ def test_noise_is_a_split_of_its_own_and_no_word(source: Path, tmp_path: Path) -
         assert all(("noise" in shard.name) == (name == "noise") for shard in split.shards)
 
 
-def test_the_index_says_what_the_shards_hold(source: Path, tmp_path: Path) -> None:
+def test_the_index_matches_the_shards(source: Path, tmp_path: Path) -> None:
     corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
     for split in corpus.splits.values():
         for number, shard in enumerate(split.shards):
@@ -224,7 +225,7 @@ def test_the_index_says_what_the_shards_hold(source: Path, tmp_path: Path) -> No
         assert split.cells.sum() == len(split) == sum(shard.clips for shard in split.shards)
 
 
-def test_small_shards_keep_near_the_size_asked_for(source: Path, tmp_path: Path) -> None:
+def test_shards_have_about_the_requested_size(source: Path, tmp_path: Path) -> None:
     corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=60_000))
     shards = corpus.split("train").shards
     assert len(shards) >= 4
@@ -244,17 +245,22 @@ def write(path: Path, samples: np.ndarray[Any, Any], rate: int, subtype: str) ->
 @pytest.mark.parametrize(
     ("rate", "channels", "subtype"),
     [
-        (16000, 2, "PCM_16"),
-        (48000, 1, "PCM_16"),
-        (8000, 1, "PCM_16"),
         (44100, 2, "PCM_24"),
-        (16000, 1, "PCM_24"),
-        (16000, 1, "FLOAT"),
-        (16000, 1, "DOUBLE"),
-        (16000, 1, "PCM_U8"),
+        *(
+            pytest.param(*kind, marks=pytest.mark.slow)
+            for kind in (
+                (16000, 2, "PCM_16"),
+                (48000, 1, "PCM_16"),
+                (8000, 1, "PCM_16"),
+                (16000, 1, "PCM_24"),
+                (16000, 1, "FLOAT"),
+                (16000, 1, "DOUBLE"),
+                (16000, 1, "PCM_U8"),
+            )
+        ),
     ],
 )
-def test_other_kinds_of_sound_become_16_khz_mono(
+def test_other_sample_formats_become_16_khz_mono(
     source: Path, tmp_path: Path, rate: int, channels: int, subtype: str
 ) -> None:
     wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
@@ -285,7 +291,7 @@ DAMAGED = {
 }
 
 
-def test_damaged_recordings_are_left_out_and_listed_each_with_its_reason(source: Path, tmp_path: Path) -> None:
+def test_damaged_recordings_are_left_out_and_reported_with_the_reason(source: Path, tmp_path: Path) -> None:
     clean, _ = pack.pack([source], tmp_path / "clean")
     for name, (data, _) in DAMAGED.items():
         (source / "yes" / f"{name}.wav").write_bytes(data)
@@ -299,7 +305,7 @@ def test_damaged_recordings_are_left_out_and_listed_each_with_its_reason(source:
         assert "0x" not in line
 
 
-def test_a_damaged_recording_that_a_table_names_is_told_by_its_file(source: Path, tmp_path: Path) -> None:
+def test_a_damaged_recording_of_a_csv_is_reported_with_its_file(source: Path, tmp_path: Path) -> None:
     (source / "cut.wav").write_bytes(codec.wav_bytes(tone(300))[:-5])
     (tmp_path / "clips.csv").write_text(f"path,word\n{source}/cut.wav,yes\n{next((source / 'yes').iterdir())},yes\n")
     _, report = pack.pack([tmp_path / "clips.csv"], tmp_path / "out")
@@ -307,29 +313,30 @@ def test_a_damaged_recording_that_a_table_names_is_told_by_its_file(source: Path
     assert report.skipped[0].endswith(f"({source / 'cut.wav'})")
 
 
-def test_what_no_word_folder_holds_is_listed_too(source: Path, tmp_path: Path) -> None:
+def test_audio_outside_word_folders_is_reported(source: Path, tmp_path: Path) -> None:
     (source / "loose.wav").write_bytes(codec.wav_bytes(tone(300)))
     _, report = pack.pack([source], tmp_path / "out")
-    assert report.skipped == [f"{source}: loose.wav: not in a word folder"]
+    assert len(report.skipped) == 1
+    assert report.skipped[0].startswith(f"{source}: loose.wav: ")
 
 
-def test_the_same_recording_twice_is_taken_once_and_said(source: Path, tmp_path: Path) -> None:
+def test_the_same_recording_twice_is_packed_once_and_noted(source: Path, tmp_path: Path) -> None:
     again = archive(source, tmp_path / "again.tar", "grün")
     corpus, report = pack.pack([source, again], tmp_path / "out")
     assert corpus.content_id == pack.pack([source], tmp_path / "once")[0].content_id
-    assert sum("taken once" in note for note in report.notes) == WORDS["grün"]
+    assert sum("packed once" in note for note in report.notes) == WORDS["grün"]
     assert f"{again}: grün/" in "".join(report.notes)
 
 
-def test_another_recording_of_the_same_name_is_refused(source: Path, tmp_path: Path) -> None:
+def test_two_recordings_of_one_name_are_refused(source: Path, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other", {"yes": 1}, samples=3000, noise_seconds=0)
     name = next((other / "yes").iterdir()).name
     (source / "yes" / name).write_bytes(codec.wav_bytes(tone(555)))
-    refused(rf"{other}: yes/{name} is another recording .* in {source}; rename one", [source, other], tmp_path / "out")
+    refused(rf"{other}: yes/{name} .* {source}; rename one", [source, other], tmp_path / "out")
 
 
 def refused(match: str, sources: list[Path], out: Path) -> None:
-    """Packing stops with that message and leaves no corpus and no scratch."""
+    """Packing raises that error, and leaves no corpus and no scratch folder."""
     with pytest.raises(UsageError, match=match):
         pack.pack(sources, out)
     assert not out.is_dir() or not any(out.iterdir())
@@ -350,7 +357,7 @@ def test_a_damaged_archive_is_refused(source: Path, tmp_path: Path) -> None:
     refused("a.tar.gz: damaged after", [path], tmp_path / "out")
 
 
-def test_only_damaged_or_only_noise_is_refused(source: Path, tmp_path: Path) -> None:
+def test_sources_without_a_usable_clip_are_refused(source: Path, tmp_path: Path) -> None:
     for word in WORDS:
         shutil.rmtree(source / word)
     refused(r"no readable clip \(0 damaged\)", [source], tmp_path / "out")
@@ -359,26 +366,29 @@ def test_only_damaged_or_only_noise_is_refused(source: Path, tmp_path: Path) -> 
     refused(r"no readable clip \(1 damaged, such as .*/.*: ", [source], tmp_path / "out")
 
 
-def test_a_packed_corpus_is_not_packed_over(source: Path, tmp_path: Path) -> None:
+def test_a_packed_corpus_is_not_overwritten(source: Path, tmp_path: Path) -> None:
     corpus, _ = pack.pack([source], tmp_path / "out")
     before = files(corpus.root)
-    with pytest.raises(UsageError, match="out: holds a packed corpus already; give another folder"):
+    with pytest.raises(UsageError, match="out: holds a packed corpus already"):
         pack.pack([source], corpus.root)
     assert files(corpus.root) == before
 
 
-@pytest.mark.parametrize("place", ["train/thesis.txt", "test/000000.tar", "index/notes.txt"])
-def test_what_lies_in_the_way_is_not_deleted(source: Path, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    "place",
+    ["test/000000.tar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("train/x", "index/x"))],
+)
+def test_existing_files_are_not_deleted(source: Path, tmp_path: Path, place: str) -> None:
     mine = tmp_path / "out" / place
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(UsageError, match="not empty; give a new folder for the shards"):
+    with pytest.raises(UsageError, match="out: not empty"):
         pack.pack([source], tmp_path / "out")
     assert files(tmp_path / "out") == {place: b"mine"}
 
 
 def stopped(source: Path, out: Path, what: str = "write", **more: Any) -> None:
-    """A packing that Ctrl-C ends where it has written the first shards (or decoded the first clips)."""
+    """A packing that is interrupted after it wrote the first shards (or decoded the first clips)."""
 
     def stop(doing: str, done: int, total: int) -> None:
         if doing == what and done:
@@ -389,31 +399,33 @@ def stopped(source: Path, out: Path, what: str = "write", **more: Any) -> None:
     assert not (out / "index").exists()
 
 
-def test_what_was_interrupted_goes_on_and_says_so(source: Path, tmp_path: Path) -> None:
+def test_an_interrupted_packing_resumes_and_notes_it(source: Path, tmp_path: Path) -> None:
     clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))
     stopped(source, tmp_path / "out")
     corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=50_000))
     assert files(corpus.root) == files(clean.root)
-    assert report.notes[0] == "goes on: 29 of 29 recordings were decoded already, 1 shards written"
+    assert "29 of 29 recordings were decoded already" in report.notes[0]
+    assert "1 shards" in report.notes[0]
 
 
-def test_other_options_keep_what_was_decoded_and_no_shard(source: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_options_keeps_decoded_samples_but_no_shards(source: Path, tmp_path: Path) -> None:
     clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(audio_format="flac", percents=(30.0, 10.0)))
     stopped(source, tmp_path / "out")
     corpus, report = pack.pack([source], tmp_path / "out", pack.PackOptions(audio_format="flac", percents=(30.0, 10.0)))
     assert files(corpus.root) == files(clean.root)
-    assert report.notes[0] == "goes on: 29 of 29 recordings were decoded already"
+    assert "29 of 29 recordings were decoded already" in report.notes[0]
+    assert "shards" not in report.notes[0]
 
 
-def test_other_sources_start_anew_and_that_is_said(source: Path, tmp_path: Path) -> None:
+def test_other_sources_start_from_the_beginning_and_that_is_noted(source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / "out")
     tar = archive(source, tmp_path / "a.tar", mode="w")
     corpus, report = pack.pack([tar], tmp_path / "out")
     assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean")[0].root)
-    assert "what a killed packing of other sources had done was thrown away" in report.notes
+    assert any("of other sources" in note for note in report.notes)
 
 
-def test_a_recording_that_was_changed_meanwhile_is_decoded_again(source: Path, tmp_path: Path) -> None:
+def test_a_changed_recording_is_decoded_again(source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / "out")
     changed, gone, *_ = sorted((source / "yes").iterdir())
     changed.write_bytes(codec.wav_bytes(tone(777, 3000)))
@@ -422,12 +434,12 @@ def test_a_recording_that_was_changed_meanwhile_is_decoded_again(source: Path, t
     assert files(corpus.root) == files(
         pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))[0].root
     )
-    assert report.notes[0].startswith("goes on: 15 of 28 ")  # those before: what comes after has another place
+    assert "15 of 28 " in report.notes[0]  # those before it: the others have another position in the sources
 
 
-def test_recordings_that_changed_places_meanwhile_are_decoded_again(source: Path, tmp_path: Path) -> None:
+def test_swapped_recordings_are_decoded_again(source: Path, tmp_path: Path) -> None:
     for path in source.rglob("*.wav"):
-        os.utime(path, (10**9, 10**9))  # as archives leave them; clips of a second are of one size, too
+        os.utime(path, (10**9, 10**9))  # as in archives; and all files are of one size
     stopped(source, tmp_path / "out")
     one, other = (sorted((source / word).iterdir())[0] for word in ("yes", "grün"))
     for path, place in ((one, tmp_path / "aside"), (other, one), (tmp_path / "aside", other)):
@@ -438,12 +450,12 @@ def test_recordings_that_changed_places_meanwhile_are_decoded_again(source: Path
     )
 
 
-def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path) -> None:
+def test_damaged_scratch_files_are_detected(source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / "out")
     (pcm,) = (tmp_path / "out" / ".packing").glob("*.pcm")
     size = pcm.stat().st_size
     pcm.write_bytes(bytes(size))
-    refused(r"pcm: damaged at .*; run the same again, which starts anew", [source], tmp_path / "out")
+    refused(r"pcm: damaged at ", [source], tmp_path / "out")
     stopped(source, tmp_path / "out")
     (pcm,) = (tmp_path / "out" / ".packing").glob("*.pcm")
     pcm.write_bytes(pcm.read_bytes()[: size // 2])
@@ -451,10 +463,11 @@ def test_scratch_that_a_power_cut_damaged_is_found(source: Path, tmp_path: Path)
     assert files(corpus.root) == files(
         pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=50_000))[0].root
     )
-    assert report.notes[0].startswith("goes on: 13 of 29 ")
+    assert "13 of 29 " in report.notes[0]
 
 
-def test_scratch_of_another_kind_starts_anew(source: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_unknown_scratch_files_are_removed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / ".packing" / "train").mkdir(parents=True)
     (tmp_path / "out" / ".packing" / "pcm").write_bytes(b"x" * 99)
     (tmp_path / "out" / ".packing" / "journal").write_bytes(b"x" * 4099)
@@ -462,11 +475,11 @@ def test_scratch_of_another_kind_starts_anew(source: Path, tmp_path: Path) -> No
     assert files(corpus.root) == files(pack.pack([source], tmp_path / "clean")[0].root)
 
 
-def test_a_file_in_a_shards_place_is_not_written_over(source: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_shard_is_not_overwritten(source: Path, tmp_path: Path) -> None:
     stopped(source, tmp_path / "out")
     (tmp_path / "out" / "train").mkdir()
     (tmp_path / "out" / "train" / "000000.tar").write_text("mine")
-    with pytest.raises(UsageError, match=r"train/000000.tar: in the way, and not of this corpus; move it elsewhere"):
+    with pytest.raises(UsageError, match=r"train/000000.tar: "):
         pack.pack([source], tmp_path / "out")
     assert (tmp_path / "out" / "train" / "000000.tar").read_text() == "mine"
 
@@ -484,20 +497,21 @@ def test_any_number_of_processes_gives_the_same_bytes(source: Path, tmp_path: Pa
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.multiproc
-def test_real_clips_are_the_same_bytes_from_one_process_and_from_four(real_mini: Index, tmp_path: Path) -> None:
+def test_real_clips_give_the_same_bytes_with_one_process_and_with_four(real_mini: Index, tmp_path: Path) -> None:
     many, _ = pack.pack([REAL / "speech_commands_mini.tar.gz"], tmp_path / "many", processes=4)
     assert files(many.root) == files(real_mini.root)
 
 
-def test_a_target_that_is_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+def test_an_output_path_that_is_a_file_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UsageError, match="out: cannot be written"):
         pack.pack([source], tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_only_shards_and_index_lie_there_at_any_time(source: Path, tmp_path: Path) -> None:
+def test_packing_creates_few_files_and_leaves_only_shards_and_index(source: Path, tmp_path: Path) -> None:
     out, most = tmp_path / "out", 0
 
     def look(what: str, done: int, total: int) -> None:
@@ -510,13 +524,13 @@ def test_only_shards_and_index_lie_there_at_any_time(source: Path, tmp_path: Pat
     assert {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
 
 
-def test_a_folder_with_a_colon_is_a_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_folder_may_contain_a_colon(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     corpus, _ = pack.pack([source], Path("run:1"))
     assert scan.verify(corpus) == (sum(WORDS.values()) + 1, [])
 
 
-def test_the_official_archive_packs_whole(real_mini: Index) -> None:
+def test_the_real_archive_is_packed_completely(real_mini: Index) -> None:
     counts = {name: len(split) for name, split in real_mini.splits.items()}
     assert counts == {"train": 576, "valid": 144, "test": 144, "noise": 6}
     assert scan.verify(real_mini) == (870, [])

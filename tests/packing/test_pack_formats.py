@@ -1,4 +1,5 @@
-"""Whatever soundfile reads, at any rate and in any number of channels, is packed as 16 kHz mono, unless cut short."""
+"""Every audio format that soundfile reads, at any rate and with any channels, becomes 16 kHz mono; truncated files are
+left out."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from kws.audio import codec
 from kws.data.index import Index
 from kws.packing import pack
 
-# ending, libsndfile's format and subtype, rate, channels; how near to the sine the samples come, of full scale
+# extension, libsndfile's format and subtype, rate, channels; largest error of the samples re full scale
 KINDS = {
     "phone": ("wav", "WAV", "PCM_U8", 8000, 1, 0.01),
     "mulaw": ("wav", "WAV", "ULAW", 8000, 1, 0.03),
@@ -74,7 +75,7 @@ def member(corpus: Index, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_sound_becomes_the_same_16_khz(packed: tuple[Index, pack.PackReport], name: str) -> None:
+def test_every_format_becomes_the_same_16_khz_samples(packed: tuple[Index, pack.PackReport], name: str) -> None:
     pcm = codec.decode(member(packed[0], f"whole_{name}.wav")) / 32768
     wanted = sine(16000)
     assert abs(len(pcm) - len(wanted)) <= 1
@@ -82,7 +83,7 @@ def test_every_kind_of_sound_becomes_the_same_16_khz(packed: tuple[Index, pack.P
     assert np.abs(pcm[inner] - wanted[inner]).max() < KINDS[name][-1]
 
 
-def test_what_is_cut_short_is_left_out_and_listed(packed: tuple[Index, pack.PackReport]) -> None:
+def test_truncated_files_are_left_out_and_reported(packed: tuple[Index, pack.PackReport]) -> None:
     corpus, report = packed
     assert corpus.words == ("whole",)
     assert sum(map(len, corpus.splits.values())) == len(KINDS)

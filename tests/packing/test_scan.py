@@ -1,4 +1,4 @@
-"""Verifying finds every kind of damage and names the shard, and the clip where there is one."""
+"""Verifying a corpus finds every kind of damage, and names the shard and the clip."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def refused(corpus: Index, match: str) -> None:
     assert "\n" not in fault
 
 
+def scan_file(path: Path) -> scan.ScannedShard:
+    with path.open("rb") as file:
+        return scan.scan_shard(file, str(path))
+
+
 def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
@@ -57,18 +62,18 @@ def rewrite(path: Path, change: Callable[[str, bytes], bytes]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-def test_a_sound_corpus_passes_with_its_number_of_clips(corpus: Index) -> None:
+def test_an_undamaged_corpus_passes_with_its_number_of_clips(corpus: Index) -> None:
     seen: list[int] = []
     assert scan.verify(corpus, done=seen.append) == (37, [])
     assert seen == sorted(seen)
     assert seen[-1] == 37
 
 
-def test_a_flipped_byte_in_the_sound_is_found(corpus: Index) -> None:
+def test_a_flipped_byte_in_the_audio_is_found(corpus: Index) -> None:
     split = corpus.split("train")
     flip(corpus.root / split.shards[1].name, int(split.columns["offset"][split.shards[1].start + 1]) + 99)
-    key = scan.scan_shard(corpus.root / split.shards[1].name).rows[1].key
-    refused(corpus, rf"train/000001.tar: clip {key}: crc32, sound differ from the index; copy or pack it again")
+    key = scan_file(corpus.root / split.shards[1].name).clips[1].key
+    refused(corpus, rf"train/000001.tar: clip {key}: crc32, sound differ")
 
 
 def test_a_flipped_byte_in_a_flac_header_is_found(tmp_path: Path) -> None:
@@ -89,7 +94,7 @@ def test_a_flipped_byte_in_a_tar_header_is_found(corpus: Index) -> None:
 def test_a_flipped_byte_in_the_padding_is_found(corpus: Index) -> None:
     split = corpus.split("valid")
     flip(corpus.root / split.shards[0].name, int(split.columns["offset"][0] + split.columns["length"][0]) + 5)
-    refused(corpus, r"valid/000000.tar: sha256 differs from the index; copy or pack it again")
+    refused(corpus, r"valid/000000.tar: sha256 differs")
 
 
 def test_a_flipped_byte_behind_the_end_of_the_tar_is_found(corpus: Index) -> None:
@@ -99,7 +104,7 @@ def test_a_flipped_byte_behind_the_end_of_the_tar_is_found(corpus: Index) -> Non
 
 
 @pytest.mark.parametrize("change", ["flipped", "zeros"])
-def test_a_damaged_header_in_mid_file_is_not_taken_for_the_end(corpus: Index, change: str) -> None:
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(corpus: Index, change: str) -> None:
     split = corpus.split("train")
     path = corpus.root / split.shards[1].name
     with tarfile.open(path) as tar:
@@ -110,7 +115,7 @@ def test_a_damaged_header_in_mid_file_is_not_taken_for_the_end(corpus: Index, ch
         data = path.read_bytes()
         path.write_bytes(data[:at] + bytes(512) + data[at + 512 :])
     with tarfile.open(path) as tar:
-        assert len(tar.getnames()) < 2 * split.shards[1].clips, "Python's tarfile stops there without a word"
+        assert len(tar.getnames()) < 2 * split.shards[1].clips, "Python's tarfile silently stops there"
     how = {"flipped": rf"bad checksum at byte {at}", "zeros": rf"closing blocks at byte {at}, but more data"}[change]
     refused(corpus, rf"train/000001.tar: damaged tar \({how}")
 
@@ -125,18 +130,18 @@ def test_every_damaged_shard_is_named_and_the_others_counted(corpus: Index) -> N
     assert [fault.partition(": ")[0].removeprefix(f"{corpus.root}/") for fault in faults] == [
         "train/000000.tar", "train/000002.tar", "test/000000.tar",
     ]  # fmt: skip
-    assert all("crc32, sound differ from the index" in fault and "(and 3 more faults" in fault for fault in faults[:2])
+    assert all("crc32, sound differ" in fault and "3 more faults" in fault for fault in faults[:2])
     assert clips == 37 - split.shards[0].clips - split.shards[2].clips - len(corpus.split("test"))
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.7])
-def test_a_shard_cut_short_is_found(corpus: Index, keep: float) -> None:
+@pytest.mark.parametrize("keep", [0.0, 0.7, pytest.param(0.3, marks=pytest.mark.slow)])
+def test_a_truncated_shard_is_found(corpus: Index, keep: float) -> None:
     path = corpus.root / corpus.split("train").shards[0].name
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     refused(corpus, r"train/000000.tar: damaged tar \((empty header|unexpected end of data|truncated header)")
 
 
-def test_a_shard_cut_between_clips_is_found(corpus: Index) -> None:
+def test_a_shard_truncated_between_clips_is_found(corpus: Index) -> None:
     split = corpus.split("train")
     path = corpus.root / split.shards[0].name
     with tarfile.open(path) as tar:
@@ -180,16 +185,16 @@ def test_labels_swapped_between_words_are_found(corpus: Index) -> None:
     refused(corpus, r"train/000000.tar: clip \w+: .*word.* differ from the index")
 
 
-def test_a_clip_with_two_sounds_is_refused(corpus: Index, tmp_path: Path) -> None:
+def test_a_sample_with_two_audio_members_is_refused(corpus: Index, tmp_path: Path) -> None:
     path = tmp_path / "two.tar"
     with tarfile.open(path, "w") as tar:
         for name in ("a.wav", "a.flac", "a.json"):
             tar.addfile(tarfile.TarInfo(name))
     with pytest.raises(UsageError, match=r"two.tar: sample a: 2 audio members, wanted one"):
-        scan.scan_shard(path)
+        scan_file(path)
 
 
-def test_another_corpus_under_the_index_is_found(corpus: Index, tmp_path: Path) -> None:
+def test_the_index_of_another_corpus_is_found(corpus: Index, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "wav", {"low": 20, "high": 16}, speakers=18, samples=2001)
     other, _ = pack.pack([source], tmp_path / "other", pack.PackOptions(shard_bytes=60_000))
     shutil.rmtree(corpus.root / "index")
@@ -200,35 +205,34 @@ def test_another_corpus_under_the_index_is_found(corpus: Index, tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("column", ["offset", "word", "cells"])
-@pytest.mark.parametrize("keep", [0, 100, 140])
-def test_a_torn_index_is_refused_when_it_is_opened(corpus: Index, column: str, keep: int) -> None:
+@pytest.mark.parametrize(("column", "keep"), [("offset", 0), ("word", 100), ("cells", 140)])
+def test_a_damaged_index_is_refused_when_it_is_loaded(corpus: Index, column: str, keep: int) -> None:
     path = corpus.root / "index" / "train" / f"{column}.npy"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UsageError, match=r"damaged index \(.*\); pack again"):
+    with pytest.raises(UsageError, match="damaged index"):
         index.load(corpus.root)
 
 
 def test_an_index_of_another_version_is_refused(corpus: Index) -> None:
     path = corpus.root / "index" / "index.json"
     path.write_text(path.read_text().replace('"version": 2', '"version": 99'))
-    with pytest.raises(UsageError, match=r"index.json: version 99 of the index, wanted 2; pack again"):
+    with pytest.raises(UsageError, match=r"index\.json: version 99"):
         index.load(corpus.root)
 
 
-def test_a_folder_without_an_index_says_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no packed corpus there .*; make one with kws pack "):
+def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="kws pack"):
         index.load(tmp_path)
 
 
-def test_a_split_without_clips_names_those_that_have_some(corpus: Index) -> None:
-    with pytest.raises(UsageError, match=r"no clips in split 'dev'; splits with clips: train, valid, test, noise"):
+def test_an_unknown_split_is_refused_with_the_known_ones(corpus: Index) -> None:
+    with pytest.raises(UsageError, match=r"'dev'.*train, valid, test, noise"):
         corpus.split("dev")
 
 
-def test_rows_say_where_the_sound_lies(corpus: Index) -> None:
+def test_scanned_clips_have_the_offsets_of_their_audio(corpus: Index) -> None:
     path = corpus.root / "train" / "000000.tar"
-    for row in scan.scan_shard(path).rows:
+    for row in scan_file(path).clips:
         data = path.read_bytes()[row.offset : row.offset + row.length]
         assert row.plain
         assert len(codec.decode(data)) == row.samples == 2000

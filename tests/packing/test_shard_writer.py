@@ -1,4 +1,4 @@
-"""Shards are byte for byte what WebDataset's own writer makes, and their rows what reading them gives."""
+"""Shards equal those of WebDataset's own writer byte for byte, and their index rows equal those of scanning them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import tone
 KEYS = ["yes_a_nohash_0", "grün_b", "l" + 150 * "o" + "ng", "deep_" + 90 * "d"]
 
 
-def task(folder: Path, audio_format: shard_writer.AudioFormat) -> shard_writer.ShardContents:
+def shard_contents(folder: Path, audio_format: shard_writer.AudioFormat) -> shard_writer.ShardContents:
     clips, start = [], 0
     with (folder / "1.pcm").open("wb") as file:
         for number, key in enumerate(KEYS):
@@ -36,8 +36,8 @@ def task(folder: Path, audio_format: shard_writer.AudioFormat) -> shard_writer.S
 
 
 @pytest.mark.parametrize("audio_format", get_args(shard_writer.AudioFormat))
-def test_the_bytes_are_those_of_webdatasets_writer(tmp_path: Path, audio_format: shard_writer.AudioFormat) -> None:
-    written = shard_writer.write_shard(task(tmp_path, audio_format))
+def test_the_bytes_equal_those_of_webdatasets_writer(tmp_path: Path, audio_format: shard_writer.AudioFormat) -> None:
+    written = shard_writer.write_shard(shard_contents(tmp_path, audio_format))
     theirs = io.BytesIO()
     with wds.TarWriter(theirs, mtime=0, encoder=False) as tar:
         for number, key in enumerate(KEYS):
@@ -51,7 +51,7 @@ def test_the_bytes_are_those_of_webdatasets_writer(tmp_path: Path, audio_format:
 
 
 def test_a_member_has_one_header(tmp_path: Path) -> None:
-    written = shard_writer.write_shard(task(tmp_path, "wav"))
+    written = shard_writer.write_shard(shard_contents(tmp_path, "wav"))
     with tarfile.open(tmp_path / written.name) as tar:
         first = tar.getmembers()[:2]
     assert [member.pax_headers for member in first] == [{}, {}]
@@ -59,20 +59,21 @@ def test_a_member_has_one_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("audio_format", get_args(shard_writer.AudioFormat))
-def test_the_rows_are_what_reading_the_shard_gives(tmp_path: Path, audio_format: shard_writer.AudioFormat) -> None:
-    written = shard_writer.write_shard(task(tmp_path, audio_format))
-    found = scan.scan_shard(tmp_path / written.name)
-    assert (found.bytes, found.sha256, len(found.rows)) == (written.size, written.sha256, written.clips)
+def test_the_rows_equal_those_of_scanning_the_shard(tmp_path: Path, audio_format: shard_writer.AudioFormat) -> None:
+    written = shard_writer.write_shard(shard_contents(tmp_path, audio_format))
+    with (tmp_path / written.name).open("rb") as file:
+        found = scan.scan_shard(file, written.name)
+    assert (found.bytes, found.sha256, len(found.clips)) == (written.size, written.sha256, written.clips)
     rows = np.frombuffer(written.rows, np.uint64).reshape(-1, len(COLUMNS))
-    assert rows.tolist() == scan.table_of_clips(found.rows, 7, {"yes": 0}, {"ann": 0}).tolist()
+    assert rows.tolist() == scan.table_of_clips(found.clips, 7, {"yes": 0}, {"ann": 0}).tolist()
 
 
 @given(st.lists(st.integers(1, 60_000), max_size=60), st.sampled_from(["wav", "flac"]))
-def test_lots_keep_the_order_and_hold_as_much_as_fits(lengths: list[int], audio_format: str) -> None:
+def test_groups_keep_the_order_and_the_size(lengths: list[int], audio_format: str) -> None:
     clips = [shard_writer.IndexedClip(Clip(str(n), "", "", "", "", 0, samples, 0), 0, 0)
              for n, samples in enumerate(lengths)]  # fmt: skip
-    lots = list(shard_writer.group_into_shards(iter(clips), 200_000, audio_format))  # type: ignore[arg-type]
-    assert [clip for lot in lots for clip in lot] == clips
-    assert all(lots)
-    for lot in lots:
-        assert sum(one.clip.samples for one in lot[:-1]) * (2 if audio_format == "wav" else 1) < 200_000
+    groups = list(shard_writer.group_into_shards(iter(clips), 200_000, audio_format))  # type: ignore[arg-type]
+    assert [clip for group in groups for clip in group] == clips
+    assert all(groups)
+    for group in groups:
+        assert sum(one.clip.samples for one in group[:-1]) * (2 if audio_format == "wav" else 1) < 200_000
