@@ -19,9 +19,16 @@ from tests.multiproc.launching import SETTINGS, events, finish, start_ranks, sta
 
 
 def train(corpus: Index, run: Path, *settings: str) -> Path:
-    """A tiny run of this process, to its end."""
-    assert train_here(run, f"data.shards={corpus.root}", "train.global_batch=32", *settings) == 0
+    """A tiny run of this process, to its end. Returns the run folder."""
+    train_and_print(corpus, run, *settings)
     return run
+
+
+def train_and_print(corpus: Index, run: Path, *settings: str) -> str:
+    """The same; returns what the run printed."""
+    code, output = train_here(run, f"data.shards={corpus.root}", *settings)
+    assert code == 0, output
+    return output
 
 
 def last_model(run: Path) -> dict[str, torch.Tensor]:
@@ -39,9 +46,7 @@ def test_lower_precision_learns_and_keeps_float32_weights(tones: Index, tmp_path
     assert bool(Checkpoints(run).find("last").optimizer()["scaler"]) == (precision == "fp16")
 
 
-def test_a_new_run_starts_from_the_averaged_weights_of_another(
-    tones: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_run_starts_from_the_averaged_weights_of_another(tones: Index, tmp_path: Path) -> None:
     first = train(tones, tmp_path / "first", "train.epochs=2", "train.ema=0.9")
     average = load_file(Checkpoints(first).find("best_accuracy").path / "ema.safetensors")
     still = ("train.lr=1e-12", "train.weight_decay=0", f"train.init={first}")
@@ -49,12 +54,11 @@ def test_a_new_run_starts_from_the_averaged_weights_of_another(
     for name, value in average.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(model[name], value, atol=1e-6, rtol=1e-6)
-    capsys.readouterr()
     # The same number of classes, but in another order: the weights of the last layer do not fit.
     task = tmp_path / "others.toml"
     task.write_text('classes = ["mid", "high", "low"]\nothers = "drop"\n')
-    train(tones, tmp_path / "third", *still, f"data.task={task}")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{first}: ")]
+    output = train_and_print(tones, tmp_path / "third", *still, f"data.task={task}")
+    (line,) = [line for line in output.splitlines() if line.startswith(f"{first}: ")]
     assert "classifier" in line or "weight" in line
     with pytest.raises(UsageError, match=r"train\.init: nowhere\.safetensors"):
         train(tones, tmp_path / "fourth", "train.init=nowhere.safetensors")
@@ -108,7 +112,7 @@ def test_a_loss_of_nan_names_step_slots_and_draws_of_all_ranks(tones: Index, con
     save_file(broken, tmp_path / "nan.safetensors")
     output = fail_on_two_ranks(config, tmp_path / "run", f"train.init={tmp_path}/nan.safetensors")
     assert "step 0" in output
-    assert "slot 0, draws 0 to 3" in output  # 8 slots of 4 draws, of both ranks
+    assert "slot 0, draws 0 to 3" in output  # of both ranks
     assert "slot 7, draws 28 to 31" in output
 
 
