@@ -1,5 +1,6 @@
 """Checks that the tests of several families share."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,3 +24,10 @@ def output_channels(stage: nn.Sequential, x: torch.Tensor) -> list[int]:
         x = module(x)
         found.append(x.shape[1])
     return found
+
+
+def slow(*values: object) -> list[object]:
+    """Test parameters that only the full run uses; a tuple stands for several arguments."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow) for value in values
+    ]

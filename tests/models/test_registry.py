@@ -57,6 +57,15 @@ def at_least(name: str, bands: int, frames: int) -> InShape:
     return 1, max(bands, least_bands), max(frames, least_frames)
 
 
+ONE_PER_FAMILY = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == first_of(e.family) else pytest.mark.slow) for name, e in MODELS.items()],
+)
+"""Every name in the full run; by default the first of each family."""
+FAST_FAMILIES = [pytest.param(family, marks=pytest.mark.slow if family == "vgg" else ()) for family in FAMILIES]
+"""VGG's head alone has 28 M parameters."""
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -67,7 +76,7 @@ def test_required_names_exist() -> None:
     assert all("arXiv" in e.paper for e in MODELS.values())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@ONE_PER_FAMILY
 def test_logits_for_the_default_shape(name: str) -> None:
     with torch.device("meta"), torch.no_grad():
         assert build_model(name, 11).eval()(torch.empty(2, 1, 40, 101)).shape == (2, 11)
@@ -88,7 +97,7 @@ def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     assert_trains(build_model(name, 5, shape), shape, 5, clips=3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@ONE_PER_FAMILY
 def test_the_smallest_shape_works_and_one_less_is_refused(name: str) -> None:
     bands, frames = MODELS[name].smallest
     with torch.device("meta"), torch.no_grad():
@@ -162,7 +171,7 @@ def test_the_state_dict_holds_all_of_the_network(family: str) -> None:
     assert torch.equal(copy(x), model(x))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 def test_autocast_bfloat16_trains(family: str) -> None:
     model = small(family, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -179,7 +188,7 @@ def test_a_strided_view_gives_the_same_logits(family: str) -> None:
     torch.testing.assert_close(model(view), model(view.contiguous()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 def test_training_lowers_the_loss(family: str) -> None:
     model, x, y = small(family, 2), torch.randn(8, *SHAPE), torch.arange(8) % 2
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
