@@ -105,7 +105,7 @@ class DownloadTarget:
 
 
 class _Retries:
-    """The delays before further tries. Starts anew after a try that came further than all before it."""
+    """The delays before further tries. Starts over after a try that came further than all before it."""
 
     def __init__(self, delays_s: tuple[float, ...], position: int) -> None:
         self._delays_s, self._furthest = delays_s, position

@@ -35,8 +35,8 @@ Tree = dict[str, Any]
 class Silence:
     """A class of clips without speech, generated from the corpus.
 
-    share: their number, as a share of the clips of the wanted words, or of all clips of the task (`of`). kind: windows of
-    the noise recordings, or zeros (digital silence). splits: those that get such clips.
+    share: their number, as a share of the clips of the wanted words, or of all clips of the task (`of`). kind: windows
+    of the noise recordings, or zeros (digital silence). splits: those that get such clips.
     """
 
     share: float
@@ -49,9 +49,9 @@ class Silence:
 class Definition:
     """A task.
 
-    others: the class of words outside the classes; "drop": they are left out. unknown_share: how many of their clips are
-    used, as a share of the clips of the wanted words; None: all. clips: its number of clips by split on the official
-    `corpus`.
+    others: the class of words outside the classes; "drop": they are left out. unknown_share: how many of their clips
+    are used, as a share of the clips of the wanted words; None: all. clips: its number of clips by split on the
+    official `corpus`.
     """
 
     name: str
@@ -64,7 +64,8 @@ class Definition:
 
     @property
     def hash_name(self) -> str:
-        """The name that enters hashes: the task's first name, so that renaming it changes neither selection nor digest."""
+        """The name that enters hashes: the task's first name, so that renaming it changes neither selection nor
+        digest."""
         return old_value("data.task", self.name)
 
     @property
@@ -110,7 +111,8 @@ class Task:
 
 
 def rounded_share(share: float, count: int) -> int:
-    """`share` times `count`, rounded up. Computed in decimal: 0.1 of 10 is 1, although the float 0.1 is a little larger."""
+    """`share` times `count`, rounded up. Computed in decimal: 0.1 of 10 is 1, although the float 0.1 is a little
+    larger."""
     return math.ceil(Fraction(str(share)) * count)
 
 

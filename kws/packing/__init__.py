@@ -1,7 +1,7 @@
 """Making a packed corpus (shards and index), and checking one. Reading it for training is kws/data.
 
-May import kws/corpus, kws/data (index, plan, selection, shard_fetch), kws/audio and kws/distributed; never torch. Read in
-this order:
+May import kws/corpus, kws/data (index, plan, selection, shard_fetch), kws/audio and kws/distributed; never torch.
+Read in this order:
 
     pack                                   the whole of a packing: decode, audit, write, publish
     journal                                its progress, in an sqlite database, so that it resumes after a kill

@@ -178,7 +178,7 @@ class Journal:
         self._lock.close()
 
     def remove(self) -> None:
-        """Removes the scratch folder; the journal last, because without it nobody knows what the other files are."""
+        """Removes the scratch folder; the journal last, because the other files cannot be identified without it."""
         self._clear()
         self._db.close()
         for name in ("lock", "journal-journal", "journal"):
