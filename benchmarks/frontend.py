@@ -1,18 +1,18 @@
-"""The front end against librosa: the presets classic and modern, and evaluation features, on one core.
+"""The front end compared with librosa: the presets classic and modern, and the features of evaluation, on one core.
 
     python benchmarks/frontend.py [--quick] [--data DIR]
 
-In one process with one thread, on the same clips and with the same drawn parameters:
+In one process with one thread, on the same clips and with the same augmentation parameters:
 
-- librosa   tests/audio/librosa_chain.py: one clip at a time, plain librosa and numpy
-- ours      kws.audio, batches of 64 as `kws train` and `kws evaluate` call it
-- rfft      the bare transform of the same frames, one a clip: the limit
+- librosa   tests/audio/librosa_chain.py: one clip at a time, with plain librosa and numpy
+- ours      kws.audio, in batches of 64, as `kws train` and `kws evaluate` call it
+- rfft      only the FFT of the same frames, one per clip: the lower limit
 
-Rounds take turns, and the middle one of each counts. Before anything is timed the results are compared. Then each
-step's share, measured by itself. Bars: 5 x librosa for the training chain and for evaluation features. Where there is a
-GPU: clips/s there, and the chain's share of a WRN-28-10 training step (bar 5 %).
+The ways are measured in alternating rounds, and the median round counts. The results are compared before anything is
+timed. After that, the share of each step, measured alone. Targets: 5 times librosa for the augmentation chain and for
+evaluation features. With a GPU: clips/s there, and the chain's share of a WRN-28-10 training step (target 5 %).
 
-Without --data the clips are noise, in which no step finds a short cut.
+Without --data the clips are noise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the reference is one of the tests'
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for the reference in tests/
 
 from kws.audio import frames
 from kws.audio.augment import AugmentationChain, transform_waves
@@ -59,7 +59,7 @@ Clips = tuple[torch.Tensor, np.ndarray[Any, Any], list[Pcm]]
 
 
 def clips_of(folder: Path | None, count: int) -> Clips:
-    """Clips spread over a corpus's train split, or noise."""
+    """Clips spread over the train split of a corpus, or noise."""
     rng = np.random.default_rng(0)
     if folder is None:
         wave = (rng.standard_normal((count, SAMPLES)) * 3000).astype(np.int16)
@@ -78,7 +78,7 @@ def clips_of(folder: Path | None, count: int) -> Clips:
 
 
 def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[int], np.ndarray[Any, Any]]:
-    """draw -> (32, 32) by the reference. In float32 its phase vocoder adds up angles to an error of 0.003 dB."""
+    """One draw as features (32, 32), by the reference. In float32 its phase vocoder has an error of 0.003 dB."""
     wave, lengths, noises = clips
     settings, count = preset("classic", features="mel32"), len(wave)
     sampler, bank = AugmentationSampler(settings, SEED, SAMPLES), NoiseBank(noises, SAMPLES, CPU)
@@ -103,9 +103,9 @@ def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[in
 
 
 def rounds_of(ways: dict[str, tuple[Callable[[int], Any], int]], rounds: int) -> dict[str, float]:
-    """Microseconds a clip of each way (function of the round's number, clips of a call): the middle round."""
+    """Microseconds per clip of each way (a function of the round's number, and clips per call), median over rounds."""
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):  # the first warms up
+    for number in range(rounds + 1):  # the first round warms up
         for name, (way, clips) in ways.items():
             start = time.perf_counter()
             way(number)
@@ -114,7 +114,7 @@ def rounds_of(ways: dict[str, tuple[Callable[[int], Any], int]], rounds: int) ->
 
 
 def compare(clips: Clips, rounds: int, each: int) -> tuple[dict[str, float], float]:
-    """Microseconds a clip of every way; and the greatest difference in dB between ours and librosa's."""
+    """Microseconds per clip of every way, and the largest difference in dB between our features and librosa's."""
     wave, lengths, noises = clips
     count, draws, features = len(wave), np.arange(len(wave)), Features("mel32")
     classic = AugmentationChain(preset("classic", features="mel32"), features, SEED, noises, SAMPLES, CPU)
@@ -153,7 +153,7 @@ def frames_of(wave: torch.Tensor) -> np.ndarray[Any, Any]:
 
 
 def shares(clips: Clips, rounds: int) -> dict[str, float]:
-    """Microseconds a clip of each step of the preset classic, by itself, on the draws as they come."""
+    """Microseconds per clip of each step of the preset classic, measured alone with its usual probability."""
     wave, lengths, noises = (part[:BATCH] for part in clips)
     features, draws = Features("mel32"), np.arange(BATCH)
     sampler, bank = (
@@ -224,9 +224,9 @@ def on_gpu(clips: Clips) -> dict[str, float]:
 
 
 def show(found: dict[str, float], steps: dict[str, float], difference: float) -> None:
-    """The tables for people."""
-    table = Table("way", "us a clip", "clips/s", "librosa is", title="one core, middle round")
-    parts = Table("step of the preset classic", "us a clip", "share", title="each by itself")
+    """Prints the tables."""
+    table = Table("way", "us/clip", "clips/s", "librosa takes", title="one core, median round")
+    parts = Table("step of the preset classic", "us/clip", "share", title="each measured alone")
     for column in (*table.columns[1:], *parts.columns[1:]):
         column.justify = "right"
     for name, value in found.items():
@@ -244,7 +244,7 @@ def show(found: dict[str, float], steps: dict[str, float], difference: float) ->
 
 
 def main() -> None:
-    """Prints the tables, and last one JSON object."""
+    """Prints the tables, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: clips of noise")
     parser.add_argument("--quick", action="store_true", help="fewer clips, fewer rounds: under a minute")

@@ -1,14 +1,14 @@
-"""Every network's speed and memory on the device at hand: forward and backward of a batch.
+"""Speed and memory of every network on this machine's device: forward and backward pass of a batch.
 
     python benchmarks/models.py [--quick] [--only 'wrn*' ...] [--batch N] [--seconds S]
 
-A row a network, each in a process of its own: clips/s in float32, under bfloat16 autocast, with channels_last, and
-with --compile compiled, and the peak of memory in float32 above what was there before. Multiply-adds
-per second count three times the forward ones for a step; `share` is theirs of a measured matrix product of the same
-device in float32: what is left is memory traffic and overhead. A network whose step is slow is measured over fewer
-steps, and in float32 alone.
+One row per network, each measured in its own process: clips/s in float32, with bfloat16 autocast, with channels_last
+and, with --compile, compiled; and the peak memory of a step in float32, without what was used before. The multiply-adds
+of a step are taken as three times those of the forward pass; `share` compares their rate with that of a float32 matrix
+product on the same device: the rest is memory traffic and overhead. A network with slow steps is measured over fewer
+steps, and in float32 only.
 
-On a CPU with one thread and batches of 16; on a GPU 256.
+On a CPU with one thread and batches of 16; on a GPU with batches of 256.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SLOW_STEP_S = 2.0
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU, if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def settle() -> None:
-    """Waits until the device has done what it was given."""
+    """Waits until the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -59,7 +59,7 @@ def matmul_rate(seconds: float) -> float:
 
 
 def best_time(way: Callable[[], Any], seconds: float) -> float:
-    """Seconds of the fastest call, after one to warm up."""
+    """Seconds of the fastest call, after one call to warm up."""
     way()
     settle()
     best, until = float("inf"), time.perf_counter() + seconds
@@ -73,7 +73,7 @@ def best_time(way: Callable[[], Any], seconds: float) -> float:
 
 
 def step_of(network: nn.Module, inputs: Tensor, mode: str) -> Callable[[], None]:
-    """Forward and backward of one batch."""
+    """A function that runs the forward and backward pass of one batch."""
     labels = torch.arange(len(inputs), device=inputs.device) % CLASSES
     if mode == "channels_last":
         network, inputs = network.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
@@ -92,26 +92,26 @@ def step_of(network: nn.Module, inputs: Tensor, mode: str) -> Callable[[], None]
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """The most memory a step takes above what was taken before it."""
+    """The peak memory of a step, without what was used before it."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is there now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present value
     step()
     return resident("VmHWM") - before
 
 
 def resident(field: str) -> int:
-    """This process's memory, in bytes, as Linux counts it."""
+    """The resident memory of this process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer: Any) -> None:
-    """One network, for a process of its own."""
+    """Measures one network; run in its own process."""
     torch.set_num_threads(1)
     keep_freed_memory()
     shape = catalogue.row(name)["input"]
@@ -131,8 +131,8 @@ def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer:
 
 
 def in_own_process(name: str, batch: int, seconds: float, modes: Sequence[str]) -> dict[str, Any]:
-    """A network's row; a name with an error where its process failed."""
-    context = multiprocessing.get_context("forkserver")  # clean processes that have torch loaded already
+    """The row of a network; only its name and an error where its process failed."""
+    context = multiprocessing.get_context("forkserver")  # new processes with torch already imported
     context.set_forkserver_preload(["torch", "kws.commands.catalogue"])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(name, batch, seconds, modes, send))
@@ -147,7 +147,7 @@ def in_own_process(name: str, batch: int, seconds: float, modes: Sequence[str]) 
 
 
 def show(rows: list[dict[str, Any]], rate: float, batch: int) -> None:
-    """The table for people."""
+    """Prints the table."""
     table = Table("network", "parameters", "mult-adds", *MODES, "peak MB", "share",
                   title=f"clips/s, forward and backward, batches of {batch}, {device().type}")  # fmt: skip
     table.columns[0].no_wrap = True
@@ -167,13 +167,19 @@ def show(rows: list[dict[str, Any]], rate: float, batch: int) -> None:
 
 
 def main() -> None:
-    """Prints the table, and last one JSON object."""
+    """Prints the table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="five small networks: under a minute")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="networks, * stands for anything (default: all)")
-    parser.add_argument("--batch", type=int, help="clips a batch (default 16; 256 on a GPU)")
-    parser.add_argument("--seconds", type=float, help="a network and mode (default 1; 0.5 with --quick)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: wants a C++ compiler, takes minutes")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="names of networks; * matches any characters (default: all)"
+    )
+    parser.add_argument("--batch", type=int, help="clips per batch (default 16; 256 on a GPU)")
+    parser.add_argument("--seconds", type=float, help="seconds per network and mode (default 1; 0.5 with --quick)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="also measure torch.compile, which needs a C++ compiler and takes minutes",
+    )
     parser.add_argument("--data", type=Path, help="not used: the clips are random numbers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,13 +1,13 @@
-"""What the harness costs over a bare PyTorch loop, what a checkpoint costs, and what a second process brings.
+"""The cost of kws compared with a plain PyTorch loop, the cost of a checkpoint, and the gain of a second process.
 
     python benchmarks/overhead.py [--quick] [--data DIR] [--model NAME]
 
-- overhead   steps of the harness (plan, stream, slots, running statistics, flags) and of a bare loop (the same network,
-             the same clips ready in memory, the same front end, cross entropy, backward, optimizer) take turns in one
-             process with one thread; the middle of each counts. Bar: 3 %. With `exact` beside it. As from the second
-             epoch on: each clip has been read and checked once (what that costs is in stream.py).
-- stall      seconds that a save keeps training waiting (a snapshot; the rest is written in a thread), in steps. Bar: 1.
-- processes  clips/s of `kws train` on two processes against one, one thread each.
+- overhead   steps of kws (plan, stream, slots, running statistics, flags) and of a plain loop (the same network, the
+             same clips ready in memory, the same front end, cross entropy, backward pass, optimizer), alternating in
+             one process with one thread; medians are compared. Target: 3 %. The same for reduction = "exact".
+             Measured as in the second epoch: each clip has been read and checked before (stream.py measures that).
+- stall      how long a save delays training (it takes a snapshot; a thread writes it), in steps. Target: 1.
+- processes  clips/s of `kws train` with two processes and with one, one thread each.
 
 Without --data the clips are noise.
 """
@@ -51,7 +51,7 @@ SLOTS, MICRO = 4, 32
 
 
 def settings(shards: Path, model: str, reduction: str) -> Config:
-    """A step of 128 clips in four slots."""
+    """Settings for steps of 128 clips in four slots."""
     train = TrainConfig(
         global_batch=SLOTS * MICRO, micro_batch=MICRO, device="cpu", threads=1, reduction=reduction, epochs=1000
     )
@@ -59,7 +59,7 @@ def settings(shards: Path, model: str, reduction: str) -> Config:
 
 
 def clips(folder: Path, count: int) -> Path:
-    """Packed seconds of noise, ten words."""
+    """A packed corpus of one-second noise clips with ten words."""
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / "wav" / f"word{number % 10}" / f"{number % 60:08x}_nohash_{number}.wav"
@@ -69,7 +69,7 @@ def clips(folder: Path, count: int) -> Path:
 
 
 class Harness:
-    """The steps that `kws train` takes."""
+    """Runs the steps of `kws train`."""
 
     def __init__(self, config: Config, here: Ranks) -> None:
         self.training_set, self.features = TrainingSet(config), Features(config.frontend.features)
@@ -94,13 +94,13 @@ class Harness:
             yield from stream_batches(lambda: plan.rank_slots(0, 1), reader, 0)
 
     def step(self) -> None:
-        """One update."""
+        """Runs one step."""
         self.stepper.step(self.batches, SLOTS * MICRO, 0, self.number, (False, False), None)
         self.number += 1
 
 
 class Bare:
-    """The loop that one would write."""
+    """Runs the steps of a plain PyTorch loop."""
 
     def __init__(self, config: Config) -> None:
         training_set, self.features = TrainingSet(config), Features(config.frontend.features)
@@ -120,7 +120,7 @@ class Bare:
         )
 
     def step(self) -> None:
-        """One update."""
+        """Runs one step."""
         self.optimizer.zero_grad(set_to_none=False)
         for batch in itertools.islice(self.ready, SLOTS):
             with torch.no_grad():
@@ -131,11 +131,11 @@ class Bare:
 
 
 def seconds_a_step(config: Config, here: Ranks, rounds: int) -> dict[str, float]:
-    """Of the bare loop and of both reductions, taking turns."""
+    """Median seconds per step of the plain loop and of kws with both reductions, alternating."""
     exact = dataclasses.replace(config, train=dataclasses.replace(config.train, reduction="exact"))
     ways = {"bare": Bare(config), "fast": Harness(config, here), "exact": Harness(exact, here)}
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 2):  # the first two warm up
+    for number in range(rounds + 2):  # the first two rounds warm up
         for name in sorted(ways, key=lambda name: (number + len(name)) % 3):
             start = time.perf_counter()
             ways[name].step()
@@ -144,7 +144,7 @@ def seconds_a_step(config: Config, here: Ranks, rounds: int) -> dict[str, float]
 
 
 def seconds_a_save(config: Config, here: Ranks, folder: Path, rounds: int) -> float:
-    """That a step waits for a checkpoint."""
+    """Median seconds that a step waits for a checkpoint."""
     harness, saver = Harness(config, here), Saver(Checkpoints(folder))
     harness.step()
     found = []
@@ -153,12 +153,12 @@ def seconds_a_save(config: Config, here: Ranks, folder: Path, rounds: int) -> fl
         state = {"step": number, "best": []}
         saver.save(f"step-{number:08d}", state, harness.network.state_dict(), harness.stepper.state_dict(), None)
         found.append(time.perf_counter() - start)
-        saver.wait()  # as steps between two saves do
+        saver.wait()  # usually done by the steps between two saves
     return median(found)
 
 
 def clips_per_s(shards: Path, model: str, ranks: int, folder: Path, epochs: int) -> float:
-    """Of `kws train` on so many processes, its last epoch."""
+    """Clips/s in the last epoch of `kws train` with this number of processes."""
     run = folder / f"run{ranks}"
     changes = {
         "data.shards": f'"{shards}"', "data.workers": "0", "model.name": model, "train.epochs": str(epochs),
@@ -185,7 +185,7 @@ def clips_per_s(shards: Path, model: str, ranks: int, folder: Path, epochs: int)
 
 
 def main() -> None:
-    """Prints a table, and last one JSON object."""
+    """Prints a table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: noise")
     parser.add_argument("--model", default="matchboxnet_3x2x64", help="default matchboxnet_3x2x64")

@@ -1,16 +1,16 @@
-"""Packing a corpus: clips a second from a folder and from a tar.gz, against `tar` alone, and the memory it takes.
+"""Packing a corpus: clips per second from a folder and from a tar.gz, compared with `tar` alone; and memory.
 
     python benchmarks/pack.py [--quick] [--clips N] [--data DIR]
 
-- tar         `tar cf` of the folder of clips to a file: the same reading, the same writing, nothing else
-- ours        kws.packing.pack as `kws pack` calls it, in a fresh Python whose start is not counted, from the folder and
-              from a tar.gz of it, with one process and with as many as there are cores
+- tar         `tar cf` of the folder of clips: the same reading and writing, and nothing else
+- ours        kws.packing.pack as `kws pack` calls it, in a new Python process whose start is not counted, from the
+              folder and from a tar.gz of it, with one process and with one per core
 
-Ours writes the samples twice (scratch and shards), waits for the disk at every shard, and ends with the index. Rounds
-take turns, and the fastest of each counts. Memory is the sum over all its processes of what each has in memory, shared
-pages divided between those that share them, at N and at 4 N clips: it must not grow with them.
+We write the samples twice (scratch and shards), fsync every shard, and write the index at the end. The ways are
+measured in alternating rounds, and the fastest of each counts. Memory is the sum of the proportional set sizes of all
+processes, at N and at 4 N clips: it must not grow with their number.
 
-Without --data, which takes the clips of a packed corpus's training split, they are seconds of noise, no two alike.
+Without --data, which takes the clips from the train split of a packed corpus, the clips are noise, all different.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rich.table import Table
 
 from kws.audio import codec
 from kws.data import index
-from kws.distributed.worker_pool import usable_cores
+from kws.machine import usable_cores
 from kws.packing import pack
 
 SAMPLES, WORDS, SPEAKERS = 16000, 35, 500
@@ -45,7 +45,7 @@ SAMPLES, WORDS, SPEAKERS = 16000, 35, 500
 
 
 def sounds(data: Path | None, clips: int) -> Iterator[bytes]:
-    """WAV files."""
+    """Yields WAV files."""
     if data is None:
         noise = (np.random.default_rng(0).standard_normal((1 << 20) + SAMPLES) * 3000).astype(np.int16)
         for number in range(clips):
@@ -62,7 +62,7 @@ def sounds(data: Path | None, clips: int) -> Iterator[bytes]:
 
 
 def make_folder(folder: Path, data: Path | None, clips: int) -> int:
-    """One file a clip, in the layout of Speech Commands; how many there are."""
+    """Writes one file per clip, in the layout of Speech Commands; returns their number."""
     number = 0
     for number, sound in enumerate(sounds(data, clips), 1):
         path = folder / f"word{number % WORDS:02d}" / f"{number % SPEAKERS:08x}_nohash_{number}.wav"
@@ -72,7 +72,7 @@ def make_folder(folder: Path, data: Path | None, clips: int) -> int:
 
 
 def make_archive(folder: Path, path: Path) -> None:
-    """Packed lightly: what counts is that it is unpacked."""
+    """Writes a tar.gz with light compression: only decompression matters here."""
     with (
         path.open("wb") as file,
         subprocess.Popen(["tar", "cf", "-", "-C", folder, "."], stdout=subprocess.PIPE) as tar,
@@ -84,7 +84,7 @@ def make_archive(folder: Path, path: Path) -> None:
 
 
 def tar_alone(folder: Path, out: Path) -> float:
-    """Seconds."""
+    """Seconds that `tar cf` takes."""
     start = time.perf_counter()
     subprocess.run(["tar", "cf", out, "-C", folder, "."], check=True)
     seconds = time.perf_counter() - start
@@ -93,7 +93,7 @@ def tar_alone(folder: Path, out: Path) -> float:
 
 
 class Cost(NamedTuple):
-    """Of one packing: seconds by the clock, seconds of processor time of all its processes, and their memory."""
+    """The cost of one packing: seconds, seconds of processor time of all its processes, and their memory in MB."""
 
     seconds: float
     cpu_seconds: float
@@ -101,7 +101,7 @@ class Cost(NamedTuple):
 
 
 def packed(source: Path, out: Path, processes: int) -> Cost:
-    """In a Python of its own."""
+    """Packs in a new Python process and measures it."""
     command = [sys.executable, __file__, "--pack", str(source), str(out), str(processes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         peak = Peak(process.pid)
@@ -115,15 +115,15 @@ def packed(source: Path, out: Path, processes: int) -> Cost:
 
 
 def pack_once(source: Path, out: Path, processes: int) -> None:
-    """What `packed` starts: prints the seconds, and those of processor time."""
+    """The process that `packed` starts: prints its seconds, and its seconds of processor time."""
     start, used = time.perf_counter(), sum(os.times()[:4])
-    # Noise repeats itself after a million clips, and a corpus that is measured may be packed as it was published.
+    # Leaks are allowed: the noise repeats after a million clips, and a published corpus may have leaks.
     pack.pack([source], out, pack.PackOptions(allow_leaks=True), processes=processes)
     print(time.perf_counter() - start, sum(os.times()[:4]) - used)
 
 
 class Peak:
-    """The most memory that a process and its children had at any of the times looked, ten a second."""
+    """Samples the memory of a process and its children ten times a second and keeps the maximum."""
 
     def __init__(self, process: int) -> None:
         self._process, self._peak_kb, self._done = process, 0, threading.Event()
@@ -135,14 +135,14 @@ class Peak:
             self._peak_kb = max(self._peak_kb, sum(map(memory_kb, family(self._process))))
 
     def stop(self) -> float:
-        """MB."""
+        """Stops sampling; returns the maximum in MB."""
         self._done.set()
         self._thread.join()
         return self._peak_kb / 1000
 
 
 def family(process: int) -> list[int]:
-    """The process and all below it."""
+    """The process and all its descendants."""
     found = [process]
     with contextlib.suppress(OSError):
         for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
@@ -151,7 +151,7 @@ def family(process: int) -> list[int]:
 
 
 def memory_kb(process: int) -> int:
-    """Its proportional set size; 0 for one that has ended."""
+    """Proportional set size of a process in kB; 0 where it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -160,7 +160,7 @@ def memory_kb(process: int) -> int:
 
 
 def measure(folder: Path, archive: Path, scratch: Path, rounds: int) -> tuple[float, dict[str, Cost]]:
-    """Seconds of tar, and what each of our ways costs: the least of the rounds, but the most memory."""
+    """Seconds of tar, and the cost of each way to pack: the smallest times and the largest memory of the rounds."""
     cores = usable_cores()
     ways = {
         f"{kind}, {processes} process{'es' if processes > 1 else ''}": (source, processes)
@@ -176,15 +176,15 @@ def measure(folder: Path, archive: Path, scratch: Path, rounds: int) -> tuple[fl
 
 
 def least(found: list[Cost]) -> Cost:
-    """Of several rounds."""
+    """The smallest times and the largest memory of several rounds."""
     seconds, cpu_seconds, peaks_mb = zip(*found, strict=True)
     return Cost(min(seconds), min(cpu_seconds), max(peaks_mb))
 
 
 def show(tar_seconds: float, costs: dict[str, Cost], clips: int) -> None:
-    """The table for people."""
+    """Prints the table."""
     table = Table("way", "clips/s", "us a clip", "processor us", "tar's time / its", "peak MB",
-                  title=f"{clips:,} clips of a second")  # fmt: skip
+                  title=f"{clips:,} clips of one second")  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("tar", f"{clips / tar_seconds:,.0f}", f"{1e6 * tar_seconds / clips:.0f}", "", "1.00", "")
@@ -198,10 +198,10 @@ def show(tar_seconds: float, costs: dict[str, Cost], clips: int) -> None:
 
 
 def main() -> None:
-    """Prints the table, and last one JSON object."""
+    """Prints the table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: clips of noise")
-    parser.add_argument("--clips", type=int, help="so many (default 20,000)")
+    parser.add_argument("--clips", type=int, help="number of clips (default 20,000)")
     parser.add_argument("--quick", action="store_true", help="fewer clips, one round: under a minute")
     parser.add_argument("--pack", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,15 +1,15 @@
-"""What planning costs one rank of 1,024 over 100 million clips in 10,000 shards: seconds, memory, resuming.
+"""The cost of the sampling plan for one rank of 1,024, with 100 million clips in 10,000 shards: time and memory.
 
     python benchmarks/plan_scale.py [--quick] [--data DIR]
 
-A rank opens the index, builds the plan of an epoch and walks all its slots, in a process of its own, for its peak
-memory. Then resuming at 0 %, 50 % and 99 % of the epoch: index and plan anew, the first slot, and the slots after it
-(as many everywhere). A window lies in one shard or in two, by chance, so that is the mean over many ranks.
-Bars: 10 s, 1 GB, 1.1 times. Also a task: of five words in seven a tenth as many clips as of the others,
-chosen by their names before the plan.
+In its own process, which gives its peak memory, a rank opens the index, builds the plan of an epoch and iterates over
+all its slots. Then it resumes at 0 %, 50 % and 99 % of the epoch: index and plan are loaded again, then the first slot
+and equally many slots after it are read. A shuffle window lies in one shard or in two, so this is the mean over many
+ranks. Targets: 10 s, 1 GB, a ratio of 1.1. Also measured with a task that keeps a tenth of the clips of five words in
+seven, selected by their names.
 
-The clips are synthetic: an index of columns in a temporary folder, with words by a formula, rarer with their number.
-Without --data, which takes a packed corpus's training split instead (1,024 ranks all the same).
+The clips are synthetic: an index of columns in a temporary folder, with words of decreasing frequency. With --data, the
+train split of a packed corpus is used instead (also for 1,024 ranks).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ CLASSES, RANKS, MICRO_BATCH = 35, 1024, 64
 MODES: tuple[Mode, ...] = ("balanced", "natural", "weighted", "power")
 POSITIONS = (0.0, 0.5, 0.99)
 REPEATS = 3
-"""Of which the fastest counts: other programs on the machine only ever add."""
+"""Rounds, of which the fastest counts, because other programs can only slow it down."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much to measure: clips, shards, and ranks over which resuming is averaged."""
+    """How much to measure: clips, shards, and the number of ranks over which resuming is averaged."""
 
     clips: int
     shards: int
@@ -52,14 +52,14 @@ class Scale:
 
 
 def make_split(folder: Path, scale: Scale) -> None:
-    """Writes the columns word and name, and the cells; the other columns stay holes in their files."""
+    """Writes the columns word and name, and the cells; the files of the other columns stay empty (sparse)."""
     for name, dtype in index.COLUMNS.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (scale.clips,))
     words, names = (np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in ("word", "name"))
     cells = np.zeros((scale.shards, CLASSES), np.uint32)
     edges = np.linspace(0, scale.clips, scale.shards + 1).astype(np.int64)
     for number, (low, high) in enumerate(itertools.pairwise(edges.tolist())):
-        # Squares of evenly spread numbers: the first word has about 17 times the clips of the last.
+        # Squares of uniform numbers: the first word has about 17 times the clips of the last.
         spread = (np.arange(low, high) * 0.6180339887498949) % 1.0
         words[low:high] = (spread**2 * CLASSES).astype(np.uint32)
         names[low:high] = counter_rng.bits(np.arange(low, high), 1, "name")[:, 0]
@@ -68,7 +68,7 @@ def make_split(folder: Path, scale: Scale) -> None:
 
 
 def load_split(folder: Path) -> index.Split:
-    """The made split, memory-mapped, as `kws.data.index` would load it."""
+    """The synthetic split, memory-mapped, as `kws.data.index` would load it."""
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in index.COLUMNS}
     cells = np.load(folder / "cells.npy", mmap_mode="r")
     sizes = cells.sum(axis=1)
@@ -81,17 +81,17 @@ def load_split(folder: Path) -> index.Split:
 
 
 def split_at(place: Path) -> index.Split:
-    """Made by us, or the training split of a packed corpus."""
+    """The synthetic split, or the train split of a packed corpus."""
     return index.load(place).split("train") if (place / "index").is_dir() else load_split(place)
 
 
-def recipe_of(mode: Mode) -> PlanSettings:
-    """One slot a rank."""
+def plan_settings_of(mode: Mode) -> PlanSettings:
+    """Plan settings with one slot per rank."""
     return PlanSettings(mode, slots=RANKS, micro_batch=MICRO_BATCH, seed=0)
 
 
-def of_task(split: index.Split) -> tuple[index.Split, list[int]]:
-    """Of five words in seven a tenth as many clips as of the others, and each word's class."""
+def with_task(split: index.Split) -> tuple[index.Split, list[int]]:
+    """A split that keeps a tenth of the clips of five words in seven, and the class of each word."""
     words = split.cells.shape[1]
     first = words * 5 // 7
     others = np.arange(words) < first
@@ -103,15 +103,15 @@ def of_task(split: index.Split) -> tuple[index.Split, list[int]]:
 
 
 def one_epoch(place: Path, mode: Mode, rank: int, task: bool = False) -> dict[str, float]:
-    """One rank's epoch. Run in a fresh process: peak memory is the process's."""
+    """The epoch of one rank. Runs in a new process, whose peak memory is the result."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     split = split_at(place)
     opened = time.perf_counter()
     class_of: Sequence[int] = range(split.cells.shape[1])
     if task:
-        split, class_of = of_task(split)
-    plan = Plan(split, class_of, recipe_of(mode), epoch=0)
+        split, class_of = with_task(split)
+    plan = Plan(split, class_of, plan_settings_of(mode), epoch=0)
     built = time.perf_counter()
     clips = sum(len(slot.clips) for slot in plan.rank_slots(rank, RANKS))
     end = time.perf_counter()
@@ -123,10 +123,10 @@ def one_epoch(place: Path, mode: Mode, rank: int, task: bool = False) -> dict[st
 
 
 def resume_costs(place: Path, mode: Mode, ranks: int) -> dict[str, list[float]]:
-    """Seconds from nothing to the same number of slots from each of POSITIONS, mean over ranks: all, and the slots."""
+    """Seconds to read the same number of slots from each of POSITIONS, mean over ranks: in total, and for the slots."""
     costs = np.full((ranks, len(POSITIONS), 2), np.inf)
     for turn in range(ranks * REPEATS):
-        for which in np.roll(np.arange(len(POSITIONS)), turn):  # in turns: no position is always the first
+        for which in np.roll(np.arange(len(POSITIONS)), turn):  # in rotation, so that no position is always the first
             cost = resume_once(place, mode, turn % ranks * RANKS // ranks, POSITIONS[which])
             costs[turn % ranks, which] = np.minimum(cost, costs[turn % ranks, which])
     everything, slots = costs.mean(axis=0).T.tolist()
@@ -134,13 +134,13 @@ def resume_costs(place: Path, mode: Mode, ranks: int) -> dict[str, list[float]]:
 
 
 def resume_once(place: Path, mode: Mode, rank: int, position: float) -> tuple[float, float]:
-    """Seconds to open the index, build the plan and reach as many slots as are left at the last of POSITIONS.
+    """Seconds to open the index, build the plan and read as many slots as are left after the last of POSITIONS.
 
-    The second number is the slots' part alone: one window, or two where they lie across an edge, so 2 ms more or less.
+    The second number is for the slots alone; it differs by about 2 ms where a window lies in two shards.
     """
     start = time.perf_counter()
     split = split_at(place)
-    plan = Plan(split, range(split.cells.shape[1]), recipe_of(mode), epoch=0)
+    plan = Plan(split, range(split.cells.shape[1]), plan_settings_of(mode), epoch=0)
     built = time.perf_counter()
     slots = plan.rank_slots(rank, RANKS, int(position * plan.steps))
     for _ in range(max(1, plan.steps - int(POSITIONS[-1] * plan.steps))):
@@ -149,13 +149,13 @@ def resume_once(place: Path, mode: Mode, rank: int, position: float) -> tuple[fl
 
 
 def alone(function: Any, *arguments: Any) -> Any:
-    """The function's value, from a process of its own."""
+    """Calls the function in a new process and returns its result."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def measure(place: Path, scale: Scale) -> dict[str, Any]:
-    """All modes, and one with a task; the keys without a mode are the worst of them."""
+    """Measures all modes, and one with a task; keys without a mode are the maximum over the modes."""
     epochs: dict[str, dict[str, float]] = {mode: alone(one_epoch, place, mode, RANKS // 3) for mode in MODES}
     resumes: dict[str, dict[str, list[float]]] = {mode: alone(resume_costs, place, mode, scale.ranks) for mode in MODES}
     task: dict[str, float] = alone(one_epoch, place, MODES[0], RANKS // 3, True)
@@ -170,7 +170,7 @@ def measure(place: Path, scale: Scale) -> dict[str, Any]:
 
 
 def show(facts: dict[str, Any], what: str) -> None:
-    """The table for people."""
+    """Prints the table."""
     table = Table("mode", "open s", "build s", "walk s", "all s", "peak GB", "clips", "0 %", "50 %", "99 %", title=what)
     for mode, row in {**facts["modes"], "task": facts["task"]}.items():
         costs = (f"{1000 * cost:.0f} ms" for cost in facts["resume_seconds"].get(mode, {"all": ()})["all"])
@@ -184,7 +184,7 @@ def show(facts: dict[str, Any], what: str) -> None:
 
 
 def main() -> None:
-    """Prints the table, and last one JSON object with seconds, peak_gb and resume_ratio."""
+    """Prints the table, and as the last line one JSON object with seconds, peak_gb and resume_ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus instead of 100 million synthetic clips")
     parser.add_argument("--quick", action="store_true", help="10 million clips in 1,000 shards")

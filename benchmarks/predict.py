@@ -1,16 +1,16 @@
-"""`kws predict` on 2,000 files against the network's own speed.
+"""`kws predict` on 2,000 files, compared with the speed of the network alone.
 
     python benchmarks/predict.py [--quick] [--data DIR] [--model NAME]
 
 In one process with one torch thread, on the same clips:
 
-- network    features and network on batches of 64 that lie ready in memory: the limit
-- predict    files in, words out, as `kws predict` does it: decoding threads ahead of the network
-- one by one a file read, decoded and put through the network, then the next
+- network    features and network on batches of 64 that are ready in memory: the limit
+- predict    from files to words, as `kws predict` does it: threads decode ahead of the network
+- one by one each file is read, decoded and put through the network before the next
 
-Rounds take turns, and the middle one of each counts: speed, and processor time of all threads together. For 16 kHz WAV,
-and for files that take real decoding (FLAC at 44.1 kHz). The weights are fresh: they cost as much as trained ones.
-Without --data the clips are noise.
+The ways are measured in alternating rounds, and the median round of each counts: speed, and processor time of all
+threads. For WAV files at 16 kHz, and for files that need decoding and resampling (FLAC at 44.1 kHz). The weights are
+random. Without --data the clips are noise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CPU = torch.device("cpu")
 
 
 def clips_of(folder: Path | None, count: int) -> list[codec.Pcm]:
-    """Clips spread over a corpus's test split, or seconds of noise."""
+    """Clips spread over the test split of a corpus, or one-second clips of noise."""
     if folder is None:
         rng = np.random.default_rng(0)
         return [(rng.standard_normal(16000) * 3000).astype(np.int16) for _ in range(count)]
@@ -56,7 +56,7 @@ def clips_of(folder: Path | None, count: int) -> list[codec.Pcm]:
 
 
 def write(clips: list[codec.Pcm], folder: Path, ending: str) -> list[Path]:
-    """The clips as files of that kind."""
+    """Writes the clips as files of this type."""
     folder.mkdir()
     paths = []
     for number, clip in enumerate(clips):
@@ -72,7 +72,7 @@ def write(clips: list[codec.Pcm], folder: Path, ending: str) -> list[Path]:
 
 
 def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
-    """A network with fresh weights, as a checkpoint has it."""
+    """A network with random weights, loaded as from a checkpoint."""
     config = Config(model=ModelConfig(name=model))
     network = registry.build_model(model, 35, (1, 40, 101))
     words = [f"word{number}" for number in range(35)]
@@ -83,7 +83,7 @@ def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
 
 
 def network_alone(trained: Trained, clips: list[codec.Pcm]) -> Callable[[], None]:
-    """The limit: no file, no decoding, no copying."""
+    """The limit: no files, no decoding, no copying."""
     rows = [np.pad(clip[:16000], (0, 16000 - len(clip[:16000]))) for clip in clips]
     ready = [torch.from_numpy(np.stack(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
 
@@ -96,10 +96,12 @@ def network_alone(trained: Trained, clips: list[codec.Pcm]) -> Callable[[], None
 
 
 def measure(ways: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Files a second, and microseconds of processor time a file, of each way (function, files of a call): the middle
-    rounds. The second is what other programs on the machine disturb less."""
+    """Files per second, and microseconds of processor time per file, of each way (a function, and files per call).
+
+    Medians over rounds. The processor time depends less on other programs on the machine.
+    """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):  # the first warms up
+    for _ in range(rounds + 1):  # the first round warms up
         for name, (way, files) in ways.items():
             start, used = time.perf_counter(), time.process_time()
             way()
@@ -109,10 +111,10 @@ def measure(ways: dict[str, tuple[Callable[[], object], int]], rounds: int) -> d
 
 
 def main() -> None:
-    """Prints a table, and last one JSON object."""
+    """Prints a table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: clips of noise")
-    parser.add_argument("--model", default="tc_resnet8", help="default tc_resnet8, one of the fastest there are")
+    parser.add_argument("--model", default="tc_resnet8", help="default tc_resnet8, one of the fastest")
     parser.add_argument("--quick", action="store_true", help="fewer files, fewer rounds: under a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

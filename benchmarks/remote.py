@@ -1,16 +1,16 @@
-"""Shards over http and S3 on loopback into the cache, against curl of the same files: MB/s.
+"""Fetching shards over HTTP and S3 (loopback) into the cache, compared with curl: MB/s.
 
     python benchmarks/remote.py [--quick] [--data DIR]
 
-- ours         Store.pin, shard after shard into an empty cache: received, sha256 checked, fsynced, renamed, mapped
-- no cache     the same fetch and sha256 into a plain file, without fsync: what the cache adds is the rest
-- curl         curl -o FILE, one process a shard, nothing checked
-- sha256       of the same bytes in memory: the part that curl leaves out
+- ours         the shard store fetches shard after shard into an empty cache: received, sha256 checked, fsynced,
+               renamed, mapped
+- no cache     the same download and sha256 into a plain file, without fsync: the difference is the cost of the cache
+- curl         curl -o FILE, one process per shard, without any check
+- sha256       of the same bytes in memory: the part that curl does not do
 
-The http server is a process of its own that sends files with sendfile; the S3 server is moto's (in the dev extra;
-without it ratio_curl_s3 is null), and curl gets the signed addresses. Rounds take turns, and the fastest of each
-counts, since what else runs on the machine only ever slows it down. Without --data, shards of random bytes in a
-temporary folder.
+The HTTP server is a separate process that uses sendfile; the S3 server is moto's (in the dev extra; without it
+ratio_curl_s3 is null), and curl gets signed URLs. The ways are measured in alternating rounds, and the fastest of each
+counts, because other programs can only slow it down. Without --data, the shards are random bytes in a temporary folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ BUCKET = "s3://shards"
 
 @contextlib.contextmanager
 def server(code: str, *arguments: str) -> Iterator[str]:
-    """A server in a process of its own; gives its address."""
+    """Runs a server in its own process; yields its address."""
     command = [sys.executable, "-c", code, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -80,7 +80,7 @@ def server(code: str, *arguments: str) -> Iterator[str]:
 
 
 def make_shards(folder: Path, count: int, size: int) -> tuple[Path, list[Shard]]:
-    """Files of random bytes, described as shards."""
+    """Writes files of random bytes; returns them as shards."""
     shards = []
     for number in range(count):
         data = np.random.default_rng(number).bytes(size)
@@ -92,7 +92,7 @@ def make_shards(folder: Path, count: int, size: int) -> tuple[Path, list[Shard]]
 
 
 def measure(ways: dict[str, Callable[[], None]], megabytes: float, rounds: int) -> dict[str, float]:
-    """MB/s of each, the fastest of some rounds."""
+    """MB/s of each way, in the fastest of several rounds."""
     best = dict.fromkeys(ways, 0.0)
     for _ in range(rounds):
         for name, way in ways.items():
@@ -105,7 +105,7 @@ def measure(ways: dict[str, Callable[[], None]], megabytes: float, rounds: int) 
 def ways_of(root: Path, source: str, shards: Sequence[Shard], scratch: Path, urls: Sequence[str]) -> dict[
     str, Callable[[], None]
 ]:  # fmt: skip
-    """The three ways to fetch the shards, each leaving nothing behind."""
+    """The three ways to fetch the shards; each removes what it wrote."""
 
     def ours() -> None:
         store = ShardStore(root, source, CacheSettings(str(scratch / "cache")))
@@ -141,7 +141,7 @@ def over_http(root: Path, shards: Sequence[Shard], scratch: Path, rounds: int) -
 
 
 def over_s3(root: Path, shards: Sequence[Shard], scratch: Path, rounds: int) -> dict[str, float]:
-    """MB/s of each way, the shards put into a bucket before."""
+    """MB/s of each way, with the shards in a bucket."""
     import s3fs
 
     with server(S3) as url:
@@ -158,18 +158,18 @@ def over_s3(root: Path, shards: Sequence[Shard], scratch: Path, rounds: int) -> 
 
 
 def put(url: str, data: bytes) -> None:
-    """One object (or a bucket) to the S3 server."""
+    """Puts one object (or a bucket) on the S3 server."""
     headers = {"Content-Type": "application/octet-stream"}
     urllib.request.urlopen(urllib.request.Request(url, data, headers, method="PUT")).close()
 
 
 def megabytes_of(shards: Sequence[Shard]) -> float:
-    """Of 10^6 bytes."""
+    """Total size in MB (10^6 bytes)."""
     return sum(shard.bytes for shard in shards) / 1e6
 
 
 def show(found: dict[str, dict[str, float]], notes: Sequence[str]) -> None:
-    """The table."""
+    """Prints the table."""
     table = Table("MB/s", *found, title="shards over loopback")
     for way in ("ours", "no cache", "curl", "sha256"):
         table.add_row(way, *(f"{speeds[way]:.0f}" if way in speeds else "-" for speeds in found.values()))
@@ -180,12 +180,12 @@ def show(found: dict[str, dict[str, float]], notes: Sequence[str]) -> None:
 
 
 def ratio(speeds: dict[str, float] | None) -> float | None:
-    """Ours to curl's; None where one is not there."""
+    """Our speed divided by curl's; None where either is missing."""
     return speeds["ours"] / speeds["curl"] if speeds and "curl" in speeds else None
 
 
 def main() -> None:
-    """Prints the table, and last one JSON object."""
+    """Prints the table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: shards of random bytes")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller shards: under a minute")

@@ -1,20 +1,21 @@
-"""Shuffled int16 batches from local shards: ours against stock WebDataset, one file per clip, and plain memcpy.
+"""Shuffled int16 batches from local shards: ours, stock WebDataset, one file per clip, and plain memcpy.
 
     python benchmarks/stream.py [--quick] [--data DIR]
 
-All read the same clips of the training split in random order into batches of 64, int16 (64, 16000), on one core:
+All read the same clips of the train split in random order into batches of 64, int16 (64, 16000), on one core:
 
-- ours        the balanced plan and the reader behind `kws train`; first the pass that checks every clip's crc32
+- ours        the balanced plan and the reader of `kws train`: first the pass that checks every clip's crc32
               (data.verify=first), then the steady state
-- webdataset  wds.WebDataset(shards).shuffle(1000).decode().map(...).batched(64), the wav decoded in the fastest way
-              there is: its bytes behind the header
+- webdataset  wds.WebDataset(shards).shuffle(1000).decode().map(...).batched(64), with the fastest way to decode the
+              wav: its bytes after the header
 - librosa, soundfile   one WAV file per clip, librosa.load(sr=16000) and soundfile.read(dtype="int16")
-- memcpy      the same bytes out of memory into a batch, one copy a clip: the limit
+- memcpy      the same bytes copied from memory into a batch, one copy per clip: the limit
 
-and the first two again through loaders with two workers. Rounds take turns, and the fastest of each counts, since what
-else runs on the machine only ever slows it down. Bars: 100,000 clips/s, 8 x webdataset, 20 x librosa.
+The first two are also measured with two loader workers. The ways are measured in alternating rounds, and the fastest of
+each counts, because other programs can only slow it down. Targets: 100,000 clips/s, 8 times webdataset, 20 times
+librosa.
 
-Without --data, clips of noise are packed to a temporary folder.
+Without --data, clips of noise are packed into a temporary folder.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ from kws.packing import pack
 
 BATCH, SAMPLES, SHUFFLE, EPOCH = 64, 16000, 1000, 1_000_000
 Way = Callable[[], Iterator[int]]
-"""Reads batches without end, giving the number of clips of each."""
+"""Reads batches without end; yields the number of clips of each."""
 
 
 # --- the clips ------------------------------------------------------------------------------------------------
 
 
 def make_clips(folder: Path, clips: int) -> index.Index:
-    """Packed seconds of noise, 35 words of unequal size."""
+    """A packed corpus of one-second noise clips, 35 words with unequal counts."""
     noise = (np.random.default_rng(0).standard_normal(1 << 20) * 3000).astype(np.int16)
     for number in range(clips):
         word = int(35 * (number * 0.6180339887498949 % 1.0) ** 1.5)
@@ -67,7 +68,7 @@ def make_clips(folder: Path, clips: int) -> index.Index:
 
 
 def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
-    """The first clips of the training split as one WAV file each."""
+    """Writes the first clips of the train split as one WAV file each."""
     reader = Reader(corpus, "train")
     folder.mkdir()
     paths = [folder / f"{clip}.wav" for clip in range(min(clips, len(corpus.split("train"))))]
@@ -80,10 +81,10 @@ def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
 
 
 def ours(reader: SlotReader, corpus: index.Index, workers: int = 0) -> Iterator[int]:
-    """Epoch after epoch of the balanced plan; with workers one long one, so that starting them does not count."""
+    """Epochs of the balanced plan, without end; with workers one long epoch, so that their start is not counted."""
     for epoch in itertools.count():
-        recipe = PlanSettings("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
-        plan = Plan(corpus.split("train"), range(len(corpus.words)), recipe, epoch)
+        plan_settings = PlanSettings("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
+        plan = Plan(corpus.split("train"), range(len(corpus.words)), plan_settings, epoch)
         for batch in stream_batches(lambda plan=plan: plan.rank_slots(0, 1), reader, workers):  # type: ignore[misc]
             yield len(batch.wave)
 
@@ -108,12 +109,12 @@ def webdataset(corpus: index.Index, workers: int = 0) -> Iterator[int]:
 
 
 def wav_samples(data: bytes) -> codec.Pcm:
-    """The samples behind the header."""
+    """The samples after the header."""
     return np.frombuffer(data, dtype="<i2", offset=codec.WAV_HEADER_BYTES)
 
 
 def padded(numbers: dict[str, int], sample: tuple[codec.Pcm, dict[str, str]]) -> tuple[codec.Pcm, int]:
-    """A clip of SAMPLES and its label."""
+    """A clip of SAMPLES samples, and its label."""
     wave, label = sample
     whole = np.zeros(SAMPLES, np.int16)
     whole[: len(wave)] = wave[:SAMPLES]
@@ -133,13 +134,13 @@ def files(paths: list[Path], load: Callable[[Path], codec.Pcm]) -> Iterator[int]
 
 
 def chunks(count: int, *key: int) -> list[list[int]]:
-    """Random order in full batches (what is over is left out)."""
+    """Random order in full batches; the remainder is left out."""
     order = counter_rng.permutation(count, "bench", *key)
     return order[: max(1, count // BATCH) * BATCH].reshape(-1, min(BATCH, count)).tolist()
 
 
 def with_librosa(path: Path) -> codec.Pcm:
-    """As the seed loads its clips, and back to int16."""
+    """Loads with librosa and converts back to int16."""
     samples, _ = librosa.load(path, sr=16000)
     return (samples * 32768).astype(np.int16)
 
@@ -150,7 +151,7 @@ def with_soundfile(path: Path) -> codec.Pcm:
 
 
 def memcpy(corpus: index.Index) -> Iterator[int]:
-    """As many bytes from memory to a batch, clip by clip in random order."""
+    """Copies the same number of bytes from memory into a batch, clip by clip in random order."""
     reader, count = Reader(corpus, "train"), min(len(corpus.split("train")), 8192)
     source = np.zeros((count, SAMPLES), np.int16)
     for clip in range(count):
@@ -168,7 +169,7 @@ def memcpy(corpus: index.Index) -> Iterator[int]:
 
 
 def rate(batches: Iterator[int], seconds: float) -> float:
-    """Clips a second over the next so many seconds, or until the batches end."""
+    """Clips per second during this many seconds, or until the batches end."""
     start, clips = time.perf_counter(), 0
     for count in batches:
         clips += count
@@ -178,7 +179,7 @@ def rate(batches: Iterator[int], seconds: float) -> float:
 
 
 def best_rates(ways: dict[str, Iterator[int]], rounds: int, seconds: float) -> dict[str, float]:
-    """The fastest round of each, in turns. A first short round warms up and does not count."""
+    """The fastest of alternating rounds of each way. A short first round warms up and is not counted."""
     found = dict.fromkeys(ways, 0.0)
     for turn in range(rounds + 1):
         for name, way in ways.items():
@@ -188,7 +189,7 @@ def best_rates(ways: dict[str, Iterator[int]], rounds: int, seconds: float) -> d
 
 
 def measure(corpus: index.Index, paths: list[Path], rounds: int, seconds: float) -> dict[str, float]:
-    """Clips a second of every way."""
+    """Clips per second of every way."""
     reader = SlotReader(Reader(corpus, "train"), range(len(corpus.words)), SAMPLES)
     unchecked = SlotReader(Reader(corpus, "train", verify="never"), range(len(corpus.words)), SAMPLES)
     first = {"never": rate(every_clip_once(unchecked, corpus), 60), "first": rate(every_clip_once(reader, corpus), 60)}
@@ -201,14 +202,14 @@ def measure(corpus: index.Index, paths: list[Path], rounds: int, seconds: float)
     }
     found = best_rates(ways, rounds, seconds)
     both = {"ours, 2 workers": ours(reader, corpus, 2), "webdataset, 2 workers": webdataset(corpus, 2)}
-    for name, way in both.items():  # one after the other: idle workers would fill their queues meanwhile
+    for name, way in both.items():  # one after the other: idle workers would fill their queues
         found |= best_rates({name: way}, max(1, rounds - 1), seconds * 2)
     return found | {"ours, first pass": first["first"], "ours, first pass, verify=never": first["never"]}
 
 
 def show(found: dict[str, float], clips: int) -> None:
-    """The table for people."""
-    table = Table("way", "clips/s", "us a clip", "ours is", title=f"batches of {BATCH}, {clips:,} clips, one core")
+    """Prints the table."""
+    table = Table("way", "clips/s", "us/clip", "ours is", title=f"batches of {BATCH}, {clips:,} clips, one core")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, value in sorted(found.items(), key=lambda item: -item[1]):
@@ -222,7 +223,7 @@ def show(found: dict[str, float], clips: int) -> None:
 
 
 def main() -> None:
-    """Prints the table, and last one JSON object."""
+    """Prints the table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: clips of noise")
     parser.add_argument("--quick", action="store_true", help="fewer clips, shorter rounds: under a minute")

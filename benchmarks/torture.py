@@ -1,15 +1,15 @@
-"""Runs killed again and again, at random moments and in every way, that must end as if nothing had happened.
+"""Kills runs at random moments in many ways; they must resume and end with the bits of an uninterrupted run.
 
     python benchmarks/torture.py [--quick] [--kills N] [--seed S] [--data DIR]
 
-First form (`fast`, 12 slots): on 2, 3 and 4 processes a run is left alone, and the same run is killed N / 3 times and
-taken up again: every process at once, or one (SIGKILL); while a checkpoint is written; while the network is evaluated;
-before training began; asked to stop (SIGTERM); its disk full (a small tmpfs, as root); its newest checkpoint damaged (a
-byte flipped, a file cut short) after a kill. Second form (`exact`, 8 slots): the number of processes changes at every
-resume, 1, 2, 4, 2, ...
+First part (reduction = "fast", 12 slots): with 2, 3 and 4 processes, one run is not disturbed, and the same run is
+killed and resumed N / 3 times: all processes or one of them (SIGKILL); while a checkpoint is written; during an
+evaluation; before training begins; with SIGTERM; with a full disk (a small tmpfs, as root); with its newest checkpoint
+damaged after a kill (a changed byte, or a truncated file). Second part (reduction = "exact", 8 slots): the number of
+processes changes at every resume: 1, 2, 4, 2, ...
 
-At the end: the weights, optimizer and running statistics must have the bits of the run left alone, and the ledger must
-be the plan: no draw lost, none counted twice. Exit code 1 otherwise.
+At the end, weights, optimizer state and running statistics must have the bits of the undisturbed run, and the ledger
+must match the plan: no draw lost, none consumed twice. Exit code 1 otherwise.
 
 Without --data the clips are tones. --quick kills 4 times.
 """
@@ -76,20 +76,20 @@ console = Console(stderr=True)
 
 
 class Run:
-    """One run folder, started by torchrun."""
+    """One run folder, whose run is started by torchrun."""
 
     def __init__(self, config: Path, folder: Path) -> None:
         self.config, self.folder = config, folder
 
     def start(self, ranks: int) -> subprocess.Popen[bytes]:
-        """In a session of its own."""
+        """Starts the run in its own process group."""
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         command = [*launcher, "-m", "--", "kws", "train", str(self.config), "--run", str(self.folder)]
         log = self.folder.with_suffix(".log").open("ab")
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def finish(self, ranks: int) -> None:
-        """To the end, however often it was stopped before."""
+        """Runs to the end, resuming where it stops."""
         code = self.start(ranks).wait()
         if code or self.status().get("state") != "finished":
             raise SystemExit(
@@ -97,7 +97,7 @@ class Run:
             )
 
     def status(self) -> dict[str, object]:
-        """What it last said of itself."""
+        """The content of status.json."""
         with suppress(OSError, ValueError):
             found: dict[str, object] = json.loads((self.folder / "status.json").read_text())
             return found
@@ -108,22 +108,22 @@ class Run:
         return max((int(path.name.split("-")[1]) for path in self.checkpoints()), default=0)
 
     def checkpoints(self) -> list[Path]:
-        """Whole ones and those being written."""
+        """Folders of complete checkpoints and of those being written."""
         return sorted((self.folder / "checkpoints").glob("step-*"))
 
     def saving(self) -> bool:
-        """Whether a checkpoint is being written now."""
+        """Whether a checkpoint is being written."""
         return any((self.folder / "checkpoints").glob(".step-*.partial"))
 
     def evaluating(self, steps: int) -> bool:
-        """Whether an epoch of `steps` steps has ended and has not been evaluated yet."""
+        """Whether an epoch of `steps` steps has ended and is not evaluated yet."""
         names = {path.name for path in self.checkpoints()}
         done = self.saved()
         return done > 0 and done % steps == 0 and f"step-{done:08d}-evaluated" not in names
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Launcher, ranks and loader workers."""
+    """The launcher, the ranks and their loader workers."""
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)
         return [top, *top.children(recursive=True)]
@@ -131,21 +131,21 @@ def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The launcher's own children that run kws."""
+    """The children of the launcher that run kws."""
     with suppress(psutil.NoSuchProcess):
         return [child for child in psutil.Process(process.pid).children() if "kws" in " ".join(child.cmdline())]
     return []
 
 
 def kill(members: list[psutil.Process]) -> None:
-    """SIGKILL."""
+    """Sends SIGKILL."""
     for member in members:
         with suppress(psutil.NoSuchProcess):
             member.kill()
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 120.0) -> bool:
-    """Whether it came to be while the process was there."""
+    """Waits for a condition; returns whether it was met before the process ended."""
     until = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < until:
         if what():
@@ -155,7 +155,7 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes], seconds
 
 
 def disturb(run: Run, ranks: int, kind: str, rng: random.Random, steps: int) -> str:
-    """Starts the run and ends it in that way; "finished" where it was quicker."""
+    """Starts the run and ends it in this way; returns how it ended: "finished" where the run was faster."""
     before = run.saved()
     process = run.start(ranks)
     if kind == "starting":
@@ -187,31 +187,31 @@ def disturb(run: Run, ranks: int, kind: str, rng: random.Random, steps: int) -> 
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Waits for what should end by itself; says where it does not."""
+    """Waits for a process that should end by itself; reports where it does not."""
     members = family(process)
     try:
         process.wait(timeout=90)
     except subprocess.TimeoutExpired:
-        console.print("[red]still there after 90 s: killed")
+        console.print("[red]did not end within 90 s: killed")
     _, left = psutil.wait_procs(members, timeout=10)
     kill(left)
     process.wait()
 
 
 def fill(folder: Path) -> None:
-    """The run's disk, to the last byte."""
+    """Fills the disk of the run completely."""
     with suppress(OSError), (folder / "filler").open("wb") as file:
         while True:
             file.write(bytes(1 << 16))
 
 
 def empty(folder: Path) -> None:
-    """What `fill` wrote."""
+    """Removes what `fill` wrote."""
     (folder / "filler").unlink(missing_ok=True)
 
 
 def damage(run: Run, kind: str, rng: random.Random) -> None:
-    """A file of the newest checkpoint."""
+    """Damages a file of the newest checkpoint."""
     if not run.checkpoints():
         return
     path = rng.choice([file for file in run.checkpoints()[-1].iterdir() if file.stat().st_size])
@@ -226,7 +226,7 @@ def damage(run: Run, kind: str, rng: random.Random) -> None:
 
 
 def same_bits(one: Run, other: Run) -> bool:
-    """Weights, running statistics, averaged weights and optimizer."""
+    """Whether weights, running statistics, averaged weights and optimizer state are equal."""
     states = []
     for run in (one, other):
         checkpoint = Checkpoints(run.folder).find("last")
@@ -240,7 +240,7 @@ def same_bits(one: Run, other: Run) -> bool:
 
 
 def count(run: Run) -> tuple[int, int]:
-    """Draws lost and draws counted twice, by the ledger."""
+    """Number of draws lost, and of draws consumed twice, by the ledger."""
     verdict, config = verify_run(run.folder), read_config(run.folder)
     planned = sum(TrainingSet(config).plan(epoch).clips for epoch in range(config.train.epochs))
     for fault in verdict.faults:
@@ -250,7 +250,7 @@ def count(run: Run) -> tuple[int, int]:
 
 @contextmanager
 def disk(folder: Path) -> Iterator[bool]:
-    """A small disk at `folder`, where this process may make one."""
+    """A small file system at `folder`, where this process may mount one."""
     folder.mkdir()
     mounted = (
         os.geteuid() == 0
@@ -279,7 +279,7 @@ def clips(folder: Path) -> index.Index:
 
 
 def torture(root: Path, shards: Path, kills: int, seed: int, epochs: int) -> dict[str, object]:
-    """Both forms; what they came to."""
+    """Runs both parts; returns their results."""
     rng, done = random.Random(seed), Counter[str]()
     lost = doubled = 0
     equal = []
@@ -305,17 +305,19 @@ def torture(root: Path, shards: Path, kills: int, seed: int, epochs: int) -> dic
             equal.append(same_bits(whole, broken))
             losses = count(broken)
             lost, doubled = lost + losses[0], doubled + losses[1]
-            console.print(f"{name}, {worlds}: {'equal' if equal[-1] else '[red]NOT equal'}, lost and doubled {losses}")
+            console.print(
+                f"{name}, {worlds}: {'equal' if equal[-1] else '[red]NOT equal'}, lost and consumed twice {losses}"
+            )
     return {"kills": sum(done.values()), "kinds": done, "lost": lost, "doubled": doubled, "weights_equal": all(equal)}
 
 
 def main() -> int:
-    """Prints a table, and last one JSON object."""
+    """Prints a table, and as the last line one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a packed corpus; default: tones")
     parser.add_argument("--quick", action="store_true", help="4 kills")
-    parser.add_argument("--kills", type=int, help="how many (default 32)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and places")
+    parser.add_argument("--kills", type=int, help="number of kills (default 32)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for the moments and places")
     parser.add_argument("--keep", type=Path, help="new folder for the runs, kept (default: a temporary one)")
     arguments = parser.parse_args()
     kills = arguments.kills or (4 if arguments.quick else 32)
@@ -327,10 +329,10 @@ def main() -> int:
     finally:
         if not arguments.keep:
             shutil.rmtree(root, ignore_errors=True)
-    table = Table("how it ended", "times", title=f"{found['kills']} runs ended")
+    table = Table("how it ended", "times", title=f"{found['kills']} attempts ended")
     for kind, times in Counter(found["kinds"]).items():  # type: ignore[call-overload]
         table.add_row(kind, str(times))
-    table.caption = f"lost {found['lost']}, doubled {found['doubled']}, weights equal: {found['weights_equal']}"
+    table.caption = f"lost {found['lost']}, consumed twice {found['doubled']}, weights equal: {found['weights_equal']}"
     Console().print(table)
     print(json.dumps(found))
     return 0 if found["weights_equal"] and not found["lost"] and not found["doubled"] else 1

@@ -1,4 +1,4 @@
-"""The benchmarks run, and end with one JSON object that has the design's keys. What they measure is not judged here."""
+"""The benchmarks run, and print as their last line one JSON object with the expected keys. Values are not judged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def last_line(script: str, *arguments: object) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False], ids=["own clips", "--data"])
 @pytest.mark.parametrize("script", KEYS)
-def test_a_benchmark_ends_with_its_numbers(script: str, own: bool, tones: index.Index) -> None:
+def test_a_benchmark_ends_with_its_keys(script: str, own: bool, tones: index.Index) -> None:
     facts = last_line(script, *([] if own else ["--data", tones.root]))
     assert facts.keys() >= KEYS[script]
     assert all(facts[key] > 0 for key in KEYS[script] - {"overhead"})
