@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.models.test_registry import FAMILIES, SHAPE, small
+from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
 LABELS = torch.arange(4) % 3
@@ -44,7 +44,7 @@ def gradients(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 def test_channels_last_computes_the_same(family: str) -> None:
     # In float64, because in float32 norms of small batches amplify rounding errors from 1e-6 to some 1e-3.
     plain, x = without_dropout(small(family, 3)).double(), torch.randn(4, *SHAPE).double()
@@ -57,7 +57,7 @@ def test_channels_last_computes_the_same(family: str) -> None:
 
 
 @pytest.mark.usefixtures("_one_process_group")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 def test_ddp_gets_a_gradient_for_every_parameter(family: str) -> None:
     """Without find_unused_parameters, a parameter without a gradient makes the next forward pass fail."""
     model = DistributedDataParallel(small(family, 3), broadcast_buffers=False)

@@ -62,8 +62,10 @@ ONE_PER_FAMILY = pytest.mark.parametrize(
     [pytest.param(name, marks=() if name == first_of(e.family) else pytest.mark.slow) for name, e in MODELS.items()],
 )
 """Every name in the full run; by default the first of each family."""
-FAST_FAMILIES = [pytest.param(family, marks=pytest.mark.slow if family == "vgg" else ()) for family in FAMILIES]
-"""VGG's head alone has 28 M parameters."""
+FAST_FAMILIES = [
+    pytest.param(family, marks=pytest.mark.slow if family in ("vgg", "dpn") else ()) for family in FAMILIES
+]
+"""VGG's head has 28 M parameters, and DPN's stages are wide even with few blocks."""
 
 
 @pytest.fixture(autouse=True)
