@@ -348,6 +348,7 @@ def test_keep_leaves_the_archive(published: Published, tmp_path: Path) -> None:
 # --- killed ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_download_killed_twice_is_resumed(published: Published, tmp_path: Path, kws: Kws) -> None:
     """Each process gets half of what is missing and is killed in the silence that follows."""
     out, web = tmp_path / "shards", published.web

@@ -10,7 +10,9 @@ from kws.corpus.source import speaker_from_name, split_by_hash
 from tests.corpus import official
 
 
-@pytest.mark.parametrize(("version", "clips", "words"), [("v0.01", 64_721, 30), ("v0.02", 105_829, 35)])
+@pytest.mark.parametrize(
+    ("version", "clips", "words"), [("v0.01", 64_721, 30), pytest.param("v0.02", 105_829, 35, marks=pytest.mark.slow)]
+)
 def test_names_have_the_numbers_of_the_official_corpus(version: str, clips: int, words: int) -> None:
     splits = official.names(version)
     everything = [name for names in splits.values() for name in names]

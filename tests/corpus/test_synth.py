@@ -255,6 +255,7 @@ def test_a_missing_or_broken_library_is_named(tmp_path: Path, monkeypatch: pytes
 # --- other languages ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_words_of_any_script_in_several_languages(tmp_path: Path, kws: Kws) -> None:
     listed = tmp_path / "words.txt"
     listed.write_text("\ufeffKäse\r\nда\n\nguten Tag\n", encoding="utf-8")
@@ -365,6 +366,7 @@ def test_loud_noise_does_not_clip() -> None:
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rooms_and_noise_are_the_same_on_any_number_of_processes(tmp_path: Path) -> None:
     speech = dataclasses.replace(SPEECH, words=("yes",), voices=3, noise_db=(5.0, 20.0), rooms=0.5)
     for processes in (1, 2):

@@ -88,7 +88,7 @@ def moments(total: int, step: int) -> Iterator[int]:
     yield from range(max(1, total - 60), total + 1, max(1, step // 3))
 
 
-@pytest.mark.parametrize("step", [120, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [200, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_packing_killed_at_any_operation_resumes_to_the_same_bytes(source: Path, tmp_path: Path, step: int) -> None:
     clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=30_000))
     total = pack_until(0, [source], tmp_path / "counted")
@@ -106,7 +106,7 @@ def test_a_packing_killed_at_any_operation_resumes_to_the_same_bytes(source: Pat
         assert files(corpus.root) == files(clean.root), f"killed before operation {number}"
 
 
-@pytest.mark.parametrize("step", [120, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [200, pytest.param(5, marks=pytest.mark.slow)])
 def test_an_append_killed_at_any_operation_leaves_the_old_or_the_new_corpus_and_resumes(
     source: Path, more: Path, tmp_path: Path, step: int
 ) -> None:
@@ -223,6 +223,7 @@ def test_a_signal_stops_all_processes(started: Started, long: Path, tmp_path: Pa
     assert resumes_to_the_same_bytes(long, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_packing_with_one_line(started: Started, long: Path, tmp_path: Path) -> None:
     process = started()
     family = children(process)

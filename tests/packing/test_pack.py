@@ -437,6 +437,7 @@ def test_a_changed_recording_is_decoded_again(source: Path, tmp_path: Path) -> N
     assert "15 of 28 " in report.notes[0]  # those before it: the others have another position in the sources
 
 
+@pytest.mark.slow
 def test_swapped_recordings_are_decoded_again(source: Path, tmp_path: Path) -> None:
     for path in source.rglob("*.wav"):
         os.utime(path, (10**9, 10**9))  # as in archives; and all files are of one size
