@@ -223,6 +223,8 @@ class Watchdog:
         if self._rank == 0 and not connection.name:  # the first message must hold the token
             if message.get("token") == self._token:
                 connection.name, connection.rank = str(message["name"]), int(message["rank"])
+                if self._stop_sent:  # before this rank had registered
+                    connection.send({"stop": self._stop.signal})
             return
         connection.activity = tuple(message.get("at", connection.activity))
         connection.left = connection.left or "left" in message
