@@ -34,7 +34,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run)[0]
 
 
-@pytest.fixture(scope="module", params=[(1280, False), (1280, True), (390, False)], ids=["light", "dark", "phone"])
+@pytest.fixture(scope="module", params=[
+    pytest.param((1280, False), id="light"),
+    pytest.param((1280, True), id="dark", marks=pytest.mark.slow),
+    pytest.param((390, False), id="phone", marks=pytest.mark.slow),
+])  # fmt: skip
 def page(report: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Page]:
     require("browser", PROGRAM is not None, "there is no Chromium")
     width, dark = request.param

@@ -16,7 +16,11 @@ def dots(count: int, groups: int = 1) -> list[Dot]:
     ]
 
 
-@pytest.mark.parametrize("found", [[], dots(1), dots(2, 2), dots(25, 3)], ids=["none", "one", "two", "crowded"])
+@pytest.mark.parametrize(
+    "found",
+    [[], dots(1), dots(2, 2), pytest.param(dots(25, 3), marks=pytest.mark.slow)],
+    ids=["none", "one", "two", "crowded"],
+)
 def test_any_number_of_networks_can_be_drawn(found: list[Dot]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
