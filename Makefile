@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test slow setup lint types full bench clean
+.PHONY: help demo test slow heavy setup lint types full bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -15,6 +15,9 @@ test: setup  ## the tests without the slow ones, five minutes on two cores
 
 slow: setup  ## the slow tests: grids, repeats, long kills
 	$(BIN)/pytest -m slow
+
+heavy: setup  ## full-size networks and compilers: an hour or more on two cores
+	$(BIN)/pytest -m heavy
 
 setup: .venv/.ready  ## .venv with kws and all its dependencies
 
@@ -36,7 +39,7 @@ lint: setup  ## ruff, import layers, shell scripts
 types: setup  ## mypy --strict
 	$(BIN)/mypy
 
-full: lint types test slow  ## lint, types and all tests
+full: lint types test slow  ## lint, types and all tests but the heavy ones: at most 25 minutes on two cores
 
 bench: setup  ## all benchmarks, one after the other
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python $$script || exit 1; done

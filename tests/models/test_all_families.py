@@ -16,6 +16,7 @@ from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
 LABELS = torch.arange(4) % 3
+COMPILED = ("tc_resnet", "ds_cnn")
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +66,11 @@ def test_ddp_gets_a_gradient_for_every_parameter(family: str) -> None:
         F.cross_entropy(model(torch.randn(4, *SHAPE)), LABELS).backward()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",  # compiling takes 30 to 90 s of a core for each
+    [pytest.param(name, marks=pytest.mark.slow if name in COMPILED else pytest.mark.heavy) for name in FAMILIES],
+)
 def test_torch_compile_computes_the_same(family: str) -> None:
     torch.compiler.reset()
     plain, x = without_dropout(small(family, 3)), torch.randn(4, *SHAPE)
