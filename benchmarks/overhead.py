@@ -45,7 +45,7 @@ from kws.packing import pack
 from kws.run.checkpoint import Checkpoints
 from kws.run.saver import Saver
 from kws.training.optim import build_optimizer
-from kws.training.step import Stepper
+from kws.training.step import PlannedStep, Stepper, Votes
 
 SLOTS, MICRO = 4, 32
 
@@ -95,7 +95,8 @@ class Harness:
 
     def step(self) -> None:
         """Runs one step."""
-        self.stepper.step(self.batches, SLOTS * MICRO, 0, self.number, (False, False), None)
+        planned = PlannedStep(self.number, 0, SLOTS * MICRO, last=False)
+        self.stepper.step(planned, self.batches, Votes())
         self.number += 1
 
 
