@@ -94,6 +94,18 @@ def test_samples_that_are_not_finite_are_refused(wrong: float) -> None:
         (codec.flac_bytes(CLIP)[:-3000], "not readable as audio"),
         (codec.flac_bytes(CLIP)[:20], "not readable as audio"),
     ],
+    ids=[
+        "empty",
+        "text",
+        "header cut",
+        "no samples left",
+        "no samples",
+        "a byte",
+        "a part",
+        "float",
+        "flac",
+        "flac header",
+    ],
 )
 def test_damaged_files_say_what_is_wrong(data: bytes, says: str) -> None:
     with pytest.raises(codec.AudioError, match=says) as caught:
