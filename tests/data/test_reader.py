@@ -54,7 +54,7 @@ def test_rows_may_repeat_a_clip_and_have_any_order(tones: Index) -> None:
 
 
 def test_flac_shards_give_the_same_rows(tones: Index, tmp_path: Path) -> None:
-    flac, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format=FLAC))
+    flac, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", FLAC)
     names = [Reader(flac, "train").name(clip) for clip in range(40)]
     wave, _ = Reader(flac, "train").read_rows(np.arange(40), 16000)
     assert not flac.split("train").columns["plain"].any()
@@ -88,7 +88,7 @@ def test_names_that_are_long_or_not_ascii_are_read_whole(tmp_path: Path, word: s
 
 
 def test_damaged_flac_is_named_even_without_checksums(tones: Index, tmp_path: Path) -> None:
-    corpus, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", pack.PackOptions(audio_format=FLAC))
+    corpus, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", FLAC)
     flip_bit(corpus, 7)
     with pytest.raises(DamagedError, match=r"train/000000.tar: clip 7 "):
         Reader(corpus, "train", "never").read(7)

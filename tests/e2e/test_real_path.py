@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from kws import cli
 from tests.conftest import REAL, ROOT, require
+from tests.multiproc.launching import finish, start_ranks
 
 ARCHIVE = REAL / "speech_commands_mini.tar.gz"
 pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("real path")]  # the run is made once
@@ -25,15 +24,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """A run of configs/quick.toml for two epochs, started as in the README."""
+    """A run of configs/quick.toml for two epochs on two ranks."""
     recipe = ROOT / "shards" / "speech_commands_mini.toml"
     assert cli.main(["pack", str(ARCHIVE), str(folder / "shards"), "--recipe", str(recipe)]) == cli.OK
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / "cpu2.yaml")]
-    train = ["-m", "kws", "train", str(ROOT / "configs" / "quick.toml"), "--run", str(folder / "run")]
-    sets = ["--set", f"data.shards={folder / 'shards'}", "--set", "train.epochs=2", "--set", "data.ledger=true"]
-    done = subprocess.run([*start, *train, *sets], capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 processes" in done.stdout
+    sets = [f"data.shards={folder / 'shards'}", "train.epochs=2", "data.ledger=true", "train.threads=1"]
+    ranks = start_ranks(2, ROOT / "configs" / "quick.toml", folder / "run", *sets)
+    outcomes = [finish(rank) for rank in ranks]
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    assert "2 processes" in outcomes[0][1]
     return folder / "run"
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from kws.run.checkpoint import Checkpoints
+from tests.multiproc.forked import ForkedProcess
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = """
@@ -36,6 +37,7 @@ threads = 1
 warmup_epochs = 0.5
 log_steps = 1
 """
+AnyProcess = subprocess.Popen[str] | ForkedProcess
 ALONE = [sys.executable, "-m", "kws"]
 
 
@@ -62,16 +64,17 @@ def start(
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: AnyProcess) -> tuple[int, str]:
     """Waits for the end. Returns exit code and output; leaves no process behind, whatever happens."""
     try:
         output, _ = process.communicate(timeout=240)
     finally:
         kill(process)
+    assert process.returncode is not None
     return process.returncode, output
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: AnyProcess) -> None:
     """SIGKILL to launcher, ranks and loader workers at once; torchrun's ranks are in sessions of their own."""
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)
@@ -82,9 +85,16 @@ def kill(process: subprocess.Popen[str]) -> None:
         psutil.wait_procs(family, timeout=30)
 
 
-def start_ranks(count: int, config: Path, run: Path, *settings: str) -> list[subprocess.Popen[str]]:
+def start_ranks(count: int, config: Path, run: Path, *settings: str) -> list[ForkedProcess]:
     """Starts each rank as a process of its own, without a launcher that would end the others: as srun does it."""
-    return [start(ALONE, config, run, *settings, env=env) for env in rank_environments(count)]
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    return fork_ranks(count, "train", str(config), "--run", str(run), *overrides)
+
+
+def fork_ranks(count: int, *arguments: str) -> list[ForkedProcess]:
+    """Starts a kws command on `count` ranks."""
+    environments = rank_environments(count) if count > 1 else [{}]
+    return [ForkedProcess(arguments, environment) for environment in environments]
 
 
 def rank_environments(count: int) -> list[dict[str, str]]:
@@ -97,19 +107,19 @@ def rank_environments(count: int) -> list[dict[str, str]]:
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def finish_ranks(ranks: list[subprocess.Popen[str]]) -> None:
+def finish_ranks(ranks: Sequence[AnyProcess]) -> None:
     """Waits for ranks that must succeed."""
     outcomes = [finish(rank) for rank in ranks]
     assert [code for code, _ in outcomes] == [0] * len(ranks), outcomes
 
 
-def kill_ranks(ranks: list[subprocess.Popen[str]]) -> None:
+def kill_ranks(ranks: Sequence[AnyProcess]) -> None:
     for rank in ranks:
         kill(rank)
         rank.communicate()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: AnyProcess) -> None:
     """Waits for a condition while the process runs."""
     deadline = time.monotonic() + 240
     while not condition():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.multiproc.launching import ALONE, rank_environments, torchrun
+from tests.multiproc.launching import ALONE, finish, fork_ranks, torchrun
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
 
@@ -35,12 +34,9 @@ def evaluate(launcher: list[str], run: Path, *options: str) -> dict[str, bytes]:
 def test_one_and_two_ranks_find_the_same_bits(pair: Path, kws_here: Callable[..., int]) -> None:
     assert kws_here("evaluate", pair) == 0
     one = take_results(pair)
-    ranks = [
-        subprocess.Popen([*ALONE, "evaluate", str(pair)], env=os.environ | env, stdout=subprocess.PIPE, text=True)
-        for env in rank_environments(2)
-    ]
-    printed = [rank.communicate(timeout=240)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0]
+    outcomes = [finish(rank) for rank in fork_ranks(2, "evaluate", str(pair))]
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    printed = [output for _, output in outcomes]
     assert [text.count("accuracy") for text in printed] == [1, 0]
     assert len(one) == 15  # JSON, five arrays of the clips, nine of the mistakes
     assert take_results(pair) == one

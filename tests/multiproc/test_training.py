@@ -98,7 +98,7 @@ def test_a_killed_rank_ends_the_other_and_the_resumed_run_has_the_same_bits(
 
 def test_a_signal_saves_and_exits_with_75(config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(ALONE, config, run, "train.epochs=2000", "data.workers=0")
+    (process,) = start_ranks(1, config, run, "train.epochs=2000", "data.workers=0")
     try:
         wait_until(lambda: steps_done(run) >= 2, process)
         for _ in range(3):

@@ -20,10 +20,12 @@ from tests.multiproc.launching import (
     assert_close,
     events,
     finish,
+    finish_ranks,
     kill,
     losses,
     saved_step,
     start,
+    start_ranks,
     torchrun,
     wait_until,
 )
@@ -52,10 +54,16 @@ def num_shards(run: Path) -> int:
     return len(list(Checkpoints(run).find("last").optimizer_shards.glob("*_optim_states.pt")))
 
 
-def test_stage_1_of_the_launch_file_has_the_losses_and_weights_of_ddp(
-    pair: Path, train: Run, config: Path, kws_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = train(accelerate("zero1.yaml"), "zero", *GENTLE)
+@pytest.mark.parametrize("launch_file", [False, pytest.param(True, marks=slow)])
+def test_stage_1_has_the_losses_and_weights_of_ddp(
+    pair: Path, train: Run, config: Path, kws_here: Callable[..., int], capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, launch_file: bool,
+) -> None:  # fmt: skip
+    if launch_file:
+        run = train(accelerate("zero1.yaml"), "zero", *GENTLE)
+    else:
+        run = tmp_path / "zero"
+        finish_ranks(start_ranks(2, config, run, *GENTLE, "train.zero=1"))
     assert_close(pair, run)
     assert num_shards(run) == 2
     description = json.loads((run / "run.json").read_text())

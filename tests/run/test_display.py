@@ -200,6 +200,7 @@ def test_a_terminal_shows_bars_and_keeps_messages(tiny: Path, tmp_path: Path) ->
     assert "next: kws evaluate" in plain.rstrip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_lines(tiny: Path, tmp_path: Path, kws: Kws) -> None:
     done = kws("train", tiny, "--run", tmp_path / "run", "--set", "train.log_minutes=0")
     assert (done.returncode, done.stderr) == (0, "")

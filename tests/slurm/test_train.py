@@ -62,7 +62,7 @@ def test_two_hosts_train_evaluate_and_list_their_ranks(whole: Training) -> None:
 
 
 def test_a_usage_error_fails_at_once(submit: Submit, tmp_path: Path) -> None:
-    training = submit(tmp_path, "train.epohcs=3")
+    training = submit(tmp_path, "train.epohcs=3", options=("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"))
     assert training.ended() == ("FAILED", "2:0", "0")
     assert [line for line in training.log.splitlines() if "epohcs" in line and "epochs" in line]
     assert "Traceback" not in training.log
