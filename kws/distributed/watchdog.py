@@ -70,6 +70,7 @@ class Watchdog:
         self, ranks: Ranks, address: str, stop: StopRequest, hang_s: float, on_fault: Callable[[str], None],
         dead_s: float = DEAD_S,
     ) -> None:  # fmt: skip
+        self._world_size = ranks.world_size
         self._rank, self._stop, self._on_fault = ranks.rank, stop, on_fault
         self._hang_s, self._dead_s = hang_s, dead_s
         self.name = f"rank {ranks.rank} on {socket.gethostname()} (process {os.getpid()})"
@@ -113,7 +114,7 @@ class Watchdog:
 
     def wait_for_fault(self, seconds: float = 5.0) -> str | None:
         """Text of the fault of another rank, waiting up to `seconds` for it to arrive; None if there is none."""
-        if self._connections:
+        if self._world_size > 1:
             self._fault_known.wait(seconds)
         return self.fault.text if self.fault else None
 

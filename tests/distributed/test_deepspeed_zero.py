@@ -39,6 +39,7 @@ def test_other_stages_and_deepspeed_config_files_are_refused(environ: dict[str, 
         deepspeed_zero.resolve_stage(0, environ)
 
 
+@pytest.mark.slow
 def test_training_does_not_import_deepspeed_unless_a_run_uses_it() -> None:
     code = "import sys, kws.training.trainer; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

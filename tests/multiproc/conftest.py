@@ -9,7 +9,7 @@ import pytest
 from kws import cli
 from kws.data.index import Index
 from kws.distributed.signals import STOP_SIGNALS
-from tests.multiproc.launching import SETTINGS, accelerate, finish, start
+from tests.multiproc.launching import SETTINGS, finish, finish_ranks, start, start_ranks
 
 GENTLE = (
     "train.epochs=6", "train.eval_epochs=3", "train.lr=0.0001", "train.ema=0.9", "train.clip_grad_norm=0.5",
@@ -50,8 +50,7 @@ def kws_here() -> Iterator[Callable[..., int]]:
 
 @pytest.fixture(scope="session")
 def pair(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two ranks under accelerate, to its end."""
+    """A run on two ranks, to its end."""
     folder = tmp_path_factory.mktemp("pair") / "run"
-    code, output = finish(start(accelerate(), config, folder, *GENTLE))
-    assert code == 0, output
+    finish_ranks(start_ranks(2, config, folder, *GENTLE))
     return folder

@@ -82,7 +82,7 @@ def test_a_killed_rank_ends_the_other_and_the_resumed_run_has_the_same_bits(
     assert "rank 1" in found["why"]
     assert 0 < saved_step(run) < 30
 
-    code, output = finish(start(torchrun(2), config, run, *GENTLE))
+    code, output = finish(start(accelerate(), config, run, *GENTLE))
     assert code == 0, output
     assert_same_bits(pair, run)
     verdict = verify_run(run)

@@ -83,7 +83,13 @@ def steps_per_epoch(corpus: Index) -> int:
     return -(-len(corpus.split("train")) // GLOBAL_BATCH)
 
 
-@pytest.mark.parametrize("place", ["first step", "last step of an epoch", "in the second epoch", "very last step"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("first step", marks=pytest.mark.slow), "last step of an epoch", "in the second epoch",
+        pytest.param("very last step", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_stopped_and_resumed_equals_uninterrupted(whole: Path, tones: Index, tmp_path: Path, place: str) -> None:
     length = steps_per_epoch(tones)
     stop_at = {
