@@ -105,8 +105,9 @@ def _add_record(commands: Any) -> None:
 
 def _add_pack(commands: Any) -> None:
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
+    pack.usage = "kws pack [options] SRC [SRC ...] DIR"
     pack.add_argument(
-        "paths", type=Path, nargs="+", metavar="SRC... DIR",
+        "paths", type=Path, nargs="+", metavar="SRC",
         help="sources, then the folder for the shards; a source is a folder or tar archive of WORD/FILE, "
         "or a CSV of clips (docs/data.md)",
     )  # fmt: skip

@@ -28,7 +28,9 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self.signal: int | None = None
-        """The first signal that arrived, or None."""
+        """The first signal that arrived here or at another rank, or None."""
+        self.received: int | None = None
+        """The first signal that this process itself received, or None."""
         self._first_interrupt = math.inf
         receiver, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
@@ -44,6 +46,7 @@ class StopRequest:
                     self._handle(number)
 
     def _handle(self, number: int) -> None:
+        self.received = self.received or number
         self.request(number)
         if number == signal.SIGINT:
             now = time.monotonic()

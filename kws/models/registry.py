@@ -3,7 +3,8 @@
 A network maps float features (B, 1, F, N) to logits (B, classes): F bands by N frames. Those with
 `Entry.any_in_channels` take (B, in_channels, F, N).
 
-`MODELS` lists every network; a new family is one file and its lines here.
+`MODELS` lists every network. To add a family: models/NAME.py, an import and its entries here, a configs/NAME.toml
+for each name, and the module in setup.cfg (contract "families").
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """A run folder: who may write to it, its checkpoints, its log, and how an attempt starts and ends.
 
-Imports config, errors, files, corpus (tasks) and distributed; knows no networks and no packed corpus. Read in this
-order:
+Imports the modules of kws/ itself, corpus (tasks) and distributed; knows no networks and no packed corpus. Read in
+this order:
 
     attempt      one start of a run: folder lock, watchdog, signals, exit status
     folder       which settings a run folder accepts; run.json, status.json

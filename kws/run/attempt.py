@@ -67,8 +67,8 @@ class Attempt:
         self._accepted = True
 
     def write_status(self, state: str, code: int | None = None) -> None:
-        """Writes status.json on rank 0, with the first stop signal that any rank received. Collective."""
-        signals = self._ranks.gather(self.stop.signal)
+        """Writes status.json on rank 0, with the first stop signal and the rank that received it. Collective."""
+        signals = self._ranks.gather(self.stop.received)
         rank = next((rank for rank, signal in enumerate(signals) if signal), 0)
         received = {"rank": rank, "signal": signals[rank]}
         self._ranks.on_main(lambda: run_folder.write_status(self._folder, state, self._step(), code, **received))

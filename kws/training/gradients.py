@@ -6,8 +6,8 @@
     ShardedOptimizer   train.zero: DeepSpeed's ZeRO reduces in its own way, and each rank holds a shard of the
                        optimizer's state; the other two keep it whole on every rank (ReplicatedOptimizer)
 
-Floating-point addition is commutative but not associative: only the shape of the sum matters. In `exact` that shape is
-given by the slots and not by the ranks.
+Floating-point addition is commutative but not associative: the result depends on how terms are bracketed, not on their
+order within a pair. In `exact` the brackets are given by the slots and not by the ranks.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from kws.training.optim import keep_settings, set_lr
 
 
 class GradientSync(Protocol):
-    """One step: `begin_step`; for each slot of this rank `slot` around its forward and backward pass, then `add`;
-    `reduce` once; `update` once. All ranks call these together."""
+    """One step: `begin_step`; for each slot of this rank `slot` around its forward and backward pass, then
+    `end_slot`; `reduce` once; `update` once. All ranks call these together."""
 
     model: nn.Module
     """The network as forward must call it: wrapped in DDP or DeepSpeed where that is in use."""
@@ -39,7 +39,8 @@ class GradientSync(Protocol):
     sharded: bool
     """Whether each rank holds only a shard of the optimizer's state, which it alone can save."""
     needs_bucket_warmup: bool
-    """Whether the order of addition depends on the number of backward passes since the start."""
+    """Whether two backward passes must run before the first step of an attempt, because DDP rebuilds its buckets after
+    its first one."""
 
     def must_run_backward(self, last: bool) -> bool:
         """Whether a slot without clips must run backward all the same, because other ranks wait for it."""
@@ -53,22 +54,22 @@ class GradientSync(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of `loss` to those of the step."""
 
-    def add(self, sums: Tensor) -> None:
-        """Takes a slot's sums, float64 (X,), to be added over the step's slots."""
+    def end_slot(self, sums: Tensor) -> None:
+        """Ends a slot: takes its sums, float64 (X,), to be added over the step's slots."""
 
     def reduce(self, votes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sums over all slots, (X,), and `votes` (V,) float64 added over the ranks. After it the gradients
         are complete."""
 
-    def update(self, lr: float, scale: float) -> None:
-        """Multiplies the gradients by `scale`, clips them, makes the optimizer's step at `lr` and clears the
+    def update(self, lr: float, gradient_factor: float) -> None:
+        """Multiplies the gradients by `gradient_factor`, clips them, makes the optimizer's step at `lr` and clears the
         gradients."""
 
     def state_dict(self) -> dict[str, Any] | None:
         """The optimizer's state; None where it is sharded."""
 
     def save_shards(self, folder: Path) -> None:
-        """Where the state is sharded: every rank writes its shard into the new folder."""
+        """Where the state is sharded: every rank writes its shard into `folder`, which is emptied first."""
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Loads the optimizer's state, on all ranks together."""
@@ -89,12 +90,13 @@ class ReplicatedOptimizer:
         """Adds the gradients of `loss` to .grad."""
         torch.autograd.backward(self._scaler.scale(loss))
 
-    def update(self, lr: float, scale: float) -> None:
-        """Unscales, multiplies by `scale`, clips, steps and clears the gradients. Under fp16 a step whose gradients
-        overflowed is left out and the loss scale halved, as GradScaler does."""
+    def update(self, lr: float, gradient_factor: float) -> None:
+        """Unscales, multiplies by `gradient_factor`, clips, steps and clears the gradients. Under fp16 a step whose
+        gradients overflowed is left out and the loss scale halved, as GradScaler does."""
         self._scaler.unscale_(self._optimizer)
-        if scale != 1.0:
-            torch._foreach_mul_([p.grad for p in self._network.parameters() if p.grad is not None], scale)
+        if gradient_factor != 1.0:
+            gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, gradient_factor)
         if self._settings.clip_grad_norm:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_grad_norm)
         set_lr(self._optimizer, lr)
@@ -159,10 +161,10 @@ class DdpGradients(ReplicatedOptimizer):
         self._sums.clear()
 
     def slot(self, last: bool) -> AbstractContextManager[Any]:
-        """Without DDP's reduction, but for the rank's last slot."""
+        """Suspends DDP's reduction, except in the rank's last slot."""
         return nullcontext() if last else self._ranks.accelerator.no_sync(self.model)
 
-    def add(self, sums: Tensor) -> None:
+    def end_slot(self, sums: Tensor) -> None:
         """Adds a slot's sums (X,) in order."""
         self._sums.add(sums)
 
@@ -202,7 +204,7 @@ class TreeGradients(ReplicatedOptimizer):
         """No context needed: no rank waits for another inside a slot."""
         return nullcontext()
 
-    def add(self, sums: Tensor) -> None:
+    def end_slot(self, sums: Tensor) -> None:
         """Moves the slot's gradients out of the buffer into the tree, and its sums (X,) into theirs."""
         self._gradient_tree.add(self._gradients.clone())
         self._sums_tree.add(sums)
@@ -283,7 +285,7 @@ class ShardedOptimizer:
         """Adds the gradients to the ranks' shards."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def add(self, sums: Tensor) -> None:
+    def end_slot(self, sums: Tensor) -> None:
         """Adds a slot's sums (X,) in order."""
         self._sums.add(sums)
 
@@ -291,9 +293,9 @@ class ShardedOptimizer:
         """Sums (X,) over all slots, votes (V,) over the ranks."""
         return self._sums.reduce(votes)
 
-    def update(self, lr: float, scale: float) -> None:
+    def update(self, lr: float, gradient_factor: float) -> None:
         """Clips by the norm over all shards, steps each shard, and gathers the weights."""
-        assert scale == 1.0, "data.on_bad=skip is refused with train.zero"
+        assert gradient_factor == 1.0, "data.on_bad=skip is refused with train.zero"
         set_lr(self._optimizer, lr)
         self._engine.step()
 

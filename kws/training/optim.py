@@ -27,8 +27,11 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: TrainConfig, scale: float = 1.0) -> float:
-    """Learning rate of update `step` (from 0): a linear rise over warmup_epochs, then the schedule. `scale`: the factor
-    that the plateau schedule has reached."""
+    """Learning rate of update `step` (from 0): a linear rise over warmup_epochs, then the schedule. `onecycle` has no
+    warm-up, and `step` counts its periods from step 0 on.
+
+    `scale`: product of the plateau schedule's reductions so far; 1 under other schedules.
+    """
     total = settings.epochs * steps_per_epoch
     if settings.schedule == "onecycle":
         return settings.lr * _one_cycle(step, total)

@@ -36,7 +36,7 @@ from kws.training.slots import RunningStatistics, seed_slot
 
 
 class Votes(NamedTuple):
-    """What a rank asks for in a step. A vote of one rank counts for all."""
+    """Flags that every rank sends in every step. After the reduction a flag is True if any rank set it."""
 
     stop: bool = False
     """Stop after this step: a signal arrived, or RUN/stop exists."""
@@ -47,13 +47,16 @@ class Votes(NamedTuple):
 
 
 class SlotSums(NamedTuple):
-    """What slots leave beside gradients, all float64: batch-norm statistics weighted by clips (X,); the loss in nats,
-    correct clips and clips, each () and summed over the clips."""
+    """What slots add up beside gradients, all float64."""
 
     statistics: Tensor
+    """Batch-norm statistics times the number of clips, (X,) (kws/training/slots.py)."""
     loss: Tensor
+    """Summed over the clips, in nats, ()."""
     correct: Tensor
+    """Number of clips that were classified correctly, ()."""
     clips: Tensor
+    """Number of clips, ()."""
 
     def flat(self) -> Tensor:
         """One vector, (X + 3,), so that a reduction is one collective operation."""
@@ -121,7 +124,7 @@ class Stepper:
     ) -> StepResult:  # fmt: skip
         """Runs one step: this rank's slots, the reduction and the optimizer's update.
 
-        `lr_scale`: the factor that the plateau schedule has reached. Raises UsageError where the loss is not finite:
+        `lr_scale`: product of the plateau schedule's reductions so far. Raises UsageError where the loss is not finite:
         before the update, so the weights are still those of the step before.
         """
         waited = 0.0
@@ -141,7 +144,7 @@ class Stepper:
             self._report_progress(SYNCHRONISING if last or must_run else "computing")
             with self._sync.slot(last):
                 sums = self._run_slot(batch, planned, must_run)
-            self._sync.add(sums.flat())
+            self._sync.end_slot(sums.flat())
         return self._finish(planned, votes, waited, lr_scale)
 
     def _finish(self, planned: PlannedStep, votes: Votes, waited: float, lr_scale: float) -> StepResult:
@@ -155,7 +158,7 @@ class Stepper:
             self._refuse(loss, planned.step)
         if clips:
             lr = lr_at(planned.step, self._training_set.steps_per_epoch, self._settings, lr_scale)
-            # The slots divided by the planned number of clips; the mean is over those that were there.
+            # Each slot's loss was divided by the planned number of clips: correct that for clips that were skipped.
             self._sync.update(lr, planned.clips / clips)
             if self.ema:
                 self.ema.update(planned.step)
@@ -203,10 +206,10 @@ class Stepper:
         return SlotSums(self._statistics.end_slot(clips), loss.detach().double(), correct.double(), count)
 
     def _mixup(self, step: int, batch: Batch) -> Mixup | None:
-        chain, clips = self._training_set.config.frontend, len(batch.clips)
-        if chain.mixup_probability == 0.0:
+        frontend, clips = self._training_set.config.frontend, len(batch.clips)
+        if frontend.mixup_probability == 0.0:
             return None
-        return Mixup(chain, self._settings.seed, step, batch.slot, clips, self._ranks.device)
+        return Mixup(frontend, self._settings.seed, step, batch.slot, clips, self._ranks.device)
 
     def _inputs(self, batch: Batch, epoch: int) -> Tensor:
         """int16 (B, T) -> the network's input, (B, 1, F, N)."""
@@ -247,15 +250,15 @@ class Stepper:
         self._sync.load(checkpoint)
 
     def _build_augment(self) -> AugmentationChain | None:
-        config, chain = self._training_set.config, self._training_set.config.frontend
-        if not chain.augments:
+        config, frontend = self._training_set.config, self._training_set.config.frontend
+        if not frontend.augments:
             return None
-        needs_noise = chain.noise_probability > 0.0 or chain.mix_probability > 0.0
+        needs_noise = frontend.noise_probability > 0.0 or frontend.mix_probability > 0.0
         noises = (
             read_noise(self._training_set.index, "train", CacheSettings.from_config(config.data)) if needs_noise else []
         )
         samples, device = self._training_set.samples, self._ranks.device
-        return AugmentationChain(chain, self._features, self._settings.seed, noises, samples, device)
+        return AugmentationChain(frontend, self._features, self._settings.seed, noises, samples, device)
 
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""
@@ -266,8 +269,8 @@ class Stepper:
     def _warm_up_buckets(self, optimizer: torch.optim.Optimizer) -> None:
         """Two backward passes whose gradients are discarded.
 
-        DDP rebuilds its buckets after its first backward pass, and gloo's order of addition depends on the place in the
-        bucket: without this a resumed run would add in another order than an uninterrupted one.
+        DDP rebuilds its buckets after its first backward pass, and the order of addition depends on the place in the
+        bucket (seen with gloo): without this a resumed run would add in another order than an uninterrupted one.
         """
         self._statistics.begin_step()
         for _ in range(2):

@@ -1,7 +1,8 @@
 """A run from its start to its end; `Trainer.train` is the loop.
 
 each step: kws/training/step.py        each epoch: save, evaluate, save the result
-stop request (signal, RUN/stop): save, leave with exit code 75; the same command resumes
+stop request (signal, RUN/stop): in a step, save after it; in an evaluation, abandon it, a resume repeats it; then leave
+with exit code 75. The same command resumes.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.train)
         # Where it is: saved in every checkpoint.
         self.state = TrainState()
-        self.normal: BandStatistics | None = None  # what features are normalised by
+        self.band_statistics: BandStatistics | None = None  # features are normalised by these
         # What this attempt works with; those without a value are made by `run`.
         self.console = log.make_console(ranks.is_main)
         self.say = self.console.print
@@ -89,7 +90,7 @@ class Trainer:
         return trained_all and not self.state.evaluation_pending
 
     def describe(self) -> dict[str, Any]:
-        """What would run, for `--check` and run.json."""
+        """Facts about the run: network, sizes, corpus, task, steps. `--check` shows them, run.json records them."""
         return {
             "network": self.config.model.name,
             "parameters": count_parameters(self.network),
@@ -166,7 +167,8 @@ class Trainer:
             values["eval_seconds"] = time.perf_counter() - began
             improved = self.state.record_evaluation(result.accuracy, result.loss, train)
         self.state.evaluation_pending = False
-        # Before the save, after which a resumed run would not write it. Written twice, the later line counts.
+        # Logged before the save: once saved, a resume skips this evaluation. After a kill in between the line appears
+        # twice, and readers take the later one.
         self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **values)
         self.save("-evaluated", improved)
         return True
@@ -175,7 +177,8 @@ class Trainer:
 
     def run(self) -> int:
         """Starts or resumes the run, or finds it finished. Returns FINISHED or PREEMPTED; errors are raised."""
-        state = self.state  # not self: nothing may keep DDP alive until the process group is left
+        # A closure over self would keep DDP alive past its process group, and the process would abort at exit.
+        state = self.state
         with Attempt(self.folder, self.ranks, self.config.train.hang_s, lambda: state.step) as self.attempt:
             self.watchdog = self.attempt.watchdog
             code = self._run_attempt()
@@ -189,7 +192,7 @@ class Trainer:
         facts = self.describe() | describe_environment(ranks) | {"ranks": ranks.table(config.train.slots)}
         ranks.on_main(lambda: run_folder.check_settings(self.folder, config, facts))
         self.attempt.begin()
-        checkpoint = ranks.on_all(self._newest_checkpoint)
+        checkpoint = ranks.on_all(self._take_position_from_newest)
         if self.done:
             self.attempt.write_status(
                 "finished", FINISHED
@@ -218,8 +221,8 @@ class Trainer:
             stack.callback(self.ledger.close)
         self.reader = self._build_reader()
         length = RunLength(config.train.epochs, self.training_set.steps_per_epoch)
-        events = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
-        self.log = stack.enter_context(events)
+        run_log = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
+        self.log = stack.enter_context(run_log)
         stack.enter_context(self.saver)
         best = self.state.best_accuracy if self.state.best_accuracy >= 0.0 else None
         facts = {"attempt": number, "epoch": self.epoch, "world_size": ranks.world_size, "best": best}
@@ -246,7 +249,7 @@ class Trainer:
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 
-    def _newest_checkpoint(self) -> Checkpoint | None:
+    def _take_position_from_newest(self) -> Checkpoint | None:
         """The newest whole checkpoint, with the position taken over from it; None for a new run."""
         name = self.ranks.on_main(self._newest_name)
         if name is None:
@@ -270,8 +273,8 @@ class Trainer:
     def _load(self, checkpoint: Checkpoint | None) -> None:
         """Weights, normalisation and optimizer: from the checkpoint, else from train.init, else as initialised."""
         self.ranks.on_all(lambda: self._load_weights(checkpoint))
-        if self.normal:
-            self.features.normalise_by(self.normal)
+        if self.band_statistics:
+            self.features.normalise_by(self.band_statistics)
         ranks, training_set = self.ranks, self.training_set
         self.stepper = Stepper(
             training_set, self.network, self.features, self.optimizer, ranks, self.watchdog.report_progress
@@ -283,10 +286,10 @@ class Trainer:
     def _load_weights(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint:
             self.network.load_state_dict(checkpoint.model())
-            self.normal = checkpoint.state.get("normal")
+            self.band_statistics = checkpoint.state.get("normal")
             return
         if self.config.frontend.normalise != "none":
-            self.normal = self.ranks.on_main(lambda: measure_normalisation(self.training_set))
+            self.band_statistics = self.ranks.on_main(lambda: measure_normalisation(self.training_set))
         if self.config.train.init:
             in_shape, classes = self.features.shape(self.training_set.samples), self.training_set.task.classes
             self.say(load_initial_weights(self.config, self.network, in_shape, classes))
@@ -313,7 +316,9 @@ class Trainer:
         packed, task = self.training_set.selection.packed, self.training_set.task
         corpus: dict[str, Any] = {"corpus_id": packed.content_id, "words": packed.words}
         corpus |= {"task": task.definition.tree(), "classes": task.classes}
-        state = self.state.state_dict() | corpus | {"epoch": self.epoch, "best": improved, "normal": self.normal}
+        state = (
+            self.state.state_dict() | corpus | {"epoch": self.epoch, "best": improved, "normal": self.band_statistics}
+        )
         self.log.flush()
         if suffix:
             self.saver.save_copy(name, suffix, state)

@@ -49,7 +49,7 @@ def run_slots(sync: GradientSync, slots: Sequence[torch.Tensor], planned_clips: 
         with sync.slot(number == len(slots) - 1):
             loss = sync.model(clips).square().sum()
             sync.backward(loss * (sync.loss_scale / planned_clips))
-        sync.add(torch.tensor([loss.item(), len(clips)], dtype=torch.float64))
+        sync.end_slot(torch.tensor([loss.item(), len(clips)], dtype=torch.float64))
     totals, votes = sync.reduce(torch.tensor([1.0, 0.0], dtype=torch.float64))
     return totals.tolist(), votes.tolist()
 
@@ -80,7 +80,7 @@ def test_slots_add_up_to_the_mean_over_the_clips_of_the_step(reduction: str) -> 
         (loss, count), votes = run_slots(sync, clips.split(2), planned_clips=8)
         for mine, wanted in zip(gradients(network), mean_gradients(clips), strict=True):
             torch.testing.assert_close(mine, wanted)
-        sync.update(lr=0.0, scale=1.0)
+        sync.update(lr=0.0, gradient_factor=1.0)
     assert loss == pytest.approx(small_network()(clips).square().sum().item(), rel=1e-6)
     assert (count, votes) == (8.0, [1.0, 0.0])
 
@@ -97,9 +97,9 @@ def test_with_skipped_clips_the_gradient_is_the_mean_over_those_that_were_there(
         with sync.slot(number == 3):
             if len(part):
                 sync.backward(sync.model(part).square().sum() * (sync.loss_scale / 8))
-        sync.add(torch.tensor([float(len(part))], dtype=torch.float64))
+        sync.end_slot(torch.tensor([float(len(part))], dtype=torch.float64))
     (found,), _ = (values.tolist() for values in sync.reduce(torch.zeros(1, dtype=torch.float64)))
-    sync.update(lr=1.0, scale=8 / found)
+    sync.update(lr=1.0, gradient_factor=8 / found)
     for p, old, wanted in zip(network.parameters(), before, mean_gradients(clips), strict=True):
         torch.testing.assert_close(old - p.detach(), wanted)
 
@@ -112,7 +112,7 @@ def test_clipping_limits_the_norm_and_keeps_the_direction(reduction: str, limit:
     before = torch.cat([p.detach().flatten() for p in network.parameters()])
     sync = sync_of(network, reduction, clip_grad_norm=limit)
     run_slots(sync, clips.split(2), planned_clips=8)
-    sync.update(lr=1.0, scale=1.0)
+    sync.update(lr=1.0, gradient_factor=1.0)
     moved = before - torch.cat([p.detach().flatten() for p in network.parameters()])
     wanted = torch.cat([g.flatten() for g in mean_gradients(clips)])
     assert moved.norm().item() == pytest.approx(min(limit, wanted.norm().item()), rel=1e-4)
@@ -125,13 +125,13 @@ def test_a_step_whose_fp16_gradients_overflow_is_left_out_and_the_loss_scale_hal
     sync = sync_of(network, reduction, precision="fp16")
     clips = torch.randn(8, 4, generator=torch.Generator().manual_seed(4))
     run_slots(sync, clips.split(2), planned_clips=8)
-    sync.update(lr=0.1, scale=1.0)  # a first step, after which the scaler knows its scale
+    sync.update(lr=0.1, gradient_factor=1.0)  # a first step, after which the scaler knows its scale
     state = sync.state_dict()
     assert state is not None
     before, scale = [p.detach().clone() for p in network.parameters()], state["scaler"]["scale"]
     run_slots(sync, (clips * 1e18).split(2), planned_clips=8)  # finite loss, gradients beyond float32 once scaled
     assert not all(g.isfinite().all() for g in gradients(network))
-    sync.update(lr=0.1, scale=1.0)
+    sync.update(lr=0.1, gradient_factor=1.0)
     after = sync.state_dict()
     assert after is not None
     assert after["scaler"]["scale"] == scale / 2
@@ -150,7 +150,7 @@ def test_the_optimizers_state_comes_back_with_the_present_settings(reduction: An
     network = small_network()
     sync = made(network, 0.9)
     run_slots(sync, clips.split(2), planned_clips=8)
-    sync.update(lr=0.1, scale=1.0)
+    sync.update(lr=0.1, gradient_factor=1.0)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(network.state_dict(), sync.state_dict(), {"step": 1, "best": []}, "step-00000001")
     restored = made(small_network(), 0.5)
