@@ -14,7 +14,7 @@ test: setup  ## the tests without the slow ones, five minutes on two cores
 	$(BIN)/pytest
 
 slow: setup  ## the slow tests: grids, repeats, long kills
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not heavy"
 
 heavy: setup  ## full-size networks and compilers: an hour or more on two cores
 	$(BIN)/pytest -m heavy

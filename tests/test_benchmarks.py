@@ -32,9 +32,13 @@ def last_line(script: str, *arguments: object) -> dict[str, float]:
     return facts
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("own", [True, False], ids=["own clips", "--data"])
-@pytest.mark.parametrize("script", KEYS)
+FAST = ("plan_scale.py", "frontend.py", "pack.py")
+
+
+@pytest.mark.parametrize("own", [pytest.param(True, marks=pytest.mark.heavy), False], ids=["own clips", "--data"])
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=pytest.mark.slow if name in FAST else pytest.mark.heavy) for name in KEYS]
+)
 def test_a_benchmark_ends_with_its_keys(script: str, own: bool, tones: index.Index) -> None:
     facts = last_line(script, *([] if own else ["--data", tones.root]))
     assert facts.keys() >= KEYS[script]

@@ -9,7 +9,7 @@ import pytest
 from kws import cli
 from kws.data.index import Index
 from kws.distributed.signals import STOP_SIGNALS
-from tests.multiproc.launching import SETTINGS, finish, finish_ranks, start, start_ranks
+from tests.multiproc.launching import SETTINGS, Launcher, finish, finish_ranks, start, start_ranks
 
 GENTLE = (
     "train.epochs=6", "train.eval_epochs=3", "train.lr=0.0001", "train.ema=0.9", "train.clip_grad_norm=0.5",
@@ -29,7 +29,7 @@ def config(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(config: Path, tmp_path: Path) -> Callable[..., Path]:
     """train(launcher, name, *settings) runs to the end and returns the run folder."""
 
-    def run(launcher: list[str], name: str, *settings: str) -> Path:
+    def run(launcher: Launcher, name: str, *settings: str) -> Path:
         process = start(launcher, config, tmp_path / name, *settings)
         code, output = finish(process)
         assert code == 0, output

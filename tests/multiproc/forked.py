@@ -55,6 +55,35 @@ class ForkedProcess:
         return self._output.read_text(errors="replace"), None
 
 
+class ForkedRanks:
+    """The ranks of one run, as one process: it ends when all have ended, with the highest exit code."""
+
+    def __init__(self, ranks: Sequence[ForkedProcess]) -> None:
+        self.ranks = ranks
+        self.pid = ranks[0].pid
+
+    @property
+    def returncode(self) -> int | None:
+        codes = [rank.returncode for rank in self.ranks]
+        ended = [code for code in codes if code is not None]
+        return max(ended, key=abs) if len(ended) == len(codes) else None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To every rank."""
+        for rank in self.ranks:
+            rank.send_signal(number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = 240.0) -> tuple[str, None]:
+        """Waits for all; returns what they wrote, rank after rank."""
+        return "".join(rank.communicate(timeout)[0] for rank in self.ranks), None
+
+
 def _run(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:
     from kws import cli
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from kws.run.checkpoint import Checkpoints
-from tests.multiproc.forked import ForkedProcess
+from tests.multiproc.forked import ForkedProcess, ForkedRanks
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = """
@@ -37,7 +37,8 @@ threads = 1
 warmup_epochs = 0.5
 log_steps = 1
 """
-AnyProcess = subprocess.Popen[str] | ForkedProcess
+AnyProcess = subprocess.Popen[str] | ForkedProcess | ForkedRanks
+Launcher = list[str] | int
 ALONE = [sys.executable, "-m", "kws"]
 
 
@@ -52,11 +53,11 @@ def accelerate(file: str = "cpu2.yaml") -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "kws"]
 
 
-def start(
-    launcher: list[str], config: Path, run: Path, *settings: str, env: dict[str, str] | None = None
-) -> subprocess.Popen[str]:
-    """Starts kws train."""
+def start(launcher: Launcher, config: Path, run: Path, *settings: str, env: dict[str, str] | None = None) -> AnyProcess:
+    """Starts kws train: through the words of a launcher, or so many ranks without one."""
     overrides = [word for setting in settings for word in ("--set", setting)]
+    if isinstance(launcher, int):
+        return ForkedRanks(fork_ranks(launcher, "train", str(config), "--run", str(run), *overrides))
     command = [*launcher, "train", str(config), "--run", str(run), *overrides]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -76,6 +77,10 @@ def finish(process: AnyProcess) -> tuple[int, str]:
 
 def kill(process: AnyProcess) -> None:
     """SIGKILL to launcher, ranks and loader workers at once; torchrun's ranks are in sessions of their own."""
+    if isinstance(process, ForkedRanks):
+        for rank in process.ranks:
+            kill(rank)
+        return
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)
         family = [*top.children(recursive=True), top]

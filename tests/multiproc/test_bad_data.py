@@ -14,7 +14,7 @@ from kws.data.index import Index
 from kws.evaluation.ledger_audit import verify_run
 from kws.run import folder as run_folder
 from tests.data.web import serve
-from tests.multiproc.launching import finish, losses, start, torchrun
+from tests.multiproc.launching import finish, losses, start
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 Run = Callable[..., Path]
@@ -40,7 +40,7 @@ def damaged(tones: Index, tmp_path: Path) -> Path:
 def test_a_damaged_clip_ends_the_run_with_one_line_that_names_shard_and_clip(
     damaged: Path, config: Path, tmp_path: Path
 ) -> None:
-    code, output = finish(start(torchrun(2), config, tmp_path / "run", f"data.shards={damaged}", EVERY_CLIP))
+    code, output = finish(start(2, config, tmp_path / "run", f"data.shards={damaged}", EVERY_CLIP))
     assert code != 0
     lines = [line for line in output.splitlines() if line.startswith("kws: ") and "crc32" in line]
     assert len(lines) == 1, output
@@ -50,7 +50,7 @@ def test_a_damaged_clip_ends_the_run_with_one_line_that_names_shard_and_clip(
 
 
 def test_a_skipped_clip_is_recorded_and_all_ranks_do_all_steps(damaged: Path, train: Run) -> None:
-    run = train(torchrun(2), "run", f"data.shards={damaged}", "data.on_bad=skip", EVERY_CLIP, "train.epochs=2")
+    run = train(2, "run", f"data.shards={damaged}", "data.on_bad=skip", EVERY_CLIP, "train.epochs=2")
     assert run_folder.skipped_clips(run) == [CLIP]
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == (
@@ -64,7 +64,7 @@ def test_a_skipped_clip_is_recorded_and_all_ranks_do_all_steps(damaged: Path, tr
 def test_two_ranks_train_over_http_and_fetch_each_shard_once(
     tones: Index, train: Run, kws: Callable[..., object], tmp_path: Path
 ) -> None:
-    local = train(torchrun(2), "local", "train.epochs=1")
+    local = train(2, "local", "train.epochs=1")
     with serve(tones.root) as web:
         names = {name: [shard.name for shard in split.shards] for name, split in tones.splits.items()}
         listed = tmp_path / "shards.txt"
@@ -72,7 +72,7 @@ def test_two_ranks_train_over_http_and_fetch_each_shard_once(
         kws("index", web.url, "--shards", listed, "--out", tmp_path / "theirs")
         web.served.clear()
         cache = f"data.cache_dir={tmp_path / 'cache'}"
-        run = train(torchrun(2), "remote", f"data.shards={tmp_path / 'theirs'}", cache, "train.epochs=1")
+        run = train(2, "remote", f"data.shards={tmp_path / 'theirs'}", cache, "train.epochs=1")
         assert {web.served[name] for name in names["train"]} == {1}
     assert verify_run(run).faults == []
     assert losses(local) == losses(run)
@@ -83,7 +83,7 @@ def test_a_missing_shard_is_one_line_that_names_it(tones: Index, config: Path, t
     shutil.copytree(tones.root, folder)
     missing = sorted((folder / "train").glob("*.tar"))[0]
     missing.unlink()
-    code, output = finish(start(torchrun(2), config, tmp_path / "run", f"data.shards={folder}"))
+    code, output = finish(start(2, config, tmp_path / "run", f"data.shards={folder}"))
     assert code != 0
     lines = [line for line in output.splitlines() if line.startswith("kws: ") and missing.name in line]
     assert 1 <= len(lines) <= 2, output

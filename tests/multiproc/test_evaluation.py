@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.multiproc.launching import ALONE, finish, fork_ranks, torchrun
+from tests.multiproc.launching import finish, fork_ranks
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
 
@@ -23,11 +22,10 @@ def take_results(run: Path) -> dict[str, bytes]:
     return found | {f"{name}/{key}": value.tobytes() for name, part in saved.items() for key, value in part.items()}
 
 
-def evaluate(launcher: list[str], run: Path, *options: str) -> dict[str, bytes]:
-    command = [*launcher, "evaluate", str(run), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("accuracy") == 1, "one rank prints"
+def evaluate(ranks: int, run: Path, *options: str) -> dict[str, bytes]:
+    outcomes = [finish(rank) for rank in fork_ranks(ranks, "evaluate", str(run), *options)]
+    assert [code for code, _ in outcomes] == [0] * ranks, outcomes
+    assert [output.count("accuracy") for _, output in outcomes] == [1] + [0] * (ranks - 1), "one rank prints"
     return take_results(run)
 
 
@@ -44,8 +42,8 @@ def test_one_and_two_ranks_find_the_same_bits(pair: Path, kws_here: Callable[...
 
 @pytest.mark.slow
 def test_one_two_and_three_processes_find_the_same_bits_with_crops_too(train: Callable[..., Path]) -> None:
-    run = train(ALONE, "run", "train.epochs=1", "data.workers=0")
+    run = train(1, "run", "train.epochs=1", "data.workers=0")
     for options in ((), ("--crop", "--split", "train")):
-        one, two, three = (evaluate(launcher, run, *options) for launcher in (ALONE, torchrun(2), torchrun(3)))
+        one, two, three = (evaluate(ranks, run, *options) for ranks in (1, 2, 3))
         assert len(one) == 15
         assert one == two == three

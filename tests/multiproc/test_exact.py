@@ -9,7 +9,6 @@ import pytest
 
 from kws.evaluation.ledger_audit import verify_run
 from tests.multiproc.launching import (
-    ALONE,
     assert_same_bits,
     events,
     finish,
@@ -20,7 +19,6 @@ from tests.multiproc.launching import (
     saved_step,
     start,
     start_ranks,
-    torchrun,
     wait_until,
 )
 
@@ -59,10 +57,7 @@ def test_killed_on_two_processes_and_resumed_on_four_has_the_bits_of_one_process
 
 @slow
 def test_one_two_and_four_processes_have_the_same_bits_and_losses(train: Run) -> None:
-    one, two, four = (
-        train(launcher, name, *EXACT)
-        for launcher, name in ((ALONE, "one"), (torchrun(2), "two"), (torchrun(4), "four"))
-    )
+    one, two, four = (train(launcher, name, *EXACT) for launcher, name in ((1, "one"), (2, "two"), (4, "four")))
     for other in (two, four):
         assert_same_bits(one, other)
         assert losses(one) == losses(other)
@@ -72,13 +67,13 @@ def test_one_two_and_four_processes_have_the_same_bits_and_losses(train: Run) ->
 def test_killed_twice_and_resumed_on_other_numbers_of_processes_has_the_same_bits(
     train: Run, config: Path, tmp_path: Path
 ) -> None:
-    whole, broken = train(ALONE, "whole", *EXACT), tmp_path / "broken"
+    whole, broken = train(1, "whole", *EXACT), tmp_path / "broken"
     for ranks, at in ((2, 2), (4, 5)):
-        process = start(torchrun(ranks), config, broken, *EXACT)
+        process = start(ranks, config, broken, *EXACT)
         wait_until(lambda at=at: saved_step(broken) >= at, process)
         kill(process)
         process.communicate()
-    train(ALONE, "broken", *EXACT)
+    train(1, "broken", *EXACT)
     assert_same_bits(whole, broken)
     assert verify_run(broken).faults == []
     assert [row["world_size"] for row in events(broken, "start")] == [2, 4, 1]
@@ -87,13 +82,13 @@ def test_killed_twice_and_resumed_on_other_numbers_of_processes_has_the_same_bit
 @slow
 def test_natural_sampling_with_slots_without_clips_has_the_same_bits(train: Run) -> None:
     settings = (*EXACT, "data.sampling=natural", "data.epoch_clips=67", "train.epochs=2")
-    assert_same_bits(train(ALONE, "n1", *settings), train(torchrun(4), "n4", *settings))
+    assert_same_bits(train(1, "n1", *settings), train(4, "n4", *settings))
 
 
 @slow
 def test_a_number_of_slots_that_is_no_power_of_two_is_refused(config: Path, tmp_path: Path) -> None:
     settings = ("train.reduction=exact", "train.global_batch=24")
-    code, output = finish(start(ALONE, config, tmp_path / "run", *settings))
+    code, output = finish(start(1, config, tmp_path / "run", *settings))
     assert code == 2
     assert "power of two" in output
     assert "24 / micro_batch 4" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from kws.evaluation.ledger_audit import verify_run
 from tests.multiproc.launching import ALONE, accelerate, kill, start, status, steps_done, torchrun, wait_until
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
+pytestmark = pytest.mark.multiproc
+heavy = functools.partial(pytest.param, marks=pytest.mark.heavy)
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 LAUNCHERS = {
     "kws": (ALONE, 1),
     "accelerate, one": (accelerate("cpu1.yaml"), 1),
@@ -24,14 +27,14 @@ LAUNCHERS = {
 @pytest.mark.parametrize(
     ("name", "sent"),
     [
-        ("kws", signal.SIGINT),
-        ("accelerate, one", signal.SIGTERM),  # accelerate does not end its process
-        ("accelerate, one", signal.SIGKILL),
-        ("accelerate, two", signal.SIGTERM),
-        ("accelerate, two", signal.SIGKILL),
-        ("torchrun", signal.SIGUSR2),  # which ends torchrun at once
-        ("torchrun", signal.SIGTERM),
-        ("torchrun", signal.SIGKILL),
+        slow("kws", signal.SIGINT),
+        slow("accelerate, one", signal.SIGTERM),  # accelerate does not end its process
+        heavy("accelerate, one", signal.SIGKILL),
+        heavy("accelerate, two", signal.SIGTERM),
+        heavy("accelerate, two", signal.SIGKILL),
+        slow("torchrun", signal.SIGUSR2),  # which ends torchrun at once
+        heavy("torchrun", signal.SIGTERM),
+        heavy("torchrun", signal.SIGKILL),
     ],
 )
 def test_a_signal_to_the_launcher_saves_and_leaves_no_process(
@@ -60,6 +63,7 @@ def test_a_signal_to_the_launcher_saves_and_leaves_no_process(
         assert code == 75
 
 
+@pytest.mark.slow
 def test_a_rank_ends_when_its_launcher_is_killed_while_it_starts(config: Path, tmp_path: Path) -> None:
     process = start(accelerate("cpu1.yaml"), config, tmp_path / "run", "train.epochs=2000", "data.workers=0")
     family = [top := psutil.Process(process.pid)]

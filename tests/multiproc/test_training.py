@@ -16,7 +16,6 @@ from kws.models import registry
 from kws.run.checkpoint import Checkpoints
 from tests.multiproc.conftest import GENTLE
 from tests.multiproc.launching import (
-    ALONE,
     accelerate,
     assert_same_bits,
     events,
@@ -29,7 +28,6 @@ from tests.multiproc.launching import (
     start_ranks,
     status,
     steps_done,
-    torchrun,
     wait_until,
 )
 
@@ -119,9 +117,9 @@ def test_a_signal_saves_and_exits_with_75(config: Path, tmp_path: Path) -> None:
 @slow
 def test_one_two_and_four_processes_train_the_same(train: Run) -> None:
     epochs = "train.epochs=2"
-    whole = train(ALONE, "one", epochs, "data.workers=0")
+    whole = train(1, "one", epochs, "data.workers=0")
     two = train(accelerate(), "two", epochs, "train.processes=2")
-    four = train(torchrun(4), "four", epochs, "data.workers=0")
+    four = train(4, "four", epochs, "data.workers=0")
     for run, ranks in ((whole, 1), (two, 2), (four, 4)):
         draws = draws_by_rank(run)
         assert len(draws) == ranks
@@ -146,11 +144,11 @@ def test_gradients_and_statistics_of_a_step_are_those_of_one_process(train: Run)
     )  # fmt: skip
     torch.manual_seed(0)
     before = registry.build_model("tc_resnet8", 3, (1, 32, 32)).state_dict()
-    whole = weights(train(ALONE, "one", *settings))
+    whole = weights(train(1, "one", *settings))
     moved = max((value - before[name]).abs().max().item() for name, value in whole.items() if "running" not in name)
     assert moved > 0.01
     for ranks in (2, 4):
-        for name, value in weights(train(torchrun(ranks), f"n{ranks}", *settings)).items():
+        for name, value in weights(train(ranks, f"n{ranks}", *settings)).items():
             limit = 1e-6 * (1.0 if "running" in name else moved)
             assert (value - whole[name]).abs().max().item() <= limit, (ranks, name)
 
@@ -161,13 +159,13 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     ranks: int, train: Run, config: Path, tmp_path: Path
 ) -> None:
     settings = ("train.global_batch=24", "train.epochs=3", "train.save_minutes=0")  # 6 slots; saves every step
-    whole = train(torchrun(ranks), "whole", *settings)
+    whole = train(ranks, "whole", *settings)
     broken = tmp_path / "broken"
-    process = start(torchrun(ranks), config, broken, *settings)
+    process = start(ranks, config, broken, *settings)
     wait_until(lambda: steps_done(broken) >= 8, process)  # in the second epoch
     kill(process)
     process.communicate()
-    train(torchrun(ranks), "broken", *settings)
+    train(ranks, "broken", *settings)
     assert_same_bits(whole, broken)
     assert verify_run(broken).faults == []
     assert verify_run(broken).consumed == verify_run(whole).consumed
@@ -181,11 +179,11 @@ def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
     settings = ("train.global_batch=24", "train.micro_batch=2", "train.epochs=4", "train.save_minutes=0")  # 12 slots
     run = tmp_path / "elastic"
     for ranks, at in ((4, 4), (2, 13)):
-        process = start(torchrun(ranks), config, run, *settings)
+        process = start(ranks, config, run, *settings)
         wait_until(lambda at=at: steps_done(run) >= at, process)
         kill(process)
         process.communicate()
-    train(torchrun(3), "elastic", *settings)
+    train(3, "elastic", *settings)
     starts = events(run, "start")
     assert [row["world_size"] for row in starts] == [4, 2, 3]
     assert 0 < starts[1]["step"] < starts[2]["step"]
@@ -197,15 +195,15 @@ def test_killed_and_resumed_on_other_numbers_of_processes_consumes_the_plan(
 @slow
 def test_a_signal_saves_and_the_resumed_run_has_the_same_bits(train: Run, config: Path, tmp_path: Path) -> None:
     settings = ("train.epochs=8", "train.seed=5")
-    whole = train(ALONE, "whole", *settings)
+    whole = train(1, "whole", *settings)
     stopped = tmp_path / "stopped"
-    process = start(ALONE, config, stopped, *settings)
+    process = start(1, config, stopped, *settings)
     wait_until(lambda: steps_done(stopped) >= 7, process)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 75, output
     assert 0 < status(stopped)["step"] < 40
-    train(ALONE, "stopped", *settings)
+    train(1, "stopped", *settings)
     assert_same_bits(whole, stopped)
 
 
@@ -218,13 +216,13 @@ def test_everything_that_the_front_end_draws_resumes_with_the_same_bits_on_any_n
         "frontend.time_masks=1", "data.silence=0.2", "data.clip_seconds=0.35", "train.epochs=2",
         "train.save_minutes=0", "data.workers=0",
     )  # fmt: skip
-    whole, two = train(ALONE, "whole", *settings), train(torchrun(2), "two", *settings)
+    whole, two = train(1, "whole", *settings), train(2, "two", *settings)
     broken = tmp_path / "broken"
-    process = start(ALONE, config, broken, *settings)
+    process = start(1, config, broken, *settings)
     wait_until(lambda: steps_done(broken) >= 4, process)
     kill(process)
     process.communicate()
-    train(ALONE, "broken", *settings)
+    train(1, "broken", *settings)
     assert_same_bits(whole, broken)
     for run in (whole, two, broken):
         assert verify_run(run).faults == []
@@ -239,7 +237,7 @@ def test_everything_that_the_front_end_draws_resumes_with_the_same_bits_on_any_n
 def test_natural_sampling_with_slots_without_clips(train: Run) -> None:
     # 67 clips in batches of 32: in the last step some of the 8 slots have one clip, and the others none.
     settings = ("data.sampling=natural", "data.epoch_clips=67", "train.epochs=2", "data.workers=0")
-    runs = [train(ALONE, "one", *settings), train(torchrun(4), "four", *settings)]
+    runs = [train(1, "one", *settings), train(4, "four", *settings)]
     for run in runs:
         assert verify_run(run).faults == []
         assert verify_run(run).consumed == 2 * 67
@@ -248,7 +246,7 @@ def test_natural_sampling_with_slots_without_clips(train: Run) -> None:
 
 @slow
 def test_processes_that_do_not_divide_the_slots_are_refused(config: Path, tmp_path: Path) -> None:
-    code, output = finish(start(torchrun(3), config, tmp_path / "run"))
+    code, output = finish(start(3, config, tmp_path / "run"))
     assert code != 0
     (line,) = [line for line in output.splitlines() if line.startswith("kws:")]
     assert "1, 2, 4, 8 processes" in line

@@ -17,7 +17,7 @@ import pytest
 from kws.evaluation.ledger_audit import verify_run
 from kws.packing import pack
 from tests.conftest import write_corpus
-from tests.multiproc.launching import finish, kill, start, start_ranks, steps_done, torchrun, wait_until
+from tests.multiproc.launching import finish, kill, start, start_ranks, steps_done, wait_until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 HOST = socket.gethostname()
@@ -141,14 +141,14 @@ def test_an_evaluation_stops_within_a_batch_and_is_repeated(tmp_path: Path, conf
     (corpus / "testing_list.txt").write_text("\n".join(names[600:610]))
     shards = pack.pack([corpus], tmp_path / "shards")[0].root
     run, settings = tmp_path / "run", (f"data.shards={shards}", "model.name=densenet_bc_100_12", "train.epochs=1")
-    process = start(torchrun(2), config, run, *settings)
+    process = start(2, config, run, *settings)
     wait_until(lambda: any((run / "checkpoints").glob("step-*")), process)
     (run / "stop").touch()
     finish(process)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["code"]) == ("preempted", 75)
     assert not list((run / "checkpoints").glob("step-*-evaluated")), "the evaluation was not finished"
-    assert finish(start(torchrun(2), config, run, *settings))[0] == 0
+    assert finish(start(2, config, run, *settings))[0] == 0
     assert len(list((run / "checkpoints").glob("step-*-evaluated"))) == 1
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("epoch") == 1

@@ -26,7 +26,6 @@ from tests.multiproc.launching import (
     saved_step,
     start,
     start_ranks,
-    torchrun,
     wait_until,
 )
 
@@ -43,7 +42,7 @@ def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     @functools.cache
     def run(*settings: str) -> Path:
         folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-        code, output = finish(start(torchrun(2), config, folder, *settings))
+        code, output = finish(start(2, config, folder, *settings))
         assert code == 0, output
         return folder
 
@@ -89,8 +88,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     stage: int, train: Run, uninterrupted: Run, config: Path, tmp_path: Path
 ) -> None:
     settings, broken = (*GENTLE, f"train.zero={stage}"), tmp_path / "broken"
-    train_until(8, start(torchrun(2), config, broken, *settings, "train.save_minutes=0"), broken)
-    train(torchrun(2), "broken", *settings)
+    train_until(8, start(2, config, broken, *settings, "train.save_minutes=0"), broken)
+    train(2, "broken", *settings)
     assert_close(uninterrupted(*settings), broken)
     assert verify_run(broken).faults == []
     assert verify_run(broken).consumed == 30 * 32
@@ -114,8 +113,8 @@ def test_resumed_on_another_number_of_ranks_it_continues_with_the_same_optimizer
     settings = (*GENTLE, *optimizer, f"train.zero={stage}")
     whole, run = uninterrupted(*settings), tmp_path / "elastic+(2"  # a name that is no regular expression
     for number, ranks in enumerate(numbers_of_ranks[:-1], start=1):
-        train_until(6 * number, start(torchrun(ranks), config, run, *settings, "train.save_minutes=0"), run)
-    train(torchrun(numbers_of_ranks[-1]), run.name, *settings)
+        train_until(6 * number, start(ranks, config, run, *settings, "train.save_minutes=0"), run)
+    train(numbers_of_ranks[-1], run.name, *settings)
     assert tuple(row["world_size"] for row in events(run, "start")) == numbers_of_ranks
     assert_close(whole, run, 1e-4)
     assert verify_run(run).faults == []
@@ -126,8 +125,8 @@ def test_resumed_on_another_number_of_ranks_it_continues_with_the_same_optimizer
 @pytest.mark.parametrize("stage", [1, 2])
 def test_slots_without_clips_do_not_block_other_ranks(stage: int, train: Run) -> None:
     settings = ("data.sampling=natural", "data.epoch_clips=67", "train.epochs=2", "train.lr=0.0003", "data.workers=0")
-    ddp = train(torchrun(2), "ddp", *settings)
-    zero = train(torchrun(2), "zero", *settings, f"train.zero={stage}")
+    ddp = train(2, "ddp", *settings)
+    zero = train(2, "zero", *settings, f"train.zero={stage}")
     np.testing.assert_allclose(losses(ddp), losses(zero), rtol=0, atol=1e-5)
 
 
@@ -149,4 +148,4 @@ def test_a_full_disk_while_saving_shards_is_one_line(config: Path, tmp_path: Pat
 
 @slow
 def test_a_single_rank_trains_as_without_zero(train: Run) -> None:
-    assert_close(train(ALONE, "plain", *GENTLE), train(ALONE, "zero", *GENTLE, "train.zero=1"))
+    assert_close(train(1, "plain", *GENTLE), train(1, "zero", *GENTLE, "train.zero=1"))

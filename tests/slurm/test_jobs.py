@@ -15,9 +15,10 @@ from tests.multiproc.launching import ROOT
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import Training
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
 
+@pytest.mark.slow
 def test_packed_in_parts_by_an_array_and_merged(cluster: Cluster, environment: dict[str, str], tmp_path: Path) -> None:
     source, out = write_corpus(tmp_path / "wav", {"low": 30, "high": 20}, 10, samples=4000), tmp_path / "out"
     logged = (f"--chdir={ROOT}", f"--output={tmp_path}/log-%a", "--cpus-per-task=1")
@@ -33,6 +34,7 @@ def test_packed_in_parts_by_an_array_and_merged(cluster: Cluster, environment: d
     }
 
 
+@pytest.mark.slow
 def test_a_packing_with_a_part_missing_is_not_merged(
     cluster: Cluster, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -46,6 +48,7 @@ def test_a_packing_with_a_part_missing_is_not_merged(
     assert "all parts" in log.read_text()
 
 
+@pytest.mark.slow
 def test_one_job_per_architecture_and_their_comparison(
     cluster: Cluster, config: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +73,7 @@ def test_one_job_per_architecture_and_their_comparison(
     assert (runs / "comparison" / "comparison.csv").exists()
 
 
+@pytest.mark.heavy
 def test_one_job_of_an_array_is_requeued_and_not_the_others(
     cluster: Cluster, config: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -90,6 +94,7 @@ def test_one_job_of_an_array_is_requeued_and_not_the_others(
     assert [job.ended()[::2] for job in jobs] == [("COMPLETED", "1" if job is last else "0") for job in jobs]
 
 
+@pytest.mark.heavy
 def test_a_finished_run_is_evaluated_again(
     cluster: Cluster, whole: Training, environment: dict[str, str], tmp_path: Path
 ) -> None:

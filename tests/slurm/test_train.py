@@ -16,7 +16,7 @@ from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.conftest import LONG, Submit, Training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
-slow = pytest.mark.slow
+slow, heavy = pytest.mark.slow, pytest.mark.heavy
 OUTAGE_S = 20.0
 ACCELERATE = {"KWS_START": "accelerate"}
 
@@ -121,13 +121,13 @@ Fault = Callable[[Cluster, Training], None]
     ("faults", "starts"),
     [
         pytest.param((requeue,), 2, marks=slow, id="requeued"),
-        pytest.param((requeue, warn), 3, marks=slow, id="requeued, warned"),
+        pytest.param((requeue, warn), 3, marks=heavy, id="requeued, warned"),
         pytest.param((kill_rank,), 2, marks=slow, id="rank killed"),
-        pytest.param((functools.partial(kill_node, 2),), 2, marks=slow, id="node killed"),
-        pytest.param((functools.partial(kill_node, 1),), 2, marks=slow, id="first node killed"),
-        pytest.param((cut_network,), 1, marks=slow, id="network cut"),
-        pytest.param((stop_controller,), 1, marks=slow, id="slurmctld stopped"),
-        pytest.param((warn_without_controller,), 2, marks=slow, id="warned, slurmctld stopped"),
+        pytest.param((functools.partial(kill_node, 2),), 2, marks=heavy, id="node killed"),
+        pytest.param((functools.partial(kill_node, 1),), 2, marks=heavy, id="first node killed"),
+        pytest.param((cut_network,), 1, marks=heavy, id="network cut"),
+        pytest.param((stop_controller,), 1, marks=heavy, id="slurmctld stopped"),
+        pytest.param((warn_without_controller,), 2, marks=heavy, id="warned, slurmctld stopped"),
     ],
 )
 def test_after_faults_the_job_equals_an_uninterrupted_one(
@@ -153,7 +153,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(cluster: Cluster, submit: Sub
     assert cluster.job(training.number)["Restarts"] == "0"
 
 
-@slow
+@heavy
 @pytest.mark.parametrize("env", [{}, ACCELERATE], ids=["srun", "accelerate"])
 def test_a_warning_before_the_training_has_begun_requeues_the_job(
     env: dict[str, str], cluster: Cluster, submit: Submit, tmp_path: Path
@@ -176,7 +176,7 @@ def test_a_process_lost_before_the_first_checkpoint_fails_the_job(
     assert "nothing was saved since this start" in training.log
 
 
-@slow
+@heavy
 def test_a_job_is_requeued_after_lost_processes_up_to_a_limit(cluster: Cluster, submit: Submit, tmp_path: Path) -> None:
     training = submit(tmp_path, *LONG, env={"KWS_LOST_MAX": "1"}).trained(8)
     kill_rank(cluster, training)
@@ -190,7 +190,7 @@ def test_a_job_is_requeued_after_lost_processes_up_to_a_limit(cluster: Cluster, 
 # --- another number of nodes ----------------------------------------------------------------------------------
 
 
-@slow
+@heavy
 def test_requeued_with_one_node_instead_of_two_has_the_same_bits(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
@@ -210,7 +210,7 @@ def test_requeued_with_one_node_instead_of_two_has_the_same_bits(
 # --- accelerate on each node ----------------------------------------------------------------------------------
 
 
-@slow
+@heavy
 @pytest.mark.parametrize("batch", ["B:", ""])
 def test_accelerate_on_each_node_is_warned_and_resumes(
     batch: str, cluster: Cluster, submit: Submit, whole: Training, tmp_path: Path
@@ -222,7 +222,7 @@ def test_accelerate_on_each_node_is_warned_and_resumes(
     assert_equals_uninterrupted(training, whole, starts=2)
 
 
-@slow
+@heavy
 def test_accelerate_on_each_node_resumes_after_a_lost_process(
     cluster: Cluster, submit: Submit, whole: Training, tmp_path: Path
 ) -> None:
@@ -232,7 +232,7 @@ def test_accelerate_on_each_node_resumes_after_a_lost_process(
     assert_equals_uninterrupted(training, whole, starts=2)
 
 
-@slow
+@heavy
 def test_accelerate_on_each_node_fails_with_a_usage_error_after_an_earlier_stop(
     cluster: Cluster, submit: Submit, tmp_path: Path
 ) -> None:
