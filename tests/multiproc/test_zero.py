@@ -53,7 +53,7 @@ def num_shards(run: Path) -> int:
     return len(list(Checkpoints(run).find("last").optimizer_shards.glob("*_optim_states.pt")))
 
 
-@pytest.mark.parametrize("launch_file", [False, pytest.param(True, marks=slow)])
+@pytest.mark.parametrize("launch_file", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_stage_1_has_the_losses_and_weights_of_ddp(
     pair: Path, train: Run, config: Path, kws_here: Callable[..., int], capsys: pytest.CaptureFixture[str],
     tmp_path: Path, launch_file: bool,
@@ -74,7 +74,7 @@ def test_stage_1_has_the_losses_and_weights_of_ddp(
 
 
 @slow
-@pytest.mark.parametrize("optimizer", [(), SGD])
+@pytest.mark.parametrize("optimizer", [(), pytest.param(SGD, marks=pytest.mark.heavy)])
 def test_both_stages_have_the_losses_and_weights_of_ddp(uninterrupted: Run, optimizer: tuple[str, ...]) -> None:
     ddp, one, two = (uninterrupted(*GENTLE, *optimizer, f"train.zero={stage}") for stage in range(3))
     for run in (one, two):

@@ -120,7 +120,7 @@ Fault = Callable[[Cluster, Training], None]
 @pytest.mark.parametrize(
     ("faults", "starts"),
     [
-        pytest.param((requeue,), 2, marks=slow, id="requeued"),
+        pytest.param((requeue,), 2, marks=heavy, id="requeued"),
         pytest.param((requeue, warn), 3, marks=heavy, id="requeued, warned"),
         pytest.param((kill_rank,), 2, marks=slow, id="rank killed"),
         pytest.param((functools.partial(kill_node, 2),), 2, marks=heavy, id="node killed"),
