@@ -132,7 +132,7 @@ def test_slots_without_clips_do_not_block_other_ranks(stage: int, train: Run) ->
 
 @slow
 def test_a_run_with_bf16_is_evaluated(train: Run, kws: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    run = train(accelerate("zero1.yaml"), "run", "train.epochs=1", "train.precision=bf16", "data.workers=0")
+    run = train(2, "run", "train.epochs=1", "train.precision=bf16", "train.zero=1", "data.workers=0")
     evaluated = kws("evaluate", run, "--split", "valid")
     assert evaluated.returncode == 0, evaluated.stderr
 

@@ -52,7 +52,7 @@ def test_a_requeued_job_resumes_evaluates_and_lists_its_ranks(cluster: Cluster, 
 # --- no faults ------------------------------------------------------------------------------------------
 
 
-@slow
+@heavy
 def test_two_hosts_train_evaluate_and_list_their_ranks(whole: Training) -> None:
     assert "job 1, start 1" in whole.log
     for rank, host in enumerate(["node1", "node1", "node2", "node2"]):
@@ -122,7 +122,7 @@ Fault = Callable[[Cluster, Training], None]
     [
         pytest.param((requeue,), 2, marks=heavy, id="requeued"),
         pytest.param((requeue, warn), 3, marks=heavy, id="requeued, warned"),
-        pytest.param((kill_rank,), 2, marks=slow, id="rank killed"),
+        pytest.param((kill_rank,), 2, marks=heavy, id="rank killed"),
         pytest.param((functools.partial(kill_node, 2),), 2, marks=heavy, id="node killed"),
         pytest.param((functools.partial(kill_node, 1),), 2, marks=heavy, id="first node killed"),
         pytest.param((cut_network,), 1, marks=heavy, id="network cut"),
