@@ -186,6 +186,8 @@ def write(
             for name, split in splits.items()
         },
     }
+    for left in folder.glob(".index.json.*"):  # the partial file of a process that was killed here
+        left.unlink()
     files.write_text(folder / "index.json", json.dumps(head, indent=1), durable=True)
     return load(root)
 

@@ -6,6 +6,7 @@ which cost 5 s of a core for every start of `python -m kws train`.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -43,10 +44,18 @@ class ForkedProcess:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        """Nothing happens if the process has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 240.0) -> int:
+        """Waits for the end; returns the exit code."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"still running after {timeout} s"
+        return self._process.exitcode
 
     def communicate(self, timeout: float = 240.0) -> tuple[str, None]:
         """Waits for the end; returns what the process wrote to stdout and stderr."""

@@ -104,7 +104,8 @@ def train_until(step: int, process: subprocess.Popen[str], run: Path) -> None:
 
 @slow
 @pytest.mark.parametrize(
-    ("stage", "optimizer", "numbers_of_ranks"), [(1, SGD, (2, 1)), (2, (), (1, 2)), (2, SGD, (2, 4, 1))]
+    ("stage", "optimizer", "numbers_of_ranks"),
+    [(1, SGD, (2, 1)), (2, (), (1, 2)), pytest.param(2, SGD, (2, 4, 1), marks=pytest.mark.heavy)],
 )
 def test_resumed_on_another_number_of_ranks_it_continues_with_the_same_optimizer(
     stage: int, optimizer: tuple[str, ...], numbers_of_ranks: tuple[int, ...], train: Run, uninterrupted: Run,
