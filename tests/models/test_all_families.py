@@ -16,7 +16,7 @@ from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
 LABELS = torch.arange(4) % 3
-COMPILED = ("tc_resnet", "ds_cnn")
+COMPILED = ("ds_cnn",)
 
 
 @pytest.fixture(autouse=True)
