@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from kws.distributed import watchdog
+from kws.distributed.connection import Connection
 from kws.distributed.watchdog import SYNCHRONISING, Watchdog
 
 TIMEOUT_S = 60.0
@@ -129,7 +129,7 @@ def test_a_rank_whose_connection_closes_without_a_goodbye_is_named(
     killed: int, make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = make_pair()
-    monkeypatch.setattr(json, "dumps", lambda message: "")  # the goodbye is not sent, as after SIGKILL
+    monkeypatch.setattr(Connection, "send", lambda self, message: None)  # no goodbye is sent, as after SIGKILL
     pair.close(killed)
     monkeypatch.undo()
     other = pair.watchdogs[1 - killed]

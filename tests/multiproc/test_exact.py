@@ -22,7 +22,7 @@ from tests.multiproc.launching import (
     wait_until,
 )
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
 slow = pytest.mark.slow
 Run = Callable[..., Path]
 # Everything that could depend on the number of processes: averaged weights, mixup, clipping, a schedule that depends on

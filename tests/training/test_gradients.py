@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,10 @@ from kws.config import TrainConfig
 from kws.distributed.ranks import Ranks
 from kws.run.checkpoint import Checkpoints
 from kws.training.gradients import BinaryTree, DdpGradients, GradientSync, TreeGradients, gradient_sync
+from tests.training.one_process import OneProcess
 
 CPU = torch.device("cpu")
 KINDS = ["fast", "exact"]
-
-
-class OneProcess:
-    """Stands in for accelerate's Accelerator where there is one process."""
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        return model
-
-    @contextlib.contextmanager
-    def no_sync(self, model: nn.Module) -> Iterator[None]:
-        yield
 
 
 def small_network() -> nn.Module:

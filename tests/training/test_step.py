@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,20 +19,10 @@ from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.training.mixup import Mixup
 from kws.training.step import PlannedStep, SlotSums, Stepper, StepResult, Votes
+from tests.training.one_process import OneProcess
 
 CPU, EPOCH, STEP = torch.device("cpu"), 1, 9
 SLOTS, MICRO, SEED = 3, 8, 4
-
-
-class OneProcess:
-    """Stands in for accelerate's Accelerator where there is one process."""
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        return model
-
-    @contextlib.contextmanager
-    def no_sync(self, model: nn.Module) -> Iterator[None]:
-        yield
 
 
 class RecordingNetwork(nn.Module):
