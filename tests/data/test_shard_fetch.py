@@ -46,7 +46,9 @@ def cached_files(caching: CacheSettings) -> list[str]:
     return sorted(path.name for path in Path(caching.folder).rglob("*") if path.suffix in (".tar", ".part"))
 
 
-@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize(
+    "ranges", [pytest.param(True, id="ranges"), pytest.param(False, id="no ranges", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "faults",
     [["drop"], ["truncate"], ["stall"], ["503"], ["429", "500"], ["drop", "503", "truncate", "stall", "drop"]],

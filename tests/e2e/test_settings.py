@@ -35,7 +35,7 @@ def last_model(run: Path) -> dict[str, torch.Tensor]:
     return Checkpoints(run).find("last").model()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.slow), "fp16"])
 def test_lower_precision_learns_and_keeps_float32_weights(tones: Index, tmp_path: Path, precision: str) -> None:
     settings = ("train.epochs=3", f"train.precision={precision}", "train.channels_last=true")
     run = train(tones, tmp_path / "run", *settings)

@@ -67,7 +67,7 @@ def test_shortcuts_are_projected_only_where_the_shape_changes() -> None:
         assert not any(any(stage[1:]) for stage in projected)
 
 
-@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 40, 51)])
+@pytest.mark.parametrize("shape", [(1, 32, 32), pytest.param((2, 40, 51), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cardinality", [0, 1])
 @pytest.mark.parametrize("small_stem", [False, True])
 def test_trains(shape: tuple[int, int, int], cardinality: int, small_stem: bool) -> None:

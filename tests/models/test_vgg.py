@@ -62,7 +62,7 @@ def test_local_response_normalisation_is_krizhevskys() -> None:
     torch.testing.assert_close(norm(x)[0, 3, 0, 0], x[0, 3, 0, 0] / (2 + 1e-4 * around.square().sum()) ** 0.75)
 
 
-@pytest.mark.parametrize("shape", [(1, 32, 32), (2, 34, 65)])
+@pytest.mark.parametrize("shape", [(1, 32, 32), pytest.param((2, 34, 65), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_trains(shape: tuple[int, int, int], batch_norm: bool) -> None:
     torch.manual_seed(0)
