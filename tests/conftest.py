@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,14 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
         (source / "_background_noise_" / f"{number}.wav").write_bytes(codec.wav_bytes(part))
     corpus, _ = pack.pack([source], folder / "shards", pack.PackOptions(shard_bytes=200_000))
     return corpus
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """The path of ffmpeg."""
+    path = shutil.which("ffmpeg")
+    require("ffmpeg", path is not None, "ffmpeg is not installed")
+    return str(path)
 
 
 @pytest.fixture(scope="session")

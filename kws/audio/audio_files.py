@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from kws.audio import codec
+from kws.audio import codec, formats
 from kws.errors import UsageError
 from kws.machine import usable_cores
 
@@ -95,10 +95,12 @@ def find_audio(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; wanted audio that soundfile reads (wav, flac, ogg, mp3)")
+            raise UsageError(f"{path}: no such file or folder; wanted audio (wav, flac, ogg, mp3, ...)")
         inside = sorted(_audio_below(path)) if path.is_dir() else [path]
         if not inside:
-            raise UsageError(f"{path}: no audio there; wanted {', '.join(sorted(codec.EXTENSIONS))}")
+            raise UsageError(
+                f"{path}: no audio there; wanted {', '.join(sorted(formats.EXTENSIONS))}, or what ffmpeg reads"
+            )
         found += inside
     return list(dict.fromkeys(found))
 
@@ -108,4 +110,16 @@ def _audio_below(folder: Path) -> Iterator[Path]:
         raise UsageError(f"{error.filename}: {error.strerror}; wanted folders that can be read")
 
     for parent, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(parent, name) for name in names if codec.is_audio(name))
+        yield from (Path(parent, name) for name in names if _is_audio(Path(parent, name)))
+
+
+def _is_audio(path: Path) -> bool:
+    """Whether the name or, where it does not tell, the first bytes say that the file holds sound."""
+    kind = formats.name_kind(path.name)
+    if kind != "maybe":
+        return kind == "audio" and not path.name.startswith("._")  # macOS's metadata beside a file
+    try:
+        with path.open("rb") as file:
+            return formats.audio_format(file.read(formats.HEAD_BYTES)) is not None
+    except OSError:
+        return False

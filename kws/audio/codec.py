@@ -14,11 +14,10 @@ import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped]
 import soxr  # type: ignore[import-untyped]
 
-from kws.audio import containers
+from kws.audio import containers, formats
 
 SAMPLE_RATE_HZ = 16_000
 WAV_HEADER_BYTES = 44
-EXTENSIONS = frozenset({"wav", "flac", "ogg", "opus", "mp3", "aif", "aiff", "au", "w64", "caf"})
 Pcm = npt.NDArray[np.int16]
 _MARGIN_S, _ROUNDING_S = 0.05, 0.05
 """Of decode_span: context for the resampler on both sides; how far a span may reach beyond the recording's end."""
@@ -36,8 +35,8 @@ def clip_samples(clip_seconds: float) -> int:
 
 
 def is_audio(name: str) -> bool:
-    """Whether the file name ends like a format that soundfile reads."""
-    return name.rpartition(".")[2].lower() in EXTENSIONS
+    """Whether the name of a shard's member ends like audio (fixed; for files of a source: formats.name_kind)."""
+    return name.rpartition(".")[2].lower() in formats.EXTENSIONS
 
 
 def decode(data: bytes) -> Pcm:
