@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from kws.commands import corpus, runs
+from kws.commands import config_files, corpus, runs, settings_list
 from kws.commands.arguments import make_parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
@@ -71,5 +71,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "predict": runs.predict,
     "report": runs.report,
     "models": runs.models,
+    "configs": config_files.configs,
+    "settings": settings_list.settings,
     "launch": runs.launch,
 }

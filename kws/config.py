@@ -205,6 +205,7 @@ class TrainConfig:
     """Run folder or .safetensors file with initial weights; "": random weights. Weights that it lacks or has in another
     shape, such as the head for other classes, are random. Ignored when the run resumes."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: with `momentum`, and Nesterov's where `nesterov` is set."""
     lr: float = 3e-3
     """Peak learning rate."""
     momentum: float = 0.9

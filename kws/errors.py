@@ -7,8 +7,9 @@ StoppedError   75   stopped by a signal after saving; the same command resumes
 """
 
 import contextlib
+import difflib
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -41,6 +42,19 @@ def mistakes_error(lines: Sequence[str], most: int = 10) -> UsageError:
     """Returns one UsageError for all mistakes of a file, a line each; beyond the first `most` it only counts them."""
     more = [f"and {len(lines) - most} more mistakes"] if len(lines) > most else []
     return UsageError("\n".join([*lines[:most], *more]))
+
+
+def close_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """The names most similar to `name`, best first: those that begin with it, then those that differ in few letters."""
+    names = list(known)
+    begins = sorted((other for other in names if name and other.lower().startswith(name.lower())), key=len)
+    return list(dict.fromkeys(begins + difflib.get_close_matches(name, names, n=most)))[:most]
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
+    """`; did you mean A or B?`, to append to a message; "" where no name is similar."""
+    near = close_names(name, known, most)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ def test_wrong_arguments_exit_with_2(arguments: list[str], capsys: pytest.Captur
         "import kws.cli; kws.cli.main(['train', '--help'])",
         "import kws.cli; kws.cli.main(['inspect', 'nowhere'])",
         "import kws.cli; kws.cli.main(['train', 'nowhere.toml'])",
+        "import kws.cli; kws.cli.main(['settings']); kws.cli.main(['configs'])",
     ],
 )
 def test_commands_for_login_nodes_do_not_import_torch(code: str) -> None:

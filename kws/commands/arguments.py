@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_train,
-        _add_evaluate, _add_compare, _add_predict, _add_report, _add_models, _add_launch,
+        _add_evaluate, _add_compare, _add_predict, _add_report, _add_models, _add_configs, _add_settings, _add_launch,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -158,7 +158,9 @@ def _add_inspect(commands: Any) -> None:
     )  # fmt: skip
     inspect.add_argument("--out", type=Path, metavar="PNG", help="with --clip: file for the picture (default NAME.png)")
     inspect.add_argument("--draws", type=int, default=4, help="with --clip: number of augmented variants (default 4)")
-    inspect.add_argument("--config", type=Path, help="with --clip: TOML file whose front end is used")
+    inspect.add_argument(
+        "--config", type=Path, help="with --clip: TOML file, or a name of kws configs, whose front end is used"
+    )
     inspect.add_argument(
         "--set", action="append", default=[], metavar="A.B=C",
         help="with --clip: override a setting, such as --set frontend.augment=classic",
@@ -201,9 +203,11 @@ def _add_index(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = _command(
         commands, "train", "train a network; run the same command again to resume",
-        "kws train configs/quick.toml --set data.shards=data/mine",
+        "kws train quick --set data.shards=data/mine",
     )  # fmt: skip
-    train.add_argument("config", type=Path, help="TOML file with settings, see configs/")
+    train.add_argument(
+        "config", type=Path, metavar="CONFIG", help="TOML file with settings, or a name that kws configs lists"
+    )
     train.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
     )
@@ -269,15 +273,38 @@ def _add_models(commands: Any) -> None:
     models.add_argument("names", nargs="*", metavar="NAME", help="list only these; * matches any characters")
 
 
+def _add_configs(commands: Any) -> None:
+    configs = _command(
+        commands, "configs", "list the configs that come with kws, or copy them", "kws configs 'res*' --copy configs"
+    )
+    configs.add_argument("names", nargs="*", metavar="NAME", help="only these; * matches any characters")
+    kinds = configs.add_mutually_exclusive_group()
+    kinds.add_argument("--launch", action="store_true", help="the files for accelerate launch instead")
+    kinds.add_argument("--slurm", action="store_true", help="the scripts for sbatch instead")
+    configs.add_argument(
+        "--copy", type=Path, metavar="DIR", help="copy them into this folder; existing files are never overwritten"
+    )
+
+
+def _add_settings(commands: Any) -> None:
+    settings = _command(
+        commands, "settings", "list and explain the settings of a config and of --set", "kws settings noise"
+    )
+    settings.add_argument(
+        "words", nargs="*", metavar="WORD", help="only settings with all of these in their name or explanation"
+    )
+
+
 def _add_launch(commands: Any) -> None:
     launch = _command(
         commands, "launch", "submit a training to SLURM, or one per config and then their comparison",
-        "kws launch slurm configs/wrn_28_10.toml --nodes 4 --gpus 8 --time 12:00:00 --set data.shards=DIR",
+        "kws launch slurm wrn_28_10 --nodes 4 --gpus 8 --time 12:00:00 --set data.shards=DIR",
     )  # fmt: skip
     launch.add_argument("where", choices=("slurm",), help="the scheduler")
     launch.add_argument(
-        "configs", type=Path, nargs="+", metavar="CONFIG", help="TOML file; several become an array with one job each"
-    )
+        "configs", type=Path, nargs="+", metavar="CONFIG",
+        help="TOML file, or a name that kws configs lists; several become an array with one job each",
+    )  # fmt: skip
     launch.add_argument("--nodes", type=int, default=1, help="number of nodes per job (default 1)")
     launch.add_argument(
         "--gpus", type=int, default=0, help="GPUs per node, with one process each (default 0: train on the CPU)"

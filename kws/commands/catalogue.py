@@ -5,22 +5,18 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
-from kws import settings_file
+from kws import settings_file, shipped_files
 from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.errors import UsageError
 from kws.models import registry
 from kws.models.cost import count_parameters, multiply_adds
-
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-"""Exists in a checkout only; an installed package has no configs."""
 
 
 def find_names(patterns: Sequence[str]) -> list[str]:
@@ -39,7 +35,7 @@ def find_names(patterns: Sequence[str]) -> list[str]:
 
 def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
     """A network's name, family, features, input shape, parameters, multiply-adds per clip, paper and config."""
-    path = CONFIGS / f"{name}.toml"
+    path = shipped_files.folder("configs") / f"{name}.toml"
     config = settings_file.load(path) if path.is_file() else Config()
     samples = clip_samples(config.data.clip_seconds)
     shape = Features(config.frontend.features).shape(samples)

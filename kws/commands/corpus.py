@@ -277,12 +277,12 @@ def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
 
 
 def _inspect_clip(arguments: argparse.Namespace) -> int:
-    from kws import settings_file
+    from kws import settings_file, shipped_files
     from kws.evaluation import clip_picture
 
-    changes = arguments.set
+    changes, path = arguments.set, arguments.config
     config = (
-        settings_file.load(arguments.config, changes) if arguments.config else settings_file.from_overrides(changes)
+        settings_file.load(shipped_files.find_config(path), changes) if path else settings_file.from_overrides(changes)
     )
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, shards=str(arguments.dir)))
     out = arguments.out or Path(f"{arguments.clip.replace('/', '_')}.png")

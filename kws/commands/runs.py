@@ -16,19 +16,20 @@ from kws.commands.terminal import FAILED, OK, USAGE, console, progress
 
 def train(arguments: argparse.Namespace) -> int:
     """Trains or resumes a run; with --check only shows what would happen."""
-    from kws import settings_file
+    from kws import settings_file, shipped_files
     from kws.distributed import parent_death
 
     parent_death.end_with_launcher()
     notes: list[str] = []
-    config = settings_file.load(arguments.config, arguments.set, notes.append)
-    run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / arguments.config.stem
+    path = shipped_files.find_config(arguments.config)
+    config = settings_file.load(path, arguments.set, notes.append)
+    run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / path.stem
     from kws.distributed import deepspeed_zero, process_group, signals
     from kws.run import folder as run_folder
     from kws.training.trainer import Trainer
 
     stage = deepspeed_zero.resolve_stage(config.train.zero)  # perhaps from accelerate; checked with the other settings
-    config = settings_file.load(arguments.config, [*arguments.set, f"train.zero={stage}"])
+    config = settings_file.load(path, [*arguments.set, f"train.zero={stage}"])
     threads = config.train.threads or run_folder.recorded_threads(run)
     with process_group.start(dataclasses.replace(config.train, threads=threads)) as ranks:
         trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
@@ -43,9 +44,10 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _check(trainer: Any, arguments: argparse.Namespace, notes: list[str]) -> int:
+    from kws import shipped_files
     from kws.commands import preview
 
-    found = preview.preview(trainer, arguments.config)
+    found = preview.preview(trainer, shipped_files.find_config(arguments.config))
     found["notes"] = notes + found["notes"]
     if arguments.json:
         print(json.dumps(found))
@@ -56,10 +58,12 @@ def _check(trainer: Any, arguments: argparse.Namespace, notes: list[str]) -> int
 
 def launch(arguments: argparse.Namespace) -> int:
     """Submits a training, or one per config, to SLURM."""
+    from kws import shipped_files
     from kws.commands import slurm_submit
 
+    configs = [shipped_files.find_config(path) for path in arguments.configs]
     submission = slurm_submit.Submission(
-        configs=arguments.configs, run=arguments.run, changes=arguments.set, nodes=arguments.nodes, gpus=arguments.gpus,
+        configs=configs, run=arguments.run, changes=arguments.set, nodes=arguments.nodes, gpus=arguments.gpus,
         tasks=arguments.tasks, time=arguments.time, options=arguments.sbatch,
     )  # fmt: skip
     lines = slurm_submit.submit(submission, arguments.dry_run)

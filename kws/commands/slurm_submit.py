@@ -3,7 +3,8 @@
     CONFIG... + resources -> checked -> copied into RUN/slurm/ -> sbatch -> the job's number, and how to follow it
 
 A job reads its config when it starts and when it is requeued, perhaps days later. It reads the copy, so the original
-may be edited for the next run; otherwise the job would be refused because its settings had changed.
+may be edited for the next run; otherwise the job would be refused because its settings had changed. The scripts are
+those of slurm/ in the current folder, else those that come with kws; their copies say where they and this kws are.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kws import settings_file
+from kws import settings_file, shipped_files
 from kws.data import index
 from kws.errors import UsageError
 from kws.run import folder as run_folder
 from kws.run import lock
 
-SCRIPTS = Path("slurm")
+_SCRIPTS = ("train.sbatch", "array.sbatch", "compare.sbatch", "start.sh")
+_LAUNCH_FILES = ("cpu2.yaml", "nodes.yaml")
+"""The accelerate files that train.sbatch uses with KWS_START=accelerate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +100,6 @@ def submit(submission: Submission, dry_run: bool) -> list[str]:
 
 
 def _check(submission: Submission) -> None:
-    if not (SCRIPTS / "train.sbatch").is_file():
-        raise UsageError(f"{Path.cwd()}: found no slurm/train.sbatch; change to the project's folder first")
     if len({config.stem for config in submission.configs}) < len(submission.configs):
         raise UsageError("two configs of the same name would use the same run folder; rename one")
     processes = submission.nodes * (submission.gpus or submission.tasks)
@@ -146,7 +148,7 @@ def _jobs(submission: Submission) -> list[SbatchJob]:
     compare = [
         f"--output={copies}/%j.log",
         *submission.options,
-        str(SCRIPTS / "compare.sbatch"),
+        str(copies / "compare.sbatch"),
         str(submission.folder),
     ]
     return [SbatchJob(words), SbatchJob(compare, after_previous=True)]
@@ -154,14 +156,28 @@ def _jobs(submission: Submission) -> list[SbatchJob]:
 
 def _copy_inputs(submission: Submission) -> None:
     copies = submission.folder / "slurm"
-    script = SCRIPTS / ("array.sbatch" if submission.is_array else "train.sbatch")
+    own, shipped, launch = Path("slurm"), shipped_files.folder("slurm"), shipped_files.folder("launch")
+    scripts = [own / name if (own / name).is_file() else shipped / name for name in _SCRIPTS]
     try:
         copies.mkdir(parents=True, exist_ok=True)
-        for path in (script, *submission.configs):
+        for path in scripts:
+            (copies / path.name).write_text(with_places(path.read_text(encoding="utf-8"), copies), encoding="utf-8")
+        for path in (*submission.configs, *(launch / name for name in _LAUNCH_FILES)):
             if path.resolve() != (copies / path.name).resolve():
                 shutil.copyfile(path, copies / path.name)
     except OSError as error:
-        raise UsageError(f"{copies}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
+        why = f"{error.filename}: {error.strerror}"
+        raise UsageError(f"{copies}: cannot be written ({why}); use --run ANOTHER_FOLDER") from error
+
+
+def with_places(script: str, copies: Path) -> str:
+    """A job script with the folder of its copy and that of this `kws` set after its #SBATCH lines: Slurm runs it from a
+    spool folder, in whatever folder the job was submitted from, and perhaps without the submitter's environment."""
+    lines = script.splitlines(keepends=True)
+    first = next((number for number, line in enumerate(lines) if line[0] not in "#\n"), len(lines))
+    places = {"KWS_SLURM": copies.absolute(), "KWS_BIN": Path(sys.executable).parent}
+    lines.insert(first, "".join(f"{name}={shlex.quote(str(path))}\n" for name, path in places.items()))
+    return "".join(lines)
 
 
 def _sbatch(command: Sequence[str]) -> str:

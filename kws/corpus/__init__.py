@@ -6,7 +6,7 @@ packed corpus. Read in this order:
     recording, source                               one recording; folders, archives and CSV files as one corpus
     name_pattern, clips_csv, label_track            words and speakers from file names, CSV files and label tracks
     tasks                                           which words belong to which class
-    recipe, fetch, shipped_files                    known corpora, downloading them, the files of shards/
+    recipe, fetch                                   known corpora (the files of shards/), downloading them
     espeak, voices, acoustic_conditions, synth      speech synthesis: engine, speakers, rooms and noise, a whole corpus
     microphone                                      recording takes of a word
 """

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from kws.corpus import shipped_files
+from kws import shipped_files
 from kws.errors import UsageError
 
 _CHUNK_BYTES = 1 << 22
@@ -57,7 +57,7 @@ class Recipe:
 
 def find(name: str) -> Recipe:
     """The recipe of that name, or in that TOML file. Raises UsageError that lists the known names."""
-    folder = shipped_files.folder("")
+    folder = shipped_files.folder("shards")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))

@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from kws.corpus import shipped_files
+from kws import shipped_files
 from kws.corpus.recording import to_nfc
 from kws.errors import UsageError
 from kws.renamed import current_value, old_value, renamed_note
@@ -141,7 +141,7 @@ def resolve(definition: Definition, words: Sequence[str]) -> Task:
 
 def names() -> list[str]:
     """Names of the frozen tasks, those in shards/tasks."""
-    return sorted(path.stem for path in shipped_files.folder("tasks").glob("*.toml"))
+    return sorted(path.stem for path in shipped_files.folder("shards/tasks").glob("*.toml"))
 
 
 def load(name: str, note: Callable[[str], object] = lambda line: None) -> Definition:
@@ -153,7 +153,7 @@ def load(name: str, note: Callable[[str], object] = lambda line: None) -> Defini
     if current != name:
         note(renamed_note("data.task", name))
     if current in names():
-        return _read(shipped_files.folder("tasks") / f"{current}.toml")
+        return _read(shipped_files.folder("shards/tasks") / f"{current}.toml")
     if not name.endswith(".toml"):
         known = ", ".join([WORDS, *names()])
         raise UsageError(f"data.task: no task {name!r}; known are {known}; or give a file of your own, FILE.toml")

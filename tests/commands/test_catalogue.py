@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kws import cli
+from kws import cli, shipped_files
 from kws.commands import catalogue
 from kws.errors import UsageError
 from kws.models.cost import count_parameters
@@ -13,7 +13,7 @@ from kws.models.registry import MODELS, build_model
 
 
 def test_every_network_has_a_config_with_its_name() -> None:
-    assert [name for name in MODELS if not (catalogue.CONFIGS / f"{name}.toml").is_file()] == []
+    assert [name for name in MODELS if name not in shipped_files.config_names()] == []
 
 
 def test_a_row_has_the_cost_with_the_features_of_the_config() -> None:
@@ -24,7 +24,7 @@ def test_a_row_has_the_cost_with_the_features_of_the_config() -> None:
 
 
 def test_without_a_config_the_default_features_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "CONFIGS", tmp_path)
+    monkeypatch.setattr(shipped_files, "folder", lambda name: tmp_path)
     row = catalogue.network_row("tc_resnet8")
     assert (row["features"], row["config"]) == ("logmel40", "")
     assert "tc_resnet8" in str(catalogue.networks_table([row]).caption)

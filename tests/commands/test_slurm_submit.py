@@ -110,16 +110,45 @@ def test_configs_that_would_use_the_same_folder_or_none_are_refused(make: Make, 
         submit(Submission(configs=[path, make("b")]), dry_run=True)
 
 
-def test_outside_the_project_or_without_slurm_it_is_a_usage_error(
+def test_without_slurm_it_is_a_usage_error(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = make("a")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cli.main(["launch", "slurm", str(path), "--run", str(tmp_path / "run")]) == 2
+    assert cli.main(["launch", "slurm", str(make("a")), "--run", str(tmp_path / "run")]) == 2
     assert "sbatch" in capsys.readouterr().err
+
+
+def test_from_any_folder_the_shipped_scripts_are_submitted_and_find_their_kws(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["launch", "slurm", str(path)]) == 2
-    assert "slurm/train.sbatch" in capsys.readouterr().err
+    lines = submit(Submission(configs=[make("a"), make("b")], run=Path("runs"), changes=["train.lr=0.1"]), dry_run=True)
+    assert lines[0].count("runs/slurm/") == 4  # the log, the script, two configs
+    with pytest.raises(UsageError, match="sbatch"):
+        submit(Submission(configs=[make("a"), make("b")], run=Path("runs")), dry_run=False)
+    assert (tmp_path / "runs" / "slurm" / "nodes.yaml").read_bytes() == (ROOT / "launch" / "nodes.yaml").read_bytes()
+    # As Slurm starts it: from a spool folder, with nothing of this environment but the folder of submission.
+    job = {"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    script = (tmp_path / "runs" / "slurm" / "compare.sbatch").read_text()
+    done = subprocess.run(["bash", "-c", script, "-", "runs"], cwd="/", env=job, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("kws: ")
+
+
+def test_scripts_of_ones_own_in_the_current_folder_are_preferred(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slurm").mkdir()
+    own = (ROOT / "slurm" / "train.sbatch").read_text().replace("--time=12:00:00", "--time=1:00:00")
+    (tmp_path / "slurm" / "train.sbatch").write_text(own)
+    with pytest.raises(UsageError, match="sbatch"):
+        submit(Submission(configs=[make("a")], run=Path("run")), dry_run=False)
+    copied = (tmp_path / "run" / "slurm" / "train.sbatch").read_text()
+    assert "--time=1:00:00" in copied
+    before, after = copied.split(f"KWS_SLURM={tmp_path}/run/slurm\n")
+    assert "#SBATCH" in before
+    assert "#SBATCH" not in after
 
 
 def test_submitting_imports_no_torch(make: Make, tmp_path: Path) -> None:

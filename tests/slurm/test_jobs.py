@@ -56,7 +56,7 @@ def test_one_job_per_architecture_and_their_comparison(
     for name in ("tc_resnet8", "matchboxnet_3x1x64", "ds_cnn_s"):
         configs.append(tmp_path / f"{name}.toml")
         configs[-1].write_text(config.read_text().replace("tc_resnet8", name))
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)  # no checkout: the scripts and start.sh are copied into the runs' folder
     runs = tmp_path / "runs"
     words = ["launch", "slurm", *map(str, configs), "--run", str(runs), "--tasks", "1", "--set", "train.epochs=2"]
     output = cluster.on("login", sys.executable, "-m", "kws", *words, "--sbatch=--cpus-per-task=1", env=environment)
