@@ -4,7 +4,8 @@ May import kws/audio (codec, rooms), kws/distributed (worker pools) and the modu
 packed corpus. Read in this order:
 
     recording, source                               one recording; folders, archives and CSV files as one corpus
-    name_pattern, clips_csv, label_track            words and speakers from file names, CSV files and label tracks
+    name_pattern, label_track                       words and speakers from file names and label tracks
+    tables/                                         lists of recordings as other tools write them
     tasks                                           which words belong to which class
     recipe, fetch                                   known corpora (the files of shards/), downloading them
     espeak, voices, acoustic_conditions, synth      speech synthesis: engine, speakers, rooms and noise, a whole corpus

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Self, cast
 
 from kws.audio import codec
-from kws.corpus import clips_csv, label_track
+from kws.corpus import label_track
 from kws.corpus.name_pattern import NamePattern
 from kws.corpus.recording import (
     NOISE_FOLDER,
@@ -33,6 +33,9 @@ from kws.corpus.recording import (
     speaker_of_long_recording,
     to_nfc,
 )  # fmt: skip
+from kws.corpus.tables import finding
+from kws.corpus.tables.clips import Clips, LeftOutCounts
+from kws.corpus.tables.table import Table
 from kws.errors import UsageError
 
 __all__ = ["NOISE_FOLDER", "Recording", "Sources", "StrictInfo", "speaker_from_name", "split_by_hash", "split_key"]
@@ -58,6 +61,8 @@ class Sources:
     """WORD/FILE -> valid or test, from the lists; from a CSV also train."""
     ignored: list[str] = dataclasses.field(default_factory=list)
     """Audio that is left out, with the reason."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """How the sources are read."""
 
     def __post_init__(self) -> None:
         self._pattern = NamePattern(to_nfc(self.names)) if self.names else None
@@ -93,7 +98,7 @@ class Sources:
                 raise UsageError(self._no_recordings(path))
 
     def _no_recordings(self, path: Path) -> str:
-        if _is_csv(path):
+        if finding.is_table(path):
             return f"{path}: no clips in it; wanted a line for each clip below the header"
         if self._pattern:
             example = f" (such as {self.ignored[0].rpartition(': ')[0]})" if self.ignored else ""
@@ -104,8 +109,8 @@ class Sources:
         )
 
     def _read_source(self, path: Path) -> Iterator[Recording]:
-        if _is_csv(path):
-            yield from self._read_csv(path)
+        if finding.is_table(path):
+            yield from self._read_tables(finding.open_table(path))
             return
         for raw_name, content in _folder_files(path) if path.is_dir() else _archive_files(path):
             name = to_nfc(raw_name)
@@ -124,13 +129,19 @@ class Sources:
             else:
                 yield from self._recording(path, PurePosixPath(name), content)
 
-    def _read_csv(self, path: Path) -> Iterator[Recording]:
-        rows = clips_csv.read(path)
-        for row, name in zip(rows, clips_csv.unique_names(rows), strict=True):
-            speaker = row.speaker or (speaker_of_long_recording if row.span else speaker_from_name)(row.file)
-            if row.split:
-                self.split_of[name] = row.split
-            yield Recording(name, path, row.path, speaker, row.span)
+    def _read_tables(self, tables: Sequence[Table]) -> Iterator[Recording]:
+        left_out = LeftOutCounts()
+        clips = Clips(tables, left_out.add)
+        for clip in clips:
+            if clip.split:
+                self.split_of[clip.name] = clip.split
+            # Links are not resolved: a link's name may contain the speaker.
+            audio = Path(os.path.normpath(Path(tables[0].place.name, clip.path).absolute()))
+            yield Recording(
+                clip.name, Path(clip.table), audio if clip.data is None else clip.data, clip.speaker, clip.span
+            )
+        self.notes += clips.notes + left_out.lines(faults=False)
+        self.ignored += left_out.lines(faults=True)
 
     def _recording(self, path: Path, name: PurePosixPath, audio: Path | bytes) -> Iterator[Recording]:
         """The recording of one file; none where it belongs to no word, which is noted."""
@@ -189,14 +200,10 @@ def _outside_line(path: Path, folder: str, names: Sequence[str]) -> str:
     return f"{path}: {inside}{names[0]}: not in a word folder" + (f", and {len(names) - 1:,} more" if names[1:] else "")
 
 
-def _is_csv(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in clips_csv.ENDINGS
-
-
 def _size(path: Path) -> int:
     if path.is_dir():  # not rglob, which keeps every path in memory
         return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
-    if _is_csv(path):
+    if finding.is_table(path):
         return sum(recording.size for recording in Sources([path]))
     return path.stat().st_size
 

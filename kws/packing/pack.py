@@ -230,6 +230,7 @@ class _Packing:
         journal.assign_clips(num_recordings, self._split_of, _suffix)
         report.skipped += [f"{origin}: {name}: {reason}" for origin, name, reason in journal.faults()]
         report.skipped += self._corpus.ignored
+        report.notes += self._corpus.notes
         for origin, name, first, is_equal in journal.duplicates():
             if not is_equal:
                 raise UsageError(

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kws.audio import codec
-from kws.corpus import clips_csv
 from kws.corpus.source import NOISE_FOLDER, Sources
+from kws.corpus.tables import finding
+from kws.corpus.tables.clips import Clip, Clips, LeftOut
 from kws.errors import UsageError
 from tests.conftest import tone
 
@@ -33,6 +34,11 @@ def table(folder: Path, *lines: str, end: str = "\n", encoding: str = "utf-8") -
     path = folder / "clips.csv"
     path.write_bytes("".join(line + end for line in lines).encode(encoding))
     return path
+
+
+def read(path: Path, left_out: list[LeftOut] | None = None) -> list[Clip]:
+    """The clips of a table; rows that are left out are added to the list."""
+    return list(Clips(finding.open_table(path), [].append if left_out is None else left_out.append))
 
 
 LINES = (
@@ -59,9 +65,9 @@ def test_rows_become_recordings_with_word_speaker_and_split(folder: Path) -> Non
 def test_all_separators_line_ends_and_encodings_are_read(folder: Path, separator: str, end: str, encoding: str) -> None:
     lines = [line.replace('"', "").split(",") for line in (*LINES[:3], "clips/bert/take.wav,yes,bert,validation")]
     quoted = [separator.join(f'"{value}"' for value in [*line, "more"]) for line in lines]
-    wanted = clips_csv.read(table(folder, *LINES[:3], "clips/bert/take.wav,yes,bert,validation"))
-    found = clips_csv.read(table(folder, quoted[0].upper(), *quoted[1:], end=end, encoding=encoding))
-    assert [row[1:] for row in found] == [row[1:] for row in wanted]
+    wanted = read(table(folder, *LINES[:3], "clips/bert/take.wav,yes,bert,validation"))
+    found = read(table(folder, quoted[0].upper(), *quoted[1:], end=end, encoding=encoding))
+    assert found == wanted
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_all_separators_line_ends_and_encodings_are_read(folder: Path, separator
     ],
 )
 def test_usual_names_of_the_splits_are_read(folder: Path, written: str, meant: str) -> None:
-    assert clips_csv.read(table(folder, "word,split,path", f"a,{written},clips/long.wav"))[0].split == meant
+    assert read(table(folder, "word,split,path", f"a,{written},clips/long.wav"))[0].split == meant
 
 
 def test_files_of_the_same_name_are_distinguished_by_their_folders(folder: Path) -> None:
@@ -97,10 +103,7 @@ def test_excerpts_of_a_recording_have_one_speaker(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("clips/gone.wav,yes,,,,", "clips/gone.wav: no such file"),
-        (f"{'a' * 400}.wav,yes,,,,", "a+.wav: no such file"),
         (",yes,,,,", "no path"),
-        ("clips.csv,yes,,,,", "clips.csv: not a supported format"),
         ("clips/long.wav,,,,,", "no word"),
         ("clips/long.wav,a/b,,,,", "the word 'a/b'"),
         ("clips/long.wav,_x,,,,", "the word '_x'"),
@@ -118,13 +121,30 @@ def test_excerpts_of_a_recording_have_one_speaker(folder: Path) -> None:
 def test_a_mistake_names_its_line(folder: Path, line: str, says: str) -> None:
     path = table(folder, "path,word,speaker,split,start,end", "clips/anna/take.wav,yes,,,,", line)
     with pytest.raises(UsageError, match=rf"^\S+/clips.csv:3: {says}"):
-        clips_csv.read(path)
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [("clips/gone.wav", "no such file"), (f"{'a' * 400}.wav", "no such file"), ("clips.csv", "not a supported format")],
+)
+def test_a_row_without_its_audio_is_left_out_as_a_fault(folder: Path, written: str, reason: str) -> None:
+    left_out: list[LeftOut] = []
+    path = table(folder, "path,word", "clips/anna/take.wav,yes", f"{written},yes")
+    assert [clip.name for clip in read(path, left_out)] == ["yes/take.wav"]
+    assert [(row.where, row.audio, row.is_fault) for row in left_out] == [(f"{path}:3", written, True)]
+    assert reason in left_out[0].reason
+
+
+def test_a_table_of_which_no_file_is_there_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"clips.csv:2: gone/a.wav: no such file"):
+        read(table(folder, "path,word", "gone/a.wav,yes", "gone/b.wav,no"))
 
 
 def test_at_most_ten_mistakes_are_reported_together(folder: Path) -> None:
-    path = table(folder, "path,word", *(f"clips/{number}.wav,yes" for number in range(30)))
+    path = table(folder, "path,word", *(f"clips/{number}.wav," for number in range(30)))
     with pytest.raises(UsageError) as caught:
-        clips_csv.read(path)
+        read(path)
     lines = str(caught.value).splitlines()
     assert [line.partition(": ")[0] for line in lines[:10]] == [f"{path}:{number}" for number in range(2, 12)]
     assert lines[10:] == ["and 20 more mistakes"]
@@ -132,9 +152,9 @@ def test_at_most_ten_mistakes_are_reported_together(folder: Path) -> None:
 
 def test_a_split_is_needed_in_every_line_or_in_none_except_noise(folder: Path) -> None:
     lines = ["path,word,split", "clips/anna/take.wav,yes,test", "clips/long.wav,noise,", "clips/bert/take.wav,yes,"]
-    assert len(clips_csv.read(table(folder, *lines[:3]))) == 2
+    assert len(read(table(folder, *lines[:3]))) == 2
     with pytest.raises(UsageError, match=r"clips.csv:4: no split"):
-        clips_csv.read(table(folder, *lines))
+        read(table(folder, *lines))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +170,7 @@ def test_a_split_is_needed_in_every_line_or_in_none_except_noise(folder: Path) -
 def test_a_file_that_is_no_such_csv_is_refused(folder: Path, data: bytes, says: str) -> None:
     (folder / "clips.csv").write_bytes(data)
     with pytest.raises(UsageError, match=rf"clips.csv:{says}"):
-        clips_csv.read(folder / "clips.csv")
+        read(folder / "clips.csv")
 
 
 def test_a_csv_without_clips_is_refused(folder: Path) -> None:
@@ -165,4 +185,4 @@ def test_any_bytes_give_rows_or_a_usage_error(data: bytes) -> None:
         for whole in (data, b"path,word,start,end\n" + data):
             path.write_bytes(whole)
             with contextlib.suppress(UsageError):
-                assert clips_csv.read(path) == []
+                assert read(path) == []
