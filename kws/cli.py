@@ -33,16 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # a subclass of OSError, so it comes first
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED if arguments.command == "train" else OK  # `kws inspect ... | head` is not a failure
-    except OSError as error:
-        line = user_message(error)
-        if line is None:
-            raise
-        print(f"kws: {line}", file=sys.stderr)
-        return USAGE
     except PeerError as error:
         if str(error):
             print(f"kws: {error}; see its output, then run the same command again to resume", file=sys.stderr)
         return FAILED
+    except (OSError, RuntimeError, MemoryError) as error:
+        line = user_message(error)  # printed by each rank that meets it
+        if line is None:
+            raise
+        print(f"kws: {line}", file=sys.stderr)
+        return USAGE
     except StoppedError as error:
         print(f"kws: {error}", file=sys.stderr)
         return STOPPED

@@ -8,12 +8,10 @@ StoppedError   75   stopped by a signal after saving; the same command resumes
 
 import contextlib
 import difflib
-import errno
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""The disk is full or not writable: a traceback would explain nothing."""
+from kws.system_errors import advice, system_message
 
 
 class UsageError(ValueError):
@@ -25,6 +23,13 @@ class UsageError(ValueError):
 
 class RankError(UsageError):
     """A UsageError that only one rank met, such as a damaged shard that it reads. That rank prints the message."""
+
+
+class UnreadableError(UsageError):
+    """A file that exists cannot be read: no permission, or the disk, the file server or a limit refuses.
+
+    Not the file's fault: the same command may succeed later, so nothing that is done is discarded.
+    """
 
 
 class PeerError(RuntimeError):
@@ -68,13 +73,22 @@ def filename_in_error(path: Path) -> Iterator[None]:
 
 
 def user_message(error: BaseException) -> str | None:
-    """Returns the line to print for a UsageError or for an OSError of a full or write-protected disk.
+    """Returns the line to print for a UsageError, and for what the state of the machine explains: permissions, full
+    disks, limits, memory (kws/system_errors.py).
 
     None for any other exception: that is a failure of kws itself and needs its traceback.
     """
-    if isinstance(error, UsageError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        where = error.filename or "a file"
-        return f"{where}: {error.strerror}; free space or fix the permissions, then run the same command again"
-    return None
+    return str(error) if isinstance(error, UsageError) else system_message(error)
+
+
+def unreadable(error: OSError, path: object = None, wanted: str = "check that it exists and may be read") -> UsageError:
+    """The error of an input that cannot be read. `path`: where the OSError names no file; `wanted`: what to type where
+    the OSError itself has no answer."""
+    where = error.filename or path
+    return UnreadableError(f"{where}: cannot be read ({error.strerror or error}); {advice(error) or wanted}")
+
+
+def cannot_write(where: object, error: Exception, *more: str) -> str:
+    """The line for an output that cannot be written: what refused, what to type, and `more`."""
+    reason, fix = (error.strerror or error, advice(error)) if isinstance(error, OSError) else (error, "")
+    return "; ".join(filter(None, (f"{where}: cannot be written ({reason})", fix, *more)))

@@ -77,6 +77,15 @@ def create_text(path: Path, text: str) -> None:
             partial.replace(path)
 
 
+def names_in(folder: Path) -> list[str]:
+    """Names in a folder; none where there is no folder. Raises OSError where it cannot be read, which Path.glob takes
+    for an empty one."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def fsync(path: Path) -> None:
     """Flushes a file, or a folder's list of names, from the page cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from kws.config import PRESETS, Config, FrontEndConfig
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 from kws.renamed import REMOVED_SETTINGS, RENAMED_VALUES, current_value, renamed_note
 
 Note = Callable[[str], object]
@@ -35,9 +35,7 @@ def load(path: Path, overrides: Sequence[str] = (), note: Note = _no_note) -> Co
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); wanted a TOML file such as configs/quick.toml"
-        ) from error
+        raise unreadable(error, path, "wanted a TOML file such as configs/quick.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
     _apply(tree, overrides)

@@ -25,7 +25,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
+from kws.system_errors import refusal
 
 _CHUNK_BYTES = 1 << 20
 _RETRIED_CODES = {408, 425, 429}  # beside 5xx: HTTP errors that another try may not meet
@@ -100,7 +101,8 @@ class DownloadTarget:
         try:
             self._file.write(chunk)
         except OSError as error:  # not the source's fault: another try would not help
-            raise UsageError(f"{self._file.name}: cannot be written ({error.strerror}); make room there") from error
+            error.filename = error.filename or self._file.name
+            raise UsageError(cannot_write(self._file.name, error, "make room there")) from error
         self.bytes += len(chunk)
 
 
@@ -201,6 +203,8 @@ def describe_error(error: Exception) -> str:
     """The reason of a network or system error, for messages."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, OSError) and error.filename:  # of a file, not of the network
+        return refusal(error) or error.strerror or str(error)
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
     return str(reason or error or type(error).__name__)
 

@@ -15,7 +15,7 @@ def test_usage_errors_and_a_full_disk_are_lines_and_failures_are_not() -> None:
     full = user_message(OSError(errno.ENOSPC, "No space left on device", "a/file"))
     assert full is not None
     assert full.startswith("a/file: No space left on device")
-    assert user_message(OSError(errno.EIO, "Input/output error", "a/file")) is None
+    assert user_message(OSError(errno.EINVAL, "Invalid argument", "a/file")) is None
     assert user_message(ValueError("a bug")) is None
 
 

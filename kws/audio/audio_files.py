@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kws.audio import codec, formats
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 from kws.machine import usable_cores
+from kws.system_errors import refusal
 
 _CHUNK_FILES, _CHUNK_BYTES = 32, 2**23
 """A thread's unit of work: at most so many files, fewer where they are larger than so many bytes together."""
@@ -77,8 +79,12 @@ def _decode(paths: Sequence[Path]) -> list[DecodedFile | SkippedFile]:
     for path in paths:
         try:
             files.append(DecodedFile(path, codec.decode(path.read_bytes())))
-        except (OSError, codec.AudioError) as error:
-            files.append(SkippedFile(path, str((error.strerror if isinstance(error, OSError) else None) or error)))
+        except codec.AudioError as error:
+            files.append(SkippedFile(path, str(error)))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # no fault of this file
+                raise unreadable(error, path) from error
+            files.append(SkippedFile(path, refusal(error) or error.strerror or str(error)))
     return files
 
 
@@ -107,7 +113,7 @@ def find_audio(paths: Sequence[Path]) -> list[Path]:
 
 def _audio_below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: {error.strerror}; wanted folders that can be read")
+        raise unreadable(error)
 
     for parent, _, names in os.walk(folder, onerror=refuse):
         yield from (Path(parent, name) for name in names if _is_audio(Path(parent, name)))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kws import settings_file, shipped_files
 from kws.data import index
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write, unreadable
 from kws.run import folder as run_folder
 from kws.run import lock
 
@@ -166,8 +166,9 @@ def _copy_inputs(submission: Submission) -> None:
             if path.resolve() != (copies / path.name).resolve():
                 shutil.copyfile(path, copies / path.name)
     except OSError as error:
-        why = f"{error.filename}: {error.strerror}"
-        raise UsageError(f"{copies}: cannot be written ({why}); use --run ANOTHER_FOLDER") from error
+        if error.filename in map(str, submission.configs):
+            raise unreadable(error) from error
+        raise UsageError(cannot_write(copies, error, "use --run ANOTHER_FOLDER")) from error
 
 
 def with_places(script: str, copies: Path) -> str:

@@ -23,7 +23,7 @@ from rich.filesize import decimal
 
 from kws import errors, files, transport
 from kws.corpus.recipe import Recipe
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 
 SCRATCH = ".fetch"
 Say = Callable[[str], None]
@@ -51,7 +51,7 @@ def fetch_archive(
     try:
         out.joinpath(SCRATCH).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+        raise UsageError(cannot_write(out, error, "give another folder")) from error
     if local is not None:
         say(f"{recipe.name}: from {local}, which is left as it is; {_disk_use(recipe, out, 0)}")
         recipe.check_archive(local, progress)

@@ -74,7 +74,7 @@ def _intervals(track: Path) -> Iterator[tuple[str, Sequence[str]]]:
     try:
         tiers = textgrid.openTextgrid(str(track), includeEmptyIntervals=False).tiers
     except OSError as error:
-        raise_unreadable(error)
+        raise_unreadable(error, track)
     except (PraatioException, LookupError, ValueError) as error:
         raise UsageError(f"{track}: not a readable TextGrid ({error}); wanted one as Praat saves it") from error
     chosen = tiers if len(tiers) == 1 else [tier for tier in tiers if tier.name.lower() in ("word", "words")]

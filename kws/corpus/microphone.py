@@ -19,7 +19,7 @@ import numpy as np
 
 from kws.audio import codec
 from kws.corpus.recording import NOISE_FOLDER, parse_word
-from kws.errors import UsageError, filename_in_error
+from kws.errors import UsageError, cannot_write, filename_in_error
 from kws.files import write_bytes
 
 BLOCK_S, COUNTDOWN_S, COUNTDOWN = 0.05, 0.5, ("3", "2", "1")
@@ -146,7 +146,7 @@ def record(session: RecordingSession, microphone: Microphone) -> Iterator[BlockL
     try:
         session.word_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{session.word_folder}: cannot be created ({error.strerror}); give another folder") from error
+        raise UsageError(cannot_write(session.word_folder, error, "give another folder")) from error
     for number in range(first, first + session.count):
         for _ in range(TRIES):
             why = yield from _take(session, number, number - first + 1, microphone)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kws import shipped_files
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 
 _CHUNK_BYTES = 1 << 22
 _KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
@@ -74,9 +74,7 @@ def load(path: Path) -> Recipe:
             _typed(tree, "url", str, ""), _typed(tree, "bytes", int, None), _typed(tree, "allow_leaks", bool, False),
         )  # fmt: skip
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); wanted a recipe such as shards/demo.toml"
-        ) from error
+        raise unreadable(error, path, "wanted a recipe such as shards/demo.toml") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: not a recipe ({error}); wanted words, [clips] and perhaps [sha256]") from error
 

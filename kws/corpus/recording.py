@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from kws.audio import codec
-from kws.errors import UsageError
+from kws.errors import unreadable
 
 NOISE_FOLDER = "_background_noise_"
 Span = tuple[float, float]
@@ -51,7 +51,7 @@ class Recording:
             with io.BytesIO(self.audio) if isinstance(self.audio, bytes) else self.audio.open("rb") as file:
                 return codec.decode_span(file, *self.span)
         except OSError as error:
-            raise_unreadable(error)
+            raise_unreadable(error, None if isinstance(self.audio, bytes) else self.audio)
 
 
 def to_nfc(text: str) -> str:
@@ -96,11 +96,9 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise_unreadable(error)
+        raise_unreadable(error, path)
 
 
-def raise_unreadable(error: OSError) -> NoReturn:
-    """Raises a UsageError for an OSError from reading a file."""
-    raise UsageError(
-        f"{error.filename}: cannot be read ({error.strerror}); check that it exists and may be read"
-    ) from error
+def raise_unreadable(error: OSError, path: Path | None = None) -> NoReturn:
+    """Raises a UsageError for an OSError from reading a file; errors of read() do not name it, so `path` does."""
+    raise unreadable(error, path) from error

@@ -36,7 +36,7 @@ from kws.corpus.recording import (
 from kws.corpus.tables import finding
 from kws.corpus.tables.clips import Clips, LeftOutCounts
 from kws.corpus.tables.table import Table
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 
 __all__ = ["NOISE_FOLDER", "Recording", "Sources", "StrictInfo", "speaker_from_name", "split_by_hash", "split_key"]
 
@@ -166,7 +166,7 @@ class Sources:
             self.ignored.append(f"{path}: {name}: {error}")
             return
         except OSError as error:
-            raise_unreadable(error)
+            raise_unreadable(error, audio)
         labels = label_track.read(track, length_s)
         self.ignored += [f"{label.where}: an empty label" for label in labels if not label.word]
         for word, span in label_track.clip_spans(labels, length_s):
@@ -259,6 +259,8 @@ def _archive_files(path: Path) -> Iterator[tuple[str, bytes | None]]:
             while whole.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # not gzip's errors of content, which have no number
+            raise unreadable(error, path) from error
         raise UsageError(
             f"{path}: damaged after {members} members, or not a tar archive ({error}); wanted a whole tar or tar.gz"
         ) from error

@@ -28,7 +28,7 @@ from kws.corpus.espeak import PREFIX, Audio, Espeak, refuse
 from kws.corpus.source import NOISE_FOLDER
 from kws.corpus.voices import ACCENTS, SPLITS, Voice, plan_voices
 from kws.distributed.worker_pool import WorkerLostError, Workers
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 
 Progress = Callable[[int, int], None]  # (done, in all)
 
@@ -128,7 +128,7 @@ def synthesize(
             f"{out}: {error}; run the same command again, with fewer --processes if memory is short"
         ) from error
     except OSError as error:
-        refuse(str(out), error, "a folder that can be written", "type another folder")
+        raise UsageError(cannot_write(error.filename or out, error, "type another folder")) from error
     count = {split: sum(voice.split == split for voice in voices) for split in SPLITS}
     clips = {split: len(speech.words) * speech.takes * number for split, number in count.items()}
     seconds = samples / codec.SAMPLE_RATE_HZ

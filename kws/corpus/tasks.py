@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 
 from kws import shipped_files
 from kws.corpus.recording import to_nfc
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 from kws.renamed import current_value, old_value, renamed_note
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
@@ -169,7 +169,7 @@ def _read(path: Path) -> Definition:
         return parse({**tomllib.loads(path.read_text(encoding="utf-8")), "name": path.stem}, f"data.task: {path}")
     except OSError as error:
         raise UsageError(
-            f"data.task: {path} cannot be read ({error.strerror}); wanted a task such as those in shards/tasks"
+            f"data.task: {unreadable(error, path, 'wanted a task such as those in shards/tasks')}"
         ) from error
     except ValueError as error:
         if isinstance(error, UsageError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kws.data.index import Shard
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 from kws.files import fsync
 
 GB = 1_000_000_000
@@ -44,9 +44,7 @@ class ShardCache:
             if owner == os.geteuid():
                 self.folder.chmod(0o700)
         except OSError as error:
-            raise UsageError(
-                f"{self.folder}: cannot be created ({error.strerror}); use another --set data.cache_dir=..."
-            ) from error
+            raise UsageError(cannot_write(self.folder, error, "use another --set data.cache_dir=...")) from error
         if os.geteuid() not in (0, owner):
             raise UsageError(f"{self.folder}: belongs to another user; use another --set data.cache_dir=...")
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws import files
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 
 VERSION = 2
 SPLITS = ("train", "valid", "test", "noise")
@@ -140,6 +140,8 @@ def load(root: Path) -> Index:
     except (OSError, EOFError, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(error, path) from error
         raise UsageError(f"{path}: damaged index ({error}); pack again with kws pack") from error
 
 

@@ -23,7 +23,7 @@ from kws.data.cache import GB, CacheFullError, ShardCache, default_cache_folder
 from kws.data.index import Shard
 from kws.data.plan import NeededShards
 from kws.data.shard_fetch import DamagedError, ShardSource
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 from kws.transport import RetryPolicy
 
 MAX_OPEN_SHARDS = 64
@@ -111,11 +111,10 @@ class ShardStore:
         try:
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            kind = DamagedError if isinstance(error, ValueError) else UsageError  # mmap: ValueError for an empty file
-            raise kind(
-                f"{path}: cannot be read ({error}); the index names this shard: copy or pack it again"
-            ) from error
+        except OSError as error:
+            raise unreadable(error, path, "the index names this shard: copy or pack it again") from error
+        except ValueError as error:  # mmap's, for an empty file
+            raise DamagedError(f"{path}: cannot be read ({error}); copy or pack this shard again") from error
         if len(mapped) != shard.bytes:
             raise DamagedError(f"{path}: {len(mapped)} bytes, the index has {shard.bytes}; copy or pack it again")
         return mapped

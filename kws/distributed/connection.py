@@ -45,11 +45,17 @@ class Connection:
         self.closed, self.received_at = not data, time.monotonic()
         *lines, self._received = (self._received + data).split(b"\n")
         self.closed = self.closed or len(self._received) > _MAX_LINE_BYTES  # not one of our ranks
-        with contextlib.suppress(ValueError):
-            return [message for line in lines if isinstance(message := json.loads(line), dict)]
-        return []
+        return [message for line in lines if (message := _parse(line)) is not None]
 
     def close(self) -> None:
         """Closes the socket without waiting."""
         with contextlib.suppress(OSError):
             self.socket.close()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """The message of a line; None for a line that is none: a port scanner may have sent it."""
+    with contextlib.suppress(ValueError, RecursionError):
+        message = json.loads(line)
+        return message if isinstance(message, dict) else None
+    return None

@@ -19,7 +19,7 @@ from kws.data import normalisation
 from kws.data.reader import Reader, read_noise
 from kws.data.store import CacheSettings
 from kws.data.training_set import TrainingSet
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 from kws.packing.clip_names import find_clip
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     try:
         figure.savefig(path, dpi=110, format="png")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}); give another --out") from error
+        raise UsageError(cannot_write(path, error, "give another --out")) from error
 
 
 def describe_augmentation(chain: AugmentationChain, draws: Ints) -> list[str]:

@@ -15,7 +15,7 @@ from kws.audio.features import Features
 from kws.config import Config
 from kws.corpus import tasks
 from kws.data.index import Index
-from kws.errors import UsageError
+from kws.errors import UsageError, unreadable
 from kws.models import registry
 from kws.run import folder as run_folder
 from kws.run.checkpoint import Checkpoint, Checkpoints
@@ -74,7 +74,9 @@ def initial_weights(
     else:
         try:
             found = safetensors.torch.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
+        except OSError as error:
+            raise unreadable(error, f"train.init: {path}", "wanted a run folder or a .safetensors file") from error
+        except safetensors.SafetensorError as error:
             raise UsageError(
                 f"train.init: {path} cannot be read ({error}); wanted a run folder or a .safetensors file"
             ) from error

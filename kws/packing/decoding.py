@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from kws import counter_rng
 from kws.audio import codec
 from kws.corpus.source import Recording
-from kws.errors import UsageError
+from kws.errors import filename_in_error, unreadable
 from kws.packing.journal import DecodedRecording
 
 _CHUNK_RECORDINGS, _CHUNK_BYTES = 64, 2_000_000
@@ -39,22 +40,30 @@ class Chunk(NamedTuple):
 
 
 def number_recordings(recordings: Iterable[Recording]) -> Iterator[NumberedRecording]:
-    """Numbers and hashes the recordings. Raises UsageError for a file that cannot be read."""
-    for seq, recording in enumerate(recordings):
-        if isinstance(recording.audio, bytes):
-            contents = str(zlib.crc32(recording.audio))
-        else:
-            try:
+    """Numbers and hashes the recordings. Raises UsageError for a file or source that cannot be read."""
+    with reading():
+        for seq, recording in enumerate(recordings):
+            if isinstance(recording.audio, bytes):
+                contents = str(zlib.crc32(recording.audio))
+            else:
                 found = recording.audio.stat()
-            except OSError as error:
-                raise UsageError(
-                    f"{recording.audio}: cannot be read ({error.strerror}); run the same command again"
-                ) from error
-            # A file that replaced another may have the same mtime, but not the same inode and ctime.
-            times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
-            contents = f"{recording.audio.absolute()} {found.st_size} {times}"
-        what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), contents)
-        yield NumberedRecording(seq, counter_rng.digest("recording", *what), recording.size, recording)
+                # A file that replaced another may have the same mtime, but not the same inode and ctime.
+                times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+                contents = f"{recording.audio.absolute()} {found.st_size} {times}"
+            what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), contents)
+            yield NumberedRecording(seq, counter_rng.digest("recording", *what), recording.size, recording)
+
+
+@contextlib.contextmanager
+def reading(path: Path | None = None) -> Iterator[None]:
+    """Around reading from a source: an OSError in it becomes a UsageError that names the file, or else `path`.
+
+    All other OSErrors of a packing are then those of its output.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(error, path) from error
 
 
 def chunks(
@@ -77,19 +86,25 @@ def decode(chunk: Chunk) -> list[DecodedRecording]:
     """Appends the samples to this process's scratch file. Returns a row for each recording, also for one that cannot be
     decoded. Raises UsageError for a file that cannot be read."""
     path = chunk.folder / f"{os.getpid()}.pcm"
-    with path.open("ab") as file:
+    with filename_in_error(path), path.open("ab") as file:
         end = file.seek(0, os.SEEK_END)
         file.write(b"\0" * (end % 2))  # a killed worker may have left half a sample
         rows = []
         for numbered in chunk.recordings:
             start, samples, fault = file.tell() // 2, None, None
             try:
-                samples = numbered.recording.decode()
+                with reading(_path(numbered.recording)):
+                    samples = numbered.recording.decode()
                 file.write(samples.astype("<i2", copy=False).tobytes())
             except codec.AudioError as error:
                 fault = f"{error}{_where(numbered.recording)}"
             rows.append(_row(numbered, path.name, start, samples, fault))
     return rows
+
+
+def _path(recording: Recording) -> Path:
+    """The file or archive that a recording is read from."""
+    return recording.origin if isinstance(recording.audio, bytes) else recording.audio
 
 
 def _where(recording: Recording) -> str:

@@ -23,7 +23,7 @@ from kws.corpus.source import NOISE_FOLDER, split_by_hash
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Column, Index, Shard, Split
 from kws.data.shard_fetch import ShardSource
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 from kws.packing import scan
 from kws.transport import ResumingReader, RetryPolicy
 
@@ -278,9 +278,7 @@ def _write(collector: _Collector, source: ShardSource, folder: Path) -> Index:
             (folder / "index").replace(scratch / "old")
         (scratch / "index").replace(folder / "index")
     except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot be written ({error.strerror}); give another folder for the index with --out DIR"
-        ) from error
+        raise UsageError(cannot_write(folder, error, "give another folder for the index with --out DIR")) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return index_file.load(folder)

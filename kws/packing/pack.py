@@ -23,7 +23,7 @@ from kws.corpus.source import NOISE_FOLDER, Recording, Sources, split_by_hash, s
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
 from kws.distributed.worker_pool import WorkerLostError, Workers
-from kws.errors import UsageError
+from kws.errors import UnreadableError, UsageError, cannot_write
 from kws.packing import decoding, leaks, publish, shard_writer
 from kws.packing.journal import Journal, contents_digest
 from kws.packing.merge import ClipLookup, MergedIds, base_columns, new_columns, next_shard_number
@@ -84,7 +84,9 @@ def pack(
     on the speaker; noise recordings go to the split `noise`. With several processes each of them imports the caller's
     main module, which must do nothing when imported. Raises UsageError; then `out` holds no corpus, or the old one.
     """
-    corpus, is_new = Sources(sources, options.names), not out.exists()
+    with decoding.reading():
+        corpus = Sources(sources, options.names)
+    is_new = not out.exists()
     made_of = json.dumps([[str(path.absolute()) for path in sources], options.part, options.append, options.names])
     try:
         publish.restore_index(out)
@@ -94,7 +96,7 @@ def pack(
         base = _base(out, options.append)
         journal = Journal(out / ".packing")
     except (OSError, sqlite3.Error) as error:
-        raise UsageError(f"{out}: cannot be written ({_reason(error)}); nothing was packed") from error
+        raise UsageError(cannot_write(_written(error, out), error, "nothing was packed")) from error
     try:
         publish.withdraw_shards(out, journal)
         journal.begin(made_of=made_of, base=base.content_id if base else "")
@@ -103,7 +105,11 @@ def pack(
     except WorkerLostError as error:
         raise _unfinished(f"{out}: {error}; nothing was packed", journal) from error
     except (OSError, sqlite3.Error) as error:
-        raise _unfinished(f"{out}: cannot be written ({_reason(error)}); nothing was packed", journal) from error
+        raise _unfinished(cannot_write(_written(error, out), error, "nothing was packed"), journal) from error
+    except MemoryError as error:
+        raise _unfinished(f"out of memory ({error}); nothing was packed; use fewer --processes", journal) from error
+    except UnreadableError as error:  # a disk or server that fails now: what is decoded is kept
+        raise _unfinished(f"{error}; nothing was packed", journal) from error
     except _UnfinishedError:
         raise
     except UsageError:
@@ -122,8 +128,10 @@ def _unfinished(what: str, journal: Journal) -> _UnfinishedError:
     )
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+def _written(error: Exception, out: Path) -> str:
+    """The file that could not be written. All reading from sources has errors of its own (decoding.reading)."""
+    name = error.filename if isinstance(error, OSError) else None
+    return str(out) if name is None or Path(name).absolute().is_relative_to(out.absolute()) else str(name)
 
 
 def _finished(out: Path, made_of: str) -> Index | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 from kws.results.compare import ComparedRun, Comparison
 from kws.results.formats import number
 from kws.results.records import Row
@@ -126,7 +126,7 @@ def write_comparison(found: Comparison, folder: Path) -> None:
         (folder / FILES[1]).write_text(as_csv(found), encoding="utf-8", errors="backslashreplace", newline="")
         (folder / FILES[2]).write_bytes(scatter_png(_dots(found)))
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); use another --out") from error
+        raise UsageError(cannot_write(folder, error, "use another --out")) from error
 
 
 def markdown(found: Comparison) -> str:

@@ -50,8 +50,9 @@ class Attempt:
             self._close(None)
             return
         # A failed collective operation does not say which process caused it; the watchdog knows.
-        peer_fault = self.watchdog.wait_for_fault() if isinstance(error, RuntimeError) else None
-        usage_error = None if peer_fault else user_message(error)
+        usage_error = user_message(error)
+        is_of_peer = isinstance(error, RuntimeError) and usage_error is None
+        peer_fault = self.watchdog.wait_for_fault() if is_of_peer else None
         reason = peer_fault or usage_error or str(error) or type(error).__name__
         self._write_failure(USAGE_ERROR if usage_error else FAILURE, reason)
         self._close(reason)

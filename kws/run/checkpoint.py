@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 
 from kws import files
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write, unreadable, user_message
 
 POINTERS = ("last", "best_accuracy", "best_loss")
 _MANIFEST, _SHARDS = "manifest.json", "zero"
@@ -150,7 +150,8 @@ class Checkpoints:
         return ", ".join(sorted(path.name for path in self._root.glob("[!.]*"))) or "none"
 
     def _folders(self) -> list[Path]:
-        return [path for path in self._root.glob("step-*") if path.is_dir()]
+        found = (self._root / name for name in files.names_in(self._root) if name.startswith("step-"))
+        return [path for path in found if path.is_dir()]
 
     def _publish(self, name: str, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
         """Writes a checkpoint's folder: files, state, manifest; fsync; rename; then moves `last`."""
@@ -168,9 +169,8 @@ class Checkpoints:
             self.move_pointer("last", final)
         except (OSError, safetensors.SafetensorError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise UsageError(
-                f"{final}: checkpoint cannot be written ({error}); free some space, then run the same command again"
-            ) from error
+            fix = "" if user_message(error) else "free some space, then run the same command again"
+            raise UsageError(cannot_write(f"{final}: checkpoint", error, fix)) from error
         return final
 
 
@@ -182,7 +182,8 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """What is wrong with a checkpoint's files, or None. Raises UsageError where they cannot be read: they may be whole,
+    and an older checkpoint would lose steps."""
     try:
         manifest = _read_json(path / _MANIFEST)
         shards = [file for file in _list_files(path) if file.startswith(f"{_SHARDS}/")]
@@ -191,8 +192,10 @@ def _find_damage(path: Path) -> str | None:
             if _sha256(path / file) != sha256:
                 return f"{file} differs from the manifest"
         _read_json(path / "state.json")
-    except (OSError, ValueError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError) as error:
         return str(error)
+    except OSError as error:
+        raise unreadable(error, path) from error
     return None
 
 
@@ -203,7 +206,7 @@ def _list_files(folder: Path) -> list[str]:
 
 def _read_pointer(pointer: Path) -> str:
     """Name of the folder that a pointer names; of a damaged pointer, a name that does not exist."""
-    return pointer.read_text(errors="replace").strip().replace("\0", "?") or "?"
+    return pointer.read_text(encoding="utf-8", errors="replace").strip().replace("\0", "?") or "?"
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -214,7 +217,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text())
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
 
 

@@ -137,7 +137,7 @@ def _kept_id(run: Path) -> str:
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         files.write_text(path, secrets.token_hex(4) + "\n")
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _first_line(error: Exception) -> str:

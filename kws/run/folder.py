@@ -16,7 +16,7 @@ from kws import files, settings_file
 from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write, unreadable
 
 
 def read_config(run: Path) -> Config:
@@ -53,7 +53,7 @@ def record_settings(run: Path, config: Config, description: dict[str, Any]) -> N
         files.write_text(run / "config.toml", settings_file.to_toml(config))
         files.write_json(run / "run.json", description)
     except OSError as error:
-        raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
+        raise UsageError(cannot_write(run, error, "use --run ANOTHER_FOLDER")) from error
 
 
 def recorded_threads(run: Path) -> int:
@@ -77,7 +77,7 @@ def recorded_task(run: Path, task: str) -> Definition | None:
 
 
 def _has_checkpoints(run: Path) -> bool:
-    return any((run / "checkpoints").glob("step-*"))
+    return any(name.startswith("step-") for name in files.names_in(run / "checkpoints"))
 
 
 def _description_differences(path: Path, description: dict[str, Any]) -> list[str]:
@@ -97,7 +97,9 @@ def _read_description(path: Path) -> dict[str, Any]:
     """The contents of run.json."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(error, path) from error
+    except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({error}); put it back, or --run ANOTHER_FOLDER for a new run") from error
 
 
@@ -109,7 +111,7 @@ def begin_attempt(run: Path, step: int) -> int:
     path = run / "metrics.jsonl"
     if step == 0:
         shutil.rmtree(run / "ledger", ignore_errors=True)
-    return 1 + (path.read_text(errors="replace").count('"event": "start"') if path.exists() else 0)
+    return 1 + (path.read_text(encoding="utf-8", errors="replace").count('"event": "start"') if path.exists() else 0)
 
 
 def skipped_clips(run: Path) -> list[int]:

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kws import files
-from kws.errors import UsageError
+from kws.errors import UsageError, cannot_write
 
 HEARTBEAT_S, DEAD_S = 5.0, 60.0
 _STOP_CHECK_S = 1.0
@@ -115,7 +115,7 @@ def acquire(run: Path, job: str | None = None) -> Lock:
             (run / _NAME).unlink(missing_ok=True)
             _create(run / _NAME, holder)
     except OSError as error:
-        raise UsageError(f"{run}: cannot be written ({error.strerror}); use --run ANOTHER_FOLDER") from error
+        raise UsageError(cannot_write(run, error, "use --run ANOTHER_FOLDER")) from error
     return Lock(run, holder)
 
 
@@ -136,7 +136,7 @@ def refuse_if_in_use(run: Path, job: str | None = None) -> None:
         return
     since, wait = found.since, "wait for it to end"
     if not same_host:  # on the same host the process is known to live, and --check must not write to the folder
-        since += f", last heartbeat {max(0.0, _heartbeat_age_s(run)):.0f} s ago"
+        since += f", last heartbeat {_heartbeat_age_s(run):.0f} s ago"
         wait += f" (or {DEAD_S:.0f} s, if it is dead)"
     raise UsageError(f"{run}: in use by {found} since {since}; {wait}, or use --run ANOTHER_FOLDER")
 
@@ -148,7 +148,11 @@ def _is_alive(run: Path, found: Holder) -> bool:
 
 
 def _heartbeat_age_s(run: Path) -> float:
-    """Seconds since the last heartbeat by the file server's clock, because the clocks of hosts may differ."""
+    """Seconds since the last heartbeat by the file server's clock, because the clocks of hosts may differ.
+
+    A heartbeat in the future is from a clock that ran ahead, or the clock was set back since. Its file's time is set to
+    now, so that it grows old like any other: a living holder renews it, and the lock of a dead one becomes free.
+    """
     probe = run / f".clock-{secrets.token_hex(4)}"
     try:
         probe.touch()
@@ -157,9 +161,12 @@ def _heartbeat_age_s(run: Path) -> float:
     except OSError:  # no permission to write here
         now = time.time()
     try:
-        return now - (run / _NAME).stat().st_mtime
+        age_s = now - (run / _NAME).stat().st_mtime
+        if age_s < -HEARTBEAT_S:
+            os.utime(run / _NAME, (now, now))
     except OSError:
         return 0.0
+    return max(0.0, age_s)
 
 
 def _create(path: Path, holder: Holder) -> None:

@@ -166,7 +166,7 @@ def test_mistakes_in_a_file_are_reported(tmp_path: Path, old: str, new: str, key
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"data\.task: .*none\.toml cannot be read"):
+    with pytest.raises(UsageError, match=r"data\.task: .*none\.toml: cannot be read"):
         tasks.load(str(tmp_path / "none.toml"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import shutil
 import tarfile
 import warnings
@@ -503,6 +504,31 @@ def test_any_number_of_processes_gives_the_same_bytes(source: Path, tmp_path: Pa
 def test_real_clips_give_the_same_bytes_with_one_process_and_with_four(real_mini: Index, tmp_path: Path) -> None:
     many, _ = pack.pack([REAL / "speech_commands_mini.tar.gz"], tmp_path / "many", processes=4)
     assert files(many.root) == files(real_mini.root)
+
+
+def test_a_source_that_cannot_be_read_is_blamed_and_not_the_output(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "wav", {"yes": 70, "no": 70})
+    last = sorted(source.glob("yes/*.wav"))[-1]
+    sound = last.read_bytes()
+    last.unlink()
+    last.symlink_to("/proc/self/mem")  # a file whose reading fails with EIO, for root too
+    with pytest.raises(UsageError, match=rf"{last.name}: cannot be read \(Input/output error\).*resume") as caught:
+        pack.pack([source], tmp_path / "out")
+    assert "cannot be written" not in str(caught.value)
+    last.unlink()
+    last.write_bytes(sound)
+    _, report = pack.pack([source], tmp_path / "out")
+    assert any(note.startswith("resumed: ") for note in report.notes)
+
+
+def test_an_output_that_cannot_be_written_is_blamed_and_not_the_source(source: Path, tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most[1]))
+    try:
+        with pytest.raises(UsageError, match=r"out: cannot be written \(File too large\).*ulimit"):
+            pack.pack([source], tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
 
 
 def test_an_output_path_that_is_a_file_is_refused(source: Path, tmp_path: Path) -> None:

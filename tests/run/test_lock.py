@@ -114,3 +114,12 @@ def test_a_folder_that_cannot_be_created_is_a_usage_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=str(tmp_path / "file" / "run")):
         lock.acquire(tmp_path / "file" / "run")
+
+
+def test_a_heartbeat_from_a_clock_that_runs_ahead_grows_old_too(tmp_path: Path) -> None:
+    write_lock(tmp_path, age_s=-7200.0)
+    with pytest.raises(UsageError, match=r"process 1 on elsewhere .* 0 s ago"):
+        lock.acquire(tmp_path)
+    assert (tmp_path / "lock.json").stat().st_mtime <= time.time() + 1.0
+    write_lock(tmp_path, age_s=lock.DEAD_S + 1)  # a minute later
+    lock.acquire(tmp_path).release()
