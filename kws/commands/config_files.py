@@ -138,7 +138,7 @@ def copy_files(found: Sequence[ShippedFile], folder: Path) -> list[Path]:
         for path, content in copies.items():
             path.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another folder") from error
+        raise UsageError(cannot_write(folder, error, "give another folder")) from error
     return list(copies)
 
 
