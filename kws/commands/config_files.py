@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from kws import shipped_files
 from kws.commands import slurm_submit
 from kws.commands.terminal import OK, console
-from kws.errors import UsageError, did_you_mean
+from kws.errors import UsageError, cannot_write, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
