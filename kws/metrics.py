@@ -4,11 +4,13 @@ test."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+FEW_CLIPS = 100
 
 
 def confusion_matrix(truth: npt.ArrayLike, prediction: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.int64]:
@@ -54,6 +56,25 @@ def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, f
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
     return low, high
+
+
+def few_clips_notes(sizes: Mapping[str, int]) -> list[str]:
+    """Returns a line about those of valid and test that have too few clips to tell a good network from a bad one.
+
+    Below FEW_CLIPS the 95 % interval of an accuracy of 95 % is wider than 9 points. Empty splits are not meant.
+    """
+    few = {split: n for split in ("valid", "test") if 0 < (n := sizes.get(split, 0)) < FEW_CLIPS}
+    if not few:
+        return []
+    means = [f"{split} has {n} clips: {_accuracy_meant(n)}" for split, n in few.items()]
+    return [f"few clips prove little; {'; '.join(means)} (95 % interval); wanted {FEW_CLIPS} clips or more"]
+
+
+def _accuracy_meant(n: int) -> str:
+    """What about 95 % right of n clips would mean."""
+    right = round(0.95 * n)
+    low, high = wilson_interval(right, n)
+    return f"{right} right would mean an accuracy of {low:.0%} to {high:.0%}"
 
 
 def summarise_confusion(confusion: npt.ArrayLike, classes: Sequence[str]) -> dict[str, Any]:

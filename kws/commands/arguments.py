@@ -129,6 +129,12 @@ def _add_pack(commands: Any) -> None:
         help="percentage of the speakers for the valid split, where the sources have no split lists (default 10)",
     )  # fmt: skip
     pack.add_argument("--test", type=float, metavar="PERCENT", help="the same for the test split (default 10)")
+    for split in ("valid", "test"):
+        pack.add_argument(
+            f"--{split}-speakers", metavar="FILE|A,B",
+            help=f"these speakers are in the {split} split, and no others (but for --{split} PERCENT): names between "
+            "commas, or a file with one a line",
+        )  # fmt: skip
     pack.add_argument(
         "--allow-leaks", action="store_true",
         help="accept a speaker or a recording in two splits, and a recording under two words",

@@ -138,7 +138,8 @@ def pack(arguments: argparse.Namespace) -> int:
         recipes.check_archives(recipe, sources)
     options = pack.PackOptions(
         audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
-        append=arguments.append, names=arguments.names,
+        valid_speakers=_speakers(arguments.valid_speakers, "valid"),
+        test_speakers=_speakers(arguments.test_speakers, "test"), append=arguments.append, names=arguments.names,
         allow_leaks=arguments.allow_leaks or (recipe is not None and recipe.allow_leaks),
     )  # fmt: skip
     corpus, report = _pack(sources, out, options, _processes(arguments.processes))
@@ -197,12 +198,24 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _percents(valid: float | None, test: float | None) -> tuple[float, float]:
-    """Percentages of speakers for valid and test; 10 each by default. Raises UsageError for impossible ones."""
-    found = tuple(10.0 if percent is None else percent for percent in (valid, test))
+def _percents(valid: float | None, test: float | None) -> tuple[float | None, float | None]:
+    """Percentages of speakers for valid and test, None where not given. Raises UsageError for impossible ones."""
+    from kws.packing.splits import OFFICIAL_PERCENT
+
+    found = tuple(OFFICIAL_PERCENT if percent is None else percent for percent in (valid, test))
     if not (min(found) >= 0 and sum(found) < 100):  # written so that a nan is refused too
         raise UsageError(f"--valid {found[0]:g} --test {found[1]:g}: wanted percentages that leave some for training")
-    return found[0], found[1]
+    return valid, test
+
+
+def _speakers(given: str | None, split: str) -> tuple[str, ...]:
+    """The speakers of --valid-speakers or --test-speakers."""
+    from kws.packing.splits import read_speakers
+
+    try:
+        return () if given is None else read_speakers(given)
+    except UsageError as error:
+        raise UsageError(f"--{split}-speakers: {error}") from None
 
 
 def _processes(given: int | None) -> int:
@@ -229,7 +242,8 @@ def index(arguments: argparse.Namespace) -> int:
                           "leaks": leaks.leaks_in_index(index).counts, "faults": report.skipped,
                           "notes": report.notes}))  # fmt: skip
         return FAILED if report.skipped else OK
-    for note in report.notes + leaks.describe_index(index) + contents.shuffle_lines(index):
+    notes = report.notes + contents.split_notes(index)
+    for note in notes + leaks.describe_index(index) + contents.shuffle_lines(index):
         print(f"note: {note}")
     for line in report.skipped:
         print(f"left out: {line}", file=sys.stderr)
@@ -252,7 +266,8 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(json.dumps(contents.corpus_facts(corpus) | {"leaks": leaks.leaks_in_index(corpus).counts}))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
-        print("\n".join(leaks.describe_index(corpus) + contents.shuffle_lines(corpus)))
+        lines = leaks.describe_index(corpus) + contents.shuffle_lines(corpus)
+        print("\n".join(lines + [f"note: {note}" for note in contents.split_notes(corpus)]))
     return OK
 
 

@@ -95,6 +95,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
+    from kws import metrics
     from kws.evaluation.split_result import file_stem
     from kws.results import confusion_picture, report
 
@@ -105,6 +106,8 @@ def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
         return
     console().print(report.class_table(summary), report.pair_table(summary))
     print(f"{run}: {report.result_line(summary)}; picture: {picture}", flush=True)
+    for note in metrics.few_clips_notes({summary["split"]: summary["n"]}):
+        print(f"note: {note}", flush=True)
 
 
 def compare(arguments: argparse.Namespace) -> int:

@@ -187,11 +187,16 @@ def split_key(name: str, speaker: str) -> str:
 def split_by_hash(key: str, valid_percent: float = 10.0, test_percent: float = 10.0) -> str:
     """The official rule of Speech Commands (Warden 2018, section 6): SHA-1 of the speaker decides the split, so a
     speaker stays in it when a corpus grows."""
-    number = int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(), 16) % (_MAX_PER_CLASS + 1)
-    percent = number * 100.0 / _MAX_PER_CLASS
+    percent = hash_percent(key)
     if percent < valid_percent:
         return "valid"
     return "test" if percent < valid_percent + test_percent else "train"
+
+
+def hash_percent(key: str) -> float:
+    """The hash of a speaker, 0 to 100: valid has the lowest numbers, then test, then train."""
+    number = int(hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(), 16) % (_MAX_PER_CLASS + 1)
+    return number * 100.0 / _MAX_PER_CLASS
 
 
 def _outside_line(path: Path, folder: str, names: Sequence[str]) -> str:

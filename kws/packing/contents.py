@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from kws import counter_rng
+from kws import counter_rng, metrics
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.data.index import Index, Split
 from kws.data.plan import Plan, PlanSettings
 from kws.data.selection import Selection
+from kws.packing import split_notes as split_notes_of
 
 GOOD_SHUFFLE = 0.98
 _BATCH, _BATCHES, _MIN_BATCHES = 64, 512, 8
 
 
 def corpus_facts(index: Index) -> dict[str, Any]:
-    """Of each split: clips, seconds, speakers, shards, imbalance, quality of the shuffle; of each word: clips by
-    split."""
+    """Of each split: clips, seconds, known speakers, clips by unknown ones, shards, imbalance, quality of the shuffle;
+    of each word: clips by split; notes on the splits."""
     return {
         "content_id": index.content_id,
-        "splits": {name: _split_facts(split) for name, split in index.splits.items()},
+        "splits": {name: _split_facts(index, split) for name, split in index.splits.items()},
         "words": {
             word: {name: int(counts[number]) for name, counts in _counts(index).items()}
             for number, word in enumerate(index.words)
         },
+        "notes": split_notes(index),
     }
+
+
+def split_notes(index: Index) -> list[str]:
+    """What is doubtful about the splits: people who may be in train and test, too few clips, words that lack some."""
+    counts, sizes = _counts(index), {name: len(split) for name, split in index.splits.items()}
+    unknown = sum(_unknown(index, split) for name, split in index.splits.items() if name != "noise")
+    cells = {(index.words[at], name) for name, clips in counts.items() for at in np.flatnonzero(clips)}
+    notes = [
+        split_notes_of.unknown_speakers(unknown, sum(size for name, size in sizes.items() if name != "noise")),
+        split_notes_of.words_lacking(cells, sizes, "evaluation says nothing about them there"),
+        *metrics.few_clips_notes(sizes),
+    ]
+    return [note for note in notes if note]
+
+
+def _unknown(index: Index, split: Split) -> int:
+    """Number of clips by unknown speakers."""
+    number = np.flatnonzero(index.speakers[:1] == b"")  # the names are sorted, so that the empty one is first
+    return sum(int((speakers == 0).sum()) for (speakers,) in split.chunks("speaker")) if len(number) else 0
 
 
 def words_table(index: Index) -> Table:
@@ -87,13 +109,13 @@ def splits_table(index: Index) -> Table:
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for name, split in index.splits.items():
-        row = _split_facts(split)
+        row = _split_facts(index, split)
         table.add_row(
-            name, f"{row['clips']:,}", f"{row['speakers']:,}", f"{row['seconds'] / 3600:.2f}",
+            name, f"{row['clips']:,}", _speakers_text(row), f"{row['seconds'] / 3600:.2f}",
             "-".join(dict.fromkeys(f"{seconds:.3g}" for seconds in row["clip_seconds"])), f"{row['shards']:,}",
             f"{row['bytes'] / 1e6:,.0f}", f"{row['imbalance']:.2f}" if row["imbalance"] else "",
         )  # fmt: skip
-    table.caption = "clip s: shortest-median-longest; imbalance: largest word / smallest"
+    table.caption = "clip s: shortest-median-longest; imbalance: largest word / smallest; speakers: + and unknown ones"
     return table
 
 
@@ -150,13 +172,22 @@ def _counts(index: Index) -> dict[str, np.ndarray[Any, Any]]:
     return {name: split.cells.sum(axis=0) for name, split in index.splits.items() if name != "noise"}
 
 
-def _split_facts(split: Split) -> dict[str, Any]:
+def _speakers_text(row: Mapping[str, Any]) -> str:
+    """The number of speakers; a + stands for unknown ones."""
+    if row["speakers"] or not row["clips"]:
+        return f"{row['speakers']:,}" + "+" * bool(row["clips_by_unknown"])
+    return "unknown"
+
+
+def _split_facts(index: Index, split: Split) -> dict[str, Any]:
     seconds = split.columns["samples"] / SAMPLE_RATE_HZ
+    unknown = _unknown(index, split)
     present = split.cells.sum(axis=0)
     present = present[present > 0]
     return {
         "clips": len(split),
-        "speakers": len(np.unique(split.columns["speaker"])),
+        "speakers": len(np.unique(split.columns["speaker"])) - bool(unknown),
+        "clips_by_unknown": 0 if split.name == "noise" else unknown,
         "seconds": round(float(seconds.sum()), 1),
         "clip_seconds": [round(float(f(seconds)), 2) for f in (np.min, np.median, np.max)] if len(split) else [],
         "shards": len(split.shards),

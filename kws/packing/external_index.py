@@ -197,6 +197,7 @@ class _Collector:
         self._shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
         self._num_clips = dict.fromkeys(SPLITS, 0)
         self._num_unassigned = 0  # clips with neither a split nor a speaker
+        self._num_hashed = 0  # clips whose split is by the hash of the speaker
 
     def add(self, name: str, scanned: scan.ScannedShard) -> None:
         """Adds one shard's clips to their splits. Raises UsageError for a word that was not given."""
@@ -216,6 +217,7 @@ class _Collector:
             return "noise"
         known = self._split or _split_from_name(name)
         if known is None and clip.speaker:
+            self._num_hashed += 1
             return split_by_hash(clip.speaker)
         self._num_unassigned += known is None
         return known or "train"
@@ -251,8 +253,11 @@ class _Collector:
         """Reports clips whose split had to be assumed, and splits without clips."""
         if self._num_unassigned:
             self.report.notes.append(
-                f"{self._num_unassigned} clips have neither a speaker nor a split: used for training (or give --split)"
+                f"{self._num_unassigned} clips have neither a known speaker nor a split: used for training (or give "
+                "--split, or name shards by their split)"
             )
+        if self._num_hashed:
+            self.report.notes.append(f"no split is given for {self._num_hashed:,} clips: by the hash of their speaker")
         empty = [name for name in ("train", "valid", "test") if not self._num_clips[name]]
         if empty:
             self.report.notes.append(f"no clips in {', '.join(empty)}")

@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -286,6 +286,49 @@ class Journal:
     def speakers(self) -> list[str]:
         """The speakers of all clips, sorted; "" stands for an unknown speaker."""
         return sorted(speaker for (speaker,) in self._db.execute("SELECT DISTINCT speaker FROM recordings WHERE taken"))
+
+    def count_cells(self) -> dict[tuple[str, str], int]:
+        """(word, split) -> number of clips, without noise."""
+        query = "SELECT word, split, count(*) FROM recordings WHERE taken AND word != ? GROUP BY word, split"
+        return {(word, split): clips for word, split, clips in self._db.execute(query, (NOISE_FOLDER,))}
+
+    def count_unknown_speakers(self) -> int:
+        """Number of clips by unknown speakers, without noise."""
+        query = "SELECT count(*) FROM recordings WHERE taken AND word != ? AND speaker = ''"
+        return int(self._one(query, NOISE_FOLDER) or 0)
+
+    def largest_speaker(self) -> tuple[str, int]:
+        """The speaker with most clips, and their number; ("", 0) where none is known."""
+        query = (
+            "SELECT speaker, count(*) AS clips FROM recordings WHERE taken AND word != ? AND speaker != ''"
+            " GROUP BY speaker ORDER BY clips DESC, speaker LIMIT 1"
+        )
+        return self._db.execute(query, (NOISE_FOLDER,)).fetchone() or ("", 0)
+
+    def units(self, unit_of: Callable[[str, str], str]) -> Iterator[tuple[str, str, str, int, str]]:
+        """(unit, word, split, clips, speaker) of all clips but noise, one for each unit and word.
+
+        `unit_of(name, speaker)`: what stays together in one split. Clips of one unit have one split and one speaker.
+        """
+        self._db.create_function("unit_of", 2, unit_of, deterministic=True)
+        yield from self._db.execute(
+            "SELECT unit_of(name, speaker) AS unit, word, min(split), count(*), max(speaker) FROM recordings"
+            " WHERE taken AND word != ? GROUP BY unit, word ORDER BY unit, word", (NOISE_FOLDER,),
+        )  # fmt: skip
+
+    def move_units(self, unit_of: Callable[[str, str], str], moves: Mapping[str, str]) -> None:
+        """Puts units (see `units`) into other splits: unit -> split."""
+
+        def moved(name: str, speaker: str, split: str) -> str:
+            return moves.get(unit_of(name, speaker), split)
+
+        self._db.create_function("moved", 3, moved, deterministic=True)
+        self._db.execute("BEGIN")
+        self._db.execute(
+            "UPDATE recordings SET split = moved(name, speaker, split) WHERE word != ? AND"
+            " moved(name, speaker, split) != split", (NOISE_FOLDER,),
+        )  # fmt: skip
+        self._db.execute("COMMIT")
 
     def clips(self, split: str) -> Iterator[Clip]:
         """The clips of a split, in the shuffled order in which they are written to shards."""

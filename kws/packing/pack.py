@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kws import counter_rng
-from kws.corpus.source import NOISE_FOLDER, Recording, Sources, split_by_hash, split_key
+from kws.corpus.source import Recording, Sources
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
 from kws.distributed.worker_pool import WorkerLostError, Workers
 from kws.errors import UnreadableError, UsageError, cannot_write
-from kws.packing import decoding, leaks, publish, shard_writer
+from kws.packing import decoding, leaks, publish, shard_writer, split_notes, splits
 from kws.packing.journal import Journal, contents_digest
 from kws.packing.merge import ClipLookup, MergedIds, base_columns, new_columns, next_shard_number
 from kws.packing.scan import clip_name_hash
@@ -33,9 +33,6 @@ from kws.packing.shard_writer import AudioFormat
 PartNumber = tuple[int, int]
 """Number, from 1, and count of the parts of a corpus, one for each job. Names of recordings decide their part."""
 WHOLE: PartNumber = (1, 1)
-Percents = tuple[float, float]
-"""Shares of the speakers in the splits valid and test."""
-OFFICIAL_PERCENTS: Percents = (10.0, 10.0)
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
@@ -53,18 +50,27 @@ class PackOptions:
     """How to pack.
 
     shard_bytes: size of a shard, about. part: packs only that part of the recordings; each part is a similar mixture,
-    and kws.packing.external_index makes one index for the shards of all parts. percents: see Percents; used where the
-    sources name no splits. append: adds to the corpus in the folder. allow_leaks: leaks between splits are noted
-    instead of refused. names: pattern of file names (kws.corpus.name_pattern), "" for none.
+    and kws.packing.external_index makes one index for the shards of all parts. append: adds to the corpus in the
+    folder. allow_leaks: leaks between splits are noted instead of refused. names: pattern of file names
+    (kws.corpus.name_pattern), "" for none. percents, valid_speakers, test_speakers: see splits.SplitOptions.
     """
 
     audio_format: AudioFormat = "wav"
     shard_bytes: int = 64_000_000
     part: PartNumber = WHOLE
-    percents: Percents = OFFICIAL_PERCENTS
+    percents: splits.Percents = (None, None)
     append: bool = False
     allow_leaks: bool = False
     names: str = ""
+    valid_speakers: tuple[str, ...] = ()
+    test_speakers: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> splits.SplitOptions:
+        """What is said about splits."""
+        return splits.SplitOptions(
+            percents=self.percents, valid_speakers=self.valid_speakers, test_speakers=self.test_speakers
+        )
 
 
 class _UnfinishedError(UsageError):
@@ -90,7 +96,7 @@ def pack(
     made_of = json.dumps([[str(path.absolute()) for path in sources], options.part, options.append, options.names])
     try:
         publish.restore_index(out)
-        finished = _finished(out, made_of)
+        finished = _finished(out, made_of, repr(options.splits))
         if finished:
             return finished, PackReport(notes=["was packed completely before"])
         base = _base(out, options.append)
@@ -134,12 +140,13 @@ def _written(error: Exception, out: Path) -> str:
     return str(out) if name is None or Path(name).absolute().is_relative_to(out.absolute()) else str(name)
 
 
-def _finished(out: Path, made_of: str) -> Index | None:
-    """The corpus, where a packing of the same sources was killed after everything was in place."""
+def _finished(out: Path, made_of: str, split_options: str) -> Index | None:
+    """The corpus, where a packing of the same sources and splits was killed after everything was in place."""
     if not ((out / ".packing" / "journal").exists() and (out / "index" / "index.json").exists()):
         return None
     journal, index = Journal(out / ".packing"), index_file.load(out)
     is_finished, is_same = journal.get_fact("target") == index.content_id, journal.get_fact("made_of") == made_of
+    is_same = is_same and journal.get_fact("splits") in (None, split_options)
     if is_finished:
         journal.remove()
     journal.close()
@@ -194,6 +201,7 @@ class _Packing:
         self._note_similar_words(ids.words)
         self._write(ids)
         self._note_resumed(num_kept, num_recordings)
+        self._journal.set_fact("splits", repr(self._options.splits))
         return publish.publish_corpus(self._out, self._journal, self._base, ids), self._report
 
     # --- decoding ---------------------------------------------------------------------------------------------
@@ -235,7 +243,8 @@ class _Packing:
     def _choose_clips(self, num_recordings: int) -> None:
         """Decides splits and keys, and takes each clip once. Raises UsageError for two recordings of one name."""
         journal, report = self._journal, self._report
-        journal.assign_clips(num_recordings, self._split_of, _suffix)
+        rule = splits.SplitRule(self._options.splits, self._corpus.split_of, self._base)
+        journal.assign_clips(num_recordings, rule.split_of, _suffix)
         report.skipped += [f"{origin}: {name}: {reason}" for origin, name, reason in journal.faults()]
         report.skipped += self._corpus.ignored
         report.notes += self._corpus.notes
@@ -249,16 +258,18 @@ class _Packing:
             paths = ", ".join(map(str, self._corpus.paths))
             example = next((f", such as {name}: {reason}" for _, name, reason in journal.faults()), "")
             raise UsageError(f"{paths}: no readable clip ({journal.count_faults()} damaged{example})")
+        report.notes += self._check_named(rule)
         if self._base:
             self._exclude_known(self._base)
-        self._note_splits()
+        self._balance(rule)
+        self._note_splits(rule)
 
-    def _split_of(self, name: str, word: str, speaker: str) -> str:
-        if word == NOISE_FOLDER:
-            return "noise"
-        if self._corpus.split_of:
-            return self._corpus.split_of.get(name, "train")
-        return split_by_hash(split_key(name, speaker), *self._options.percents)
+    def _check_named(self, rule: splits.SplitRule) -> list[str]:
+        """Raises an error after which the decoded recordings are kept: a name is quickly corrected."""
+        try:
+            return rule.check_named(self._journal, is_whole=self._options.part == WHOLE)
+        except UsageError as error:
+            raise _unfinished(str(error), self._journal) from error
 
     def _exclude_known(self, base: Index) -> None:
         """Leaves out clips that the corpus has already. Raises UsageError for another recording of the same name."""
@@ -273,7 +284,8 @@ class _Packing:
                 if sound != clip.sound:
                     raise UsageError(f"{clip.name} has the name of another recording in {base.root}; rename it")
                 known.append(clip.name)
-                elsewhere += [f"{clip.name}: {old_split} there, {split} now"] * (old_split != split)
+                if old_split != split and (clip.speaker or self._corpus.split_of):  # a file was perhaps moved
+                    elsewhere.append(f"{clip.name}: {old_split} there, {split} now")
         self._journal.exclude(known)
         self._note_known(known, elsewhere)
 
@@ -286,25 +298,20 @@ class _Packing:
             if clips:
                 self._report.notes.append(f"{len(clips):,} {what.format(examples)}")
 
-    def _note_splits(self) -> None:
-        notes, listed = self._report.notes, self._corpus.split_of
-        absent = sum(self._is_name_in_part(name) and not self._journal.has_name(name) for name in listed)
-        if absent:
-            notes.append(f"splits are given for {absent} clips that are not in the sources")
-        if "train" in listed.values():  # a CSV, which has a split in every line, beside sources without splits
-            without = sum(clip.name not in listed for clip in self._journal.clips("train"))
-            if without:
-                notes.append(f"no split is given for {without:,} clips: used for training")
-        valid, test = self._options.percents
-        if not listed:
-            notes.append(
-                f"no splits are given: split by the hash of the speaker, {100 - valid - test:g}/{valid:g}/{test:g} %"
-            )
-        elif self._options.percents != OFFICIAL_PERCENTS:
+    def _balance(self, rule: splits.SplitRule) -> None:
+        """Moves speakers so that no word and no split is empty, where splits are made by hash of the whole corpus."""
+        if self._corpus.split_of or self._options.part != WHOLE:
+            return
+        moves = splits.balance_splits(self._journal, rule, self._base)
+        if moves:
+            self._report.notes.append(split_notes.moved(moves, set(self._journal.speakers())))
+
+    def _note_splits(self, rule: splits.SplitRule) -> None:
+        notes, listed, options = self._report.notes, self._corpus.split_of, self._options
+        notes += split_notes.of_lists(self._journal, listed, self._is_name_in_part)
+        if listed and options.percents != (None, None):
             notes.append("--valid and --test have no effect: the sources give splits")
-        for split, advice in (("valid", "training needs one; give splits"), ("test", "evaluate with --split valid")):
-            if not (self._journal.count(split) or (self._base and len(self._base.splits.get(split, ())))):
-                notes.append(f"the {split} split has no clips: {advice}, or pack more speakers")
+        notes += split_notes.of_packing(self._journal, self._base, rule.options, not listed, options.part != WHOLE)
 
     def _note_similar_words(self, words: Sequence[str]) -> None:
         """Notes words that differ in upper and lower case only: they are different classes, perhaps by mistake."""

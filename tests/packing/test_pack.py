@@ -69,7 +69,9 @@ def test_a_folder_a_tar_and_several_archives_give_the_same_bytes(source: Path, t
     assert all(packing == packings[0] for packing in packings)
 
 
-def test_parts_packed_by_several_jobs_make_the_whole_corpus(source: Path, tmp_path: Path) -> None:
+def test_parts_packed_by_several_jobs_make_the_whole_corpus(tmp_path: Path) -> None:
+    words = {"yes": 28, "grün": 28}  # enough speakers that the whole needs no balancing, which a part cannot have
+    source = write_corpus(tmp_path / "wav", words, speakers=28, samples=4000, noise_seconds=1)
     whole, _ = pack.pack([source], tmp_path / "whole")
     tar, out = archive(source, tmp_path / "a.tar.gz"), tmp_path / "out"
     parts = [
@@ -83,7 +85,7 @@ def test_parts_packed_by_several_jobs_make_the_whole_corpus(source: Path, tmp_pa
         assert len(together.splits[split]) == len(whole.splits[split])
     keys = [sample["__key__"] for sample in samples_in(together)]
     assert sorted(keys) == sorted(set(keys)) == sorted(sample["__key__"] for sample in samples_in(whole))
-    assert all(5 <= sum(map(len, part.splits.values())) <= 15 for part in parts), "28 clips and a noise, distributed"
+    assert all(10 <= sum(map(len, part.splits.values())) <= 30 for part in parts), "56 clips and a noise, distributed"
     again, _ = pack.pack([source], tmp_path / "again", pack.PackOptions(part=(2, 3)))
     assert again.content_id == parts[1].content_id
 
@@ -138,7 +140,8 @@ def test_lists_decide_the_splits(source: Path, tmp_path: Path) -> None:
     assert any("1 clips that are not in the sources" in note for note in report.notes)
 
 
-def test_without_lists_the_hash_of_the_speaker_decides(source: Path, tmp_path: Path) -> None:
+def test_without_lists_the_hash_of_the_speaker_decides(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "wav", {"yes": 60, "no": 60}, speakers=60, samples=400, noise_seconds=1)
     corpus, report = pack.pack([source], tmp_path / "out")
     for split in ("train", "valid", "test"):
         speakers = [name.rpartition("/")[2].partition("_")[0] for name in sources_in(corpus, split)]
@@ -229,7 +232,7 @@ def test_the_index_matches_the_shards(source: Path, tmp_path: Path) -> None:
 def test_shards_have_about_the_requested_size(source: Path, tmp_path: Path) -> None:
     corpus, _ = pack.pack([source], tmp_path / "out", pack.PackOptions(shard_bytes=60_000))
     shards = corpus.split("train").shards
-    assert len(shards) >= 4
+    assert len(shards) >= 3
     assert all(40_000 < shard.bytes < 75_000 for shard in shards[:-1])  # a tar is padded to 10,240 bytes
     assert [shard.name for shard in shards] == [f"train/{number:06d}.tar" for number in range(len(shards))]
 
