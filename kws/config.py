@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import ConfigDict
@@ -10,9 +12,14 @@ from pydantic import ConfigDict
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+@contextlib.contextmanager
+def _checks() -> Iterator[Callable[[bool, str], None]]:
+    """Yields check(condition, message), and at the end raises ValueError with the message of each that failed, a line
+    each. A message begins with the names of the settings concerned: `a, b: wanted ...`."""
+    failed: list[str] = []
+    yield lambda condition, message: None if condition else failed.append(message)
+    if failed:
+        raise ValueError("\n".join(failed))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,17 +64,18 @@ class DataConfig:
     """Record every consumed draw, for `kws verify RUN`."""
 
     def __post_init__(self) -> None:
-        _check(self.epoch_clips >= 0, "epoch_clips: wanted 0 or more")
-        _check(0.0 <= self.silence <= 1.0, "silence: wanted 0 to 1")
-        _check(
-            not self.silence or self.task == "words",
-            "task, silence: silence is a setting of task = words only; other tasks define it in their file; "
-            "use --set data.silence=0, or --set data.task=words",
-        )
-        _check(self.window >= 1, "window: wanted 1 or more draws")
-        _check(self.workers >= 0, "workers: wanted 0 or more")
-        _check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")
-        _check(0.1 <= self.clip_seconds <= 60.0, "clip_seconds: wanted 0.1 to 60")
+        with _checks() as check:
+            check(self.epoch_clips >= 0, "epoch_clips: wanted 0 or more")
+            check(0.0 <= self.silence <= 1.0, "silence: wanted 0 to 1")
+            check(
+                not self.silence or self.task == "words",
+                "task, silence: silence is a setting of task = words only; other tasks define it in their file; "
+                "use --set data.silence=0, or --set data.task=words",
+            )
+            check(self.window >= 1, "window: wanted 1 or more draws")
+            check(self.workers >= 0, "workers: wanted 0 or more")
+            check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")
+            check(0.1 <= self.clip_seconds <= 60.0, "clip_seconds: wanted 0.1 to 60")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,25 +138,26 @@ class FrontEndConfig:
     """Mixup: combine pairs of clips of a slot and their labels, with a weight from Beta(alpha, alpha)."""
 
     def __post_init__(self) -> None:
-        for name in STEPS:
-            key = f"{name}_probability"
-            _check(0.0 <= getattr(self, key) <= 1.0, f"{key}: wanted 0 to 1")
-        _check(0.0 <= self.speed <= 0.5, "speed: wanted 0 to 0.5")
-        _check(0.0 <= self.stretch <= 0.5, "stretch: wanted 0 to 0.5")
-        _check(0.0 <= self.mix <= 1.0, "mix: wanted 0 to 1")
-        _check(self.noise_snr_db[0] <= self.noise_snr_db[1], "noise_snr_db: wanted [low, high]")
-        _check(0.0 <= self.amplitude[0] <= self.amplitude[1], "amplitude: wanted [low, high], 0 or more")
-        _check(
-            0.01 <= self.reverb_seconds[0] <= self.reverb_seconds[1] <= 5.0,
-            "reverb_seconds: wanted [low, high] of 0.01 to 5",
-        )
-        _check(self.mixup_alpha > 0.0, "mixup_alpha: wanted more than 0")
-        _check(
-            min(self.shift_ms, self.volume_db, self.frame_shift) >= 0,
-            "shift_ms, volume_db, frame_shift: wanted 0 or more",
-        )
-        masks = min(self.time_masks, self.time_mask_ms, self.band_masks, self.band_mask_bands)
-        _check(masks >= 0, "time_masks, time_mask_ms, band_masks, band_mask_bands: wanted 0 or more")
+        with _checks() as check:
+            for name in STEPS:
+                key = f"{name}_probability"
+                check(0.0 <= getattr(self, key) <= 1.0, f"{key}: wanted 0 to 1")
+            check(0.0 <= self.speed <= 0.5, "speed: wanted 0 to 0.5")
+            check(0.0 <= self.stretch <= 0.5, "stretch: wanted 0 to 0.5")
+            check(0.0 <= self.mix <= 1.0, "mix: wanted 0 to 1")
+            check(self.noise_snr_db[0] <= self.noise_snr_db[1], "noise_snr_db: wanted [low, high]")
+            check(0.0 <= self.amplitude[0] <= self.amplitude[1], "amplitude: wanted [low, high], 0 or more")
+            check(
+                0.01 <= self.reverb_seconds[0] <= self.reverb_seconds[1] <= 5.0,
+                "reverb_seconds: wanted [low, high] of 0.01 to 5",
+            )
+            check(self.mixup_alpha > 0.0, "mixup_alpha: wanted more than 0")
+            check(
+                min(self.shift_ms, self.volume_db, self.frame_shift) >= 0,
+                "shift_ms, volume_db, frame_shift: wanted 0 or more",
+            )
+            masks = min(self.time_masks, self.time_mask_ms, self.band_masks, self.band_mask_bands)
+            check(masks >= 0, "time_masks, time_mask_ms, band_masks, band_mask_bands: wanted 0 or more")
 
     @property
     def augments(self) -> bool:
@@ -279,45 +288,54 @@ class TrainConfig:
     folder."""
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "epochs: wanted 1 or more")
-        _check(self.micro_batch >= 2, "micro_batch: wanted 2 or more clips (batch norm needs two)")
-        _check(self.global_batch >= self.micro_batch, "global_batch: wanted at least micro_batch")
-        _check(
+        with _checks() as check:
+            check(self.epochs >= 1, "epochs: wanted 1 or more")
+            check(self.micro_batch >= 2, "micro_batch: wanted 2 or more clips (batch norm needs two)")
+            check(self.global_batch >= self.micro_batch, "global_batch: wanted at least micro_batch")
+            if self.global_batch >= self.micro_batch >= 2:
+                self._check_slots(check)
+            check(0.0 < self.lr <= 1000.0, "lr: wanted more than 0 and at most 1000")
+            check(0.0 <= self.ema < 1.0, "ema: wanted 0 to below 1, such as 0.999")
+            check(0.0 < self.factor < 1.0, "factor: wanted more than 0 and less than 1")
+            check(min(self.step_epochs, self.patience) >= 1, "step_epochs, patience: wanted 1 or more")
+            check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
+            check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
+            rates = min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm)
+            check(rates >= 0.0, "warmup_epochs, weight_decay, clip_grad_norm: wanted 0 or more")
+            check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")
+            check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
+            check(self.log_minutes >= 0.0, "log_minutes: wanted 0 or more")
+            check(
+                not self.zero or self.reduction == "fast",
+                "zero, reduction: the order in which DeepSpeed adds gradients is not fixed, so it is never exact; "
+                "use --set train.reduction=fast, or --set train.zero=0",
+            )
+            check(
+                not self.zero or self.precision != "fp16",
+                "zero, precision: fp16 needs a gradient scaler, which does not work with ZeRO; "
+                "use --set train.precision=bf16, or --set train.zero=0",
+            )
+            check(
+                min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more"
+            )
+
+    def _check_slots(self, check: Callable[[bool, str], None]) -> None:
+        """Checks of what depends on global_batch / micro_batch, once that is a number."""
+        check(
             self.global_batch % self.micro_batch == 0,
             f"global_batch: wanted a multiple of micro_batch ({self.micro_batch})",
         )
-        _check(0.0 < self.lr <= 1000.0, "lr: wanted more than 0 and at most 1000")
-        _check(0.0 <= self.ema < 1.0, "ema: wanted 0 to below 1, such as 0.999")
-        _check(0.0 < self.factor < 1.0, "factor: wanted more than 0 and less than 1")
-        _check(min(self.step_epochs, self.patience) >= 1, "step_epochs, patience: wanted 1 or more")
-        _check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
-        _check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
-        _check(min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm) >= 0.0, "rates: wanted 0 or more")
-        _check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")
-        _check(
+        check(
             self.processes == 0 or self.slots % self.processes == 0,
             f"processes: {self.slots} slots (global_batch {self.global_batch} / micro_batch {self.micro_batch}) run on "
             f"{', '.join(str(n) for n in range(1, self.slots + 1) if self.slots % n == 0)} processes, "
             f"not {self.processes}; start one of these numbers, or use another --set train.micro_batch=...",
         )
-        _check(
+        check(
             self.reduction == "fast" or self.slots & (self.slots - 1) == 0,
             f"reduction: exact needs a power of two as number of slots, not {self.slots} "
             f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
-        _check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
-        _check(self.log_minutes >= 0.0, "log_minutes: wanted 0 or more")
-        _check(
-            not self.zero or self.reduction == "fast",
-            "zero, reduction: the order in which DeepSpeed adds gradients is not fixed, so it is never exact; "
-            "use --set train.reduction=fast, or --set train.zero=0",
-        )
-        _check(
-            not self.zero or self.precision != "fp16",
-            "zero, precision: fp16 needs a gradient scaler, which does not work with ZeRO; "
-            "use --set train.precision=bf16, or --set train.zero=0",
-        )
-        _check(min(self.keep, self.log_steps, self.eval_epochs) >= 1, "keep, log_steps, eval_epochs: wanted 1 or more")
 
     @property
     def slots(self) -> int:
@@ -337,8 +355,9 @@ class Config:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        _check(
-            not self.train.zero or self.data.on_bad == "fail",
-            "train.zero, data.on_bad: skipped clips change the weights of gradients that ZeRO has already added; "
-            "use --set data.on_bad=fail, or --set train.zero=0",
-        )
+        with _checks() as check:
+            check(
+                not self.train.zero or self.data.on_bad == "fail",
+                "train.zero, data.on_bad: skipped clips change the weights of gradients that ZeRO has already added; "
+                "use --set data.on_bad=fail, or --set train.zero=0",
+            )

@@ -1,6 +1,7 @@
 """Settings as TOML: reads a file and --set overrides into a Config, writes a Config, and compares two of them.
 
-`load(path, overrides)` returns a `Config`, or raises a `UsageError` with one line for each mistake.
+`load(path, overrides)` returns a `Config`, or raises a `UsageError` with one line for each mistake, which begins with
+where the value came from: the file, or --set.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from kws.config import PRESETS, Config, FrontEndConfig
-from kws.errors import UsageError, unreadable
+from kws.errors import UsageError, did_you_mean, unreadable
 from kws.renamed import REMOVED_SETTINGS, RENAMED_VALUES, current_value, renamed_note
 
 Note = Callable[[str], object]
@@ -27,7 +31,24 @@ def _no_note(_: str) -> None:
     """Drops the line."""
 
 
-def load(path: Path, overrides: Sequence[str] = (), note: Note = _no_note) -> Config:
+@dataclasses.dataclass(frozen=True)
+class Override:
+    """`section.key=value`, and the option that it came from, for messages."""
+
+    text: str
+    origin: str = "--set"
+
+    @property
+    def key(self) -> str:
+        """section.key"""
+        return self.text.partition("=")[0].strip()
+
+
+Origins = Mapping[str, Override]
+"""section.key -> the override that set it."""
+
+
+def load(path: Path, overrides: Sequence[str | Override] = (), note: Note = _no_note) -> Config:
     """Reads the TOML file and applies `a.b=c` overrides. Raises UsageError with every mistake in it.
 
     `note` is called with a line for each old name or removed setting that was read (kws/renamed.py).
@@ -35,48 +56,54 @@ def load(path: Path, overrides: Sequence[str] = (), note: Note = _no_note) -> Co
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise unreadable(error, path, "wanted a TOML file such as configs/quick.toml") from error
+        raise unreadable(error, path, "wanted a TOML file, or a name that `kws configs` lists") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
-    _apply(tree, overrides)
-    return parse(tree, str(path), note)
+    origins = _apply(tree, overrides)
+    return parse(tree, str(path), note, origins)
 
 
 def from_overrides(overrides: Sequence[str]) -> Config:
     """The defaults with `a.b=c` overrides. Raises UsageError with every mistake in them."""
     tree: dict[str, Any] = {}
-    _apply(tree, overrides)
-    return parse(tree, "--set")
+    origins = _apply(tree, overrides)
+    return parse(tree, "--set", origins=origins)
 
 
-def _apply(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Sets `a.b=c` in the tree.
+def _apply(tree: dict[str, Any], given: Sequence[str | Override]) -> Origins:
+    """Sets `a.b=c` in the tree. Returns which settings came from which override.
 
     Where an override chooses another preset, the values that the tree has from its present preset are removed first: a
     run's config.toml lists all settings, which would otherwise override the new preset.
     """
+    overrides = [item if isinstance(item, Override) else Override(item) for item in given]
     frontend = tree.get("frontend", {})
     present = current_value("frontend.augment", frontend.get("augment")) if isinstance(frontend, dict) else None
     changes: dict[str, Any] = {}
-    for text in overrides:
-        _override(changes, text)
+    for override in overrides:
+        _set(changes, override)
     wanted = current_value("frontend.augment", changes.get("frontend", {}).get("augment", present))
     if isinstance(present, str) and present in PRESETS and wanted != present:
         from_preset = json.loads(json.dumps(dataclasses.asdict(FrontEndConfig()) | PRESETS[present]))
         kept = ("features", "normalise")
         tree["frontend"] = {k: v for k, v in frontend.items() if k in kept or v != from_preset.get(k)}
-    for text in overrides:
-        _override(tree, text)
+    for override in overrides:
+        _set(tree, override)
+    return {override.key: override for override in overrides}
 
 
-def parse(tree: Mapping[str, Any], where: str, note: Note = _no_note) -> Config:
-    """A tree of plain values -> Config. `where` starts each line of an error; `note` is as for `load`."""
+def parse(
+    tree: Mapping[str, Any], where: str, note: Note = _no_note, origins: Origins = MappingProxyType({})
+) -> Config:
+    """A tree of plain values -> Config. `where` starts each line of an error, but for settings of `origins`; `note` is
+    as for `load`."""
     tree = _with_preset(_with_current_values(_without_removed(tree, where, note), note))
     try:
         # As JSON, because strict validation accepts arrays for tuples only there.
         return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise UsageError("\n".join(f"{where}: {_mistake(item)}" for item in error.errors())) from None
+        lines = [f"{place or where}: {line}" for item in error.errors() for place, line in _mistakes(item, origins)]
+        raise UsageError("\n".join(lines)) from None
 
 
 def _without_removed(tree: Mapping[str, Any], where: str, note: Note) -> Mapping[str, Any]:
@@ -116,10 +143,11 @@ def _with_preset(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**tree, "frontend": PRESETS[name] | frontend}
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
-    name, equals, value = text.partition("=")
+def _set(tree: dict[str, Any], override: Override) -> None:
+    name, equals, value = override.text.partition("=")
+    given = f"{override.origin} {override.text}"
     if not equals or not name.strip():
-        raise UsageError(f"--set {text}: wanted section.key=value, such as --set train.lr=0.05")
+        raise UsageError(f"{given}: wanted section.key=value, such as --set train.lr=0.05")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -128,24 +156,72 @@ def _override(tree: dict[str, Any], text: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise UsageError(f"--set {text}: {section} is a value, not a section")
+            raise UsageError(f"{given}: {section} is a value, not a section")
     tree[key] = parsed
 
 
-def _mistake(item: Any) -> str:
-    """The line for one of pydantic's errors: which setting, what was wanted, what was found."""
+def _mistakes(item: Any, origins: Origins) -> Iterator[tuple[str, str]]:
+    """The lines for one of pydantic's errors, each with the option that the value came from ("": the file): which
+    setting, what was wanted, what was found."""
     path = ".".join(str(part) for part in item["loc"])
+    # Of an array, the place of the wrong number follows the setting; of a union, the type that was tried.
+    override = next((origins[key] for key in (path, *_parents(path)) if key in origins), None)
+    origin = override.origin if override else ""
     if item["type"] == "unexpected_keyword_argument":
-        near = _closest_key(path)
-        return f"unknown key {path}" + (
-            f"; did you mean {near}?" if near else f"; the keys are {', '.join(known_keys())}"
-        )
-    if item["type"] != "value_error":
-        return f"{path}: {item['msg']}, found {item['input']!r}"
-    message: str = item["msg"].removeprefix("Value error, ")
+        yield origin, _unknown_key(path, override)
+    elif item["type"] == "value_error":
+        for message in item["msg"].removeprefix("Value error, ").split("\n"):
+            yield _origin_of_check(path, message, origins), _failed_check(path, message, item["input"])
+    else:
+        yield origin, f"{path}: {item['msg']}, found {item['input']!r}{_hint(item)}"
+
+
+def _parents(path: str) -> list[str]:
+    """a.b.0 -> [a.b, a]"""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+
+
+def _unknown_key(path: str, override: Override | None) -> str:
+    near = _closest_key(path)
+    if not near:
+        return f"unknown key {path}; the keys are {', '.join(known_keys())}"
+    value = override.text.partition("=")[2].strip() if override else ""
+    what_to_type = f" type --set {near}={value}" if "." in near and value else ""
+    return f"unknown key {path}; did you mean {near}?{what_to_type}"
+
+
+def _failed_check(path: str, message: str, values: Any) -> str:
+    """The message of a check in kws/config.py, which begins with the settings concerned, and what was found there."""
     names = message.partition(":")[0].split(", ")
-    found = ", ".join(f"{name} = {item['input'][name]!r}" for name in names if name in item["input"])
+    found = ", ".join(f"{name} = {values[name]!r}" for name in names if name in values)
     return (f"{path}: " if path else "") + message + (f"; found {found}" if found else "")
+
+
+def _origin_of_check(path: str, message: str, origins: Origins) -> str:
+    """Where a value came from that the message of a check mentions: an override made it fail, as the file alone would
+    be refused for its own values."""
+    words = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)?", message))
+    mentioned = words if not path else {f"{path}.{word}" for word in words} | words
+    return next((override.origin for key, override in origins.items() if key in mentioned), "")
+
+
+def _hint(item: Any) -> str:
+    """What to write instead of a value of a wrong type, where that is plain; "" otherwise."""
+    found, kind = item["input"], item["type"]
+    if kind == "literal_error" and isinstance(found, str):
+        return did_you_mean(found, re.findall(r"'([^']*)'", item["msg"]))
+    if kind.startswith("bool") and str(found).lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+        return f"; write {'true' if str(found).lower() in ('true', 'yes', 'on', '1') else 'false'}"
+    try:
+        number = float(str(found).replace(",", "."))
+    except ValueError:
+        return ""
+    if not math.isfinite(number) or isinstance(found, bool):
+        return ""
+    if kind.startswith("float"):
+        return f"; write {number:g}"
+    return f"; write {number:.0f}" if kind.startswith("int") and number.is_integer() else ""
 
 
 def _closest_key(path: str) -> str | None:

@@ -55,7 +55,7 @@ def find_config(given: Path) -> Path:
     if is_name and shipped.is_file():
         return shipped
     raise UsageError(
-        f"{given}: no such file{_nearest(given, name)}; `kws configs` lists the configs that come with kws"
+        f"{given}: no such file; `kws configs` lists the configs that come with kws{_nearest(given, name)}"
     )
 
 

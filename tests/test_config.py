@@ -56,6 +56,13 @@ def test_a_value_out_of_range_is_refused_with_key_and_value(section: str, key: s
     assert f"found {key} = {value}" in message
 
 
+def test_all_values_of_a_section_that_are_out_of_range_are_named_at_once() -> None:
+    message = refusal({"train": {"epochs": 0, "lr": 0.0, "micro_batch": 0, "zero": 1, "reduction": "exact"}})
+    assert len(message.splitlines()) == 4
+    assert all(line.startswith("here.toml: train: ") for line in message.splitlines())
+    assert len(refusal({"frontend": {"speed": 0.6, "mix": 1.1}, "data": {"window": 0}}).splitlines()) == 3
+
+
 def test_global_batch_must_be_a_multiple_of_micro_batch() -> None:
     message = refusal({"train": {"global_batch": 100, "micro_batch": 64}})
     assert "micro_batch (64)" in message

@@ -181,6 +181,72 @@ def _fitting(name: str) -> dict[str, object]:
     return {"global_batch": 1024} if name == "micro_batch" else {}
 
 
+# --- where a mistake comes from -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("train.lr=fast", "train.lr"),
+        ("train.epoch=3", "--set train.epochs=3"),
+        ("lr=0.1", "--set train.lr=0.1"),
+        ("train.epochs=0", "epochs = 0"),
+        ("train.processes=3", "1, 2, 4, 8"),
+        ("train.micro_batch=48", "micro_batch (48)"),  # its message is about global_batch, which the file sets
+        ("frontend.noise_snr_db=[1, x]", "frontend.noise_snr_db"),
+        ("train.zero=1", "data.on_bad"),
+        ("train=3", "train"),
+    ],
+)
+def test_a_mistake_of_an_override_is_blamed_on_it_and_not_on_the_file(
+    tmp_path: Path, override: str, wanted: str
+) -> None:
+    file = '[train]\nglobal_batch = 512\nmicro_batch = 64\n[data]\non_bad = "skip"\n'
+    with pytest.raises(UsageError) as error:
+        overridden(tmp_path, override, file="" if override == "train=3" else file)
+    assert str(error.value).startswith("--set: ")
+    assert "c.toml" not in str(error.value)
+    assert wanted in str(error.value)
+
+
+def test_mistakes_of_both_are_blamed_each_on_its_own(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        overridden(tmp_path, "train.ema=2", "train.lr=x", file='[data]\nwindow = "x"\n[model]\nnam = "a"\n')
+    lines = sorted(str(error.value).splitlines())
+    assert [line.partition(": ")[0] for line in lines] == ["--set"] + 2 * [str(tmp_path / "c.toml")]
+    with pytest.raises(UsageError) as error:
+        overridden(tmp_path, "train.ema=2", file="[train]\nepochs = 0\n[data]\nwindow = 0\n")
+    lines = sorted(str(error.value).splitlines())
+    assert [line.partition(": ")[0] for line in lines] == ["--set"] + 2 * [str(tmp_path / "c.toml")]
+
+
+def test_a_value_that_another_option_implies_is_blamed_on_that_option(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("")
+    with pytest.raises(UsageError, match=r"^--nodes: "):
+        settings_file.load(path, [settings_file.Override("train.processes=3", "--nodes")])
+
+
+@pytest.mark.parametrize(
+    ("override", "offered"),
+    [
+        ("train.optimizer=adam", "adamw"),
+        ("frontend.augment=modren", "modern"),
+        ("data.ledger=True", "true"),
+        ("data.ledger=no", "false"),
+        ("train.lr=0,05", "0.05"),
+        ("train.lr=.05", "0.05"),
+        ("train.epochs=3.0", "3"),
+    ],
+)
+def test_a_value_that_is_nearly_right_is_answered_with_what_to_write(
+    tmp_path: Path, override: str, offered: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        overridden(tmp_path, override)
+    assert re.search(rf"(did you mean|write) {re.escape(offered)}\b", str(error.value))
+
+
 # --- presets of the front end ---------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kws import __version__
+from kws.commands.parser import Parser
 
 EXIT_CODES = (
     "exit codes: 0 success; 1 failure; 2 usage or environment error: the message says how to fix it; "
@@ -16,7 +17,7 @@ EXIT_CODES = (
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of `kws`; the parsed arguments hold the command's name as `command`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="kws",
         description="Train keyword-spotting networks, on one laptop core or on many GPU nodes, from the same shards.",
         epilog=EXIT_CODES,

@@ -74,7 +74,7 @@ def find_files(kind: str, names: Sequence[str] = ()) -> list[ShippedFile]:
     for name in names:
         if not any(_matches(path, name) for path in paths):
             raise UsageError(
-                f"kws configs {name}: no such file{did_you_mean(name, known)}; the names are {_some(known)}"
+                f"kws configs {name}: no such file; the names are {_some(known)}{did_you_mean(name, known)}"
             )
     return [_describe(path) for path in paths if not names or any(_matches(path, name) for name in names)]
 

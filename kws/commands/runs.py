@@ -12,24 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from kws.commands.terminal import FAILED, OK, USAGE, console, progress
+from kws.errors import UsageError, did_you_mean
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Trains or resumes a run; with --check only shows what would happen."""
     from kws import settings_file, shipped_files
     from kws.distributed import parent_death
+    from kws.models import names
 
     parent_death.end_with_launcher()
     notes: list[str] = []
     path = shipped_files.find_config(arguments.config)
     config = settings_file.load(path, arguments.set, notes.append)
+    names.refuse_unknown(config.model.name)
     run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / path.stem
     from kws.distributed import deepspeed_zero, process_group, signals
     from kws.run import folder as run_folder
     from kws.training.trainer import Trainer
 
     stage = deepspeed_zero.resolve_stage(config.train.zero)  # perhaps from accelerate; checked with the other settings
-    config = settings_file.load(path, [*arguments.set, f"train.zero={stage}"])
+    by_launcher = settings_file.Override(f"train.zero={stage}", "train.zero and accelerate's zero_stage")
+    config = settings_file.load(path, [*arguments.set, by_launcher])
     threads = config.train.threads or run_folder.recorded_threads(run)
     with process_group.start(dataclasses.replace(config.train, threads=threads)) as ranks:
         trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
@@ -76,6 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from kws.distributed import parent_death
 
     parent_death.end_with_launcher()
+    _check_split(arguments.split)
     from kws.distributed import process_group
     from kws.evaluation import evaluate
 
@@ -92,6 +97,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
         if ranks.is_main and len(arguments.runs) > 1 and not arguments.json:
             print(f"next: kws compare {' '.join(map(str, arguments.runs))}")
     return OK
+
+
+def _check_split(name: str) -> None:
+    """Raises UsageError for a split that no corpus has."""
+    if name not in ("test", "valid", "train", "noise"):  # noise is refused later, with the reason
+        near = did_you_mean(name, ("test", "valid", "train"))
+        raise UsageError(f"--split {name}: no such split; wanted test, valid or train{near}")
 
 
 def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
@@ -114,6 +126,7 @@ def compare(arguments: argparse.Namespace) -> int:
     """Shows evaluated runs as a table; with --out also writes it as files."""
     from kws.results import compare, compare_text
 
+    _check_split(arguments.split)
     found = compare.compare(arguments.runs, arguments.split)
     if arguments.out:
         compare_text.write_comparison(found, arguments.out)

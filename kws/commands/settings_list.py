@@ -65,7 +65,7 @@ def find_settings(words: Sequence[str] = ()) -> list[Setting]:
         names = dict.fromkeys(word for item in known for word in (item.name, *re.split(r"[._]", item.name)))
         near = "".join(did_you_mean(word, names) for word in words)
         raise UsageError(
-            f"settings {' '.join(words)}: no setting mentions this{near}; kws settings without a word lists all"
+            f"settings {' '.join(words)}: no setting mentions this; kws settings without a word lists all{near}"
         )
     return found
 

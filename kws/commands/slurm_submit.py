@@ -21,6 +21,7 @@ from pathlib import Path
 from kws import settings_file, shipped_files
 from kws.data import index
 from kws.errors import UsageError, cannot_write, unreadable
+from kws.models import names
 from kws.run import folder as run_folder
 from kws.run import lock
 
@@ -104,7 +105,9 @@ def _check(submission: Submission) -> None:
         raise UsageError("two configs of the same name would use the same run folder; rename one")
     processes = submission.nodes * (submission.gpus or submission.tasks)
     for config in submission.configs:
-        settings = settings_file.load(config, [f"train.processes={processes}", *submission.changes])
+        by_shape = settings_file.Override(f"train.processes={processes}", "--nodes, --gpus, --tasks")
+        settings = settings_file.load(config, [by_shape, *submission.changes])
+        names.refuse_unknown(settings.model.name)
         index.load(Path(settings.data.shards))
         run = submission.run_of(config)
         lock.refuse_if_in_use(run)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kws import shipped_files
-from kws.errors import UsageError, unreadable
+from kws.errors import UsageError, did_you_mean, unreadable
 
 _CHUNK_BYTES = 1 << 22
 _KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
@@ -60,8 +60,9 @@ def find(name: str) -> Recipe:
     folder = shipped_files.folder("shards")
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
-        raise UsageError(f"{name}: no such recipe; known are {known or 'none'}; or give a file, NAME.toml")
+        names = sorted(path.stem for path in folder.glob("*.toml"))
+        near, known = did_you_mean(name.removesuffix(".toml"), names), ", ".join(names)
+        raise UsageError(f"{name}: no such recipe; known are {known or 'none'}; or give a file, NAME.toml{near}")
     return load(path)
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 
 from kws import shipped_files
 from kws.corpus.recording import to_nfc
-from kws.errors import UsageError, unreadable
+from kws.errors import UsageError, did_you_mean, unreadable
 from kws.renamed import current_value, old_value, renamed_note
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
@@ -156,7 +156,8 @@ def load(name: str, note: Callable[[str], object] = lambda line: None) -> Defini
         return _read(shipped_files.folder("shards/tasks") / f"{current}.toml")
     if not name.endswith(".toml"):
         known = ", ".join([WORDS, *names()])
-        raise UsageError(f"data.task: no task {name!r}; known are {known}; or give a file of your own, FILE.toml")
+        near = did_you_mean(name, [WORDS, *names()])
+        raise UsageError(f"data.task: no task {name!r}; known are {known}; or give a file of your own, FILE.toml{near}")
     found = _read(Path(name))
     frozen = found.name in names() and load(found.name)
     if found.name == WORDS or (frozen and differences(frozen.tree(), found.tree())):

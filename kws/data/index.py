@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws import files
-from kws.errors import UsageError, unreadable
+from kws.errors import UsageError, did_you_mean, unreadable
 
 VERSION = 2
 SPLITS = ("train", "valid", "test", "noise")
@@ -110,7 +110,8 @@ class Index:
         found = self.splits.get(name)
         if found is None or len(found) == 0:
             filled = ", ".join(key for key, split in self.splits.items() if len(split)) or "none"
-            raise UsageError(f"{self.root}: no clips in split {name!r}; splits with clips: {filled}")
+            near = "" if name in self.splits else did_you_mean(name, self.splits)
+            raise UsageError(f"{self.root}: no clips in split {name!r}; splits with clips: {filled}{near}")
         return found
 
 

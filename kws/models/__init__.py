@@ -3,7 +3,7 @@
 May import: kws.errors only (and torch). Knows no audio, no corpus and no training.
 
 Read in this order:
-    registry     every network by name; build_model
+    registry     every network by name; build_model. names: the same names without torch
     tc_resnet, ds_cnn, ...   one family per file; a family imports no other
     layers, depthwise        layers that several families share
     recompute    gradient checkpointing; cost, memory: what a network costs

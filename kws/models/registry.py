@@ -7,7 +7,6 @@ A network maps float features (B, 1, F, N) to logits (B, classes): F bands by N 
 for each name, and the module in setup.cfg (contract "families").
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from kws.errors import UsageError
+from kws.errors import UsageError, close_names
 from kws.models import (
     bcresnet,
     densenet,
@@ -211,8 +210,9 @@ def head_tensor_names(name: str, num_classes: int, in_shape: InShape) -> set[str
 def _entry(name: str) -> Entry:
     if name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.0)[0]
-    raise UsageError(f"no model is called {name!r}; did you mean {near!r}? kws models lists all names")
+    near = " or ".join(map(repr, close_names(name, MODELS)))
+    hint = f"did you mean {near}? " if near else ""
+    raise UsageError(f"no model is called {name!r}; {hint}kws models lists all names")
 
 
 def _check_shape(name: str, entry: Entry, in_shape: InShape) -> None:

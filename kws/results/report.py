@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kws import files
-from kws.errors import UsageError
 from kws.results import records
 from kws.results.confusion_picture import confusion_png
 from kws.results.formats import (
@@ -21,6 +20,7 @@ from kws.results.mistake_cards import mistake_cards
 from kws.results.page import PageContent, render, tiles
 from kws.results.plots import confusion_matrix, training_curves
 from kws.results.records import Row, SamplingAudit, rows_of
+from kws.run import folder as run_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,9 +76,7 @@ def write_report(run: Path, sampling: SamplingAudit | None = None) -> tuple[Path
 
 
 def _read_run(run: Path, sampling: SamplingAudit | None) -> PageContent:
-    config = run / "config.toml"
-    if not config.is_file():
-        raise UsageError(f"{run}: found no config.toml; wanted a run folder, such as kws report runs/demo")
+    config = run_folder.find_settings(run)
     lines = records.read_lines(run / "metrics.jsonl")
     events, results = records.without_repeats(lines), records.read_results(run)
     return PageContent(

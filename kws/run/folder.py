@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +17,46 @@ from kws import files, settings_file
 from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition
-from kws.errors import UsageError, cannot_write, unreadable
+from kws.errors import UsageError, cannot_write, close_names, unreadable
 
 
 def read_config(run: Path) -> Config:
     """The settings of a run folder. Raises UsageError if it has none."""
+    return settings_file.load(find_settings(run))
+
+
+def find_settings(run: Path) -> Path:
+    """The config.toml of a run folder. Raises UsageError, which says what is there instead, if it has none."""
     path = run / "config.toml"
     if not path.is_file():
-        raise UsageError(f"{run}: not a run folder (no config.toml); wanted the --run of a kws train")
-    return settings_file.load(path)
+        raise UsageError(f"{run}: not a run folder (no config.toml); {_what_is_there(run)}")
+    return path
+
+
+def _what_is_there(run: Path) -> str:
+    """What a folder is that is no run folder, and which one may be meant."""
+    if run.is_file():
+        return "it is a file; wanted the --run of a kws train, before any other files"
+    if (run / "index" / "index.json").is_file():
+        return "it is a packed corpus; wanted the --run of a kws train"
+    if (run.parent / "config.toml").is_file():
+        return f"did you mean {run.parent}?"
+    runs = _runs_in(run)
+    if runs:
+        more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
+        return f"it holds the run folders {', '.join(runs[:5])}{more}: name one, such as {run / runs[0]}"
+    found = "nothing is there" if not run.exists() else "wanted the --run of a kws train"
+    root = Path(os.environ.get("KWS_RUNS", "runs"))
+    known = [str(folder / name) for folder in dict.fromkeys((run.parent, root)) for name in _runs_in(folder)]
+    near = close_names(str(run), known) or [
+        path for path in known if Path(path).name in close_names(run.name, [Path(path).name])
+    ]
+    return found + (f"; did you mean {' or '.join(near[:3])}?" if near else "")
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """Names of the run folders in a folder, sorted."""
+    return sorted(path.parent.name for path in folder.glob("*/config.toml"))
 
 
 def check_settings(run: Path, config: Config, description: dict[str, Any]) -> None:

@@ -163,5 +163,5 @@ def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(str(tmp_path))) as caught:
         write_report(tmp_path)
     assert "config.toml" in str(caught.value)
-    assert "kws report" in str(caught.value)
+    assert "--run" in str(caught.value)
     assert not list(tmp_path.iterdir())

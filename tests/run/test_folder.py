@@ -215,3 +215,26 @@ def test_a_task_file_may_be_deleted(tmp_path: Path) -> None:
 def test_a_run_json_without_task_is_refused(tmp_path: Path) -> None:
     start_and_save(tmp_path, task=None)
     assert "task's name: None there, v2-12 now" in refusal(tmp_path)
+
+
+def test_a_folder_that_is_no_run_says_what_is_there_and_which_run_is_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KWS_RUNS", str(tmp_path / "runs"))
+    run = tmp_path / "runs" / "quick"
+    run_folder.record_settings(run, Config(), {})
+    (run / "eval").mkdir()
+    (tmp_path / "corpus" / "index").mkdir(parents=True)
+    (tmp_path / "corpus" / "index" / "index.json").write_text("{}")
+    for wrong, said in {
+        tmp_path / "runs" / "qiuck": f"did you mean {run}?",
+        tmp_path / "quick": f"did you mean {run}?",
+        run / "eval": f"did you mean {run}?",
+        tmp_path / "runs": str(run),
+        tmp_path / "corpus": "packed corpus",
+        run / "config.toml": "file",
+    }.items():
+        with pytest.raises(UsageError) as error:
+            run_folder.read_config(wrong)
+        assert str(error.value).startswith(f"{wrong}: ")
+        assert said in str(error.value)
