@@ -87,8 +87,7 @@ def _repetition(
     table: Table, raw: RawRow, entry: Entry, found: Survey, first_of: dict[int, tuple[str, Entry]]
 ) -> tuple[str, bool]:
     """Why a row that repeats an earlier one is left out, and whether that is a fault; ("", False) for the first."""
-    key = audio_key(entry)
-    if raw.data is not None or key not in found.repeated_audio:
+    if raw.data is not None or not found.repeated_audio or (key := audio_key(entry)) not in found.repeated_audio:
         return "", False
     where, first = first_of.setdefault(key, (table.where(raw.line), entry))
     if first is entry:
@@ -102,10 +101,9 @@ def _repetition(
 def _clip(table: Table, raw: RawRow, entry: Entry, found: Survey) -> Clip:
     file = to_nfc(entry.path.rpartition("/")[2])
     base = excerpt_name(file, entry.span) if entry.span else file
-    word = found.word_of_number.get(entry.word, entry.word)
-    name = f"{word}/{base}"
-    if name_key(entry) in found.repeated_names:
-        name = _longer_name(table, raw, entry, found.root, f"{word}/{base}")
+    name = f"{found.word_of_number.get(entry.word, entry.word)}/{base}"
+    if found.repeated_names and name_key(entry) in found.repeated_names:
+        name = _longer_name(table, raw, entry, found.root, name)
     speaker = entry.speaker or (speaker_of_long_recording if entry.span else speaker_from_name)(file)
     return Clip(
         table.name, name, "" if raw.data is not None else entry.path, raw.data, speaker, entry.split,

@@ -14,7 +14,7 @@ from kws.audio import codec
 AUDIO = (
     "path", "file_name", "filename", "file", "file_path", "filepath", "audio_filepath", "audio_file_path",
     "audio_path", "audio_file", "audio_filename", "audio", "wav", "wav_path", "wav_file", "wav_filename", "fname",
-    "clip", "clip_path",
+    "clip", "clip_path", "link",
 )  # fmt: skip
 WORDS = (
     ("word", "keyword", "command"),

@@ -33,8 +33,15 @@ class PathRule:
     ending: str = ""
     is_windows: bool = False
 
+    def __post_init__(self) -> None:
+        is_plain = not (self.parts or self.ending or self.is_windows)
+        object.__setattr__(self, "_prefix", (f"{self.folder}/" if self.folder else "") if is_plain else None)
+
     def apply(self, written: str) -> str:
         """The path of the audio file in the place."""
+        prefix: str | None = self._prefix  # type: ignore[attr-defined]
+        if prefix is not None and written[:1] != "/" and "./" not in written and "//" not in written:
+            return prefix + written  # the usual case, as tables may have millions of rows
         path = written.replace("\\", "/") if self.is_windows else written
         if self.parts:
             path = "/".join(_parts(path)[-self.parts :])
@@ -45,13 +52,13 @@ class PathRule:
         path = posixpath.join(self.folder, path)
         return posixpath.normpath(path) if "./" in path or "//" in path else path
 
-    def describe(self, table_folder: str) -> str:
-        """What is unusual about it, in words; "" where paths are used as written, relative to the table's folder."""
+    def describe(self, usual_folder: str) -> str:
+        """What is unusual about it, in words; "" where paths are used as written, relative to the usual folder."""
         words = []
         if self.parts:
             words.append(f"only the last {self.parts} parts of each path fit" if self.parts > 1 else
                          "only the file name of each path fits")  # fmt: skip
-        if self.folder != table_folder:
+        if self.folder.rstrip("/") != usual_folder.rstrip("/"):
             words.append(f"its paths are relative to {self.folder or 'the folder above'}")
         if self.ending:
             words.append(f"its paths are read with the ending {self.ending.lstrip('+')}")

@@ -61,7 +61,8 @@ class Folder:
 
     def is_file(self, path: str) -> bool:
         """Whether there is a file at the path."""
-        return os.path.isfile(os.path.join(self.root, path))  # noqa: PTH113, PTH118  # Path.is_file raises for long names
+        # Path.is_file raises for long names. This is called for every row of a table.
+        return os.path.isfile(path if path[:1] == "/" else f"{self.root}/{path}")  # noqa: PTH113
 
     def is_folder(self, path: str) -> bool:
         """Whether there is a folder at the path."""

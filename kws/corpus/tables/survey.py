@@ -57,9 +57,9 @@ def audio_key(entry: Entry) -> int:
 
 def is_sentence(text: str) -> bool:
     """Whether a text is rather a sentence than a keyword of a few words."""
-    return len(text.split()) > _MOST_WORDS or (
-        len(text) > _MOST_LETTERS and len(_WITHOUT_SPACES.findall(text)) > _MOST_LETTERS
-    )
+    if len(text) <= _MOST_LETTERS:
+        return False
+    return len(text.split()) > _MOST_WORDS or len(_WITHOUT_SPACES.findall(text)) > _MOST_LETTERS
 
 
 @dataclasses.dataclass
@@ -83,12 +83,12 @@ class Survey:
         """The row, checked; or None, why it is left out, and whether that is a fault."""
         if raw.left_out:
             return None, raw.left_out, False
+        if table.is_text and is_sentence(raw.word):
+            return None, "a sentence, no keyword", False
         try:
             entry = check(table, raw, self.rules.get(id(table)))
         except ValueError as error:
             return None, str(error), True
-        if table.is_text and is_sentence(entry.word):
-            return None, "a sentence, no keyword", False
         if entry.span and _is_from_start(raw) and self._is_whole(table, entry.path):
             entry = entry._replace(span=None)
         return entry, "", False
@@ -151,6 +151,8 @@ class _Reading:
         self._numbers: set[str] | None = set()
         self._with_split, self._without_split, self._num_without = "", list[str](), 0
         self._num_rows = 0
+        self._excerpts: dict[int, dict[str, Span]] = {}
+        """Of each table, some excerpts that start at 0, by their files."""
 
     def find_files(self, table: Table) -> None:
         """Finds out where the table's audio files are."""
@@ -165,33 +167,32 @@ class _Reading:
 
         rule = find_rule(table.place, table.folder, written())
         self._found.rules[id(table)] = rule
-        if rule and (unusual := rule.describe(table.folder)):
+        if rule and (unusual := rule.describe(posixpath.join(table.folder, table.audio_folder))):
             self._found.notes.append(f"{table.name}: {unusual}")
 
     def read(self, table: Table) -> None:
         """Reads all rows of a table."""
         rule, num_sentences, num_rows = self._found.rules.get(id(table)), 0, 0
-        excerpts = list[tuple[str, Span]]()
+        excerpts = dict[str, Span]()
         for raw in table.raw_rows(with_audio=False):
             if raw.left_out:
                 continue
             num_rows += 1
+            if table.is_text and is_sentence(raw.word):
+                num_sentences += 1
+                continue
             try:
                 entry = check(table, raw, rule)
             except ValueError as error:
                 self._mistake(table, raw, str(error))
                 continue
-            if table.is_text and is_sentence(entry.word):
-                num_sentences += 1
-                continue
             self._add(table, raw, entry)
-            if entry.span and _is_from_start(raw) and len(excerpts) < _CHECKED_LENGTHS:
-                excerpts.append((entry.path, entry.span))
+            if entry.span and _is_from_start(raw) and len(excerpts) < 16 * _CHECKED_LENGTHS:
+                excerpts[entry.path] = entry.span
         self._num_rows += num_rows
         if num_sentences * 2 > num_rows:
             raise UsageError(_sentences(table, num_sentences, num_rows))
-        if excerpts and any(_is_shorter(table, path, span) for path, span in excerpts):
-            self._found.all_excerpts.add(id(table))
+        self._excerpts[id(table)] = excerpts
         self._found.notes += table.notes
 
     def _add(self, table: Table, raw: RawRow, entry: Entry) -> None:
@@ -201,11 +202,11 @@ class _Reading:
                 self._numbers.add(entry.word)
                 if not _NUMBER.fullmatch(entry.word) or len(self._numbers) > _MOST_NUMBERS:
                     self._numbers = None
-        if raw.start and raw.duration:
+        if entry.span and raw.duration:
             self._excerpted.append(hash(entry.path))
         if raw.data is None:
             self._audio.append(audio_key(entry))
-            folder = posixpath.dirname(entry.path)
+            folder = entry.path.rpartition("/")[0]
             if self._root is None:
                 self._root = folder
             elif folder != self._root and not folder.startswith(f"{self._root}/") and self._root:
@@ -232,6 +233,7 @@ class _Reading:
         found.repeated_names, found.repeated_audio = _repeated(self._names), _repeated(self._audio)
         found.excerpted, found.root = _repeated(self._excerpted), self._root or ""
         self._name_numbers()
+        self._check_lengths()
         if found.repeated_audio:
             self._find_duplicates()
         if self._with_split:
@@ -256,6 +258,13 @@ class _Reading:
                 f"{table.where(raw.line)}: {raw.audio}: no such file, and none of the others; wanted paths relative to "
                 f"{posixpath.join(table.place.name, table.folder) or '.'}"
             )
+
+    def _check_lengths(self) -> None:
+        """Finds the tables in which excerpts that start at 0 are not the whole files."""
+        for table in self._tables:
+            alone = [item for item in self._excerpts[id(table)].items() if hash(item[0]) not in self._found.excerpted]
+            if any(_is_shorter(table, path, span) for path, span in alone[:_CHECKED_LENGTHS]):
+                self._found.all_excerpts.add(id(table))
 
     def _name_numbers(self) -> None:
         """Finds the words that numeric labels stand for."""

@@ -60,9 +60,11 @@ class Table:
     is_strict: ClassVar[bool] = True
     may_be_partial: ClassVar[bool] = False
     may_repeat: ClassVar[bool] = True
+    audio_folder: ClassVar[str] = ""
+    """Where the format has its audio files, below the table's folder."""
     is_text: bool = dataclasses.field(default=False, init=False)
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """Its path, for messages."""
         return posixpath.join(self.place.name, self.path)
