@@ -140,6 +140,7 @@ def _add_pack(commands: Any) -> None:
         "--allow-leaks", action="store_true",
         help="accept a speaker or a recording in two splits, and a recording under two words",
     )  # fmt: skip
+    _add_allow_faults(pack)
     pack.add_argument(
         "--processes", type=int, metavar="N",
         help="number of worker processes (default: one per core); the shards do not depend on it",
@@ -147,6 +148,13 @@ def _add_pack(commands: Any) -> None:
     pack.add_argument(
         "--part", metavar="I/N",
         help="pack only part I of N of the recordings, into DIR/part-I-of-N; when all parts exist, run kws index DIR",
+    )  # fmt: skip
+
+
+def _add_allow_faults(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-faults", metavar="N|PERCENT",
+        help="exit code 0 although up to N recordings, or up to 1%% of them, were left out as damaged (default 0)",
     )  # fmt: skip
 
 
@@ -202,6 +210,7 @@ def _add_index(commands: Any) -> None:
     index.add_argument(
         "--words", metavar="FILE|A,B", help="the words, for shards that store them as numbers, in the order of these"
     )
+    _add_allow_faults(index)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kws.commands.allowed_faults import NONE_ALLOWED, AllowedFaults
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, USAGE, console, live_line, meter, progress, stoppable
 from kws.errors import UsageError
 
@@ -124,6 +125,7 @@ def pack(arguments: argparse.Namespace) -> int:
     from kws.packing import pack
 
     *sources, out = arguments.paths
+    allowed = AllowedFaults.parse(arguments.allow_faults)
     if not sources:
         raise UsageError("pack: wanted one or more sources and then a folder for the shards: kws pack SRC... DIR")
     part = _part(arguments.part) if arguments.part else pack.WHOLE
@@ -145,7 +147,7 @@ def pack(arguments: argparse.Namespace) -> int:
     corpus, report = _pack(sources, out, options, _processes(arguments.processes))
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):
         _measure_features(corpus)
-    return _show_packed(corpus, report, recipe, arguments.json)
+    return _show_packed(corpus, report, recipe, arguments.json, allowed)
 
 
 def _pack(sources: Sequence[Path], out: Path, options: PackOptions, processes: int) -> tuple[Index, PackReport]:
@@ -173,21 +175,27 @@ def _counts_text(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _show_packed(corpus: Index, report: PackReport, recipe: Recipe | None, as_json: bool) -> int:
+def _show_packed(
+    corpus: Index, report: PackReport, recipe: Recipe | None, as_json: bool, allowed: AllowedFaults = NONE_ALLOWED
+) -> int:
     """Shows what was packed and how it differs from the recipe; returns the exit code."""
     from kws.corpus import recipe as recipes
 
     clips = _counts(corpus)
-    faults = report.skipped + (recipes.differences(recipe, corpus.words, clips) if recipe else [])
+    differs = recipes.differences(recipe, corpus.words, clips) if recipe else []
+    left_out, packed, faults = len(report.skipped), sum(clips.values()), report.skipped + differs
+    code = FAILED if differs else allowed.exit_code(left_out, packed)
     if as_json:
         print(json.dumps({"clips": clips, "content_id": corpus.content_id, "faults": faults, "notes": report.notes}))
-        return FAILED if faults else OK
+        return code
     for note in report.notes:
         print(f"note: {note}")
     for line in faults:
         print(f"fault: {line}", file=sys.stderr)
+    if left_out:
+        print(allowed.line(left_out, packed), file=sys.stderr)
     print(f"{corpus.root}: {_counts_text(clips)}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
-    return FAILED if faults else OK
+    return code
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -231,25 +239,30 @@ def index(arguments: argparse.Namespace) -> int:
     """Makes the index for existing shards."""
     from kws.packing import contents, external_index, leaks
 
+    allowed = AllowedFaults.parse(arguments.allow_faults)
     words = external_index.read_words(arguments.words) if arguments.words else None
     with progress("indexing") as show:
         index, report = external_index.index_shards(
             arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show
         )
     clips = _counts(index)
+    left_out, packed = len(report.skipped), sum(clips.values())
+    code = allowed.exit_code(left_out, packed)
     if arguments.json:
         print(json.dumps({"clips": clips, "content_id": index.content_id, "words": list(index.words),
                           "leaks": leaks.leaks_in_index(index).counts, "faults": report.skipped,
                           "notes": report.notes}))  # fmt: skip
-        return FAILED if report.skipped else OK
+        return code
     notes = report.notes + contents.split_notes(index)
     for note in notes + leaks.describe_index(index) + contents.shuffle_lines(index):
         print(f"note: {note}")
     for line in report.skipped:
         print(f"left out: {line}", file=sys.stderr)
+    if left_out:
+        print(allowed.line(left_out, packed), file=sys.stderr)
     words_text = f"{len(index.words)} words; corpus {index.content_id}"
     print(f"{index.root}: {_counts_text(clips)}; {words_text}; next: kws inspect {index.root}")
-    return FAILED if report.skipped else OK
+    return code
 
 
 def inspect(arguments: argparse.Namespace) -> int:
