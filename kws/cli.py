@@ -7,22 +7,29 @@ it; 75 stopped and saved, the same command resumes; 130 interrupted with Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from kws.commands import config_files, corpus, runs, settings_list
+from kws.commands import config_files, corpus, runs, settings_list, streams
 from kws.commands.arguments import make_parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
-    arguments = make_parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+    """Runs one command and returns its exit code. `argv`: its arguments; None: those of this process."""
+    if argv is None:
+        streams.use_utf8()
+    with streams.standard_streams(lasting=False):
+        arguments = make_parser().parse_args(argv)
+    # A run must not be lost because nobody reads its output any more.
+    with streams.standard_streams(lasting=arguments.command == "train"):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Carries out the command; turns errors into a line and an exit code."""
     try:
         code = COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
@@ -31,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"kws: {error}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:  # a subclass of OSError, so it comes first
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED if arguments.command == "train" else OK  # `kws inspect ... | head` is not a failure
+        return OK  # `kws inspect ... | head` is not a failure
     except PeerError as error:
         if str(error):
             print(f"kws: {error}; see its output, then run the same command again to resume", file=sys.stderr)

@@ -131,14 +131,13 @@ def _disk(name: str, path: object) -> str:
         return "it is mounted read-only: use another folder or mount it writable"
     if name == "EDQUOT":
         return "this user's quota is used up, though the disk may have room (quota -s): remove files of your own"
-    if not isinstance(path, str | bytes | os.PathLike):
+    if not isinstance(path, str | bytes | os.PathLike) or path in ("stdout", "stderr"):
         return "free some space"
     place = Path(os.fsdecode(path)).absolute()
     if place.is_relative_to(SHARED_MEMORY):
         return shared_memory_advice()
-    if place.is_relative_to(tempfile.gettempdir()):
-        return f"free space in {tempfile.gettempdir()}, or name another folder: TMPDIR=DIR"
-    return f"free some space ({_free(place)})"
+    elsewhere = "; for temporary files: TMPDIR=DIR" if place.is_relative_to(tempfile.gettempdir()) else ""
+    return f"free some space ({_free(place)}{elsewhere})"
 
 
 def _free(path: Path) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from kws import __version__
-from kws.commands.parser import Parser
+from kws.commands.parser import Parser, path
 
 EXIT_CODES = (
     "exit codes: 0 success; 1 failure; 2 usage or environment error: the message says how to fix it; "
@@ -53,7 +52,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def _add_synth(commands: Any) -> None:
     synth = _command(commands, "synth", "make a spoken corpus with espeak-ng", "kws synth data/spoken --voices 96")
-    synth.add_argument("dir", type=Path, help="new folder for the corpus, in the layout of Speech Commands")
+    synth.add_argument("dir", type=path, help="new folder for the corpus, in the layout of Speech Commands")
     synth.add_argument(
         "--words", metavar="FILE|A,B",
         help="the words, in any script, as a list or a file with one word per line (default: sixteen English words)",
@@ -82,7 +81,7 @@ def _add_fetch(commands: Any) -> None:
     fetch.add_argument(
         "name", metavar="NAME", help="name of a recipe in shards/, such as speech_commands_v0.01, or a TOML file"
     )
-    fetch.add_argument("dir", type=Path, metavar="DIR", help="folder for the shards")
+    fetch.add_argument("dir", type=path, metavar="DIR", help="folder for the shards")
     fetch.add_argument(
         "--url", metavar="U", help="address of the archive: http(s)://, or a local file, which is read in place"
     )
@@ -96,7 +95,7 @@ def _add_record(commands: Any) -> None:
     record.add_argument(
         "word", help="the word to say; `noise` records the room without a voice, into _background_noise_"
     )
-    record.add_argument("dir", type=Path, help="folder of word folders, for kws pack; existing files are kept")
+    record.add_argument("dir", type=path, help="folder of word folders, for kws pack; existing files are kept")
     record.add_argument("--count", type=int, default=20, help="number of takes to keep (default 20)")
     record.add_argument(
         "--speaker", default="me", metavar="NAME", help="the speaker, which becomes part of the file names (default me)"
@@ -108,7 +107,7 @@ def _add_pack(commands: Any) -> None:
     pack = _command(commands, "pack", "pack recordings into shards with an index", "kws pack a.tar b.tar.gz data/mine")
     pack.usage = "kws pack [options] SRC [SRC ...] DIR"
     pack.add_argument(
-        "paths", type=Path, nargs="+", metavar="SRC",
+        "paths", type=path, nargs="+", metavar="SRC",
         help="sources, then the folder for the shards; a source is a folder or tar archive of WORD/FILE, "
         "or a CSV of clips (docs/data.md)",
     )  # fmt: skip
@@ -162,7 +161,7 @@ def _add_inspect(commands: Any) -> None:
     inspect = _command(
         commands, "inspect", "show what a packed corpus holds", "kws inspect data/mine --clip train/0 --out clip.png"
     )
-    inspect.add_argument("dir", type=Path, help="folder of a packed corpus")
+    inspect.add_argument("dir", type=path, help="folder of a packed corpus")
     inspect.add_argument(
         "--task", metavar="NAME|FILE",
         help="show the number of clips per class of a task: v1-30, v2-35, v1-12, v2-12, v1-12-full or a TOML file",
@@ -171,10 +170,10 @@ def _add_inspect(commands: Any) -> None:
         "--clip", metavar="NAME",
         help="draw a clip (its name, or SPLIT/NUMBER) as the network sees it, without and with augmentation",
     )  # fmt: skip
-    inspect.add_argument("--out", type=Path, metavar="PNG", help="with --clip: file for the picture (default NAME.png)")
+    inspect.add_argument("--out", type=path, metavar="PNG", help="with --clip: file for the picture (default NAME.png)")
     inspect.add_argument("--draws", type=int, default=4, help="with --clip: number of augmented variants (default 4)")
     inspect.add_argument(
-        "--config", type=Path, help="with --clip: TOML file, or a name of kws configs, whose front end is used"
+        "--config", type=path, help="with --clip: TOML file, or a name of kws configs, whose front end is used"
     )
     inspect.add_argument(
         "--set", action="append", default=[], metavar="A.B=C",
@@ -187,7 +186,7 @@ def _add_verify(commands: Any) -> None:
         commands, "verify", "check a packed corpus against its index, or a run's ledger against its plan",
         "kws verify data/mine",
     )  # fmt: skip
-    verify.add_argument("dir", type=Path, help="folder of a packed corpus, or run folder")
+    verify.add_argument("dir", type=path, help="folder of a packed corpus, or run folder")
 
 
 def _add_index(commands: Any) -> None:
@@ -198,7 +197,7 @@ def _add_index(commands: Any) -> None:
     index.add_argument(
         "src", metavar="SRC", help="folder of tar shards, http(s)://, s3://, or pipe:COMMAND with {} for a shard's name"
     )
-    index.add_argument("--out", type=Path, metavar="DIR", help="folder for the index (default: next to the shards)")
+    index.add_argument("--out", type=path, metavar="DIR", help="folder for the index (default: next to the shards)")
     index.add_argument(
         "--shards", nargs="+", metavar="NAMES",
         help="shards below SRC, with {a..b} for ranges, or a file that lists them (default: all)",
@@ -222,13 +221,13 @@ def _add_train(commands: Any) -> None:
         "kws train quick --set data.shards=data/mine",
     )  # fmt: skip
     train.add_argument(
-        "config", type=Path, metavar="CONFIG", help="TOML file with settings, or a name that kws configs lists"
+        "config", type=path, metavar="CONFIG", help="TOML file with settings, or a name that kws configs lists"
     )
     train.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
     )
     train.add_argument(
-        "--run", type=Path, help="run folder (default: $KWS_RUNS/CONFIG, or runs/CONFIG without $KWS_RUNS)"
+        "--run", type=path, help="run folder (default: $KWS_RUNS/CONFIG, or runs/CONFIG without $KWS_RUNS)"
     )
     train.add_argument(
         "--check", action="store_true", help="show what would run and how much memory it needs, without training"
@@ -240,14 +239,14 @@ def _add_evaluate(commands: Any) -> None:
         commands, "evaluate", "evaluate runs: accuracy, figures per class, confusion matrix",
         "kws evaluate runs/a runs/b",
     )  # fmt: skip
-    evaluate.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    evaluate.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folder")
     _add_checkpoint(evaluate)
     evaluate.add_argument("--split", default="test", help="test (default), valid or train")
     evaluate.add_argument(
         "--crop", action="store_true",
         help="average the probabilities over the clip and three crops; written to eval/SPLIT-crop.json",
     )  # fmt: skip
-    evaluate.add_argument("--shards", type=Path, help="folder of the corpus, if it was moved after training")
+    evaluate.add_argument("--shards", type=path, help="folder of the corpus, if it was moved after training")
 
 
 def _add_compare(commands: Any) -> None:
@@ -255,11 +254,11 @@ def _add_compare(commands: Any) -> None:
         commands, "compare", "compare evaluated runs: size, accuracy, speed, hours, McNemar's test",
         "kws compare runs/* --out comparison",
     )  # fmt: skip
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, after kws evaluate")
+    compare.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folder, after kws evaluate")
     compare.add_argument("--split", default="test", help="test (default), valid or train")
     compare.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="also write the table as Markdown and CSV, and a picture, to this folder",
     )
@@ -270,18 +269,18 @@ def _add_predict(commands: Any) -> None:
         commands, "predict", "recognise the words in audio files",
         "kws predict runs/quick my_voice/ hello.wav --grid mine.png",
     )  # fmt: skip
-    predict.add_argument("run", type=Path, help="run folder")
+    predict.add_argument("run", type=path, help="run folder")
     _add_checkpoint(predict)
-    predict.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="audio files, or folders of them")
+    predict.add_argument("paths", type=path, nargs="+", metavar="PATH", help="audio files, or folders of them")
     predict.add_argument("--top", type=int, default=3, help="with --json: number of words per file (default 3)")
     predict.add_argument(
-        "--grid", type=Path, metavar="PNG", help="draw the files' features, with truth and prediction, to this file"
+        "--grid", type=path, metavar="PNG", help="draw the files' features, with truth and prediction, to this file"
     )
 
 
 def _add_report(commands: Any) -> None:
     report = _command(commands, "report", "write one self-contained HTML page about a run", "kws report runs/quick")
-    report.add_argument("run", type=Path, help="run folder")
+    report.add_argument("run", type=path, help="run folder")
 
 
 def _add_models(commands: Any) -> None:
@@ -298,7 +297,7 @@ def _add_configs(commands: Any) -> None:
     kinds.add_argument("--launch", action="store_true", help="the files for accelerate launch instead")
     kinds.add_argument("--slurm", action="store_true", help="the scripts for sbatch instead")
     configs.add_argument(
-        "--copy", type=Path, metavar="DIR", help="copy them into this folder; existing files are never overwritten"
+        "--copy", type=path, metavar="DIR", help="copy them into this folder; existing files are never overwritten"
     )
 
 
@@ -318,7 +317,7 @@ def _add_launch(commands: Any) -> None:
     )  # fmt: skip
     launch.add_argument("where", choices=("slurm",), help="the scheduler")
     launch.add_argument(
-        "configs", type=Path, nargs="+", metavar="CONFIG",
+        "configs", type=path, nargs="+", metavar="CONFIG",
         help="TOML file, or a name that kws configs lists; several become an array with one job each",
     )  # fmt: skip
     launch.add_argument("--nodes", type=int, default=1, help="number of nodes per job (default 1)")
@@ -332,7 +331,7 @@ def _add_launch(commands: Any) -> None:
     launch.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="override a setting in all jobs; may be repeated"
     )
-    launch.add_argument("--run", type=Path, help="run folder; with several configs the folder for their run folders")
+    launch.add_argument("--run", type=path, help="run folder; with several configs the folder for their run folders")
     launch.add_argument(
         "--sbatch", action="append", default=[], metavar="OPTION", help="option for sbatch: --sbatch=--partition=gpu"
     )

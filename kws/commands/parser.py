@@ -1,5 +1,7 @@
-"""The argument parser of `kws`: argparse, which also names the nearest command, option or choice for a mistyped one.
+"""The argument parser of `kws`: argparse, which also takes options and paths in any order, refuses an empty path, and
+names the nearest command, option or choice for a mistyped one.
 
+kws pack SRC --processes 2 DIR     kws pack -- -SRC DIR
 kws trian -> did you mean train?     --procesess 2 -> did you mean --processes?     --set train.lr 0.05 -> what to type
 """
 
@@ -9,6 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kws.errors import close_names, did_you_mean
@@ -22,6 +25,8 @@ _NUMBER = re.compile(r"-[\d.]")
 class Parser(argparse.ArgumentParser):
     """argparse's parser with nearest names in its errors; the parsers of the commands are of this class too."""
 
+    _in_any_order = False
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's; exits with 2 and one line where the shell has split the value of a --set."""
         words = sys.argv[1:] if args is None else list(args)
@@ -33,8 +38,15 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, except that a command refuses unknown words itself: it knows its options, and the parser of
         all commands, which would refuse them later, does not."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown and self._subparsers is None:
+        if self._subparsers is not None or self._in_any_order:
+            return super().parse_known_args(args, namespace)
+        # argparse itself takes SRC for all paths in SRC --processes 2 DIR, and then does not know DIR.
+        self._in_any_order = True
+        try:
+            found, unknown = self.parse_known_intermixed_args(_without_separator(args), namespace)
+        finally:
+            self._in_any_order = False
+        if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown
 
@@ -68,6 +80,21 @@ class Parser(argparse.ArgumentParser):
             following = words[words.index(option) + 1 : words.index(option) + 2]
             return f"--set {keys[0]}={value or (following[0] if following else 'VALUE')}"
         return near[0] if near else None
+
+
+def path(text: str) -> Path:
+    """A path of the command line. An empty one would be the current folder: perhaps a shell variable is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; is a variable of the shell not set? (. is the current folder)")
+    return Path(text)
+
+
+def _without_separator(words: Sequence[str]) -> list[str]:
+    """The words without `--`, after which a path may begin with a dash: -a.wav becomes ./-a.wav."""
+    if "--" not in words:
+        return list(words)
+    at = list(words).index("--")
+    return [*words[:at], *(f"./{word}" if word.startswith("-") else word for word in words[at + 1 :])]
 
 
 def split_setting(words: Sequence[str]) -> str | None:

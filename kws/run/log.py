@@ -36,14 +36,9 @@ from kws.run.curves import TensorBoard, WeightsAndBiases, scalars
 from kws.run.display import RunLength
 
 
-class _LogConsole(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError("the reader of stdout has closed it")  # rich would exit with code 1 and less explanation
-
-
 def make_console(active: bool) -> Console:
     """Prints plain lines of any length on stdout; nothing if not `active`."""
-    return _LogConsole(quiet=not active, highlight=False, soft_wrap=True, markup=False)
+    return Console(quiet=not active, highlight=False, soft_wrap=True, markup=False)
 
 
 class RunLog:
