@@ -7,26 +7,34 @@ import io
 import math
 import struct
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped]
 import soxr  # type: ignore[import-untyped]
 
-from kws.audio import containers, formats
+from kws.audio import containers, ffmpeg, formats, remarks
 
 SAMPLE_RATE_HZ = 16_000
 WAV_HEADER_BYTES = 44
 Pcm = npt.NDArray[np.int16]
 _MARGIN_S, _ROUNDING_S = 0.05, 0.05
 """Of decode_span: context for the resampler on both sides; how far a span may reach beyond the recording's end."""
+_LEAST_RATE_HZ = 1000
+_BLOCK = 1 << 16
+_RAW = "ffmpeg -f s16le -ar 16000 -ac 1 -i FILE FILE.wav"
+_Result = TypeVar("_Result")
 _VORBIS_PAGE = 255 * 1024
 """Samples of an Ogg page, at most. libsndfile 1.2.2 seeks to a wrong sample in the last page of a stream (measured)."""
 
 
 class AudioError(ValueError):
     """The bytes hold no usable audio. The message says why, without the file's name."""
+
+
+class UnreadableError(AudioError):
+    """libsndfile does not read the bytes; ffmpeg may."""
 
 
 def clip_samples(clip_seconds: float) -> int:
@@ -39,8 +47,15 @@ def is_audio(name: str) -> bool:
     return name.rpartition(".")[2].lower() in formats.EXTENSIONS
 
 
+class Decoded(NamedTuple):
+    """16 kHz mono int16 samples (T,), T >= 1, and remarks about the recording (kws.audio.remarks)."""
+
+    pcm: Pcm
+    remarks: tuple[str, ...] = ()
+
+
 def decode(data: bytes) -> Pcm:
-    """The contents of any file that soundfile reads -> 16 kHz mono int16 samples (T,), T >= 1.
+    """The contents of any file that soundfile or ffmpeg reads -> 16 kHz mono int16 samples (T,), T >= 1.
 
     16 kHz mono PCM16 is returned bit for bit. Otherwise channels are averaged, the rate is converted by soxr (HQ), and
     floats are rounded to multiples of 1/32768 and clipped. Raises AudioError for data that is empty, damaged, not audio
@@ -48,15 +63,23 @@ def decode(data: bytes) -> Pcm:
     """
     if is_plain_wav(data):  # gives the same samples in 2.5 us instead of libsndfile's 162
         return np.frombuffer(data, dtype="<i2", offset=WAV_HEADER_BYTES).astype(np.int16)
-    missing = containers.missing_end(data)
-    if missing:  # checked first: libsndfile would read what is left, or seek before the start
-        raise AudioError(f"ends early: {missing}")
-    samples, rate = _read(io.BytesIO(data), lambda frames, rate: (0, frames))
-    return samples if samples.dtype == np.int16 else pcm_from_float(samples.mean(axis=1), rate)
+    return _decode_any(data).pcm
+
+
+def decode_with_remarks(data: bytes) -> Decoded:
+    """As `decode`, with remarks: what was fixed, and what looks implausible."""
+    decoded = Decoded(decode(data)) if is_plain_wav(data) else _decode_any(data)
+    return _with_remarks(decoded, remarks.of_samples(decoded.pcm, SAMPLE_RATE_HZ))
 
 
 def decode_span(file: IO[bytes], start_s: float, end_s: float) -> Pcm:
-    """The samples of a recording from `start_s` to `end_s` (seconds), as `decode` gives them, without reading the rest.
+    """As `decode_span_with_remarks`, the samples alone."""
+    return decode_span_with_remarks(file, start_s, end_s).pcm
+
+
+def decode_span_with_remarks(file: IO[bytes], start_s: float, end_s: float) -> Decoded:
+    """The samples of a recording from `start_s` to `end_s` (seconds), as `decode_with_remarks` gives them, without
+    reading the rest (unless ffmpeg has to read it).
 
     Resampling uses a little context on both sides, so the cut is not audible. Raises AudioError as `decode` does, and
     where the recording ends before `end_s` (by more than the 50 ms that rounding may explain).
@@ -75,22 +98,118 @@ def decode_span(file: IO[bytes], start_s: float, end_s: float) -> Pcm:
         skipped = start - first * per_out
         return first * per_in, min(frames, (-(-end // per_out) + margin) * per_in)
 
-    samples, rate = _read(file, window)
-    pcm = samples if samples.dtype == np.int16 else pcm_from_float(samples.mean(axis=1), rate)
-    return pcm[skipped : skipped + end - start]
+    part, found = _from_file(file, lambda view: _read(view, window))
+    pcm, more = _mono_pcm(part)
+    pcm = pcm[skipped : skipped + end - start]
+    return Decoded(pcm, (*found, *more, *remarks.of_samples(pcm, SAMPLE_RATE_HZ)))
 
 
 def duration_s(file: IO[bytes]) -> float:
     """Duration of a recording in seconds, from its header. Raises AudioError where it is not audio."""
-    with _open(file) as sound:
-        return float(sound.frames / max(sound.samplerate, 1))
+
+    def duration(view: IO[bytes]) -> float:
+        with _open(view) as sound:
+            return float(sound.frames / max(sound.samplerate, 1))
+
+    return _from_file(file, duration)[0]
 
 
-def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> tuple[npt.NDArray[Any], int]:
-    """Samples and sample rate of a part of a file; `window(frames, rate)` returns the part's first frame and its end.
+# --- whole files --------------------------------------------------------------------------------------------------
 
-    int16 (T,) where the file is 16 kHz mono PCM16, else float32 (T, channels).
+
+class _Part(NamedTuple):
+    """Samples as read: int16 (T,) where the file is 16 kHz mono PCM16, else float32 (T, channels).
+
+    scale: what float samples have to be divided by, see remarks.full_scale.
     """
+
+    samples: npt.NDArray[Any]
+    rate_hz: int
+    scale: float = 1.0
+
+
+def _decode_any(data: bytes) -> Decoded:
+    sound = containers.locate(data)
+    if sound.missing:  # checked first: libsndfile would read what is left, or seek before the start
+        raise AudioError(f"ends early: {sound.missing}")
+    contents = sound.bytes_of(data)
+    try:
+        part, found = _read(io.BytesIO(contents), lambda frames, rate: (0, frames)), sound.remarks
+    except UnreadableError as error:
+        part, found = _read_by_ffmpeg(contents, error)
+        found = (*sound.remarks, *found)
+    return _with_remarks(_mono_pcm(part), found)
+
+
+def _with_remarks(decoded: Decoded, more: tuple[str, ...]) -> Decoded:
+    return Decoded(decoded.pcm, (*decoded.remarks, *more)) if more else decoded
+
+
+def _mono_pcm(part: _Part) -> Decoded:
+    """The samples at 16 kHz, mono. Raises AudioError as pcm_from_float, and for a rate at which there is no speech."""
+    samples, rate_hz, scale = part
+    if samples.dtype == np.int16:
+        return Decoded(samples)
+    if rate_hz < _LEAST_RATE_HZ:  # a damaged header: resampling would fill the memory
+        raise AudioError(f"sample rate {rate_hz} Hz, wanted {_LEAST_RATE_HZ:,} or more")
+    found = remarks.of_rate(rate_hz)
+    if scale != 1.0:
+        samples, found = samples / np.float32(scale), (*found, remarks.SCALED)
+    mono, more = remarks.mono(samples)
+    pcm = pcm_from_float(mono, rate_hz)
+    return Decoded(pcm, (*found, *more, *remarks.of_floats(mono)))
+
+
+def _read_by_ffmpeg(contents: bytes, error: UnreadableError) -> tuple[_Part, tuple[str, ...]]:
+    """A file that libsndfile does not read, with remarks. Raises AudioError."""
+    form = _ffmpeg_format(contents[: formats.HEAD_BYTES], error)
+    try:
+        read = ffmpeg.read(contents, form)
+    except ffmpeg.FfmpegError as second:
+        raise AudioError(f"{error}; {second}" if form.by_soundfile else f"{form.name}: {second}") from second
+    if len(read.samples) == 0:
+        raise AudioError("no samples")
+    if form.by_soundfile and not (containers.is_whole_flac(contents, read.samples) or not read.reported):
+        raise AudioError(f"{error}; ffmpeg: {read.reported or 'some samples are missing'}")
+    found = (remarks.FFMPEG_INSTEAD,) if form.by_soundfile else (remarks.FFMPEG,)
+    return _Part(read.samples, read.rate_hz), (*found, remarks.FFMPEG_ERRORS) if read.reported else found
+
+
+def _ffmpeg_format(head: bytes, error: UnreadableError) -> formats.AudioFormat:
+    """The format to tell ffmpeg. Raises AudioError where it is none, or where ffmpeg is not installed."""
+    form = formats.audio_format(head)
+    if form is None:
+        what = formats.describe_other(head) or ("" if head.strip(b"\0") else "zeros, as of a copy that failed")
+        advice = f"it is {what}" if what else f"no header of a known format; for samples without one: {_RAW}"
+        raise AudioError(f"{error}; {advice}") from error
+    if not ffmpeg.program():
+        what = str(error) if form.by_soundfile else f"{form.name}, which needs ffmpeg"
+        raise AudioError(f"{what}; install ffmpeg (apt-get install ffmpeg), or convert: {ffmpeg.CONVERT}") from error
+    return form
+
+
+# --- parts of files -----------------------------------------------------------------------------------------------
+
+
+def _from_file(file: IO[bytes], read: Callable[[IO[bytes]], _Result]) -> tuple[_Result, tuple[str, ...]]:
+    """What `read` returns for the file, or for ffmpeg's WAV of it where libsndfile gives up; with remarks."""
+    sound = containers.locate(containers.FileBytes(file), with_end=False)
+    view = sound.file_of(file)
+    try:
+        return read(view), sound.remarks
+    except UnreadableError as error:
+        view.seek(0)
+        form = _ffmpeg_format(view.read(formats.HEAD_BYTES), error)
+        try:
+            converted = ffmpeg.as_wav(file, form)
+        except ffmpeg.FfmpegError as second:
+            raise AudioError(f"{error}; {second}" if form.by_soundfile else f"{form.name}: {second}") from second
+        return read(converted), (remarks.FFMPEG_INSTEAD if form.by_soundfile else remarks.FFMPEG,)
+
+
+def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> _Part:
+    """Samples of a part of a file; `window(frames, rate)` returns the part's first frame and its end."""
+    file.seek(0)
     try:
         with _open(file) as sound:
             exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE_HZ
@@ -99,13 +218,27 @@ def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> tup
             if seek:
                 sound.seek(seek)
             samples = sound.read(end - seek, dtype="int16" if exact else "float32", always_2d=not exact)[first - seek :]
+            scale = _scale(sound, samples) if sound.subtype in ("FLOAT", "DOUBLE") else 1.0
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(f"not readable as audio ({_reason(error)})") from error
+        raise UnreadableError(f"not readable as audio ({_reason(error)})") from error
     if len(samples) == 0:
         raise AudioError("no samples")
     if len(samples) < end - first:
         raise AudioError(f"ends early: {len(samples)} of {end - first} samples")
-    return samples, sound.samplerate
+    return _Part(samples, sound.samplerate, scale)
+
+
+def _scale(sound: soundfile.SoundFile, samples: npt.NDArray[np.float32]) -> float:
+    """What the float samples of a file have to be divided by: told by all of it, also where a part was read."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not peak > 1.0 and len(samples) == sound.frames:
+        return 1.0
+    integers = bool((samples == np.rint(samples)).all())
+    if len(samples) < sound.frames:
+        sound.seek(0)
+        for block in sound.blocks(_BLOCK, dtype="float32"):
+            peak, integers = max(peak, float(np.abs(block).max())), integers and bool((block == np.rint(block)).all())
+    return remarks.full_scale(peak, integers)
 
 
 def _open(file: IO[bytes]) -> soundfile.SoundFile:
@@ -113,7 +246,9 @@ def _open(file: IO[bytes]) -> soundfile.SoundFile:
         return soundfile.SoundFile(file)
     except (soundfile.SoundFileError, RuntimeError) as error:
         empty = file.seek(0, io.SEEK_END) == 0
-        raise AudioError("empty file" if empty else f"not readable as audio ({_reason(error)})") from error
+        if empty:
+            raise AudioError("empty file") from error
+        raise UnreadableError(f"not readable as audio ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

@@ -44,12 +44,16 @@ class Recording:
         return len(self.audio) if isinstance(self.audio, bytes) else self.audio.stat().st_size
 
     def decode(self) -> codec.Pcm:
+        """As `decode_with_remarks`, the samples alone."""
+        return self.decode_with_remarks().pcm
+
+    def decode_with_remarks(self) -> codec.Decoded:
         """Its samples. Raises codec.AudioError for damaged audio, UsageError for a file that cannot be read."""
         if self.span is None:
-            return codec.decode(self.audio if isinstance(self.audio, bytes) else read_file(self.audio))
+            return codec.decode_with_remarks(self.audio if isinstance(self.audio, bytes) else read_file(self.audio))
         try:
             with io.BytesIO(self.audio) if isinstance(self.audio, bytes) else self.audio.open("rb") as file:
-                return codec.decode_span(file, *self.span)
+                return codec.decode_span_with_remarks(file, *self.span)
         except OSError as error:
             raise_unreadable(error, None if isinstance(self.audio, bytes) else self.audio)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kws import counter_rng
-from kws.audio import codec
-from kws.corpus.source import Recording
+from kws.audio import codec, remarks
+from kws.corpus.source import NOISE_FOLDER, Recording
 from kws.errors import filename_in_error, unreadable
 from kws.packing.journal import DecodedRecording
 
@@ -91,14 +91,14 @@ def decode(chunk: Chunk) -> list[DecodedRecording]:
         file.write(b"\0" * (end % 2))  # a killed worker may have left half a sample
         rows = []
         for numbered in chunk.recordings:
-            start, samples, fault = file.tell() // 2, None, None
+            start, decoded, fault = file.tell() // 2, None, None
             try:
                 with reading(_path(numbered.recording)):
-                    samples = numbered.recording.decode()
-                file.write(samples.astype("<i2", copy=False).tobytes())
+                    decoded = numbered.recording.decode_with_remarks()
+                file.write(decoded.pcm.astype("<i2", copy=False).tobytes())
             except codec.AudioError as error:
                 fault = f"{error}{_where(numbered.recording)}"
-            rows.append(_row(numbered, path.name, start, samples, fault))
+            rows.append(_row(numbered, path.name, start, decoded, fault))
     return rows
 
 
@@ -114,14 +114,18 @@ def _where(recording: Recording) -> str:
 
 
 def _row(
-    numbered: NumberedRecording, file: str, start: int, samples: codec.Pcm | None, fault: str | None
+    numbered: NumberedRecording, file: str, start: int, decoded: codec.Decoded | None, fault: str | None
 ) -> DecodedRecording:
     recording = numbered.recording
     base = clip_key(recording.name)
-    count, sound = (0, 0) if samples is None else (len(samples), codec.pcm_hash(samples))
+    count, sound = (0, 0) if decoded is None else (len(decoded.pcm), codec.pcm_hash(decoded.pcm))
+    found = () if decoded is None else decoded.remarks
+    if recording.word == NOISE_FOLDER:
+        found = tuple(remark for remark in found if remark not in remarks.NOT_OF_NOISE)
     return DecodedRecording(
         numbered.seq, numbered.mark, recording.name, str(recording.origin), recording.word, recording.speaker,
         file, start, count, sound, fault, base, counter_rng.digest("pack", base),
+        "\n".join(found),
     )  # fmt: skip
 
 

@@ -22,13 +22,13 @@ from typing import NamedTuple, TextIO
 from kws.corpus.source import NOISE_FOLDER
 from kws.errors import UsageError
 
-_VERSION = "1"
+_VERSION = "2"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS recordings (
     seq INTEGER PRIMARY KEY, mark INTEGER, name TEXT, origin TEXT, word TEXT, speaker TEXT,
     file TEXT, start INTEGER, samples INTEGER, sound INTEGER, fault TEXT,
-    base TEXT, place INTEGER, key TEXT, split TEXT, taken INTEGER
+    base TEXT, place INTEGER, remarks TEXT, key TEXT, split TEXT, taken INTEGER
 );
 CREATE TABLE IF NOT EXISTS shards (
     split TEXT, number INTEGER, digest TEXT, clips INTEGER, size INTEGER, sha256 TEXT, rows BLOB,
@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS shards (
 """
 _JOURNAL_FILES = ("journal", "lock")
 """What the names of the journal's own files begin with."""
+_EXAMPLES = 3
 _SIGNED = 1 << 63
 """Subtracted from unsigned 64-bit numbers before they are stored, as sqlite's integers are signed. Keeps their
 order."""
@@ -48,6 +49,7 @@ class DecodedRecording(NamedTuple):
     seq: position in the sources. mark: hash of everything it was made from, so that a changed file is noticed.
     file, start, samples: the scratch file with its samples, the first one and their number. sound: hash of the samples.
     base: its key in the shards, unless another clip has the same. place: sort key of the shuffle.
+    remarks: what was fixed or looks implausible (kws.audio.remarks), one a line.
     """
 
     seq: int
@@ -63,6 +65,7 @@ class DecodedRecording(NamedTuple):
     fault: str | None
     base: str
     place: int
+    remarks: str = ""
 
 
 class Clip(NamedTuple):
@@ -152,7 +155,8 @@ class Journal:
 
     def _reset(self, facts: dict[str, str]) -> None:
         for table in ("facts", "recordings", "shards"):
-            self._db.execute(f"DELETE FROM {table}")
+            self._db.execute(f"DROP TABLE {table}")
+        self._db.executescript(_TABLES)  # another version's have other columns
         self._clear()
         for name, value in facts.items():
             self.set_fact(name, value)
@@ -166,7 +170,9 @@ class Journal:
                 path.unlink()
 
     def _delete_incomplete(self) -> None:
-        """Deletes rows whose samples were not all written."""
+        """Deletes rows whose samples were not all written, and faults, which may be gone: a file was replaced, ffmpeg
+        was installed."""
+        self._db.execute("DELETE FROM recordings WHERE fault IS NOT NULL")
         for (file,) in self._db.execute("SELECT DISTINCT file FROM recordings WHERE fault IS NULL").fetchall():
             path = self.folder / file
             size = path.stat().st_size if path.exists() else 0
@@ -247,6 +253,25 @@ class Journal:
     def faults(self) -> Iterator[tuple[str, str, str]]:
         """(origin, name, reason) of recordings that could not be decoded, in the order of the sources."""
         yield from self._db.execute("SELECT origin, name, fault FROM recordings WHERE fault IS NOT NULL ORDER BY seq")
+
+    def remarks(self) -> dict[str, tuple[int, list[str]]]:
+        """The number of clips of each remark, and the names of the first three of them, in the order of the sources."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_remarks ON recordings (remarks, seq) WHERE remarks != ''")
+        found = dict[str, tuple[int, list[tuple[int, str]]]]()
+        which = "FROM recordings WHERE remarks != '' AND taken"
+        for together, number in self._db.execute(f"SELECT remarks, count(*) {which} GROUP BY remarks").fetchall():
+            query = f"SELECT seq, name {which} AND remarks = ? ORDER BY seq LIMIT {_EXAMPLES}"
+            examples = self._db.execute(query, (together,)).fetchall()
+            for remark in together.split("\n"):
+                count, names = found.get(remark, (0, []))
+                found[remark] = count + number, sorted(names + examples)[:_EXAMPLES]
+        return {remark: (count, [name for _, name in names]) for remark, (count, names) in found.items()}
+
+    def remarked(self) -> Iterator[tuple[str, str, str]]:
+        """(origin, name, remark) of every clip with a remark, in the order of the sources."""
+        query = "SELECT origin, name, remarks FROM recordings WHERE remarks != '' AND taken ORDER BY seq"
+        for origin, name, together in self._db.execute(query):
+            yield from ((origin, name, remark) for remark in together.split("\n"))
 
     def duplicates(self) -> Iterator[tuple[str, str, str, bool]]:
         """(origin, name, origin of the first, whether the samples are equal) of recordings with the name of an earlier

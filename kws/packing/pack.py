@@ -262,6 +262,7 @@ class _Packing:
         if self._base:
             self._exclude_known(self._base)
         self._balance(rule)
+        self._note_remarks()
         self._note_splits(rule)
 
     def _check_named(self, rule: splits.SplitRule) -> list[str]:
@@ -297,6 +298,12 @@ class _Packing:
             examples = ", ".join(clips[:3]) + (", ..." if clips[3:] else "")
             if clips:
                 self._report.notes.append(f"{len(clips):,} {what.format(examples)}")
+
+    def _note_remarks(self) -> None:
+        """Notes what was fixed or looks implausible: a line for each kind, whatever the number of recordings."""
+        for remark, (count, names) in sorted(self._journal.remarks().items()):
+            clips = "1 recording" if count == 1 else f"{count:,} recordings"
+            self._report.notes.append(f"{clips}: {remark} (such as {', '.join(names)})")
 
     def _balance(self, rule: splits.SplitRule) -> None:
         """Moves speakers so that no word and no split is empty, where splits are made by hash of the whole corpus."""

@@ -1,14 +1,15 @@
 import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kws.audio import codec
+from kws.audio import codec, ffmpeg
 
 CLIP = (np.random.default_rng(0).standard_normal(16000) * 3000).astype(np.int16)
 EDGES = np.array([-32768, -32767, -1, 0, 1, 32766, 32767], dtype=np.int16)
@@ -130,8 +131,18 @@ def test_other_chunks_around_the_samples_are_ignored() -> None:
         codec.decode(data[: -len(note) - 10])
 
 
-@given(st.integers(0, 60), st.integers(0, 255))
-def test_a_damaged_header_raises_at_most_an_audio_error(at: int, value: int) -> None:
+@pytest.fixture
+def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A PATH without ffmpeg."""
+    monkeypatch.setenv("PATH", "")
+    ffmpeg.program.cache_clear()
+    yield
+    ffmpeg.program.cache_clear()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 60), value=st.integers(0, 255))
+def test_a_damaged_header_raises_at_most_an_audio_error(no_ffmpeg: None, at: int, value: int) -> None:
     data = bytearray(codec.wav_bytes(CLIP[:200]))
     data[at] = value
     with contextlib.suppress(codec.AudioError):
