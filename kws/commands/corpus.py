@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kws.packing.pack import PackOptions, PackReport
 
 
+_MOST_LINES = 30
+"""Faults shown on the terminal; the list beside the index has all."""
+
+
 def synth(arguments: argparse.Namespace) -> int:
     """Makes a spoken corpus with espeak-ng."""
     from kws.corpus import synth
@@ -77,7 +81,7 @@ def fetch(arguments: argparse.Namespace) -> int:
             pack.check_free(out)
         with stoppable(out), progress("fetching", in_bytes=True) as show:
             archive = fetch.fetch_archive(wanted, address, out, _print_status, show)
-        options = pack.PackOptions(allow_leaks=wanted.allow_leaks)
+        options = pack.PackOptions(allow_leaks=wanted.allow_leaks, are_plain=recipe.is_shipped(wanted))
         corpus, report = _pack([archive], out, options, _processes(None))
     if fetch.is_unfinished(out):
         _measure_features(corpus)
@@ -180,20 +184,26 @@ def _show_packed(
 ) -> int:
     """Shows what was packed and how it differs from the recipe; returns the exit code."""
     from kws.corpus import recipe as recipes
+    from kws.packing import publish
 
     clips = _counts(corpus)
     differs = recipes.differences(recipe, corpus.words, clips) if recipe else []
-    left_out, packed, faults = len(report.skipped), sum(clips.values()), report.skipped + differs
+    left_out, packed, faults = report.num_skipped, sum(clips.values()), report.skipped + differs
     code = FAILED if differs else allowed.exit_code(left_out, packed)
     if as_json:
-        print(json.dumps({"clips": clips, "content_id": corpus.content_id, "faults": faults, "notes": report.notes}))
+        print(json.dumps({"clips": clips, "content_id": corpus.content_id, "faults": faults, "notes": report.notes,
+                          "left_out": report.left_out}))  # fmt: skip
         return code
     for note in report.notes:
         print(f"note: {note}")
-    for line in faults:
+    for line in faults[:_MOST_LINES]:
         print(f"fault: {line}", file=sys.stderr)
+    if faults[_MOST_LINES:]:
+        print(f"fault: and {len(faults) - _MOST_LINES:,} more", file=sys.stderr)
     if left_out:
         print(allowed.line(left_out, packed), file=sys.stderr)
+    if report.left_out:
+        print(f"{sum(report.left_out.values()):,} files left out, listed in {corpus.root / 'index' / publish.LEFT_OUT}")
     print(f"{corpus.root}: {_counts_text(clips)}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
     return code
 

@@ -66,6 +66,11 @@ def find(name: str) -> Recipe:
     return load(path)
 
 
+def is_shipped(recipe: Recipe) -> bool:
+    """Whether it is one of kws's own recipes, all of which are of folders of word folders."""
+    return recipe.path.parent == shipped_files.folder("")
+
+
 def load(path: Path) -> Recipe:
     """Reads a recipe. Raises UsageError for an invalid one."""
     try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import unicodedata
@@ -21,6 +22,8 @@ from kws.errors import filename_in_error, unreadable
 from kws.packing.journal import DecodedRecording
 
 _CHUNK_RECORDINGS, _CHUNK_BYTES = 64, 2_000_000
+_MOST_KEY_BYTES = 240
+"""With the ending of a member, and the hash that tells equal keys apart, at most 255: the limit of file systems."""
 
 
 class NumberedRecording(NamedTuple):
@@ -130,8 +133,13 @@ def _row(
 
 
 def clip_key(name: str) -> str:
-    """WORD/FILE.wav as a WebDataset key, which must have no dots: WORD_FILE."""
-    return re.sub(r"[^\w-]+", _replace_symbols, name.rpartition(".")[0].strip("_"))
+    """WORD/FILE.wav as a WebDataset key, which must have no dots: WORD_FILE. One that is too long for a file name when
+    the shard is unpacked is shortened, with a hash of the whole name."""
+    key = re.sub(r"[^\w-]+", _replace_symbols, name.rpartition(".")[0].strip("_"))
+    if len(key.encode()) <= _MOST_KEY_BYTES:
+        return key
+    ending = "-" + hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()[:8]
+    return key.encode()[: _MOST_KEY_BYTES - len(ending)].decode(errors="ignore") + ending
 
 
 def _replace_symbols(found: re.Match[str]) -> str:

@@ -294,6 +294,23 @@ class Journal:
         """Whether a recording of that name was decoded."""
         return self._one("SELECT 1 FROM recordings WHERE name = ? AND fault IS NULL", name) is not None
 
+    def index_names(self) -> None:
+        """Makes `has_name` and `name_without_ending` fast."""
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_name ON recordings (name)")
+
+    def name_without_ending(self, stem: str) -> str | None:
+        """The name of a decoded recording that is `stem` and an ending; None where there is none."""
+        found = self._one(
+            "SELECT name FROM recordings WHERE name > ? AND name < ? AND instr(substr(name, ?), '/') = 0 "
+            "AND fault IS NULL", f"{stem}.", f"{stem}/", len(stem) + 1,
+        )  # fmt: skip
+        return None if found is None else str(found)
+
+    def example(self) -> str:
+        """The name of a recording that is no noise; "" where there is none."""
+        found = self._one("SELECT name FROM recordings WHERE fault IS NULL AND word != ?", NOISE_FOLDER)
+        return "" if found is None else str(found)
+
     def count(self, split: str | None = None) -> int:
         """Number of clips in a split, or in all splits."""
         where = "taken" if split is None else "taken AND split = ?"

@@ -24,7 +24,7 @@ from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
 from kws.distributed.worker_pool import WorkerLostError, Workers
 from kws.errors import UnreadableError, UsageError, cannot_write
-from kws.packing import decoding, leaks, publish, shard_writer, split_notes, splits
+from kws.packing import decoding, leaks, publish, shard_writer, split_lists, split_notes, splits
 from kws.packing.journal import Journal, contents_digest
 from kws.packing.merge import ClipLookup, MergedIds, base_columns, new_columns, next_shard_number
 from kws.packing.scan import clip_name_hash
@@ -42,7 +42,11 @@ class PackReport:
     """What packing reports beside the shards: recordings left out, each with the reason, and notes."""
 
     skipped: list[str] = dataclasses.field(default_factory=list)
+    num_skipped: int = 0
+    """Number of those recordings; one line may stand for many."""
     notes: list[str] = dataclasses.field(default_factory=list)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Number of files of the sources that were not packed, by ending or reason; publish.LEFT_OUT lists them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,8 @@ class PackOptions:
     shard_bytes: size of a shard, about. part: packs only that part of the recordings; each part is a similar mixture,
     and kws.packing.external_index makes one index for the shards of all parts. append: adds to the corpus in the
     folder. allow_leaks: leaks between splits are noted instead of refused. names: pattern of file names
-    (kws.corpus.name_pattern), "" for none. percents, valid_speakers, test_speakers: see splits.SplitOptions.
+    (kws.corpus.name_pattern), "" for none. percents, valid_speakers, test_speakers: see splits.SplitOptions. are_plain:
+    the sources are known to hold WORD/FILE, so that archives are read only once.
     """
 
     audio_format: AudioFormat = "wav"
@@ -62,6 +67,7 @@ class PackOptions:
     append: bool = False
     allow_leaks: bool = False
     names: str = ""
+    are_plain: bool = False
     valid_speakers: tuple[str, ...] = ()
     test_speakers: tuple[str, ...] = ()
 
@@ -91,7 +97,7 @@ def pack(
     main module, which must do nothing when imported. Raises UsageError; then `out` holds no corpus, or the old one.
     """
     with decoding.reading():
-        corpus = Sources(sources, options.names)
+        corpus = Sources(sources, options.names, options.are_plain)
     is_new = not out.exists()
     made_of = json.dumps([[str(path.absolute()) for path in sources], options.part, options.append, options.names])
     try:
@@ -190,8 +196,10 @@ class _Packing:
 
     def run(self) -> tuple[Index, PackReport]:
         """The index of the corpus, and the report."""
-        num_kept, num_recordings = self._decode()
-        self._choose_clips(num_recordings)
+        with (self._journal.folder / publish.LEFT_OUT).open("w", encoding="utf-8") as listing:
+            self._corpus.list_left_out(listing)
+            num_kept, num_recordings = self._decode()
+            self._choose_clips(num_recordings)
         if self._base and not self._journal.count():
             self._report.notes.append("nothing new: the corpus is unchanged")
             self._journal.remove()
@@ -208,8 +216,9 @@ class _Packing:
 
     def _decode(self) -> tuple[int, int]:
         """Decodes all recordings. Returns how many had been decoded by an earlier call, and how many there are."""
-        total, num_kept, num_recordings = self._corpus.total_bytes, 0, 0
-        done = 0
+        with decoding.reading():
+            total = self._corpus.total_bytes
+        done, num_kept, num_recordings = 0, 0, 0
 
         def advance(numbered: decoding.NumberedRecording) -> None:
             nonlocal done
@@ -243,11 +252,20 @@ class _Packing:
     def _choose_clips(self, num_recordings: int) -> None:
         """Decides splits and keys, and takes each clip once. Raises UsageError for two recordings of one name."""
         journal, report = self._journal, self._report
+        try:
+            is_whole = self._options.part == WHOLE
+            report.notes += split_lists.check(self._corpus.found, journal, self._is_name_in_part, is_whole)
+        except UsageError as error:
+            raise _unfinished(str(error), journal) from error
         rule = splits.SplitRule(self._options.splits, self._corpus.split_of, self._base)
         journal.assign_clips(num_recordings, rule.split_of, _suffix)
-        report.skipped += [f"{origin}: {name}: {reason}" for origin, name, reason in journal.faults()]
+        for origin, name, reason in journal.faults():
+            report.skipped.append(f"{origin}: {name}: {reason}")
+            self._corpus.found.left_out.damaged(origin, name, reason)
         report.skipped += self._corpus.ignored
-        report.notes += self._corpus.notes
+        report.num_skipped = self._corpus.found.left_out.num_faults
+        report.notes += self._corpus.notes + self._corpus.found.left_out.notes()
+        report.left_out = dict(self._corpus.found.left_out.counts)
         for origin, name, first, is_equal in journal.duplicates():
             if not is_equal:
                 raise UsageError(
@@ -315,7 +333,7 @@ class _Packing:
 
     def _note_splits(self, rule: splits.SplitRule) -> None:
         notes, listed, options = self._report.notes, self._corpus.split_of, self._options
-        notes += split_notes.of_lists(self._journal, listed, self._is_name_in_part)
+        notes += split_notes.of_lists(self._journal, listed)
         if listed and options.percents != (None, None):
             notes.append("--valid and --test have no effect: the sources give splits")
         notes += split_notes.of_packing(self._journal, self._base, rule.options, not listed, options.part != WHOLE)

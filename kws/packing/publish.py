@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kws import files
 from kws.data import index as index_file
 from kws.data.index import COLUMNS, SPLITS, Column, Index, Shard, Split
 from kws.errors import UsageError
 from kws.packing.journal import Journal, WrittenShard
 from kws.packing.merge import MergedIds
 
+LEFT_OUT = "left_out.tsv"
+"""In the scratch folder, then in index/: the files of the sources that were not packed, each with the reason. No
+part of the corpus: its content id does not depend on it."""
 _CHUNK = 1 << 20
 
 
@@ -60,6 +65,7 @@ def publish_corpus(out: Path, journal: Journal, base: Index | None, ids: MergedI
     columns = journal.folder / "columns"
     splits = {split: _joined(columns, split, journal, base, ids) for split in SPLITS}
     written = index_file.write(journal.folder, ids.words, ids.speakers, splits)
+    _list_left_out(journal.folder, out)
     journal.set_fact("target", written.content_id)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
@@ -106,6 +112,27 @@ def _shard_columns(shard: WrittenShard, number: int) -> dict[str, Column]:
     """The columns of a shard, (clips,) each; `number`: its place among the split's shards."""
     table = np.frombuffer(shard.rows, np.uint64).reshape(-1, len(COLUMNS))
     return dict(zip(COLUMNS, table.T, strict=True)) | {"shard": np.full(len(table), number)}
+
+
+def _list_left_out(scratch: Path, out: Path) -> None:
+    """Puts the list beside the new index, behind that of the corpus that is added to. Where both are empty there is
+    none."""
+    lines = [path for path in (out / "index" / LEFT_OUT, scratch / LEFT_OUT) if _has_rows(path)]
+    if not lines:
+        return
+    with files.replaced(scratch / "index" / LEFT_OUT) as partial, partial.open("w", encoding="utf-8") as listing:
+        for number, path in enumerate(lines):
+            with path.open(encoding="utf-8") as old:
+                header = old.readline()
+                listing.write(header if number == 0 else "")
+                shutil.copyfileobj(old, listing)
+
+
+def _has_rows(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8") as file:
+        return bool(file.readline() and file.readline())
 
 
 def _swap(new: Path, place: Path) -> None:

@@ -23,7 +23,8 @@ import numpy as np
 
 from kws import counter_rng
 from kws.audio import codec
-from kws.corpus.source import NOISE_FOLDER, StrictInfo
+from kws.corpus.archives import StrictInfo
+from kws.corpus.source import NOISE_FOLDER
 from kws.data.index import COLUMNS, Column, Index, Shard, Split, count_cells
 from kws.errors import UsageError
 from kws.packing import labels

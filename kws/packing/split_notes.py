@@ -3,7 +3,7 @@ are, and whether test may hold people of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from kws import metrics
 from kws.data.index import Index
@@ -73,14 +73,8 @@ def moved(moves: Mapping[str, str], speakers: Collection[str]) -> str:
     return f"{what} moved ({examples}{more}): by the hash alone, words would be missing in splits"
 
 
-def of_lists(journal: Journal, listed: Mapping[str, str], is_wanted: Callable[[str], bool]) -> Iterator[str]:
-    """What lists and tables (name of a clip -> split) say about clips that are not there, and do not say about others.
-
-    is_wanted: whether a name belongs to the part that is packed.
-    """
-    absent = sum(is_wanted(name) and not journal.has_name(name) for name in listed)
-    if absent:
-        yield f"splits are given for {absent} clips that are not in the sources"
+def of_lists(journal: Journal, listed: Mapping[str, str]) -> Iterator[str]:
+    """What lists and tables (name of a clip -> split) do not say about clips."""
     if "train" in listed.values():  # a CSV, which has a split in every line, beside sources without splits
         without = sum(clip.name not in listed for clip in journal.clips("train"))
         if without:

@@ -121,7 +121,7 @@ def test_packing_refuses_a_leak_unless_allowed(source: Path, tmp_path: Path, kin
     made, told = LEAKS[kind]
     names = [clip(source, name, seed) for name, seed in made]
     (source / "testing_list.txt").write_text(names[1] if kind != "words" else "")
-    (source / "validation_list.txt").write_text("yes/nobody.wav")
+    (source / "validation_list.txt").write_text(f"no/{min(path.name for path in (source / 'no').iterdir())}")
     with pytest.raises(UsageError, match=rf"{tmp_path}/out: {told}; .*--allow-leaks"):
         pack.pack([source], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".packing"}
