@@ -10,10 +10,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 from kws.commands import config_files, corpus, runs, settings_list, streams
 from kws.commands.arguments import make_parser
-from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE
+from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE, ended_by_signals
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
 
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with streams.standard_streams(lasting=False):
         arguments = make_parser().parse_args(argv)
     # A run must not be lost because nobody reads its output any more.
-    with streams.standard_streams(lasting=arguments.command == "train"):
+    is_training = arguments.command == "train"
+    with streams.standard_streams(lasting=is_training), nullcontext() if is_training else ended_by_signals():
         return _run(arguments)
 
 

@@ -17,16 +17,20 @@ from kws.errors import UsageError, did_you_mean
 
 def train(arguments: argparse.Namespace) -> int:
     """Trains or resumes a run; with --check only shows what would happen."""
-    from kws import settings_file, shipped_files
+    from kws import shipped_files
     from kws.distributed import parent_death
-    from kws.models import names
+    from kws.run import early_stop
 
     parent_death.end_with_launcher()
-    notes: list[str] = []
     path = shipped_files.find_config(arguments.config)
+    run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / path.stem
+    start = None if arguments.check else early_stop.begin_start(run)
+    from kws import settings_file
+    from kws.models import names
+
+    notes: list[str] = []
     config = settings_file.load(path, arguments.set, notes.append)
     names.refuse_unknown(config.model.name)
-    run = arguments.run or Path(os.environ.get("KWS_RUNS", "runs")) / path.stem
     from kws.distributed import deepspeed_zero, process_group, signals
     from kws.run import folder as run_folder
     from kws.training.trainer import Trainer
@@ -36,12 +40,13 @@ def train(arguments: argparse.Namespace) -> int:
     config = settings_file.load(path, [*arguments.set, by_launcher])
     threads = config.train.threads or run_folder.recorded_threads(run)
     with process_group.start(dataclasses.replace(config.train, threads=threads)) as ranks:
-        trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
+        with process_group.time_limit(config.train.hang_s, "corpus and network were not ready"):
+            trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
         if arguments.check:
             return _check(trainer, arguments, notes) if ranks.is_main else OK
         for line in notes:
             trainer.say(line)
-        code = trainer.run()
+        code = trainer.run(start)
         del trainer
     signals.ignore_stop_signals()
     return code

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kws.distributed import signals
 from kws.errors import StoppedError
 
 OK, FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 75, 130
@@ -45,19 +47,45 @@ def progress(label: str, hidden: bool = False, in_bytes: bool = False) -> Iterat
 
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
-    """Around work that can be resumed from what it has written to `folder`: turns Ctrl-C and SIGTERM into a
-    StoppedError that says so."""
+    """Around work that can be resumed from what it has written to `folder`: turns Ctrl-C, SIGTERM and SIGHUP
+    into a StoppedError that says so."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    with _on_end_signals(interrupt):
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as stop:
+            raise StoppedError(f"{folder}: stopped; run the same command again to resume") from stop
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Around a command that is not resumed: SIGTERM and SIGHUP raise StoppedError in it, so that its temporary files
+    are removed. Ctrl-C raises KeyboardInterrupt, as ever."""
+
+    def end(number: int, _: object) -> None:
+        raise StoppedError(f"stopped by {signal.Signals(number).name}; run the same command again")
+
+    with _on_end_signals(end):
+        yield
+
+
+@contextmanager
+def _on_end_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handles SIGTERM and, unless nohup ignores it, SIGHUP in the with block; in the main thread only, as Python
+    wants."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if not signals.is_ignored_hangup(number)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        raise StoppedError(f"{folder}: stopped; run the same command again to resume") from stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 
 from kws.data.plan import NeededShards, Slot
 from kws.data.reader import Ids, Reader
-from kws.distributed import parent_death
+from kws.distributed import parent_death, signals
 from kws.errors import UsageError
 
 _PREFETCH_FACTOR = 4
@@ -130,6 +130,6 @@ class _ReadStage:
 
 def _init_worker(_: int) -> None:
     """Makes a loader worker ignore the signals that its rank handles, and end together with its rank."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in signals.STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent_death.end_with_parent(signal.SIGKILL)

@@ -6,10 +6,12 @@ accelerate launch, torchrun -> RANK, WORLD_SIZE      srun -> SLURM_PROCID (kws/d
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
@@ -27,6 +29,12 @@ from kws.distributed import deepspeed_zero, slurm
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.machine import keep_freed_memory, usable_cores
+
+START_S = 60.0
+"""Before the first step a stage may take this long even where train.hang_s is shorter: ranks import torch at different
+speeds."""
+_LAUNCHER_S = 5.0
+"""A launcher signals the other ranks within this time after one has ended."""
 
 
 @contextlib.contextmanager
@@ -46,7 +54,7 @@ def start(settings: TrainConfig) -> Iterator[Ranks]:
     torch.set_num_threads(threads)
     # Longer than the watchdog waits (kws/distributed/watchdog.py), so that the watchdog's message comes first.
     timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))
-    with _join_timeout(settings.hang_s):
+    with time_limit(settings.hang_s, _not_joined()):
         accelerator = (
             deepspeed_zero.create_accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
         )
@@ -64,28 +72,41 @@ def start(settings: TrainConfig) -> Iterator[Ranks]:
 
 
 @contextlib.contextmanager
-def _join_timeout(hang_s: float) -> Iterator[None]:
-    """Limits how long this process waits for the others to join; torch alone would wait for half an hour."""
+def time_limit(hang_s: float, activity: str) -> Iterator[None]:
+    """Limits how long this process may take to join the others or to read the corpus: max(START_S, train.hang_s).
+
+    For what comes before the watchdog. Torch alone would wait for half an hour. A rank that fails here because another
+    one was stopped waits for the launcher's signal, which ends it in the same order (kws/run/early_stop.py).
+    """
 
     def end() -> None:
-        rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-        where = f"{main_address()}:{os.environ.get('MASTER_PORT', '?')}"
+        rank = os.environ.get("RANK", "0")
         print(
-            f"kws: rank {rank} on {socket.gethostname()}: not all {size} ranks joined the process group at {where} "
-            f"within {limit_s:.0f} s; see the messages of the other ranks, or use a longer --set train.hang_s=...",
+            f"kws: rank {rank} on {socket.gethostname()}: {activity} within {limit_s:.0f} s; see the messages of the "
+            "other ranks, or use a longer --set train.hang_s=...",
             file=sys.stderr, flush=True,
         )  # fmt: skip
+        faulthandler.dump_traceback(all_threads=True)
         os._exit(1)
 
-    limit_s = max(60.0, hang_s)  # one rank may import torch long before another
+    limit_s = max(START_S, hang_s)
     timer = threading.Timer(limit_s, end)
     timer.daemon = True
     if hang_s:
         timer.start()
     try:
         yield
+    except RuntimeError:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            time.sleep(_LAUNCHER_S)
+        raise
     finally:
         timer.cancel()
+
+
+def _not_joined() -> str:
+    where = f"{main_address()}:{os.environ.get('MASTER_PORT', '?')}"
+    return f"not all {os.environ.get('WORLD_SIZE', '1')} ranks joined the process group at {where}"
 
 
 def main_address() -> str:

@@ -9,8 +9,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopRequest:
@@ -21,11 +22,14 @@ class StopRequest:
 
     A thread receives the signals. Python runs a signal handler only between two of its own instructions, so not while
     a collective operation waits for a stalled rank, which is when a person most wants Ctrl-C to work.
+
+    leave: ends the process; called with a signal that arrives before `begin`, when there is nothing to save.
     """
 
     FORCE_AFTER_S = 3.0
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[int], None] | None = None) -> None:
+        self._leave = leave
         self.requested = False
         self.signal: int | None = None
         """The first signal that arrived here or at another rank, or None."""
@@ -36,7 +40,8 @@ class StopRequest:
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda number, frame: None)
+            if not is_ignored_hangup(number):
+                signal.signal(number, lambda number, frame: None)
         threading.Thread(target=self._listen, args=(receiver,), name="signals", daemon=True).start()
 
     def _listen(self, receiver: socket.socket) -> None:
@@ -45,7 +50,13 @@ class StopRequest:
                 if number in STOP_SIGNALS:  # other signals have handlers too, such as the loader's for SIGCHLD
                     self._handle(number)
 
+    def begin(self) -> None:
+        """From now on a signal is a request to save and stop."""
+        self._leave = None
+
     def _handle(self, number: int) -> None:
+        if self._leave:
+            self._leave(number)
         self.received = self.received or number
         self.request(number)
         if number == signal.SIGINT:
@@ -63,6 +74,11 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.requested
+
+
+def is_ignored_hangup(number: int) -> bool:
+    """Whether this is SIGHUP and nohup, or a shell that disowns, has set it to be ignored: then it stays so."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 def ignore_stop_signals() -> None:

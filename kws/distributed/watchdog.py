@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import math
 import os
 import secrets
 import selectors
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kws.distributed.connection import Activity, Connection
+from kws.distributed.process_group import START_S
 from kws.distributed.ranks import Ranks
 from kws.distributed.signals import StopRequest
 
@@ -68,7 +70,7 @@ class Watchdog:
 
     def __init__(
         self, ranks: Ranks, address: str, stop: StopRequest, hang_s: float, on_fault: Callable[[str], None],
-        dead_s: float = DEAD_S,
+        dead_s: float = DEAD_S, start_s: float = START_S,
     ) -> None:  # fmt: skip
         self._world_size = ranks.world_size
         self._rank, self._stop, self._on_fault = ranks.rank, stop, on_fault
@@ -78,7 +80,8 @@ class Watchdog:
         self._fault_known, self._closing = threading.Event(), threading.Event()
         self._activity, self._progress_at = "starting", time.monotonic()
         self._in_first_step = True
-        self._unlimited = 1  # reasons why the activity may take any time: the first step, no_time_limit
+        self._start_grace_s = max(0.0, start_s - hang_s)  # what an activity before the end of the first step has more
+        self._unlimited = 0  # number of enclosing no_time_limit
         self._exit_at: float | None = None
         self._stop_sent = False
         self._selector = selectors.DefaultSelector()
@@ -97,9 +100,12 @@ class Watchdog:
         self._activity, self._progress_at = activity, time.monotonic()
 
     def first_step_done(self) -> None:
-        """Call after every step. Until the first call no activity counts as stalled."""
-        self._unlimited -= self._in_first_step
+        """Call after every step. Until the first call an activity may take START_S where hang_s is shorter."""
         self._in_first_step = False
+
+    def first_step_compiles(self) -> None:
+        """The first step may take any time."""
+        self._start_grace_s = math.inf
 
     @contextlib.contextmanager
     def no_time_limit(self, activity: str) -> Iterator[None]:
@@ -198,7 +204,8 @@ class Watchdog:
         self._progress_at += seconds
 
     def _own_activity(self, now: float) -> Activity:
-        return self._activity, now - self._progress_at, self._unlimited > 0
+        grace_s = self._start_grace_s if self._in_first_step else 0.0
+        return self._activity, now - self._progress_at - grace_s, self._unlimited > 0
 
     def _send_to_all(self, message: dict[str, Any]) -> None:
         for connection in self._connections:

@@ -57,7 +57,8 @@ class Workers:
         waiting = collections.deque[Future[Result]]()
         try:
             for item in items:
-                with _blocked(signal.SIGINT):  # workers inherit it: Ctrl-C is for this process to handle
+                # Workers inherit it: Ctrl-C and the end of a terminal are for this process to handle.
+                with _blocked(signal.SIGINT, signal.SIGHUP):
                     waiting.append(self._pool.submit(function, item))
                 if len(waiting) > self._max_waiting:
                     yield waiting.popleft().result()
@@ -74,9 +75,9 @@ def _start_worker(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """Blocks a signal in the with block; it is delivered after it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """Blocks signals in the with block; they are delivered after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
@@ -85,12 +86,14 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit in the with block, so that the pool is shut down without warnings."""
+    """SIGTERM raises SystemExit in the with block, so that the pool is shut down without warnings; unless the command
+    handles it (kws/commands/terminal.py)."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     before = signal.signal(signal.SIGTERM, leave)

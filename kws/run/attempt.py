@@ -19,6 +19,7 @@ from kws.distributed.watchdog import Watchdog
 from kws.errors import PeerError, user_message
 from kws.run import folder as run_folder
 from kws.run import lock
+from kws.run.early_stop import Start
 
 FAILURE, USAGE_ERROR = 1, 2
 """Exit codes that status.json records for a failed attempt."""
@@ -28,21 +29,26 @@ class Attempt:
     """Context manager around everything that one start of a run does; all ranks enter and leave it together.
 
     `step` returns the number of updates done, for status.json. Entering raises UsageError if another process holds the
-    folder. If a collective operation inside fails because another process failed, the error is replaced by a PeerError
-    that names that process.
+    folder. `start`: what begin_start returned. If a collective operation inside fails because another process failed,
+    the error is replaced by a PeerError that names that process.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, hang_s: float, step: Callable[[], int]) -> None:
+    def __init__(
+        self, folder: Path, ranks: Ranks, hang_s: float, step: Callable[[], int], start: Start | None = None
+    ) -> None:
         self._folder, self._ranks, self._hang_s, self._step = folder, ranks, hang_s, step
         self._accepted = False
+        self._start = start
 
     def __enter__(self) -> Attempt:
-        self.stop = StopRequest()
+        self.stop = self._start.stop if self._start else StopRequest()
         self._ranks.on_main(self._lock_folder)
         self.watchdog = Watchdog(
             self._ranks, process_group.main_address(), self.stop, self._hang_s,
             on_fault=lambda text: self._write_failure(FAILURE, text),
         )  # fmt: skip
+        if self._ranks.world_size > 1:
+            self.stop.begin()  # together: from here on a rank that leaves alone would be a fault
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -76,7 +82,8 @@ class Attempt:
 
     def _lock_folder(self) -> None:
         self._lock = lock.acquire(self._folder, slurm.job_id())
-        (self._folder / "stop").unlink(missing_ok=True)  # it was meant for an earlier attempt
+        if self._start is None or self._start.early.is_stale():
+            (self._folder / "stop").unlink(missing_ok=True)  # it was meant for an earlier attempt
         self._lock.start_heartbeat(_exit_without_lock, self._check_stop_file)
 
     def _check_stop_file(self) -> None:

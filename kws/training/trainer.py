@@ -33,6 +33,7 @@ from kws.run import folder as run_folder
 from kws.run.attempt import Attempt
 from kws.run.checkpoint import Checkpoint, Checkpoints
 from kws.run.display import RunLength
+from kws.run.early_stop import Start
 from kws.run.environment import describe_environment
 from kws.run.saver import Saver
 from kws.training.initial import load_initial_weights, measure_normalisation, refuse_other_plan
@@ -136,6 +137,7 @@ class Trainer:
         )
         result = self.stepper.step(planned, self.batches, mine, self.ledger, self.state.plateau.scale)
         self.watchdog.first_step_done()
+        self.attempt.stop.begin()
         for meter in (self.meter, self.epoch_meter):
             meter.add(result.loss, result.correct, result.clips, result.waited)
         if result.votes.write_failed:
@@ -149,6 +151,7 @@ class Trainer:
     def evaluate_epoch(self) -> bool:
         """Evaluates the epoch that was just trained, where train.eval_epochs says so, and saves the result. Returns
         False where a stop was requested before the evaluation was complete."""
+        self.attempt.stop.begin()
         done, train = self.epoch, self.config.train
         lr = self._last_lr()  # before the evaluation, which may change the plateau schedule
         values: dict[str, Any] = self.epoch_meter.means("train_")
@@ -175,12 +178,17 @@ class Trainer:
 
     # --- start and end of an attempt --------------------------------------------------------------------------
 
-    def run(self) -> int:
-        """Starts or resumes the run, or finds it finished. Returns FINISHED or PREEMPTED; errors are raised."""
+    def run(self, start: Start | None = None) -> int:
+        """Starts or resumes the run, or finds it finished. Returns FINISHED or PREEMPTED; errors are raised.
+
+        `start`: from `begin_start`, which also notices stop requests that came before this call.
+        """
         # A closure over self would keep DDP alive past its process group, and the process would abort at exit.
         state = self.state
-        with Attempt(self.folder, self.ranks, self.config.train.hang_s, lambda: state.step) as self.attempt:
+        with Attempt(self.folder, self.ranks, self.config.train.hang_s, lambda: state.step, start) as self.attempt:
             self.watchdog = self.attempt.watchdog
+            if self.config.train.compile:
+                self.watchdog.first_step_compiles()
             code = self._run_attempt()
             self.ranks.barrier()  # no rank leaves before all are done
         return code
@@ -289,7 +297,8 @@ class Trainer:
             self.band_statistics = checkpoint.state.get("normal")
             return
         if self.config.frontend.normalise != "none":
-            self.band_statistics = self.ranks.on_main(lambda: measure_normalisation(self.training_set))
+            with self.watchdog.no_time_limit("measuring features"):
+                self.band_statistics = self.ranks.on_main(lambda: measure_normalisation(self.training_set))
         if self.config.train.init:
             in_shape, classes = self.features.shape(self.training_set.samples), self.training_set.task.classes
             self.say(load_initial_weights(self.config, self.network, in_shape, classes))

@@ -60,7 +60,7 @@ class FakeRanks:
 class Pair:
     """The watchdogs of both ranks, with their stop requests and the faults that were reported."""
 
-    def __init__(self, hang_s: float, dead_s: float) -> None:
+    def __init__(self, hang_s: float, dead_s: float, start_s: float) -> None:
         barrier, shared = threading.Barrier(2), [None, None]
         self.stops = [FakeStop(), FakeStop()]
         self.reported = [queue.SimpleQueue[str](), queue.SimpleQueue[str]()]
@@ -68,7 +68,7 @@ class Pair:
         def make(rank: int) -> Watchdog:
             ranks: Any = FakeRanks(rank, barrier, shared)
             stop: Any = self.stops[rank]
-            return Watchdog(ranks, "127.0.0.1", stop, hang_s, self.reported[rank].put, dead_s)
+            return Watchdog(ranks, "127.0.0.1", stop, hang_s, self.reported[rank].put, dead_s, start_s)
 
         with ThreadPoolExecutor(2) as pool:
             self.watchdogs = list(pool.map(make, (0, 1)))
@@ -85,8 +85,8 @@ def make_pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pair]]:
     monkeypatch.setattr(watchdog.os, "_exit", exits.append)  # after the grace period a watchdog ends the process
     pairs: list[Pair] = []
 
-    def make(hang_s: float = 0.0, dead_s: float = 60.0) -> Pair:
-        pairs.append(Pair(hang_s, dead_s))
+    def make(hang_s: float = 0.0, dead_s: float = 60.0, start_s: float = 60.0) -> Pair:
+        pairs.append(Pair(hang_s, dead_s, start_s))
         return pairs[-1]
 
     yield make
@@ -154,7 +154,7 @@ def test_stalled_ranks_are_listed_with_their_activity(
     main, other = pair.watchdogs
     main.report_progress(SYNCHRONISING)
     other.report_progress("reading clips")
-    assert main.wait_for_fault(1.5) is None, "before the first step nothing counts as stalled"
+    assert main.wait_for_fault(1.5) is None, "before the first step an activity may take a minute"
     for each in pair.watchdogs:
         each.first_step_done()
     text = main.wait_for_fault(TIMEOUT_S)
@@ -168,6 +168,17 @@ def test_stalled_ranks_are_listed_with_their_activity(
     for rank in (0, 1):
         pair.close(rank)
     assert "Current thread" in capfd.readouterr().err, "the stalled rank prints its stacks"
+
+
+def test_a_stall_before_the_first_step_is_found_too_unless_it_compiles(make_pair: Callable[..., Pair]) -> None:
+    compiling = make_pair(hang_s=0.2, start_s=0.3)
+    compiling.watchdogs[1].first_step_compiles()
+    pair = make_pair(hang_s=0.2, start_s=0.3)
+    pair.watchdogs[1].report_progress("reading clips")
+    text = pair.watchdogs[0].wait_for_fault(TIMEOUT_S)
+    assert text is not None
+    assert "rank 1: reading clips" in text
+    assert compiling.watchdogs[0].fault is None
 
 
 def test_an_activity_without_time_limit_is_never_stalled(make_pair: Callable[..., Pair]) -> None:
