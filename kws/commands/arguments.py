@@ -170,6 +170,11 @@ def _add_inspect(commands: Any) -> None:
         "--clip", metavar="NAME",
         help="draw a clip (its name, or SPLIT/NUMBER) as the network sees it, without and with augmentation",
     )  # fmt: skip
+    inspect.add_argument(
+        "--conditions", action="store_true",
+        help="show how the clips were recorded (level, noise floor, bandwidth, source format ...) by word and split, "
+        "and warn of words that can be told by it",
+    )  # fmt: skip
     inspect.add_argument("--out", type=path, metavar="PNG", help="with --clip: file for the picture (default NAME.png)")
     inspect.add_argument("--draws", type=int, default=4, help="with --clip: number of augmented variants (default 4)")
     inspect.add_argument(

@@ -285,12 +285,33 @@ def inspect(arguments: argparse.Namespace) -> int:
     corpus = index.load(arguments.dir)
     if arguments.task:
         return _inspect_task(arguments, corpus)
+    if arguments.conditions:
+        return _inspect_conditions(arguments, corpus)
     if arguments.json:
         print(json.dumps(contents.corpus_facts(corpus) | {"leaks": leaks.leaks_in_index(corpus).counts}))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
         lines = leaks.describe_index(corpus) + contents.shuffle_lines(corpus)
         print("\n".join(lines + [f"note: {note}" for note in contents.split_notes(corpus)]))
+    return OK
+
+
+def _inspect_conditions(arguments: argparse.Namespace, corpus: Index) -> int:
+    from kws.packing import condition_leaks, condition_tables, conditions, source_formats
+
+    with progress("measuring clips") as show:
+        found = conditions.measure_corpus(corpus, progress=show)
+    sources = source_formats.load(corpus)
+    leaks = condition_leaks.find_leaks(found, corpus.words, sources)
+    if arguments.json:
+        print(json.dumps(condition_tables.conditions_facts(found, corpus.words, sources, leaks)))
+        return OK
+    console().print(condition_tables.conditions_table(found, corpus.words, sources))
+    print(condition_tables.sample_line(found))
+    for leak in leaks:
+        print(f"warning: {leak}")
+    if not leaks:
+        print("no word can be told by one of these conditions alone")
     return OK
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from kws.packing.conditions import MEASURES, Conditions
+from kws.packing.source_formats import SourceFormats
 
 LEAST_AUC = 0.85
 _FEWEST_CLIPS = 8
@@ -30,12 +31,10 @@ _NAMES = {
     "clipped": "clipping", "offset": "DC offset", "source": "source format",
 }  # fmt: skip
 _ALWAYS, _SELDOM = 0.9, 0.1
-"""Words differ in length by nature. Suspicious is one exact length that nearly all clips of a word have, and few others,
-and lengths beyond this ratio."""
+"""Words differ in length by nature. Suspicious is one exact length of nearly all clips of a word and of few others, and
+lengths beyond this ratio."""
 _LENGTH_RATIO = 4.0
 Values = npt.NDArray[np.float64]
-Sources = Mapping[tuple[str, str], Mapping[str, int]]
-"""(word, split) -> format of the source file -> number of clips."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Leak:
         )
 
 
-def find_leaks(conditions: Conditions, words: Sequence[str], sources: Sources) -> list[Leak]:
+def find_leaks(conditions: Conditions, words: Sequence[str], sources: SourceFormats) -> list[Leak]:
     """Words that can be told by a condition, then splits. `sources`: {} where the source formats are not known."""
     leaks = list[Leak]()
     for number, word in enumerate(words):
@@ -79,7 +78,9 @@ def find_leaks(conditions: Conditions, words: Sequence[str], sources: Sources) -
     return leaks
 
 
-def _told(values: Values, here: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]) -> Iterator[tuple[str, float, str, str]]:
+def _told(
+    values: Values, here: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]
+) -> Iterator[tuple[str, float, str, str]]:
     """(condition, AUC, typical value here, typical value there) of each condition that tells the clips apart."""
     for at, measure in enumerate(MEASURES):
         one, other = values[here, at], values[there, at]
@@ -117,7 +118,7 @@ def _length_auc(one: Values, other: Values, auc: float) -> float:
     return auc if max(ratio, 1 / max(1e-9, ratio)) >= _LENGTH_RATIO else 0.0
 
 
-def _told_by_source(sources: Sources, word: str) -> Iterator[tuple[str, float, str, str]]:
+def _told_by_source(sources: SourceFormats, word: str) -> Iterator[tuple[str, float, str, str]]:
     here, there = collections.Counter[str](), collections.Counter[str]()
     for (name, _), counts in sources.items():
         (here if name == word else there).update(counts)

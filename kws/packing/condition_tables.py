@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from kws.packing.condition_leaks import Leak, Sources
+from kws.packing.condition_leaks import Leak
 from kws.packing.conditions import MEASURES, Conditions, Values
+from kws.packing.source_formats import SourceFormats
 
 _ALL = "all"
 
 
-def conditions_table(conditions: Conditions, words: Sequence[str], sources: Sources) -> Table:
+def conditions_table(conditions: Conditions, words: Sequence[str], sources: SourceFormats) -> Table:
     """A row for each word in each split, and one for each split: medians, and the most frequent source format."""
-    table = Table("word", "split", "clips", "s", "level", "floor", "kHz", "clipped", "offset", title="how clips were recorded")  # fmt: skip
+    columns = ("word", "split", "clips", "s", "level", "floor", "kHz", "clipped", "offset")
+    table = Table(*columns, title="how clips were recorded")
     for column in table.columns[2:]:
         column.justify, column.no_wrap = "right", True
     if sources:
@@ -30,8 +32,8 @@ def conditions_table(conditions: Conditions, words: Sequence[str], sources: Sour
         table.add_row(*row, *([_source(sources, word, split)] if sources else []))
         last = word
     table.caption = (
-        "medians; level: of the loud frames, floor: of the pauses, dB of full scale; kHz: where the spectrum is cut off "
-        "(8: nowhere); clipped: share of the samples; offset: DC, of full scale"
+        "medians; level: of the loud frames, floor: of the pauses, dB of full scale; kHz: where the spectrum is cut "
+        "off (8: nowhere); clipped: share of the samples; offset: DC, of full scale"
     )
     return table
 
@@ -45,7 +47,7 @@ def sample_line(conditions: Conditions) -> str:
 
 
 def conditions_facts(
-    conditions: Conditions, words: Sequence[str], sources: Sources, leaks: Sequence[Leak]
+    conditions: Conditions, words: Sequence[str], sources: SourceFormats, leaks: Sequence[Leak]
 ) -> dict[str, Any]:
     """Medians by word and split, source formats by word and split, and what gives a word or a split away."""
     medians: dict[str, dict[str, Any]] = {}
@@ -87,12 +89,12 @@ def _cells(values: Values) -> list[str]:
         return "" if median is None else format(median * scale, form)
 
     return [
-        shown("length_s", ".2f"), shown("level_db", ".0f"), shown("floor_db", ".0f"), shown("bandwidth_hz", ".1f", 1e-3),
-        shown("clipped", ".1%"), shown("offset", "+.1%"),
+        shown("length_s", ".2f"), shown("level_db", ".0f"), shown("floor_db", ".0f"),
+        shown("bandwidth_hz", ".1f", 1e-3), shown("clipped", ".1%"), shown("offset", "+.1%"),
     ]  # fmt: skip
 
 
-def _source(sources: Sources, word: str, split: str) -> str:
+def _source(sources: SourceFormats, word: str, split: str) -> str:
     """The most frequent format of the source files, and how many others there are."""
     if word == _ALL:
         return ""

@@ -24,8 +24,8 @@ from kws.errors import UsageError
 from kws.transport import describe_error
 
 MEASURES = ("length_s", "level_db", "floor_db", "bandwidth_hz", "clipped", "offset")
-"""Measures of a clip. levels in dB of full scale; clipped: share of the samples; offset: mean, as a share of full scale.
-NaN where something can't be measured, such as the noise floor of a clip without a pause."""
+"""Measures of a clip. Levels are in dB of full scale; clipped: share of the samples; offset: mean, as a share of full
+scale. NaN where something can't be measured, such as the noise floor of a clip without a pause."""
 SAMPLED = 100
 """Clips of each word and split that are measured, where there are not too many words."""
 _ALL_CELLS = 6_000
