@@ -15,6 +15,7 @@ import soundfile  # type: ignore[import-untyped]
 import soxr  # type: ignore[import-untyped]
 
 from kws.audio import containers, ffmpeg, formats, remarks
+from kws.audio.sound_bytes import FileBytes
 
 SAMPLE_RATE_HZ = 16_000
 WAV_HEADER_BYTES = 44
@@ -193,7 +194,7 @@ def _ffmpeg_format(head: bytes, error: UnreadableError) -> formats.AudioFormat:
 
 def _from_file(file: IO[bytes], read: Callable[[IO[bytes]], _Result]) -> tuple[_Result, tuple[str, ...]]:
     """What `read` returns for the file, or for ffmpeg's WAV of it where libsndfile gives up; with remarks."""
-    sound = containers.locate(containers.FileBytes(file), with_end=False)
+    sound = containers.locate(FileBytes(file), with_end=False)
     view = sound.file_of(file)
     try:
         return read(view), sound.remarks
@@ -201,15 +202,14 @@ def _from_file(file: IO[bytes], read: Callable[[IO[bytes]], _Result]) -> tuple[_
         view.seek(0)
         form = _ffmpeg_format(view.read(formats.HEAD_BYTES), error)
         try:
-            converted = ffmpeg.as_wav(file, form)
+            with ffmpeg.as_wav(file, form) as wav:
+                return read(wav), (remarks.FFMPEG_INSTEAD if form.by_soundfile else remarks.FFMPEG,)
         except ffmpeg.FfmpegError as second:
             raise AudioError(f"{error}; {second}" if form.by_soundfile else f"{form.name}: {second}") from second
-        return read(converted), (remarks.FFMPEG_INSTEAD if form.by_soundfile else remarks.FFMPEG,)
 
 
 def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> _Part:
     """Samples of a part of a file; `window(frames, rate)` returns the part's first frame and its end."""
-    file.seek(0)
     try:
         with _open(file) as sound:
             exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE_HZ
@@ -242,6 +242,7 @@ def _scale(sound: soundfile.SoundFile, samples: npt.NDArray[np.float32]) -> floa
 
 
 def _open(file: IO[bytes]) -> soundfile.SoundFile:
+    file.seek(0)
     try:
         return soundfile.SoundFile(file)
     except (soundfile.SoundFileError, RuntimeError) as error:

@@ -7,6 +7,7 @@ ffmpeg gets no shell, no input but the one file, and no protocols but files and 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import io
@@ -126,19 +127,30 @@ def _parse_wav(wav: bytes) -> tuple[npt.NDArray[np.float32], int]:
     return values[: len(values) // channels * channels].reshape(-1, channels), rate_hz
 
 
-def as_wav(file: IO[bytes], form: AudioFormat) -> IO[bytes]:
-    """An open recording as an open WAV file, with the same channels and rate. Raises as `read`."""
+_Key = tuple[Path, int, int, int]
+_kept: list[tuple[_Key, IO[bytes]]] = []
+"""The last long recording that was converted: many excerpts are cut from one."""
+
+
+@contextlib.contextmanager
+def as_wav(file: IO[bytes], form: AudioFormat) -> Iterator[IO[bytes]]:
+    """An open recording as an open WAV file, with the same channels and rate. Raises as `read`. Not for threads."""
     if isinstance(file, io.BytesIO):  # a member of an archive
-        with _temporary(file.getvalue()) as copy:
-            return _convert(Path(copy.name), form)
+        with _temporary(file.getvalue()) as copy, _convert(Path(copy.name), form) as wav:
+            yield wav
+        return
     found = os.fstat(file.fileno())
-    return _converted(Path(file.name), form, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    key = (Path(file.name), found.st_ino, found.st_size, found.st_mtime_ns)
+    if not _kept or _kept[0][0] != key:
+        _forget()
+        _kept.append((key, _convert(key[0], form)))
+    yield _kept[0][1]
 
 
-@functools.lru_cache(maxsize=1)
-def _converted(path: Path, form: AudioFormat, identity: tuple[int, ...]) -> IO[bytes]:
-    """The last long recording that was converted: many excerpts are cut from one."""
-    return _convert(path, form)
+@atexit.register
+def _forget() -> None:
+    while _kept:
+        _kept.pop()[1].close()
 
 
 def _convert(path: Path, form: AudioFormat) -> IO[bytes]:

@@ -36,8 +36,8 @@ _OFFSET = 0.1
 """Of full scale."""
 _CANCELLED = 0.01
 """Share of the channels' energy that is left in their average, below which they cancel out (-20 dB)."""
-_MANY = 0.001
-"""Share of samples."""
+_BEYOND, _MANY = 1.05, 0.001
+"""Clipping of more than this share of samples, beyond this value, is told."""
 Samples = npt.NDArray[np.float32]
 
 
@@ -48,10 +48,10 @@ def of_samples(pcm: npt.NDArray[np.int16], rate_hz: int) -> tuple[str, ...]:
     if not low * rate_hz <= len(pcm) <= high * rate_hz:
         found.append(SHORT if len(pcm) < low * rate_hz else LONG)
     some = pcm[:: max(1, len(pcm) // 256)]  # looking at all of them would take 20 us a clip
-    first = some[0]
-    if (some == first).all() and (pcm == first).all():
+    total, first = int(some.sum()), int(pcm[0])
+    if total == first * len(some) and (pcm == first).all():
         found.append(CONSTANT if first else SILENT)
-    elif abs(float(some.mean())) > _OFFSET * 32768 and abs(float(pcm.mean())) > _OFFSET * 32768:
+    elif abs(total) > _OFFSET * 32768 * len(some) and abs(float(pcm.mean())) > _OFFSET * 32768:
         found.append(OFFSET)
     return tuple(found)
 
@@ -78,16 +78,19 @@ def full_scale(peak: float, integers: bool) -> float:
 def mono(samples: Samples) -> tuple[Samples, tuple[str, ...]]:
     """The average of the channels, (T, channels) -> (T,); of two channels that cancel out, the first. With remarks."""
     average: Samples = samples.mean(axis=1)
-    if samples.shape[1] != 2 or not samples.any():
+    if samples.shape[1] != 2:
         return average, ()
-    energy = np.einsum("tc,tc->c", samples, samples)
-    if not energy.all():
-        return average, (SILENT_CHANNEL,)
-    if 2 * float(np.dot(average, average)) < _CANCELLED * float(energy.sum()):
+    first, second = (float(np.dot(channel, channel)) for channel in samples.T)
+    if not (first and second):
+        return average, (SILENT_CHANNEL,) if first or second else ()
+    if 2 * float(np.dot(average, average)) < _CANCELLED * (first + second):
         return samples[:, 0], (ANTIPHASE,)
     return average, ()
 
 
 def of_floats(samples: Samples) -> tuple[str, ...]:
     """The remark about float samples, any shape, of which many are beyond 1."""
-    return (CLIPPED,) if np.count_nonzero(np.abs(samples) > 1.0) > _MANY * samples.size else ()
+    if samples.min(initial=0.0) >= -_BEYOND and samples.max(initial=0.0) <= _BEYOND:
+        return ()
+    beyond = np.count_nonzero(samples > _BEYOND) + np.count_nonzero(samples < -_BEYOND)
+    return (CLIPPED,) if beyond > _MANY * samples.size else ()
