@@ -113,7 +113,13 @@ def _add_pack(commands: Any) -> None:
     )  # fmt: skip
     pack.add_argument(
         "--names", default="", metavar="PATTERN",
-        help="how file names are built, for sources without word folders: '{word}_{speaker}_{}', where {} is anything",
+        help="how file names are built, for sources without word folders: '{word}_{speaker}_{}', where {} is anything; "
+        "with a /, how whole paths below the source are built: '{speaker}/{word}/{}'",
+    )  # fmt: skip
+    pack.add_argument(
+        "--table", action="append", default=[], metavar="NAME",
+        help="the table that lists the recordings of a source folder, where several lie there (may be repeated); none "
+        "to read no table (default: the tables that are found)",
     )  # fmt: skip
     pack.add_argument(
         "--format", choices=("wav", "flac"), default="wav",

@@ -146,6 +146,7 @@ def pack(arguments: argparse.Namespace) -> int:
         audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
         valid_speakers=_speakers(arguments.valid_speakers, "valid"),
         test_speakers=_speakers(arguments.test_speakers, "test"), append=arguments.append, names=arguments.names,
+        tables=tuple(arguments.table),
         allow_leaks=arguments.allow_leaks or (recipe is not None and recipe.allow_leaks),
     )  # fmt: skip
     corpus, report = _pack(sources, out, options, _processes(arguments.processes))

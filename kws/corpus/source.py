@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TextIO
@@ -24,7 +23,9 @@ from kws.corpus.left_out import LeftOut
 from kws.corpus.name_pattern import NamePattern
 from kws.corpus.recording import NOISE_FOLDER, Recording, speaker_from_name, to_nfc
 from kws.corpus.source_reader import Findings, SourceReader
-from kws.corpus.tables import clips, finding
+from kws.corpus.table_reader import TableReader
+from kws.corpus.tables import finding
+from kws.corpus.tables import place as tables_place
 from kws.corpus.tables.table import Table
 from kws.errors import UsageError
 
@@ -38,13 +39,15 @@ class Sources:
     """Several folders, archives and tables as one corpus. Iterating yields the recordings and fills all other fields.
 
     names: the pattern of names (kws.corpus.name_pattern); "": names give only the speaker, before `_nohash_`.
-    are_plain: the sources are known to be WORD/FILE, so that archives need not be surveyed.
+    are_plain: the sources are known to be WORD/FILE, so that archives need not be surveyed. tables: names of the tables
+    in folders that are read; empty: those that are found; "none": none.
     Raises UsageError for a path that is no source.
     """
 
     paths: Sequence[Path]
     names: str = ""
     are_plain: bool = False
+    tables: Sequence[str] = ()
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was understood, guessed, or is noteworthy about the sources."""
     found: Findings = dataclasses.field(default_factory=Findings)
@@ -102,6 +105,9 @@ class Sources:
             faults = self.found.left_out.faults()
             example = f" (such as {faults[0].rpartition(': ')[0]})" if faults else ""
             return f"{path}: no recording there has a name that matches --names {self.names!r}{example}"
+        problem = self._tables(path).problem
+        if problem:
+            return f"{path}: no audio in word folders there, and {problem}"
         example = self._survey(path).example
         return (
             f"{path}: no audio in word folders there; wanted WORD/FILE.wav (or flac, opus, ogg, mp3), or "
@@ -143,6 +149,11 @@ class Sources:
         if finding.is_table(path):
             yield from self._read_tables(finding.open_table(path))
             return
+        tables = self._tables(path)
+        if tables.tables:
+            self.notes += tables.notes
+            yield from self._read_tables(tables.tables, path)
+            return
         inner = self._archives_instead(path)
         if inner:
             self.notes.append(f"{path}: no recordings but in {len(inner)} archives: read {_some(inner)}")
@@ -151,43 +162,48 @@ class Sources:
         for archive in inner:
             yield from self._read_source(archive)
 
+    def _tables(self, path: Path) -> finding.Found:
+        """The tables in a folder, which decide instead of its folders; `--names` decides instead of both."""
+        if not path.is_dir() or self.are_plain or (self._pattern and not self.tables):
+            return finding.Found()
+        return finding.find(tables_place.Folder(path), self.tables)
+
+    def _read_tables(self, tables: Sequence[Table], folder: Path | None = None) -> Iterator[Recording]:
+        """The recordings that tables list. `folder`: the source that they were found in, whose other files are
+        counted."""
+        reader = TableReader(tables, self.found)
+        yield from reader.read()
+        if folder:
+            reader.count_others(folder)
+        self.notes += reader.notes
+
     def _layout(self, path: Path) -> Layout:
         """The meaning of the source's folders."""
         if not self._is_surveyed(path) or self.are_plain or (self._pattern and self._pattern.is_for_paths):
             return Layout()
-        folders = self._survey(path).folders
-        found = layout.split_folders(folders) if self._word_in_name else layout.understand(str(path), folders)
+        found = self._understand(path)
         self.notes += found.notes
         self.split_of.folders |= found.split_folders - found.unlabelled
         return found
+
+    def _understand(self, path: Path) -> Layout:
+        """The layout, from the survey. Raises UsageError, which names what else may tell the words."""
+        surveyed = self._survey(path)
+        if self._word_in_name:
+            return layout.split_folders(surveyed.folders)
+        try:
+            return layout.understand(str(path), surveyed.folders)
+        except UsageError as error:
+            problem = self._tables(path).problem
+            if surveyed.tables:
+                problem = f"{surveyed.tables[0]} in it may list the words: unpack the archive and give its folder"
+            raise UsageError(f"{error}; {problem}" if problem else str(error)) from error
 
     def _has_long_names(self, path: Path) -> bool:
         """Whether the names of a source's recordings contain their folders because file names repeat."""
         if self._pattern and self._pattern.is_for_paths:
             return True
         return self._is_surveyed(path) and self._survey(path).has_repeated_names
-
-    def _read_tables(self, tables: Sequence[Table]) -> Iterator[Recording]:
-        """The recordings that tables in one place list."""
-        rows, left_out = clips.LeftOutCounts(), self.found.left_out
-
-        def leave_out(row: clips.LeftOut) -> None:
-            rows.add(row)
-            left_out.num_faults += row.is_fault
-            left_out.passed_over(Path(row.where), row.audio, "left out by tables", row.reason)
-
-        listed = clips.Clips(tables, leave_out)
-        for clip in listed:
-            if clip.split:
-                self.split_of[clip.name] = clip.split
-            # Links are not resolved: a link's name may contain the speaker.
-            audio = Path(os.path.normpath(Path(tables[0].place.name, clip.path).absolute()))
-            yield Recording(
-                clip.name, Path(clip.table), audio if clip.data is None else clip.data, clip.speaker, clip.span
-            )
-        self.notes += listed.notes + rows.lines(faults=False)
-        for line in rows.lines(faults=True):
-            left_out.fault_line(line, count=0)  # each row is counted above
 
 
 def split_key(name: str, speaker: str) -> str:

@@ -20,6 +20,7 @@ from kws.corpus.recording import speaker_from_name, to_nfc
 _SYSTEM_NAMES = frozenset(
     {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 )
+_TABLES = frozenset({"csv", "tsv", "jsonl", "parquet"})
 _MOST_NAMES = 1 << 24
 """File names compared for repetition (8 bytes each); in a larger source they are taken to repeat."""
 
@@ -33,6 +34,8 @@ class Survey:
     archives: list[str] = dataclasses.field(default_factory=list)
     total_bytes: int = 0
     example: str = ""
+    tables: list[str] = dataclasses.field(default_factory=list)
+    """Names of files in an archive that may be tables; those in folders are found by kws/corpus/tables."""
     num_tracks: int = 0
     """Long recordings with a label track; their folders name no word."""
     word_in_name: bool = False
@@ -103,6 +106,8 @@ def _survey_archive(path: Path, found: Survey) -> None:
         *folder, base = PurePosixPath(to_nfc(name)).parts or ("",)
         if base and formats.is_named_as_audio(base) and not is_hidden(folder, base):
             found.add(tuple(folder), base)
+        elif formats.ending(base) in _TABLES and not is_hidden(folder, base):
+            found.tables.append(name)
 
 
 def track_beside(recording: Path, names: frozenset[str]) -> Path | None:

@@ -57,7 +57,8 @@ class PackOptions:
     and kws.packing.external_index makes one index for the shards of all parts. append: adds to the corpus in the
     folder. allow_leaks: leaks between splits are noted instead of refused. names: pattern of file names
     (kws.corpus.name_pattern), "" for none. percents, valid_speakers, test_speakers: see splits.SplitOptions. are_plain:
-    the sources are known to hold WORD/FILE, so that archives are read only once.
+    the sources are known to hold WORD/FILE, so that archives are read only once. tables: names of the
+    tables in source folders to read; empty: those that are found.
     """
 
     audio_format: AudioFormat = "wav"
@@ -68,6 +69,7 @@ class PackOptions:
     allow_leaks: bool = False
     names: str = ""
     are_plain: bool = False
+    tables: tuple[str, ...] = ()
     valid_speakers: tuple[str, ...] = ()
     test_speakers: tuple[str, ...] = ()
 
@@ -97,9 +99,11 @@ def pack(
     main module, which must do nothing when imported. Raises UsageError; then `out` holds no corpus, or the old one.
     """
     with decoding.reading():
-        corpus = Sources(sources, options.names, options.are_plain)
+        corpus = Sources(sources, options.names, options.are_plain, options.tables)
     is_new = not out.exists()
-    made_of = json.dumps([[str(path.absolute()) for path in sources], options.part, options.append, options.names])
+    made_of = json.dumps(
+        [[str(path.absolute()) for path in sources], options.part, options.append, options.names, *options.tables]
+    )
     try:
         publish.restore_index(out)
         finished = _finished(out, made_of, repr(options.splits))
