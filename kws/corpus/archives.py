@@ -25,7 +25,7 @@ from typing import IO, Self, cast
 import zstandard
 
 from kws.audio import formats
-from kws.corpus.recording import raise_unreadable
+from kws.corpus.recording import raise_unreadable, read_file
 from kws.errors import UsageError, unreadable
 
 _ZIP, _ZSTD = b"PK", b"\x28\xb5\x2f\xfd"
@@ -40,39 +40,40 @@ _DAMAGE = (
 class SourceFile:
     """One file of a source. name: below the source, with / between folders. path: on disk; None in an archive.
     is_regular: False for a broken link, a special file, and a link in an archive. beside: names of the files in its
-    folder on disk."""
+    folder on disk; None in an archive."""
 
     def __init__(
-        self, name: str, is_regular: bool, open_file: Callable[[], IO[bytes]], path: Path | None = None,
-        beside: frozenset[str] = frozenset(),
+        self, source: Path, name: str, is_regular: bool, open_file: Callable[[], IO[bytes]],
+        beside: frozenset[str] | None = None,
     ) -> None:  # fmt: skip
-        self.name, self.is_regular, self.path, self.beside = name, is_regular, path, beside
+        self.name, self.is_regular, self.beside = name, is_regular, beside or frozenset()
+        self.path = None if beside is None else source / name
+        self._source = source
         self._open, self._head = open_file, b""
-        self._file: IO[bytes] | None = None
+        self._member: IO[bytes] | None = None
 
     def head(self) -> bytes:
         """Its first bytes, from which kws.audio.formats tells what it is. Raises UsageError where it cannot be read."""
-        if self._file is None:
+        if self.path:
             try:
-                self._file = self._open()
-                self._head = self._file.read(formats.HEAD_BYTES)
+                with self._open() as file:
+                    return file.read(formats.HEAD_BYTES)
             except OSError as error:
-                if self.path is None:
-                    raise
                 raise_unreadable(error, self.path)
-            finally:
-                if self.path and self._file:
-                    self._file.close()
+        if self._member is None:
+            with _damage_named(f"{self._source}: damaged at {self.name}", self._source):
+                self._member = self._open()
+                self._head = self._member.read(formats.HEAD_BYTES)
         return self._head
 
     def read(self) -> bytes:
         """Its contents. Raises UsageError where a file cannot be read."""
-        if self.path is None:
-            return self.head() + cast(IO[bytes], self._file).read()
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise_unreadable(error, self.path)
+        if self.path:
+            return read_file(self.path)
+        head = self.head()
+        assert self._member
+        with _damage_named(f"{self._source}: damaged at {self.name}", self._source):
+            return head + self._member.read()
 
     @property
     def audio(self) -> Path | bytes:
@@ -111,24 +112,26 @@ def read(source: Path) -> Iterator[SourceFile]:
     """The files of a folder or an archive. Each is valid until the next is taken. Raises UsageError for a damaged
     archive, and for a folder that cannot be read."""
     if source.is_dir():
-        yield from _folder_files(source)
-        return
-    with _damage_named(source) as count:
-        for file in _zip_files(source) if is_zip(source) else _tar_files(source):
-            count()
-            yield file
+        return _folder_files(source)
+    return _counted(source, _zip_files(source) if is_zip(source) else _tar_files(source))
 
 
 def member_names(source: Path) -> Iterator[str]:
     """The names of the regular files of an archive. Raises UsageError for a damaged one."""
-    with _damage_named(source) as count:
-        if is_zip(source):
-            names = (file.name for file in _zip_files(source) if file.is_regular)
-        else:
-            names = (file.name for file in _tar_files(source, names_only=True) if file.is_regular)
-        for name in names:
-            count()
-            yield name
+    files = _zip_files(source) if is_zip(source) else _tar_files(source, names_only=True)
+    return (file.name for file in _counted(source, files) if file.is_regular)
+
+
+def _counted(source: Path, files: Iterator[SourceFile]) -> Iterator[SourceFile]:
+    """The files; errors of the archive's readers become a UsageError that counts the members read before."""
+    members = 0
+    while True:
+        with _damage_named(f"{source}: damaged after {members} members, or not an archive", source):
+            file = next(files, None)
+        if file is None:
+            return
+        members += 1
+        yield file
 
 
 def is_zip(path: Path) -> bool:
@@ -137,23 +140,14 @@ def is_zip(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _damage_named(source: Path) -> Iterator[Callable[[], None]]:
-    """Turns errors of the archive's readers into a UsageError that counts the members read before."""
-    members = 0
-
-    def count() -> None:
-        nonlocal members
-        members += 1
-
+def _damage_named(what: str, source: Path | None = None) -> Iterator[None]:
+    """Turns errors of the archive's readers into a UsageError."""
     try:
-        yield count
+        yield
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno:  # not gzip's errors of content, which have no number
             raise unreadable(error, source) from error
-        raise UsageError(
-            f"{source}: damaged after {members} members, or not an archive ({error}); wanted a whole tar (also "
-            "gz, bz2, xz, zst) or zip"
-        ) from error
+        raise UsageError(f"{what} ({error}); wanted a whole tar (also gz, bz2, xz, zst) or zip") from error
 
 
 def _magic(path: Path) -> bytes:
@@ -170,7 +164,7 @@ def _folder_files(root: Path) -> Iterator[SourceFile]:
         # Recordings first: the label tracks among the others are then known.
         for name in sorted(names, key=lambda name: (formats.name_kind(name) != "audio", name)):
             path = root.joinpath(*folder, name)
-            yield SourceFile("/".join((*folder, name)), path.is_file(), _opener(path), path, beside)
+            yield SourceFile(root, "/".join((*folder, name)), path.is_file(), _opener(path), beside)
 
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:
@@ -203,7 +197,7 @@ def _tar_files(path: Path, names_only: bool = False) -> Iterator[SourceFile]:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps them all in memory
                 if not member.isdir():
-                    yield SourceFile(member.name.removeprefix("./"), member.isfile(), _extractor(tar, member))
+                    yield SourceFile(path, member.name.removeprefix("./"), member.isfile(), _extractor(tar, member))
             while not seekable and whole.read(1 << 20):
                 pass
 
@@ -222,7 +216,7 @@ def _zip_files(path: Path) -> Iterator[SourceFile]:
             raise UsageError(f"{path}: encrypted; unpack it with its password and give its folder")
         for member in members:
             is_regular = not stat.S_ISLNK(member.external_attr >> 16)
-            yield SourceFile(_zip_name(member), is_regular, _zip_opener(archive, member))
+            yield SourceFile(path, _zip_name(member), is_regular, _zip_opener(archive, member))
 
 
 def _zip_opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:

@@ -176,7 +176,8 @@ def _without_unlabelled(where: str, level: int, names: set[str], counts: Mapping
     inner = {folder[:depth] for found in rests.values() for folder in found for depth in range(len(folder))}
     unlabelled = {name for name, found in rests.items() if len(found) == 1 and found <= inner}
     labelled = [name for name in rests if name not in unlabelled]
-    if not labelled or all(not folder for name in labelled for folder in rests[name]):
+    words = {folder for name in labelled for folder in rests[name]}
+    if len(words) == 1 and len(next(iter(words))) == level:
         raise UsageError(_no_words(where, names, level))
     notes = tuple(
         f"{where}: {_several(_files(counts, level, name), 'recording')} in {_path(level, name, rests[name])} left out: "
@@ -199,10 +200,13 @@ def _path(level: int, name: str, rests: Iterable[Folder]) -> str:
 
 def _no_words(where: str, names: Iterable[str], level: int) -> str:
     below = "{}/" * level
+    above = f"; if the folder above them is the word: --names '{'{}/' * (level - 1)}{{word}}/{{split}}/{{}}'" * (
+        level > 0
+    )
     return (
         f"{where}: the recordings are directly in {', '.join(f'{name}/' for name in sorted(names)[:4])}, without word "
         f"folders; if these are splits and the file names contain the word: --names '{below}{{split}}/{{word}}_{{}}', "
-        f"and if these are the words: --names '{below}{{word}}/{{}}'"
+        f"and if these are the words: --names '{below}{{word}}/{{}}'" + above
     )
 
 
