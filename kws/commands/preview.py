@@ -1,12 +1,14 @@
 """What `kws train CONFIG --check` shows: what would run, its memory, and what starting in the run folder would do.
 
 Trainer (constructed, not run) -> preview(): one dict, for programs -> preview_table(), for people. Writes nothing.
+The refusals are in kws/training/start_check.py, the time in kws/training/time_estimate.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,9 @@ import torch
 
 from kws.errors import UsageError
 from kws.models.memory import activation_bytes
-from kws.run import folder as run_folder
-from kws.run import lock
 from kws.run.checkpoint import Checkpoints
-from kws.run.environment import describe_environment
+from kws.training import start_check
+from kws.training.time_estimate import estimate_time
 from kws.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -28,8 +29,13 @@ NEW, RESUME, FINISHED, REFUSED = "new", "resume", "finished", "refused"
 
 
 def preview(trainer: Trainer, config: Path) -> Preview:
-    """Everything that the table shows, with the keys of run.json where it has them; `memory` is in bytes."""
-    train = trainer.config.train
+    """Everything that the table shows, with the keys of run.json where it has them. All ranks call it together.
+
+    `memory` is in bytes; `seconds` are those of a step, of an epoch, and of what is left of the run ("total").
+    """
+    train, ranks = trainer.config.train, trainer.ranks
+    node_ranks = ranks.node_ranks()
+    start = ranks.on_main(lambda: next_start(trainer, node_ranks))
     return {
         "config": str(config),
         **trainer.describe(),
@@ -41,8 +47,19 @@ def preview(trainer: Trainer, config: Path) -> Preview:
         "device": str(trainer.ranks.device),
         "memory": memory_bytes(trainer),
         "run": str(trainer.folder),
-        **next_start(trainer),
+        **start,
+        **_seconds(trainer, start),
     }
+
+
+def _seconds(trainer: Trainer, start: Preview) -> Preview:
+    """How long the run would take; changes `state` and `why` where a slot does not fit into memory."""
+    if start["state"] not in (NEW, RESUME):
+        return {"seconds": None}
+    try:
+        return {"seconds": dataclasses.asdict(estimate_time(trainer))}
+    except UsageError as error:
+        return {"seconds": None, "state": REFUSED, "why": str(error)}
 
 
 def memory_bytes(trainer: Trainer) -> dict[str, int]:
@@ -73,30 +90,25 @@ def memory_bytes(trainer: Trainer) -> dict[str, int]:
     return parts | {"total": sum(parts.values())}
 
 
-def next_start(trainer: Trainer) -> Preview:
-    """What a start in the run folder would do; loads that checkpoint's position into the trainer.
+def next_start(trainer: Trainer, node_ranks: Sequence[int] = (0,)) -> Preview:
+    """What a start in the run folder would do; loads that checkpoint's position, or train.init, into the trainer.
 
-    `state`: new, resume, finished or refused. `step`: the step it would resume from. `why`: the reason of a refusal, or
-    None. `notes`: incomplete checkpoints that would be skipped.
+    `state`: new, resume, finished or refused. `step`: the step it would resume from. `why`: the reasons of a refusal,
+    or None. `notes`: incomplete checkpoints that would be skipped, and what train.init would load. Rank 0 only.
     """
     notes: list[str] = []
     newest = Checkpoints(trainer.folder, warn=notes.append).newest()
     if newest:
         trainer.state.load_state_dict(newest.state)
-    step, why = trainer.state.step, _refusal(trainer)
+    wrong = start_check.refusals(trainer, node_ranks)
+    if trainer.config.train.init and not newest:
+        try:
+            notes.append(start_check.load_init(trainer))
+        except UsageError as error:
+            wrong.append(str(error))
+    why = "; ".join(wrong) or None
     state = REFUSED if why else FINISHED if newest and trainer.done else RESUME if newest else NEW
-    return {"state": state, "step": step, "why": why, "notes": notes}
-
-
-def _refusal(trainer: Trainer) -> str | None:
-    """Why a start in the folder would be refused, or None."""
-    try:
-        lock.refuse_if_in_use(trainer.folder)
-        facts = trainer.describe() | describe_environment(trainer.ranks)
-        run_folder.check_settings(trainer.folder, trainer.config, facts)
-    except UsageError as error:
-        return str(error)
-    return None
+    return {"state": state, "step": trainer.state.step, "why": why, "notes": notes}
 
 
 def preview_table(found: Mapping[str, Any]) -> Table:
@@ -129,6 +141,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         f"possible: {', '.join(map(str, found['world_sizes']))}",
         "memory": f"at least {_size(parts['total'])} per process: "
         + ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size and name != "total"),
+        **({"time": _describe_time(found)} if found["seconds"] else {}),
         "run": found["run"],
         "would": _describe_start(found),
     } | ({"note": "\n".join(found["notes"])} if found["notes"] else {})
@@ -143,12 +156,34 @@ def _describe_start(found: Mapping[str, Any]) -> str:
     }[found["state"]]
 
 
+def _describe_time(found: Mapping[str, Any]) -> str:
+    seconds = found["seconds"]
+    return (
+        f"about {_duration(seconds['total'])} from here to the end: {_duration(seconds['epoch'])} an epoch, "
+        f"{_duration(seconds['step'])} a step; an estimate for this machine and "
+        f"{_several(found['world_size'], 'process')}, from {seconds['measured_clips']} made-up clips"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """0.0312 -> "31 ms"; 4000 -> "1 h 7 min"."""
+    if seconds < 1.0:
+        return f"{1000.0 * seconds:.2g} ms"
+    if seconds < 120.0:
+        return f"{seconds:.2g} s" if seconds < 10.0 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60.0)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"
+
+
 def _style(state: str) -> str:
     return "red" if state == REFUSED else "green"
 
 
 def _several(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("s" if count > 1 else "")
+    plural = "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}" + (plural if count > 1 else "")
 
 
 def _size(count: int) -> str:

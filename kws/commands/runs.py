@@ -43,7 +43,7 @@ def train(arguments: argparse.Namespace) -> int:
         with process_group.time_limit(config.train.hang_s, "corpus and network were not ready"):
             trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
         if arguments.check:
-            return _check(trainer, arguments, notes) if ranks.is_main else OK
+            return _check(trainer, arguments, notes)
         for line in notes:
             trainer.say(line)
         code = trainer.run(start)
@@ -58,6 +58,8 @@ def _check(trainer: Any, arguments: argparse.Namespace, notes: list[str]) -> int
 
     found = preview.preview(trainer, shipped_files.find_config(arguments.config))
     found["notes"] = notes + found["notes"]
+    if not trainer.ranks.is_main:
+        return OK
     if arguments.json:
         print(json.dumps(found))
     else:

@@ -53,11 +53,18 @@ class CacheSettings:
         """The largest size of the cache."""
         return round(self.gigabytes * GB)
 
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of the cache, which may not exist yet."""
+        return Path(self.folder).expanduser() if self.folder else default_cache_folder()
+
+    def is_used(self, source: ShardSource) -> bool:
+        """Whether the shards of this source are copied to the cache; else they are mapped directly."""
+        return source.kind != "folder" or bool(self.folder)
+
     def open_cache(self, source: ShardSource) -> ShardCache | None:
         """Returns the cache for the shards of this source; None where they are mapped directly."""
-        if source.kind == "folder" and not self.folder:
-            return None
-        return ShardCache(Path(self.folder).expanduser() if self.folder else default_cache_folder(), self.max_bytes)
+        return ShardCache(self.cache_folder, self.max_bytes) if self.is_used(source) else None
 
 
 DEFAULT_CACHE = CacheSettings()
@@ -65,7 +72,7 @@ DEFAULT_CACHE = CacheSettings()
 
 def require_room(root: Path, source: str, settings: CacheSettings, needed_bytes: int) -> None:
     """Raises UsageError where the cache is smaller than what this node's ranks need at once (Plan.bytes_at_once)."""
-    if settings.open_cache(ShardSource(root, source)) is not None and needed_bytes > settings.max_bytes:
+    if settings.is_used(ShardSource(root, source)) and needed_bytes > settings.max_bytes:
         wanted = math.ceil(needed_bytes / GB * 100) / 100
         raise UsageError(
             f"data.cache_gb: {settings.gigabytes:g}, but the processes of this node need {wanted:g} GB of shards at "

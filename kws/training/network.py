@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+
 import torch
 from torch import nn
 
@@ -23,4 +27,18 @@ def build_network(config: Config, num_classes: int, in_shape: tuple[int, int, in
         raise UsageError(f"model.name: {error}") from error
     if not recompute.set_gradient_checkpointing(network, recomputes) and recomputes:
         raise UsageError(f"train.gradient_checkpointing: {name} does not support it; leave the setting out")
+    if config.train.compile:
+        _refuse_without_compiler(device)
     return network
+
+
+def _refuse_without_compiler(device: torch.device) -> None:
+    """Raises UsageError where torch.compile would fail at the first step for lack of what it compiles with."""
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise UsageError(
+            f"train.compile: no C++ compiler {compiler} here; install one, set CXX to its path, or use "
+            "--set train.compile=false"
+        )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UsageError("train.compile: the package triton is not installed here; use --set train.compile=false")

@@ -108,6 +108,69 @@ def test_a_folder_in_use_would_be_refused(check: Check, trained: Path) -> None:
     assert check()["state"] == "finished"
 
 
+# --- what a start would refuse --------------------------------------------------------------------------------
+
+
+def test_initial_weights_are_tried(check: Check, trained_once: Path, tmp_path: Path) -> None:
+    found = check("train.init=nowhere.safetensors", code=cli.USAGE)
+    assert (found["state"], found["seconds"]) == ("refused", None)
+    assert "nowhere.safetensors" in str(found["why"])
+    assert "no weight" in str(check(f"train.init={trained_once}", "model.name=res8", code=cli.USAGE)["why"])
+    found = check(f"train.init={trained_once}")
+    assert found["state"] == "new"
+    assert str(trained_once) in str(found["notes"])
+
+
+def test_missing_and_short_shards_are_named(check: Check, tones: index.Index, tmp_path: Path) -> None:
+    corpus = shutil.copytree(tones.root, tmp_path / "corpus")
+    missing, short = sorted((corpus / "train").glob("*.tar"))[:2]
+    missing.unlink()
+    found = check(f"data.shards={corpus}", code=cli.USAGE)
+    assert str(missing) in str(found["why"])
+    shutil.copyfile(tones.root / "train" / missing.name, missing)
+    short.write_bytes(short.read_bytes()[:-512])
+    assert str(short) in str(check(f"data.shards={corpus}", code=cli.USAGE)["why"])
+    assert check(f"data.shards={corpus}", "data.on_bad=skip")["state"] == "new"
+
+
+def test_a_small_cache_and_all_other_reasons_are_named_at_once(check: Check, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    found = check(f"data.cache_dir={cache}", "data.cache_gb=0.0001", "train.init=nowhere", code=cli.USAGE)
+    assert "data.cache_gb" in str(found["why"])
+    assert "train.init" in str(found["why"])
+    assert check(f"data.cache_dir={cache}")["state"] == "new"
+    assert not cache.exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    assert "--run" in str(check(code=cli.USAGE)["why"])
+
+
+def test_compiling_without_a_compiler_is_refused(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for more in (["--check"], []):
+        words = ["train", str(config), "--run", str(tmp_path / "run"), "--set", "train.compile=true", *more]
+        assert cli.main(words) == cli.USAGE
+        assert "no-such-compiler" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# --- memory and time ------------------------------------------------------------------------------------------
+
+
+def test_the_time_is_estimated(check: Check, trained: Path) -> None:
+    assert check()["seconds"] is None, "it is finished"
+    shutil.rmtree(trained)
+    one, more = (check(f"train.epochs={epochs}")["seconds"] for epochs in (1, 1000))
+    assert isinstance(one, dict)
+    assert isinstance(more, dict)
+    assert 0.0 < one["step"] < one["epoch"] == pytest.approx(one["total"])
+    assert more["total"] == pytest.approx(1000 * more["epoch"])
+
+
 def memory(found: dict[str, object]) -> dict[str, int]:
     parts = found["memory"]
     assert isinstance(parts, dict)
@@ -150,3 +213,4 @@ def test_the_table_shows_slots_memory_and_what_would_happen(
     assert "would be refused:" in shown("--set", "train.seed=1")
     shutil.rmtree(trained)
     assert "would start" in shown()
+    assert "an estimate for this machine" in shown()

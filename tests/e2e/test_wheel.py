@@ -93,7 +93,20 @@ def test_copied_files_start_two_processes(run: Run, shards: str) -> None:
     run("kws", "configs", "--launch", "--copy", "launch")
     run("kws", "configs", "quick", "--copy", "mine")
     launcher = ("-m", "accelerate.commands.launch", "--config_file", "launch/cpu2.yaml")
-    shown = run("python", *launcher, "-m", "kws", "train", "mine/quick.toml", "--check", "--json", "--set", shards)
+    shown = run(
+        "python",
+        *launcher,
+        "-m",
+        "kws",
+        "train",
+        "mine/quick.toml",
+        "--check",
+        "--json",
+        "--run",
+        "new",
+        "--set",
+        shards,
+    )
     assert json.loads(shown)["world_size"] == 2
 
 
