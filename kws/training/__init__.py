@@ -6,4 +6,5 @@ May import every folder of kws/ but `commands`. Read `trainer.py` first (the loo
     gradients.py       how slots add up, on 1 or many ranks      optim.py   optimizer, learning rate of a step
     state.py           position, best values, running means      ema.py, mixup.py, network.py
     initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step
+    start_check.py     what a start would be refused for   time_estimate.py   how long a run would take
 """
