@@ -5,7 +5,7 @@ packed corpus. Read in this order:
 
     recording, source                               one recording; folders, archives and CSV files as one corpus
     name_pattern, label_track                       words and speakers from file names and label tracks
-    tables/                                         lists of recordings as other tools write them
+    table_reader, tables/                           recordings that tables list, as other tools write them
     tasks                                           which words belong to which class
     recipe, fetch                                   known corpora (the files of shards/), downloading them
     espeak, voices, acoustic_conditions, synth      speech synthesis: engine, speakers, rooms and noise, a whole corpus

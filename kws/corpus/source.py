@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from kws.audio import formats
-from kws.corpus import layout, survey
+from kws.corpus import layout, survey, table_reader
 from kws.corpus.given_splits import GivenSplits
 from kws.corpus.layout import Layout
 from kws.corpus.left_out import LeftOut
@@ -24,8 +24,7 @@ from kws.corpus.name_pattern import NamePattern
 from kws.corpus.recording import NOISE_FOLDER, Recording, speaker_from_name, to_nfc
 from kws.corpus.source_reader import Findings, SourceReader
 from kws.corpus.table_reader import TableReader
-from kws.corpus.tables import finding
-from kws.corpus.tables import place as tables_place
+from kws.corpus.tables import finding, unsupported
 from kws.corpus.tables.table import Table
 from kws.errors import UsageError
 
@@ -55,6 +54,7 @@ class Sources:
     def __post_init__(self) -> None:
         self._pattern = NamePattern(to_nfc(self.names)) if self.names else None
         self._surveys: dict[Path, survey.Survey] = {}
+        self._found_tables: dict[Path, finding.Found] = {}
         for path in self.paths:
             if not path.exists():
                 raise UsageError(
@@ -68,6 +68,9 @@ class Sources:
                 raise UsageError(
                     f"{path}: one audio file; give its folder, where folders, file names or label tracks name the words"
                 )
+            if path.is_file() and (other := unsupported.describe([path.name])):
+                raise UsageError(str(path.parent / other))
+        table_reader.check_names(self.paths, self.tables)
 
     def list_left_out(self, listing: TextIO) -> None:
         """Has every file that is left out listed in a text file, from the next iteration on."""
@@ -131,8 +134,8 @@ class Sources:
         return not finding.is_table(path) and (path.is_dir() or not known)
 
     def _size(self, path: Path) -> int:
-        if finding.is_table(path):
-            return sum(recording.size for recording in Sources([path]))
+        if tables := self._tables(path).tables:
+            return TableReader(tables, self.found).total_bytes
         inner = self._archives_instead(path)
         if inner:
             return sum(self._size(archive) for archive in inner)
@@ -146,13 +149,10 @@ class Sources:
         return [] if found.num_recordings else [path / name for name in found.archives]
 
     def _read_source(self, path: Path) -> Iterator[Recording]:
-        if finding.is_table(path):
-            yield from self._read_tables(finding.open_table(path))
-            return
         tables = self._tables(path)
+        self.notes += tables.notes
         if tables.tables:
-            self.notes += tables.notes
-            yield from self._read_tables(tables.tables, path)
+            yield from self._read_tables(tables.tables, path if path.is_dir() else None)
             return
         inner = self._archives_instead(path)
         if inner:
@@ -163,10 +163,25 @@ class Sources:
             yield from self._read_source(archive)
 
     def _tables(self, path: Path) -> finding.Found:
-        """The tables in a folder, which decide instead of its folders; `--names` decides instead of both."""
-        if not path.is_dir() or self.are_plain or (self._pattern and not self.tables):
-            return finding.Found()
-        return finding.find(tables_place.Folder(path), self.tables)
+        """The tables of a source, which decide instead of its folders; `--names` decides instead of both."""
+        if path not in self._found_tables:
+            by_names = self.are_plain or (self._pattern is not None and not self.tables)
+            found = finding.Found() if by_names and path.is_dir() else table_reader.find_tables(path, self.tables)
+            if path.is_dir() and found.tables and not self.tables:
+                found = self._unless_in_word_folders(path, found)
+            self._found_tables[path] = found
+        return self._found_tables[path]
+
+    def _unless_in_word_folders(self, path: Path, found: finding.Found) -> finding.Found:
+        """The tables; none where they list a part of the recordings in word folders, which say the same."""
+        if not all(table.is_strict for table in found.tables) or not table_reader.agree_with_folders(found.tables):
+            return found
+        num_rows, num_files = TableReader(found.tables, self.found).num_rows, self._survey(path).num_recordings
+        if num_rows >= 0.9 * num_files:
+            return found
+        names = ", ".join(table.path for table in found.tables[:3])
+        what = f"{path}: {names} with {num_rows:,} of the {num_files:,} recordings in word folders: not read"
+        return finding.Found(notes=[f"{what}; to read it: --table {found.tables[0].path}"])
 
     def _read_tables(self, tables: Sequence[Table], folder: Path | None = None) -> Iterator[Recording]:
         """The recordings that tables list. `folder`: the source that they were found in, whose other files are
@@ -174,7 +189,7 @@ class Sources:
         reader = TableReader(tables, self.found)
         yield from reader.read()
         if folder:
-            reader.count_others(folder)
+            yield from reader.read_others(folder)
         self.notes += reader.notes
 
     def _layout(self, path: Path) -> Layout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -35,30 +36,31 @@ class Clip(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A row that gives no clip. where: the table and its line. audio: as written there. is_fault: somebody should look
-    at it; else it is as the table's makers meant it."""
+    """A row that gives no clip. where: the table and its line. audio: as written there; path: in the place. is_fault:
+    somebody should look at it; else it is as the table's makers meant it."""
 
     where: str
     audio: str
+    path: str
     reason: str
     is_fault: bool
 
 
 @dataclasses.dataclass
 class Clips:
-    """The clips of tables that lie in the same place. Iterating yields them and fills `notes`.
-
-    Raises UsageError for mistakes in a table, for a table without clips, and where no audio file is found.
-    """
+    """The clips of tables that lie in the same place."""
 
     tables: Sequence[Table]
-    leave_out: Callable[[LeftOut], None] = lambda row: None
-    notes: list[str] = dataclasses.field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Clip]:
-        found = survey(self.tables)
-        self.notes += found.notes
-        first_of: dict[int, tuple[str, Entry]] = {}
+    @functools.cached_property
+    def survey(self) -> Survey:
+        """The first reading. Raises UsageError for mistakes in a table, for a table without keywords, and where no
+        audio file is found."""
+        return survey(self.tables)
+
+    def read(self, leave_out: Callable[[LeftOut], None] = lambda row: None) -> Iterator[Clip]:
+        """The second reading: all clips; `leave_out` is called with rows that give none. Raises UsageError as above."""
+        found, first_of = self.survey, dict[int, tuple[str, Entry]]()
         for table in self.tables:
             for raw in table.raw_rows():
                 entry, reason, is_fault = found.read(table, raw)
@@ -67,7 +69,8 @@ class Clips:
                 if entry and not reason:
                     reason, is_fault = _missing(table, raw, entry)
                 if entry is None or reason:
-                    self.leave_out(LeftOut(table.where(raw.line), raw.audio, reason, is_fault))
+                    path = entry.path if entry else found.path(table, raw)
+                    leave_out(LeftOut(table.where(raw.line), raw.audio, path, reason, is_fault))
                 else:
                     yield _clip(table, raw, entry, found)
 
@@ -101,10 +104,14 @@ def _repetition(
 def _clip(table: Table, raw: RawRow, entry: Entry, found: Survey) -> Clip:
     file = to_nfc(entry.path.rpartition("/")[2])
     base = excerpt_name(file, entry.span) if entry.span else file
-    name = f"{found.word_of_number.get(entry.word, entry.word)}/{base}"
+    word = found.word_of_number.get(entry.word, entry.word)
+    name = f"{word}/{base}"
     if found.repeated_names and name_key(entry) in found.repeated_names:
         name = _longer_name(table, raw, entry, found.root, name)
-    speaker = entry.speaker or (speaker_of_long_recording if entry.span else speaker_from_name)(file)
+    # yes_anna_nohash_0.wav, from a folder whose word folders were put together, is by anna as no_anna_nohash_0.wav is.
+    speaker = entry.speaker or (speaker_of_long_recording if entry.span else speaker_from_name)(
+        file.removeprefix(f"{word}_")
+    )
     return Clip(
         table.name, name, "" if raw.data is not None else entry.path, raw.data, speaker, entry.split,
         entry.span,

@@ -113,19 +113,28 @@ def _clear_only_split(found: Found) -> None:
         )
 
 
+def holds(place: Place, name: str) -> bool:
+    """Whether a place has a table that `--table` names so."""
+    return bool(_matching(place, name))
+
+
 def _named(place: Place, name: str) -> Table:
-    """The table that `--table` names: by its path, its name alone, or the folder of Kaldi's files."""
+    """The table that `--table` names. Raises UsageError where there is none, or several."""
+    matching = _matching(place, name)
+    if len(matching) == 1:
+        return _open(place, matching[0])
+    others = ", ".join((matching or [path for path in _files(place) if _may_be_table(path)])[:_SHOWN]) or "none"
+    what = f"{len(matching)} tables of that name" if matching else "no such table"
+    raise UsageError(f"--table {name}: {what} in {place.name}; found {others}")
+
+
+def _matching(place: Place, name: str) -> list[str]:
+    """Paths of the tables that a name stands for: a path, a name alone, or the folder of Kaldi's files."""
     name = name.rstrip("/")
-    if place.is_file(posixpath.join(name, "wav.scp")):
-        return _open(place, posixpath.join(name, "wav.scp"))
-    if place.is_file(name):
-        return _open(place, name)
-    matching = [path for path in _files(place) if path == name or posixpath.basename(path) == name]
-    if len(matching) != 1:
-        others = ", ".join((matching or [path for path in _files(place) if _may_be_table(path)])[:_SHOWN]) or "none"
-        what = f"{len(matching)} tables of that name" if matching else "no such table"
-        raise UsageError(f"--table {name}: {what} in {place.name}; found {others}")
-    return _open(place, matching[0])
+    for path in (posixpath.join(name, "wav.scp"), name):
+        if place.is_file(path):
+            return [path]
+    return [path for path in _files(place) if posixpath.basename(path) == name]
 
 
 def _may_be_table(path: str) -> bool:

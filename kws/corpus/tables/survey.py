@@ -77,7 +77,13 @@ class Survey:
     """Hashes of files of which tables with offsets list several excerpts."""
     all_excerpts: set[int] = dataclasses.field(default_factory=set)
     """Tables (by id) in which an excerpt that starts at 0 is shorter than its file."""
+    num_rows: int = 0
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    def path(self, table: Table, raw: RawRow) -> str:
+        """Where the audio of a row is or would be, in the place."""
+        rule = self.rules.get(id(table))
+        return rule.apply(raw.audio) if rule and raw.audio and raw.data is None else raw.audio
 
     def read(self, table: Table, raw: RawRow) -> tuple[Entry | None, str, bool]:
         """The row, checked; or None, why it is left out, and whether that is a fault."""
@@ -150,7 +156,6 @@ class _Reading:
         self._mistakes, self._num_mistakes = list[str](), 0
         self._numbers: set[str] | None = set()
         self._with_split, self._without_split, self._num_without = "", list[str](), 0
-        self._num_rows = 0
         self._excerpts: dict[int, dict[str, Span]] = {}
         """Of each table, some excerpts that start at 0, by their files."""
 
@@ -189,7 +194,7 @@ class _Reading:
             self._add(table, raw, entry)
             if entry.span and _is_from_start(raw) and len(excerpts) < 16 * _CHECKED_LENGTHS:
                 excerpts[entry.path] = entry.span
-        self._num_rows += num_rows
+        self._found.num_rows += num_rows
         if num_sentences * 2 > num_rows:
             raise UsageError(_sentences(table, num_sentences, num_rows))
         self._excerpts[id(table)] = excerpts
@@ -251,7 +256,7 @@ class _Reading:
     def _check_found(self) -> None:
         """Raises UsageError where tables list rows and no file of any of them is there."""
         rules = self._found.rules
-        if rules and self._num_rows and all(rule is None for rule in rules.values()):
+        if rules and self._found.num_rows and all(rule is None for rule in rules.values()):
             table = next(table for table in self._tables if id(table) in rules)
             raw = next(raw for raw in table.raw_rows(with_audio=False) if not raw.left_out)
             raise UsageError(

@@ -41,9 +41,9 @@ class Read:
         self.tables = found.tables
         self.problem = found.problem
         self.left_out: list[LeftOut] = []
-        clips = Clips(found.tables, self.left_out.append)
-        self.clips: list[Clip] = list(clips) if found.tables else []
-        self.notes = "\n".join([*found.notes, *clips.notes])
+        clips = Clips(found.tables)
+        self.clips: list[Clip] = list(clips.read(self.left_out.append)) if found.tables else []
+        self.notes = "\n".join([*found.notes, *(clips.survey.notes if found.tables else [])])
 
     @property
     def names(self) -> list[str]:

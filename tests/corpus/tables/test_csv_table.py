@@ -38,7 +38,7 @@ def table(folder: Path, *lines: str, end: str = "\n", encoding: str = "utf-8") -
 
 def read(path: Path, left_out: list[LeftOut] | None = None) -> list[Clip]:
     """The clips of a table; rows that are left out are added to the list."""
-    return list(Clips(finding.open_table(path), [].append if left_out is None else left_out.append))
+    return list(Clips(finding.open_table(path)).read([].append if left_out is None else left_out.append))
 
 
 LINES = (

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     program = (
         "import resource\nfrom pathlib import Path; from kws.corpus.tables import finding\n"
         "from kws.corpus.tables.clips import Clips\n"
-        f"clips = Clips(finding.open_table(Path({str(path)!r})))\n"
+        f"clips = Clips(finding.open_table(Path({str(path)!r}))).read()\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "first = None\n"
         "for number, _ in enumerate(clips):\n    first = first or (number > 400 and peak()) or None\n"
