@@ -43,6 +43,7 @@ from kws.audio.features import Features, to_float
 from kws.audio.noise import NoiseBank
 from kws.config import preset
 from kws.data import index
+from kws.data.excerpt import Excerpt
 from kws.data.reader import Reader, read_noise
 from kws.machine import keep_freed_memory
 from kws.models import registry
@@ -70,7 +71,7 @@ def clips_of(folder: Path | None, count: int) -> Clips:
         )
     corpus = index.load(folder)
     clips = np.linspace(0, len(corpus.split("train")) - 1, count).astype(int)
-    wave, lengths = Reader(corpus, "train").read_rows(clips, SAMPLES)
+    wave, lengths = Reader(corpus, "train").read_rows(clips, Excerpt(SAMPLES))
     return torch.from_numpy(wave), lengths, read_noise(corpus, "train")
 
 

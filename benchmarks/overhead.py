@@ -84,7 +84,10 @@ class Harness:
         training_set, data = self.training_set, self.training_set.config.data
         reader, plan = (
             SlotReader(
-                Reader(training_set.index, "train", data.verify), training_set.task.class_of, training_set.read_samples
+                Reader(training_set.index, "train", data.verify),
+                training_set.task.class_of,
+                training_set.excerpt,
+                training_set.read_samples,
             ),
             training_set.plan(0),
         )
@@ -114,7 +117,10 @@ class Bare:
             config.frontend, self.features, 0, noises, training_set.samples, torch.device("cpu")
         )
         reader = SlotReader(
-            Reader(training_set.index, "train", "never"), training_set.task.class_of, training_set.read_samples
+            Reader(training_set.index, "train", "never"),
+            training_set.task.class_of,
+            training_set.excerpt,
+            training_set.read_samples,
         )
         self.ready = itertools.cycle(
             [reader.batch(slot) for slot in itertools.islice(training_set.plan(0).rank_slots(0, 1), 64)]

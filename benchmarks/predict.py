@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kws.audio import codec
-from kws.config import Config, ModelConfig
+from kws.config import Config, DataConfig, ModelConfig
 from kws.corpus import tasks
 from kws.data import index
 from kws.data.reader import Reader
@@ -73,7 +73,7 @@ def write(clips: list[codec.Pcm], folder: Path, ending: str) -> list[Path]:
 
 def recognizer_of(model: str, folder: Path) -> tuple[Recognizer, Trained]:
     """A network with random weights, loaded as from a checkpoint."""
-    config = Config(model=ModelConfig(name=model))
+    config = Config(data=DataConfig(clip_seconds=1.0), model=ModelConfig(name=model))
     network = registry.build_model(model, 35, (1, 40, 101))
     words = [f"word{number}" for number in range(35)]
     state = {"task": tasks.words_task(words).tree(), "words": words}

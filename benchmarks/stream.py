@@ -42,6 +42,7 @@ from rich.table import Table
 from kws import counter_rng
 from kws.audio import codec
 from kws.data import index
+from kws.data.excerpt import Excerpt
 from kws.data.plan import Plan, PlanSettings
 from kws.data.reader import Reader
 from kws.data.stream import SlotReader, stream_batches
@@ -190,8 +191,8 @@ def best_rates(ways: dict[str, Iterator[int]], rounds: int, seconds: float) -> d
 
 def measure(corpus: index.Index, paths: list[Path], rounds: int, seconds: float) -> dict[str, float]:
     """Clips per second of every way."""
-    reader = SlotReader(Reader(corpus, "train"), range(len(corpus.words)), SAMPLES)
-    unchecked = SlotReader(Reader(corpus, "train", verify="never"), range(len(corpus.words)), SAMPLES)
+    reader = SlotReader(Reader(corpus, "train"), range(len(corpus.words)), Excerpt(SAMPLES))
+    unchecked = SlotReader(Reader(corpus, "train", verify="never"), range(len(corpus.words)), Excerpt(SAMPLES))
     first = {"never": rate(every_clip_once(unchecked, corpus), 60), "first": rate(every_clip_once(reader, corpus), 60)}
     ways = {
         "ours": ours(reader, corpus),

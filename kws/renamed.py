@@ -18,6 +18,11 @@ REMOVED_SETTINGS: dict[str, tuple[object, str]] = {
 removed. Any other value is refused."""
 
 
+BEFORE_SETTING: dict[str, object] = {"data.excerpt": "start"}
+"""`section.key` of a setting -> what every run did before the setting existed: a run folder whose config.toml lacks it
+did this."""
+
+
 def current_value(key: str, value: Any) -> Any:
     """The value of the setting `key`, by its present name."""
     return RENAMED_VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kws.config import PRESETS, Config, FrontEndConfig
 from kws.errors import UsageError, did_you_mean, unreadable
-from kws.renamed import REMOVED_SETTINGS, RENAMED_VALUES, current_value, renamed_note
+from kws.renamed import BEFORE_SETTING, REMOVED_SETTINGS, RENAMED_VALUES, current_value, renamed_note
 
 Note = Callable[[str], object]
 """Receives a line for the user."""
@@ -46,6 +46,15 @@ class Override:
 
 Origins = Mapping[str, Override]
 """section.key -> the override that set it."""
+
+
+def load_recorded(path: Path) -> Config:
+    """Reads the config.toml of a run folder, which lists all settings: those that it lacks did not exist yet."""
+    config = load(path)
+    recorded = tomllib.loads(path.read_text(encoding="utf-8"))
+    keys = {f"{section}.{key}" for section, values in recorded.items() for key in values}
+    absent = [f"{key}={value}" for key, value in BEFORE_SETTING.items() if key not in keys]
+    return load(path, absent) if absent else config
 
 
 def load(path: Path, overrides: Sequence[str | Override] = (), note: Note = _no_note) -> Config:

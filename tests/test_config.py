@@ -63,6 +63,21 @@ def test_all_values_of_a_section_that_are_out_of_range_are_named_at_once() -> No
     assert len(refusal({"frontend": {"speed": 0.6, "mix": 1.1}, "data": {"window": 0}}).splitlines()) == 3
 
 
+@pytest.mark.parametrize("value", ["long", True, [1.0], None])
+def test_a_clip_length_that_is_no_number_is_refused_in_one_line(value: object) -> None:
+    message = refusal({"data": {"clip_seconds": value}})
+    assert message.startswith("here.toml: data.clip_seconds: ")
+    assert "auto" in message
+    assert f"found {value!r}" in message
+    assert "\n" not in message
+
+
+def test_a_clip_length_is_auto_or_a_number() -> None:
+    for value, wanted in (("auto", "auto"), (2, 2.0), (1.5, 1.5)):
+        config = settings_file.parse({"data": {"clip_seconds": value}}, "here.toml")
+        assert config.data.clip_seconds == wanted
+
+
 def test_global_batch_must_be_a_multiple_of_micro_batch() -> None:
     message = refusal({"train": {"global_batch": 100, "micro_batch": 64}})
     assert "micro_batch (64)" in message

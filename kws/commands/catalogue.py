@@ -14,6 +14,7 @@ from kws import settings_file, shipped_files
 from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
+from kws.data.clip_lengths import SHORTEST_AUTO_S
 from kws.errors import UsageError
 from kws.models import registry
 from kws.models.cost import count_parameters, multiply_adds
@@ -37,7 +38,7 @@ def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
     """A network's name, family, features, input shape, parameters, multiply-adds per clip, paper and config."""
     path = shipped_files.folder("configs") / f"{name}.toml"
     config = settings_file.load(path) if path.is_file() else Config()
-    samples = clip_samples(config.data.clip_seconds)
+    samples = clip_samples(SHORTEST_AUTO_S if config.data.clip_seconds == "auto" else config.data.clip_seconds)
     shape = Features(config.frontend.features).shape(samples)
     with torch.device("meta"):  # shapes only: no weights are initialised and nothing is computed
         network = registry.build_model(name, num_classes, shape)

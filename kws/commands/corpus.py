@@ -152,6 +152,7 @@ def pack(arguments: argparse.Namespace) -> int:
     corpus, report = _pack(sources, out, options, _processes(arguments.processes))
     if part == pack.WHOLE and len(corpus.splits.get("train", ())):
         _measure_features(corpus)
+        report.notes.extend(_clip_notes(corpus))
     return _show_packed(corpus, report, recipe, arguments.json, allowed)
 
 
@@ -164,11 +165,17 @@ def _pack(sources: Sequence[Path], out: Path, options: PackOptions, processes: i
 
 def _measure_features(corpus: Index) -> None:
     """Writes the statistics with which `frontend.normalise = "corpus"` normalises features."""
-    from kws.audio.codec import SAMPLE_RATE_HZ
-    from kws.data import normalisation
+    from kws.data import clip_lengths, normalisation
 
     with progress("measuring features") as show:
-        normalisation.measure_and_save(corpus, SAMPLE_RATE_HZ, show)
+        normalisation.measure_and_save(corpus, clip_lengths.auto_excerpt(corpus), show)
+
+
+def _clip_notes(corpus: Index) -> list[str]:
+    """What a run with the default settings does with recordings that are longer or shorter than its clips."""
+    from kws.data import clip_lengths
+
+    return clip_lengths.ClipLengths.of(corpus, clip_lengths.auto_excerpt(corpus)).notes()
 
 
 def _counts(corpus: Index) -> dict[str, int]:
@@ -264,7 +271,7 @@ def index(arguments: argparse.Namespace) -> int:
                           "leaks": leaks.leaks_in_index(index).counts, "faults": report.skipped,
                           "notes": report.notes}))  # fmt: skip
         return code
-    notes = report.notes + contents.split_notes(index)
+    notes = report.notes + contents.split_notes(index) + _clip_notes(index)
     for note in notes + leaks.describe_index(index) + contents.shuffle_lines(index):
         print(f"note: {note}")
     for line in report.skipped:
@@ -292,7 +299,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(json.dumps(contents.corpus_facts(corpus) | {"leaks": leaks.leaks_in_index(corpus).counts}))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
-        lines = leaks.describe_index(corpus) + contents.shuffle_lines(corpus)
+        lines = leaks.describe_index(corpus) + contents.shuffle_lines(corpus) + contents.length_lines(corpus)
         print("\n".join(lines + [f"note: {note}" for note in contents.split_notes(corpus)]))
     return OK
 
@@ -317,16 +324,15 @@ def _inspect_conditions(arguments: argparse.Namespace, corpus: Index) -> int:
 
 
 def _inspect_task(arguments: argparse.Namespace, corpus: Index) -> int:
-    from kws.audio.codec import SAMPLE_RATE_HZ
     from kws.corpus import tasks
-    from kws.data import selection
+    from kws.data import clip_lengths, selection
     from kws.packing import contents
 
     if arguments.task == tasks.WORDS:
         definition = tasks.words_task(corpus.words)
     else:
         definition = tasks.load(arguments.task, _print_status)
-    found = selection.apply_task(corpus, definition, SAMPLE_RATE_HZ)
+    found = selection.apply_task(corpus, definition, clip_lengths.auto_excerpt(corpus).samples)
     if arguments.json:
         print(json.dumps(contents.task_facts(found)))
         return OK

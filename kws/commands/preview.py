@@ -131,6 +131,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "config": found["config"],
         "corpus": f"{found['corpus']} ({found['corpus_id'][:12]})",
         "clips": ", ".join(f"{name} {count:,}" for name, count in clips.items()),
+        "recordings": "\n".join(dict.fromkeys([found["clip_lengths"], *found["clip_notes"]])),
         **({"task": "\n".join(found["task_notes"])} if found["task_notes"] else {}),
         "classes": f"{len(classes)}: {' '.join(classes)}",
         "network": f"{found['network']}, {found['parameters']:,} parameters",

@@ -182,7 +182,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def _print_json(item: Any, top: int) -> None:
     words = [{"word": word, "probability": round(p, 6)} for word, p in item.words[:top]]
-    row = {"path": str(item.path), "words": words, "truth": item.truth, "start_s": round(item.start_s, 3)}
+    row = {"path": str(item.path), "words": words, "truth": item.truth, "start_s": round(item.start_s, 4)}
     print(json.dumps(row | {"note": item.note}))
 
 

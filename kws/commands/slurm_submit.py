@@ -112,7 +112,7 @@ def _check(submission: Submission) -> None:
         run = submission.run_of(config)
         lock.refuse_if_in_use(run)
         if any((run / "checkpoints").glob("step-*")):
-            changed = settings_file.differences(run_folder.read_config(run), settings)
+            changed = settings_file.differences(run_folder.read_config(run), run_folder.keep_clips(run, settings))
             if changed:
                 raise UsageError(f"{run}: made with other settings ({'; '.join(changed)}); use --run ANOTHER_FOLDER")
 

@@ -16,6 +16,7 @@ import torch
 
 from kws import files
 from kws.audio.features import SPECS, BandStatistics, Features
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.reader import Reader
 from kws.data.store import DEFAULT_CACHE, CacheSettings
@@ -27,32 +28,46 @@ _BATCH = 64
 
 
 def load_or_measure(
-    index: Index, name: str, samples: int, cache_settings: CacheSettings = DEFAULT_CACHE
+    index: Index, name: str, excerpt: Excerpt, cache_settings: CacheSettings = DEFAULT_CACHE
 ) -> BandStatistics:
-    """Returns mean and standard deviation of each band, (F,) each, of the features `name` for clips of `samples`
-    samples: the saved ones where they fit, else measured now."""
+    """Returns mean and standard deviation of each band, (F,) each, of the features `name` of the clips that `excerpt`
+    takes: the saved ones where they fit, else measured now."""
     try:
         saved = json.loads(_path(index.root).read_text(encoding="utf-8"))
         mean, deviation = saved["features"][name]
-        fits = (saved["corpus"], saved["clip_samples"]) == (index.content_id, samples)
-        if fits and len(mean) == len(deviation) == SPECS[name].bands:
+        fits = (saved["corpus"], saved["clip_samples"]) == (index.content_id, excerpt.samples)
+        if (
+            fits
+            and _same_part(index, excerpt, saved.get("excerpt", "start"))
+            and len(mean) == len(deviation) == SPECS[name].bands
+        ):
             return mean, deviation
     except (OSError, ValueError, KeyError, TypeError):
         pass  # missing, damaged or of another version: it can always be measured again
-    return measure(index, (name,), samples, cache_settings)[name]
+    return measure(index, (name,), excerpt, cache_settings)[name]
+
+
+def _same_part(index: Index, excerpt: Excerpt, rule: str) -> bool:
+    """Whether a statistic measured with `rule` is of the same parts of the recordings: none is longer than a clip, or
+    the rule is the excerpt's."""
+    return rule == excerpt.rule or all(
+        int(samples.max(initial=0)) <= excerpt.samples for (samples,) in index.split("train").chunks("samples")
+    )
 
 
 def measure_and_save(
-    index: Index, samples: int, progress: Callable[[int, int], None] = lambda done, total: None
+    index: Index, excerpt: Excerpt, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Measures all features for clips of `samples` samples and saves the result in the index's folder."""
-    measured = measure(index, tuple(SPECS), samples, progress=progress)
-    content = {"corpus": index.content_id, "clip_samples": samples, "features": measured}
+    """Measures all features of the clips that `excerpt` takes and saves the result in the index's folder."""
+    measured = measure(index, tuple(SPECS), excerpt, progress=progress)
+    content = {
+        "corpus": index.content_id, "clip_samples": excerpt.samples, "excerpt": excerpt.rule, "features": measured,
+    }  # fmt: skip
     files.write_text(_path(index.root), json.dumps(content))
 
 
 def measure(
-    index: Index, names: tuple[str, ...], samples: int, cache_settings: CacheSettings = DEFAULT_CACHE,
+    index: Index, names: tuple[str, ...], excerpt: Excerpt, cache_settings: CacheSettings = DEFAULT_CACHE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, BandStatistics]:  # fmt: skip
     """Measures features by name from up to MAX_CLIPS clips of up to MAX_SHARDS shards of the train split.
@@ -67,7 +82,7 @@ def measure(
     num_frames = dict.fromkeys(names, 0)
     for first in range(0, len(clips), _BATCH):
         ids = clips[first : first + _BATCH]
-        rows, lengths = reader.read_rows(ids, samples)
+        rows, lengths = reader.read_rows(ids, excerpt)
         wave = torch.from_numpy(rows[lengths >= 0])
         for name, kind in kinds.items() if len(wave) else ():
             features = kind(wave).double()[:, 0]

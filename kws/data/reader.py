@@ -14,7 +14,7 @@ import mmap
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from kws.audio import codec
 from kws.corpus.tasks import SILENCE
 from kws.data import silence
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index, Shard, Split
 from kws.data.plan import NeededShards, Slot
 from kws.data.selection import TaskSplit
@@ -29,6 +30,14 @@ from kws.data.shard_fetch import DamagedError
 from kws.data.store import DEFAULT_CACHE, CacheSettings, Prefetcher, ShardStore
 
 Ids = npt.NDArray[np.int64]
+
+
+class _Rows(NamedTuple):
+    """What `Reader.read_rows` fills: wave (B, samples) and lengths (B,), from the recordings' excerpts on."""
+
+    wave: codec.Pcm
+    lengths: Ids
+    excerpt: Excerpt
 
 
 class Reader:
@@ -71,20 +80,21 @@ class Reader:
             return self._decode(clip, shard, data)
         return np.frombuffer(self._member(clip, data), dtype="<i2", offset=codec.WAV_HEADER_BYTES)
 
-    def read_rows(self, clips: Ids, samples: int) -> tuple[codec.Pcm, Ids]:
+    def read_rows(self, clips: Ids, excerpt: Excerpt, samples: int = 0) -> tuple[codec.Pcm, Ids]:
         """Reads clips (B,), in any order and with repeats, as rows of equal length.
 
-        Returns (wave, lengths): int16 (B, samples) and (B,). Longer clips are cut; shorter ones have zeros at the end.
-        The length of a clip that `on_bad` = "skip" leaves out is -1 and its row is undefined.
+        Returns (wave, lengths): int16 (B, samples) and (B,); `samples` is by default the excerpt's. Each row begins
+        where the excerpt of its recording begins; after the end of a shorter one there are zeros. The length of a clip
+        that `on_bad` = "skip" leaves out is -1 and its row is undefined.
         """
-        wave = np.empty((len(clips), samples), dtype=np.int16)
+        wave = np.empty((len(clips), samples or excerpt.samples), dtype=np.int16)
         lengths = np.full(len(clips), -1, dtype=np.int64)
         order = np.argsort(clips, kind="stable")  # groups the clips by shard, in the order of their offsets
         shards = self._split.values("shard", clips[order])
         edges = (0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(order))
         for low, high in itertools.pairwise(edges):
             if low < high:
-                self._fill_or_skip(wave, lengths, order[low:high], clips[order[low:high]])
+                self._fill_or_skip(_Rows(wave, lengths, excerpt), order[low:high], clips[order[low:high]])
         return wave, lengths
 
     def words(self, clips: Ids) -> Ids:
@@ -117,28 +127,34 @@ class Reader:
             member = None
         return member.name.rpartition(".")[0] if member else "?"
 
-    def _fill_or_skip(self, wave: codec.Pcm, lengths: Ids, rows: Ids, clips: Ids) -> None:
+    def _fill_or_skip(self, into: _Rows, rows: Ids, clips: Ids) -> None:
         """`_fill`, but with `on_bad` = "skip" damaged clips are noted and left out."""
         try:
-            self._fill(wave, lengths, rows, clips)
+            self._fill(into, rows, clips)
         except DamagedError:
             if self.on_bad == "fail":
                 raise
             if len(clips) == 1:
-                self._bad[clips], lengths[rows] = True, -1
+                self._bad[clips], into.lengths[rows] = True, -1
                 return
             for at in range(len(clips)):  # one by one, to find which of them are damaged
-                self._fill_or_skip(wave, lengths, rows[at : at + 1], clips[at : at + 1])
+                self._fill_or_skip(into, rows[at : at + 1], clips[at : at + 1])
 
-    def _fill(self, wave: codec.Pcm, lengths: Ids, rows: Ids, clips: Ids) -> None:
-        """Reads clips (n,) of one shard into the rows (n,) of `wave`, padded with zeros, and sets their lengths."""
+    def _fill(self, into: _Rows, rows: Ids, clips: Ids) -> None:
+        """Reads clips (n,) of one shard into the rows (n,), padded with zeros, and sets their lengths."""
         shard, data = self._shard_of(clips)
         self._check_crc32(clips, shard, data)
+        wave, lengths, excerpt = into
         samples = wave.shape[1]
         starts = self._split.values("offset", clips).astype(np.int64) + codec.WAV_HEADER_BYTES
         counts = (self._split.values("length", clips).astype(np.int64) - codec.WAV_HEADER_BYTES) // 2
+        plain = self._split.values("plain", clips) != 0
+        for at in np.flatnonzero(plain & (counts > excerpt.samples)).tolist():
+            start, count = int(starts[at]), int(counts[at])
+            skipped = excerpt.start(np.frombuffer(data[start : start + 2 * count], "<i2"))
+            starts[at], counts[at] = start + 2 * skipped, count - skipped
         kept = np.minimum(counts, samples)
-        kept[self._split.values("plain", clips) == 0] = -1  # to be decoded
+        kept[~plain] = -1  # to be decoded
         lengths[rows] = kept
         # Slices of memoryviews take 0.5 us per clip less than slices of arrays, of 6 us in all.
         out, row_bytes = wave.data.cast("B"), 2 * samples
@@ -147,7 +163,8 @@ class Reader:
                 at, size = row * row_bytes, 2 * count
                 out[at : at + size] = data[start : start + size]
             else:
-                pcm = self._decode(clip, shard, data)[:samples]
+                pcm = self._decode(clip, shard, data)
+                pcm = pcm[excerpt.start(pcm) :][:samples]
                 wave[row, : len(pcm)], lengths[row] = pcm, len(pcm)
         for row in rows[lengths[rows] < samples].tolist():
             wave[row, lengths[row] :] = 0

@@ -19,6 +19,7 @@ import webdataset as wds  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from kws.data.excerpt import Excerpt
 from kws.data.plan import NeededShards, Slot
 from kws.data.reader import Ids, Reader
 from kws.distributed import parent_death, signals
@@ -41,13 +42,14 @@ class Batch(NamedTuple):
 
 
 class SlotReader:
-    """Makes the batch of a slot: clips from `reader`, cut or padded to `samples`, and labels from `class_of`.
+    """Makes the batch of a slot: clips from `reader`, cut by `excerpt` or padded, and labels from `class_of`.
 
-    class_of: the class of each word of the index.
+    class_of: the class of each word of the index. samples: length of a row where it is more than a clip, because the
+    augmentation may need it (TrainingSet.read_samples).
     """
 
-    def __init__(self, reader: Reader, class_of: Iterable[int], samples: int) -> None:
-        self.reader, self._samples = reader, samples
+    def __init__(self, reader: Reader, class_of: Iterable[int], excerpt: Excerpt, samples: int = 0) -> None:
+        self.reader, self._excerpt, self._samples = reader, excerpt, samples
         self._class_of = np.asarray(list(class_of), dtype=np.int64)
 
     @property
@@ -57,7 +59,7 @@ class SlotReader:
 
     def batch(self, slot: Slot) -> Batch:
         """Reads the slot's clips. Clips that the reader skips as damaged are missing from the batch."""
-        wave, lengths = self.reader.read_rows(slot.clips, self._samples)
+        wave, lengths = self.reader.read_rows(slot.clips, self._excerpt, self._samples)
         labels = self._class_of[self.reader.words(slot.clips)]
         arrays: list[npt.NDArray[Any]] = [slot.draws, slot.clips, wave, lengths, labels]
         if self.reader.on_bad == "skip" and (lengths < 0).any():

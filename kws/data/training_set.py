@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kws.audio.codec import clip_samples
 from kws.config import Config
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition
+from kws.data import clip_lengths, selection
 from kws.data import index as index_file
-from kws.data import selection
+from kws.data.clip_lengths import ClipLengths
+from kws.data.excerpt import Excerpt
 from kws.data.plan import Plan, PlanSettings
 from kws.errors import UsageError
 
@@ -20,6 +23,7 @@ from kws.errors import UsageError
 class TrainingSet:
     """A corpus with the settings of a run applied to it.
 
+    config: the settings, with a number for data.clip_seconds = "auto". excerpt: which part of a recording is its clip.
     samples: length of a clip. steps_per_epoch, total_steps: optimizer steps of an epoch and of the run. selection,
     index, task: the corpus as the task uses it. definition: the task that the run began with, read from its checkpoint;
     by default the task that the settings name. Raises UsageError where there is no such corpus, or where it has too few
@@ -29,9 +33,10 @@ class TrainingSet:
     def __init__(self, config: Config, definition: Definition | None = None) -> None:
         if not config.data.shards:
             raise UsageError("data.shards: not set; use --set data.shards=DIR, a folder made by kws pack")
-        self.config = config
-        self.samples = clip_samples(config.data.clip_seconds)
         packed = index_file.load(Path(config.data.shards))
+        self.config = config = dataclasses.replace(config, data=clip_lengths.resolve(config.data, packed))
+        self.excerpt = Excerpt.from_config(config.data)
+        self.samples = self.excerpt.samples
         self.selection = selection.apply_task(
             packed, definition or _task_definition(config, packed.words), self.samples
         )
@@ -59,6 +64,11 @@ class TrainingSet:
         longest = max(int(samples.max()) for (samples,) in self.index.split("train").chunks("samples"))
         return max(self.samples, min(needed, longest))
 
+    @functools.cached_property
+    def clip_lengths(self) -> ClipLengths:
+        """The lengths of the corpus's recordings beside the length of a clip."""
+        return ClipLengths.of(self.selection.packed, self.excerpt)
+
     def describe(self) -> dict[str, Any]:
         """Returns corpus, task and sizes, for `--check` and run.json."""
         slots = self.config.train.slots
@@ -68,6 +78,10 @@ class TrainingSet:
             "task": self.task.definition.tree(),
             "task_notes": self.selection.notes(),
             "classes": self.task.classes,
+            "clip_seconds": self.config.data.clip_seconds,
+            "excerpt": self.excerpt.rule,
+            "clip_lengths": self.clip_lengths.line(),
+            "clip_notes": self.clip_lengths.notes(),
             "clips": self.selection.split_sizes() | {"noise": len(self.index.splits.get("noise", ()))},
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.total_steps,

@@ -40,7 +40,7 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     training_set = TrainingSet(config)
     split, clip = find_clip(training_set.index, name)
     reader = Reader(training_set.index, split, cache_settings=CacheSettings.from_config(config.data))
-    rows, lengths = reader.read_rows(np.full(max(1, draws), clip), training_set.read_samples)
+    rows, lengths = reader.read_rows(np.full(max(1, draws), clip), training_set.excerpt, training_set.read_samples)
     plain = torch.from_numpy(rows[:1, : training_set.samples])
     wave, lengths, numbers = torch.from_numpy(rows[:draws]), lengths[:draws], np.arange(draws)
     features, chain = _front_end(training_set)
@@ -94,7 +94,7 @@ def _front_end(training_set: TrainingSet) -> tuple[Features, AugmentationChain]:
     name = config.frontend.features
     normalised = config.frontend.normalise == "corpus"
     statistics = (
-        normalisation.load_or_measure(training_set.index, name, training_set.samples, cache) if normalised else None
+        normalisation.load_or_measure(training_set.index, name, training_set.excerpt, cache) if normalised else None
     )
     features = Features(name, statistics)
     noises = read_noise(training_set.index, "train", cache)

@@ -24,6 +24,7 @@ from kws.config import TrainConfig
 from kws.corpus.tasks import Task
 from kws.data import index as index_file
 from kws.data import selection
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.reader import Reader
@@ -73,8 +74,8 @@ class EvaluationData:
     index: Index
     split: str
     task: Task
-    samples: int
-    """Length of a clip, in samples."""
+    excerpt: Excerpt
+    """Which part of a recording is its clip."""
     workers: int = 0
     """Loader processes per rank; small splits are read without them."""
     cache_settings: CacheSettings = DEFAULT_CACHE
@@ -97,7 +98,7 @@ def evaluate_split(
     """
     clips = selected_clips(data.index, data.split, data.task)
     reader = Reader(data.index, data.split, cache_settings=data.cache_settings)
-    slot_reader = SlotReader(reader, data.task.class_of, data.samples)
+    slot_reader = SlotReader(reader, data.task.class_of, data.excerpt)
     own_batches = functools.partial(_batches_of_rank, clips, ranks.rank, ranks.world_size)
     workers = data.workers if len(clips) > 32 * BATCH else 0
     was_training = model.training
@@ -213,7 +214,7 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
     check_corpus(index, trained.checkpoint, "give the folder of that corpus with --shards")
     chosen = ranks.on_all(lambda: selection.apply_task(index, trained.task, trained.samples))
     data = EvaluationData(
-        index=chosen.index, split=wanted.split, task=chosen.task, samples=trained.samples, workers=config.data.workers,
+        index=chosen.index, split=wanted.split, task=chosen.task, excerpt=trained.excerpt, workers=config.data.workers,
         cache_settings=CacheSettings.from_config(config.data), views=crops if wanted.crop else whole_clip,
     )  # fmt: skip
     result = evaluate_split(trained.network, trained.features, data, ranks, on_progress=on_progress)

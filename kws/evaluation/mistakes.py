@@ -39,7 +39,7 @@ def write_mistakes(path: Path, trained: Trained, reader: Reader, result: SplitRe
     probability of the truth), names, wave int16 (k, T), lengths, features float16 (k, F, N)."""
     rows = worst_mistakes(result)
     clips = result.clips[rows]
-    wave, lengths = reader.read_rows(clips, trained.samples)
+    wave, lengths = reader.read_rows(clips, trained.excerpt)
     with torch.inference_mode():
         shown = [trained.features(torch.from_numpy(row[None]).to(trained.device))[0, 0].cpu().numpy() for row in wave]
     with files.replaced(path) as partial, partial.open("wb") as out:

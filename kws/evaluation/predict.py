@@ -1,7 +1,7 @@
 """Recognises words in audio files, with a trained network as a callable and batches that span files.
 
-files -> [threads decode them ahead of use] -> segments as long as a clip, every HOP_S -> batches -> network -> for each
-file the segment with the highest probability of any word -> words, beside the truth where the folder's name is a word
+files -> [threads decode them ahead of use] -> the clip of each, by the rule of training and evaluation
+(kws/data/excerpt.py) -> batches -> network -> words, beside the truth where the folder's name is a word
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from kws.audio import codec
 from kws.audio.audio_files import DecodedFile, SkippedFile, decode_files, printable
 from kws.corpus import tasks
 from kws.corpus.recording import to_nfc
+from kws.data.excerpt import TOLERANCE
 from kws.errors import UsageError
 from kws.evaluation.trained import Trained
 from kws.results import grid
 
 BATCH = 64
-HOP_S = 0.1
-"""Distance between the segments of a recording that is longer than the network's clips, in seconds."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -42,9 +41,9 @@ class Prediction:
     truth: str | None
     """The class that the file's folder names: `unknown` for a word trained as such, None for other folders."""
     start_s: float
-    """Where the segment with the surest prediction starts, in seconds."""
+    """Where the clip starts in the recording, in seconds."""
     note: str | None
-    """Says so where the recording is longer than a segment."""
+    """Says so where the recording is longer than a clip."""
 
     @property
     def right(self) -> bool | None:
@@ -52,16 +51,11 @@ class Prediction:
         return None if self.truth is None else self.truth == self.words[0][0]
 
 
-class _Segment(NamedTuple):
-    """A part of file number `number`, as long as a clip, from sample `start` on."""
+class _Heard(NamedTuple):
+    """A file and the probability of each class, (C,)."""
 
-    number: int
     file: DecodedFile
-    start: int
-
-
-_Scored = tuple[_Segment, Floats]
-"""A segment and the probability of each class, (C,)."""
+    probabilities: Floats
 
 
 class Recognizer:
@@ -92,36 +86,27 @@ class Recognizer:
             pcm = codec.pcm_from_float(floats, rate)
         except codec.AudioError as error:
             raise UsageError(f"wave: {error}") from error
-        file = DecodedFile(Path(), pcm)
-        segments = (_Segment(0, file, start) for start in segment_starts(len(pcm), self._trained.samples))
-        return list(self._ranked(_surest(self._scored(segments))[1]))
+        (heard,) = self._heard(iter([DecodedFile(Path(), pcm)]))
+        return list(self._ranked(heard.probabilities))
 
     def files(self, paths: Iterable[Path], skipped: list[SkippedFile]) -> Iterator[Prediction]:
         """Yields the files' predictions in order; files that cannot be read are appended to `skipped`.
 
-        A recording longer than the network's clips is cut into segments every HOP_S seconds, and the segment with the
-        highest probability of any word is the file's prediction.
+        Of a recording that is longer than a clip the same part is used as in training and evaluation.
         """
-        truth_of = functools.cache(self._truth_of)  # many files share a folder
-        scored = self._scored(self._segments(paths, skipped))
-        for _, of_file in itertools.groupby(scored, lambda pair: pair[0].number):
-            best, probabilities = _surest(of_file)
-            path, pcm = best.file
-            start_s = best.start / codec.SAMPLE_RATE_HZ
-            note = None
-            if len(pcm) > 1.1 * self._trained.samples:  # a little longer needs no note
-                note = f"longer than {self._trained.config.data.clip_seconds:g} s: surest at {start_s:.1f} s"
+        truth_of, excerpt = functools.cache(self._truth_of), self._trained.excerpt  # many files share a folder
+        for (path, pcm), probabilities in self._heard(_readable(decode_files(paths), skipped)):
+            start_s, note = excerpt.start(pcm) / codec.SAMPLE_RATE_HZ, None
+            if len(pcm) > excerpt.samples + TOLERANCE:
+                note = f"longer than {excerpt.samples / codec.SAMPLE_RATE_HZ:g} s: used from {start_s:.1f} s"
             yield Prediction(path, self._ranked(probabilities), truth_of(path.parent), start_s, note)
 
     def features_of(self, predictions: Sequence[Prediction]) -> list[Floats]:
         """The network's input for each of these predictions, (F, N); reads the files again."""
         files = [item for item in decode_files(item.path for item in predictions) if isinstance(item, DecodedFile)]
-        starts = [round(item.start_s * codec.SAMPLE_RATE_HZ) for item in predictions]
         with torch.inference_mode():
-            clips = [
-                _segment_pcm(file.pcm, start, self._trained.samples) for file, start in zip(files, starts, strict=True)
-            ]
-            shown = self._trained.features(torch.from_numpy(np.stack(clips)).to(self._trained.device))
+            clips = np.stack([self._trained.excerpt.of(file.pcm) for file in files])
+            shown = self._trained.features(torch.from_numpy(clips).to(self._trained.device))
         return list(shown[:, 0].cpu().numpy())
 
     def _truth_of(self, folder: Path) -> str | None:
@@ -130,44 +115,27 @@ class Recognizer:
             return name
         return tasks.UNKNOWN if name in self._trained.unknown else None
 
-    def _segments(self, paths: Iterable[Path], skipped: list[SkippedFile]) -> Iterator[_Segment]:
-        for number, file in enumerate(decode_files(paths)):
-            if isinstance(file, SkippedFile):
-                skipped.append(file)
-            else:
-                starts = segment_starts(len(file.pcm), self._trained.samples)
-                yield from (_Segment(number, file, start) for start in starts)
-
-    def _scored(self, segments: Iterator[_Segment]) -> Iterator[_Scored]:
-        """The segments in order, each with its probabilities; a batch may hold segments of several files."""
-        samples, device = self._trained.samples, self._trained.device
-        while batch := list(itertools.islice(segments, BATCH)):
-            wave = np.stack([_segment_pcm(segment.file.pcm, segment.start, samples) for segment in batch])
+    def _heard(self, files: Iterator[DecodedFile]) -> Iterator[_Heard]:
+        """The files in order, each with its probabilities."""
+        while batch := list(itertools.islice(files, BATCH)):
+            wave = np.stack([self._trained.excerpt.of(file.pcm) for file in batch])
             with torch.inference_mode():
-                logits = self._trained.network(self._trained.features(torch.from_numpy(wave).to(device)))
-                rows = logits.float().softmax(dim=1).cpu().numpy()
-            yield from zip(batch, rows, strict=True)
+                features = self._trained.features(torch.from_numpy(wave).to(self._trained.device))
+                rows = self._trained.network(features).float().softmax(dim=1).cpu().numpy()
+            yield from map(_Heard, batch, rows)
 
     def _ranked(self, probabilities: Floats) -> tuple[tuple[str, float], ...]:
         values: list[float] = probabilities.tolist()  # indexing the array one by one took 20 us per file
         return tuple((self.classes[i], values[i]) for i in np.argsort(-probabilities, kind="stable").tolist())
 
 
-def segment_starts(length: int, samples: int) -> list[int]:
-    """The first samples of the segments of `samples` samples in a recording of `length` samples: every HOP_S seconds,
-    and the last segment possible."""
-    last = max(0, length - samples)
-    return [*range(0, last, round(HOP_S * codec.SAMPLE_RATE_HZ)), last]
-
-
-def _segment_pcm(pcm: codec.Pcm, start: int, samples: int) -> codec.Pcm:
-    """The samples of a segment, padded with zeros at the end of a shorter recording."""
-    part = pcm[start : start + samples]
-    return part if len(part) == samples else np.pad(part, (0, samples - len(part)))
-
-
-def _surest(scored: Iterable[_Scored]) -> _Scored:
-    return max(scored, key=lambda pair: float(pair[1].max()))
+def _readable(files: Iterable[DecodedFile | SkippedFile], skipped: list[SkippedFile]) -> Iterator[DecodedFile]:
+    """The files that were decoded; the others are appended to `skipped`."""
+    for file in files:
+        if isinstance(file, SkippedFile):
+            skipped.append(file)
+        else:
+            yield file
 
 
 # --- summary over files ---------------------------------------------------------------------------------------

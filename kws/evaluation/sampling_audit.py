@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kws import settings_file
 from kws.corpus import tasks
 from kws.data import ledger
 from kws.data.training_set import TrainingSet
 from kws.errors import UsageError
 from kws.results import records
 from kws.results.records import ClassDraws, SamplingAudit
+from kws.run import folder as run_folder
 
 _MAX_DRAWS = 2_000_000
 """The longest epoch that is audited, in draws; a longer one would take seconds."""
@@ -23,7 +23,7 @@ def audit_sampling(run: Path, steps_done: int) -> SamplingAudit | None:
     try:
         kept = records.read_json(run / "run.json").get("task")
         task = tasks.parse(kept, str(run / "run.json")) if isinstance(kept, dict) else None
-        training_set = TrainingSet(settings_file.load(run / "config.toml"), task)
+        training_set = TrainingSet(run_folder.read_config(run), task)
     except UsageError:
         return None
     if (

@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kws.audio.codec import clip_samples
 from kws.audio.features import Features
 from kws.config import Config
 from kws.corpus import tasks
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.errors import UsageError, unreadable
 from kws.models import registry
@@ -22,7 +22,7 @@ from kws.run.checkpoint import Checkpoint, Checkpoints
 
 
 class Trained:
-    """`network` (in eval mode) and `features` on `device`, for clips of `samples` samples.
+    """`network` (in eval mode) and `features` on `device`, for the clips of `samples` samples that `excerpt` takes.
 
     `classes` are those of `task`; `unknown` are the corpus's words that were trained as the class `unknown`.
     """
@@ -32,7 +32,8 @@ class Trained:
         self.task = tasks.from_state(checkpoint.state, checkpoint.path)
         self.classes = self.task.classes
         self.unknown = frozenset(filter(self.task.is_other, checkpoint.state["words"]))
-        self.samples = clip_samples(config.data.clip_seconds)
+        self.excerpt = Excerpt.from_config(config.data)
+        self.samples = self.excerpt.samples
         self.features = Features(config.frontend.features, checkpoint.state.get("normal")).to(device)
         shape = self.features.shape(self.samples)
         self.network: nn.Module = registry.build_model(config.model.name, len(self.classes), shape).to(device)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kws import counter_rng, metrics
 from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.data.clip_lengths import ClipLengths, auto_excerpt
 from kws.data.index import Index, Split
 from kws.data.plan import Plan, PlanSettings
 from kws.data.selection import Selection
@@ -129,6 +130,12 @@ def shuffle_lines(index: Index) -> list[str]:
         "data.window"
     )  # fmt: skip
     return [f"batches of train hold {quality:.1%} of the class entropy of an ideal shuffle{advice}"]
+
+
+def length_lines(index: Index) -> list[str]:
+    """The clip length of a run with the default settings, and how many recordings are longer or shorter."""
+    found = ClipLengths.of(index, auto_excerpt(index))
+    return found.lines() if found.clips else []
 
 
 def shuffle_quality(split: Split) -> float | None:

@@ -58,7 +58,7 @@ def render(content: PageContent) -> str:
     )
     body = [
         f"<header><h1>{title}</h1>{_headline(content)}</header>",
-        _section("Training", _curves(len(content.curves))),
+        _section("Training", _clip_notes(content.run) + _curves(len(content.curves))),
         evaluated or _section("Evaluation", "<p>Not evaluated yet.</p>"),
         _section("Sampling", _sampling(content.sampling)),
         _section("History", _history(content.attempts)),
@@ -121,6 +121,12 @@ def _accuracy_tile(result: Row) -> tuple[str, str, str]:
 
 def _over_starts(starts: int) -> str:
     return f"over {starts} starts" if starts > 1 else ""
+
+
+def _clip_notes(run: Row) -> str:
+    """What happened with recordings that are longer or much shorter than the clips."""
+    notes = run.get("clip_notes")
+    return "".join(f"<p>Note: {escape(str(note))}.</p>" for note in notes) if isinstance(notes, list) else ""
 
 
 def _curves(count: int) -> str:
@@ -209,7 +215,7 @@ def _ranks(ranks: object) -> str:
 
 
 def _environment(run: Row) -> str:
-    shown = {"network", "parameters", "ranks"}  # shown elsewhere on the page
+    shown = {"network", "parameters", "ranks", "clip_notes"}  # shown elsewhere on the page
     rows = [
         (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))
         for key, whole in run.items()

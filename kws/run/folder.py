@@ -6,6 +6,7 @@ RUN/config.toml  run.json  status.json  metrics.jsonl  checkpoints/  eval/  tens
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kws import files, settings_file
-from kws.config import Config
+from kws.config import Config, DataConfig
 from kws.corpus import tasks
 from kws.corpus.tasks import Definition
 from kws.errors import UsageError, cannot_write, close_names, unreadable
@@ -22,7 +23,7 @@ from kws.errors import UsageError, cannot_write, close_names, unreadable
 
 def read_config(run: Path) -> Config:
     """The settings of a run folder. Raises UsageError if it has none."""
-    return settings_file.load(find_settings(run))
+    return settings_file.load_recorded(find_settings(run))
 
 
 def find_settings(run: Path) -> Path:
@@ -106,6 +107,20 @@ def recorded_task(run: Path, task: str) -> Definition | None:
     if not isinstance(recorded, dict) or recorded.get("name") != file.stem:
         return None
     return tasks.parse(recorded, str(path))
+
+
+def keep_clips(run: Path, config: Config) -> Config:
+    """The settings with which a run resumes: the clip length that it began with instead of "auto", and its part of
+    longer recordings instead of the default, which runs made before data.excerpt existed did not use. Unchanged for a
+    run without checkpoints."""
+    if not (run / "config.toml").exists() or not _has_checkpoints(run):
+        return config
+    began, data = read_config(run).data, config.data
+    if data.clip_seconds == "auto":
+        data = dataclasses.replace(data, clip_seconds=began.clip_seconds)
+    if data.excerpt == DataConfig.excerpt:
+        data = dataclasses.replace(data, excerpt=began.excerpt)
+    return dataclasses.replace(config, data=data)
 
 
 def _has_checkpoints(run: Path) -> bool:

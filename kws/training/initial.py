@@ -24,7 +24,7 @@ def measure_normalisation(training_set: TrainingSet) -> BandStatistics:
     config = training_set.config
     cache_settings = CacheSettings.from_config(config.data)
     return normalisation.load_or_measure(
-        training_set.index, config.frontend.features, training_set.samples, cache_settings
+        training_set.index, config.frontend.features, training_set.excerpt, cache_settings
     )
 
 

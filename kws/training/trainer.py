@@ -55,8 +55,11 @@ class Trainer:
         )  # refuses a world size that does not divide the slots
         curves.require_wandb(config.train.wandb)
         # What the run is.
+        self.training_set = TrainingSet(
+            run_folder.keep_clips(folder, config), run_folder.recorded_task(folder, config.data.task)
+        )
+        config = self.training_set.config  # with a number for data.clip_seconds = "auto"
         self.config, self.folder, self.ranks = config, folder, ranks
-        self.training_set = TrainingSet(config, run_folder.recorded_task(folder, config.data.task))
         self.features = Features(config.frontend.features).to(ranks.device)
         in_shape, num_classes = self.features.shape(self.training_set.samples), len(self.training_set.task.classes)
         self.network = build_network(config, num_classes, in_shape, ranks.device)
@@ -245,7 +248,7 @@ class Trainer:
             needed = training_set.plan(self.epoch).bytes_at_once(here, self.ranks.world_size)
             index = training_set.index
             self.ranks.on_all(lambda: require_room(index.root, index.source, caching, needed))
-        return SlotReader(reader, training_set.task.class_of, training_set.read_samples)
+        return SlotReader(reader, training_set.task.class_of, training_set.excerpt, training_set.read_samples)
 
     def _say_end(self, code: int) -> None:
         if code == PREEMPTED:
@@ -364,7 +367,7 @@ class Trainer:
         training_set, data = self.training_set, self.config.data
 
         valid = EvaluationData(
-            index=training_set.index, split="valid", task=training_set.task, samples=training_set.samples,
+            index=training_set.index, split="valid", task=training_set.task, excerpt=training_set.excerpt,
             workers=data.workers, cache_settings=CacheSettings.from_config(data),
         )  # fmt: skip
 

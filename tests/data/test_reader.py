@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from kws.audio import codec
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.reader import Reader, read_noise
 from kws.data.shard_fetch import DamagedError
@@ -38,7 +40,7 @@ def test_every_clip_is_what_was_packed_under_its_name(tones: Index, split: str) 
 
 def test_longer_clips_are_cut_and_shorter_ones_padded(tones: Index) -> None:
     for samples in (15000, 16000, 17000):
-        wave, lengths = Reader(tones, "train").read_rows(np.array([3, 5]), samples)
+        wave, lengths = Reader(tones, "train").read_rows(np.array([3, 5]), Excerpt(samples, "start"))
         kept = min(samples, 16000)
         assert (wave.dtype, wave.shape) == (np.int16, (2, samples))
         assert lengths.tolist() == [kept, kept]
@@ -46,17 +48,39 @@ def test_longer_clips_are_cut_and_shorter_ones_padded(tones: Index) -> None:
         assert not wave[:, kept:].any()
 
 
+@pytest.mark.parametrize("audio_format", ["wav", "flac"])
+def test_rows_begin_where_the_excerpt_begins(tmp_path: Path, audio_format: Literal["wav", "flac"]) -> None:
+    source = tmp_path / "wav" / "word"
+    source.mkdir(parents=True)
+    for number in range(6):
+        pcm = np.concatenate(
+            [np.zeros(3000 * number, np.int16), tone(300, 1500 + 500 * number), np.zeros(5000, np.int16)]
+        )
+        (source / f"{number}_nohash_0.wav").write_bytes(codec.wav_bytes(pcm))
+    options = pack.PackOptions(audio_format=audio_format, percents=(0.0, 0.0))
+    reader = Reader(pack.pack([tmp_path / "wav"], tmp_path / "out", options)[0], "train")
+    excerpt = Excerpt(3000)
+    rows, lengths = reader.read_rows(np.arange(6), excerpt)
+    wide, wide_lengths = reader.read_rows(np.arange(6), excerpt, 7000)
+    for clip in range(6):
+        pcm = reader.read(clip)
+        rest = pcm[excerpt.start(pcm) :][:7000]
+        assert np.array_equal(rows[clip], excerpt.of(pcm))
+        assert np.array_equal(wide[clip], np.pad(rest, (0, 7000 - len(rest))))
+        assert (lengths[clip], wide_lengths[clip]) == (3000, len(rest))
+
+
 def test_rows_may_repeat_a_clip_and_have_any_order(tones: Index) -> None:
     reader = Reader(tones, "train")
     clips = [90, 3, 90, 0, 41, 3, 90]
-    wave, _ = reader.read_rows(np.array(clips), 16000)
+    wave, _ = reader.read_rows(np.array(clips), Excerpt(16000))
     assert all(np.array_equal(row, reader.read(clip)) for row, clip in zip(wave, clips, strict=True))
 
 
 def test_flac_shards_give_the_same_rows(tones: Index, tmp_path: Path) -> None:
     flac, _ = pack.pack([tones.root.parent / "wav"], tmp_path / "flac", FLAC)
     names = [Reader(flac, "train").name(clip) for clip in range(40)]
-    wave, _ = Reader(flac, "train").read_rows(np.arange(40), 16000)
+    wave, _ = Reader(flac, "train").read_rows(np.arange(40), Excerpt(16000))
     assert not flac.split("train").columns["plain"].any()
     assert all(np.array_equal(row, source_of(tones, name)) for row, name in zip(wave, names, strict=True))
 
@@ -71,7 +95,7 @@ def test_decoded_and_plain_clips_are_padded_and_cut_alike(tmp_path: Path) -> Non
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     corpus, _ = external_index.index_shards(str(tmp_path))
-    rows, kept = Reader(corpus, "train").read_rows(np.arange(6), 1000)
+    rows, kept = Reader(corpus, "train").read_rows(np.arange(6), Excerpt(1000, "start"))
     assert kept.tolist() == [min(samples, 1000) for samples in lengths]
     for row, wave, length in zip(rows, waves, kept.tolist(), strict=True):
         assert np.array_equal(row[:length], wave[:1000])
@@ -126,7 +150,7 @@ def test_a_corpus_without_noise_has_none_to_read(tmp_path: Path) -> None:
 def test_skipped_clips_have_no_length_and_are_noted(copy: Index) -> None:
     flip_bit(copy, 4)
     reader = Reader(copy, "train", on_bad="skip")
-    wave, lengths = reader.read_rows(np.array([3, 4, 5]), 16000)
+    wave, lengths = reader.read_rows(np.array([3, 4, 5]), Excerpt(16000))
     assert lengths.tolist() == [16000, -1, 16000]
     assert np.array_equal(wave[2], reader.read(5))
     assert reader.skipped.tolist() == [4]

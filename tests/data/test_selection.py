@@ -17,6 +17,7 @@ from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.corpus.tasks import SPLITS, Definition, Silence
 from kws.data import index, selection
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.reader import Reader, read_noise
@@ -308,7 +309,7 @@ def test_plan_reader_and_evaluation_use_each_clip_of_the_task_once(noisy: Index,
         assert np.array_equal(np.sort(drawn), rows_of(view))
         alone = Ranks(0, 1, torch.device("cpu"), 1, None)
         to_evaluate = evaluate.EvaluationData(
-            index=training_set.index, split=split, task=training_set.task, samples=1600
+            index=training_set.index, split=split, task=training_set.task, excerpt=Excerpt(1600)
         )
         result = evaluate.evaluate_split(Constant(), torch.nn.Identity(), to_evaluate, alone)
         assert np.array_equal(result.clips, rows_of(view))
@@ -333,7 +334,12 @@ def test_one_two_and_four_ranks_have_the_same_plan(noisy: Index, own: Path, mode
         }
         assert again == whole
     if mode == "balanced":
-        reader = SlotReader(Reader(training_set.index, "train"), training_set.task.class_of, training_set.read_samples)
+        reader = SlotReader(
+            Reader(training_set.index, "train"),
+            training_set.task.class_of,
+            training_set.excerpt,
+            training_set.read_samples,
+        )
         labels = np.concatenate([reader.batch(slot).labels for slot in plan.rank_slots(0, 1)])
         assert np.ptp(np.bincount(labels, minlength=4)) <= 1
 
@@ -362,7 +368,7 @@ def test_zeros_need_no_noise_and_stay_in_their_splits(tmp_path: Path) -> None:
         assert sum(words) == len(corpus.split(split))
     view = found.index.split("train")
     made = np.arange(len(corpus.split("train")), len(view))
-    batch = SlotReader(Reader(found.index, "train"), found.task.class_of, 2000).batch(Slot(0, 0, made, made))
+    batch = SlotReader(Reader(found.index, "train"), found.task.class_of, Excerpt(2000)).batch(Slot(0, 0, made, made))
     assert not batch.wave.any()
     assert set(batch.labels.tolist()) == {0}
     assert set(batch.lengths.tolist()) == {1600}

@@ -16,6 +16,7 @@ from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.corpus.tasks import SILENCE
 from kws.data import index, selection, silence
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.reader import Reader, read_noise
@@ -39,7 +40,7 @@ def quiet(corpus: Index, fraction: float = FRACTION, samples: int = SAMPLES) -> 
 
 
 def batches_of(reader: Reader, corpus: Index, samples: int = SAMPLES) -> SlotReader:
-    return SlotReader(reader, range(len(corpus.words)), samples)
+    return SlotReader(reader, range(len(corpus.words)), Excerpt(samples, "start"))
 
 
 def silent(corpus: Index, split: str) -> np.ndarray:
@@ -176,7 +177,7 @@ def test_silence_has_no_checksum_and_readers_can_be_pickled(noisy: Index) -> Non
     for verify in ("first", "always", "never"):
         reader = Reader(corpus, "train", verify)
         for copy in (reader, pickle.loads(pickle.dumps(reader))):
-            wave, _ = copy.read_rows(made, SAMPLES)
+            wave, _ = copy.read_rows(made, Excerpt(SAMPLES))
             assert np.array_equal(wave[2], reader.read(int(made[2])))
 
 
@@ -327,7 +328,7 @@ def test_evaluation_includes_silence(noisy: Index) -> None:
     alone = Ranks(0, 1, torch.device("cpu"), 1, None)
     plain = torch.nn.Module()
     plain.forward = lambda wave: wave.float()[:, None, None] / 32768  # type: ignore[method-assign]
-    data = evaluate.EvaluationData(index=corpus, split="test", task=task, samples=SAMPLES)
+    data = evaluate.EvaluationData(index=corpus, split="test", task=task, excerpt=Excerpt(SAMPLES))
     found = evaluate.evaluate_split(ByLoudness(len(corpus.words)), plain, data, alone)
     assert found.clips.tolist() == list(range(len(corpus.split("test"))))
     last = len(corpus.words) - 1

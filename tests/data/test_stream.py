@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings, Slot
 from kws.data.reader import Reader, read_noise
@@ -27,7 +28,7 @@ def plan_of(corpus: Index, settings: PlanSettings) -> Plan:
 
 
 def batches(corpus: Index, plan: Plan, workers: int, samples: int = 16000) -> list[Batch]:
-    reader = SlotReader(Reader(corpus, "train"), LABELS, samples)
+    reader = SlotReader(Reader(corpus, "train"), LABELS, Excerpt(samples, "start"))
     return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
 
 
@@ -72,7 +73,9 @@ def test_a_batch_carries_its_draws_clips_and_labels(tones: Index) -> None:
 def one_by_one(corpus: Index, verify: str, workers: int, reader: SlotReader | None = None) -> list[Batch]:
     slots = [Slot(clip, 0, np.array([clip]), np.array([clip])) for clip in range(12)]
     return list(
-        stream_batches(lambda: slots, reader or SlotReader(Reader(corpus, "train", verify), LABELS, 16000), workers)
+        stream_batches(
+            lambda: slots, reader or SlotReader(Reader(corpus, "train", verify), LABELS, Excerpt(16000)), workers
+        )
     )
 
 
@@ -96,7 +99,9 @@ def test_never_compares_no_checksum(copy: Index, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_first_compares_a_checksum_once_and_always_every_time(copy: Index, workers: int) -> None:
-    first, always = (SlotReader(Reader(copy, "train", verify), LABELS, 16000) for verify in ("first", "always"))
+    first, always = (
+        SlotReader(Reader(copy, "train", verify), LABELS, Excerpt(16000)) for verify in ("first", "always")
+    )
     for reader in (first, always):
         one_by_one(copy, "", workers, reader)
     flip_bit(copy, 7)
@@ -118,7 +123,7 @@ def natural_batches(
     corpus: Index, workers: int = 0, caching: CacheSettings | None = None, with_plan: bool = True, window: int = 32
 ) -> list[Batch]:
     plan = natural_plan(corpus, window)
-    reader = SlotReader(Reader(corpus, "train", cache_settings=caching or CacheSettings()), LABELS, 16000)
+    reader = SlotReader(Reader(corpus, "train", cache_settings=caching or CacheSettings()), LABELS, Excerpt(16000))
     stretches = (lambda: plan.needed_shards(0, 1)) if with_plan else None
     return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers, needed_shards=stretches))
 
@@ -144,7 +149,7 @@ def test_batches_are_right_in_a_cache_with_room_for_one_shard_only(
     plan = natural_plan(tones)
     slots = list(plan.rank_slots(0, 1))[:6]
     for workers in (0, 1):
-        reader = SlotReader(Reader(remote, "train", cache_settings=small), LABELS, 16000)
+        reader = SlotReader(Reader(remote, "train", cache_settings=small), LABELS, Excerpt(16000))
         found = list(stream_batches(lambda: slots, reader, workers, needed_shards=lambda: plan.needed_shards(0, 1)))
         assert all(same(*pair) for pair in zip(found, natural_batches(tones)[:6], strict=True))
     assert sum(path.stat().st_size for path in (Path(caching.folder) / "shards").iterdir()) <= largest
@@ -161,7 +166,7 @@ def test_a_transport_fault_ends_the_stream_naming_the_address(tones: Index, web:
 def skipping(corpus: Index, workers: int, caching: CacheSettings | None = None) -> tuple[list[Batch], list[int]]:
     plan = natural_plan(corpus)
     reader = SlotReader(
-        Reader(corpus, "train", on_bad="skip", cache_settings=caching or CacheSettings()), LABELS, 16000
+        Reader(corpus, "train", on_bad="skip", cache_settings=caching or CacheSettings()), LABELS, Excerpt(16000)
     )
     found = list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
     return found, reader.skipped.tolist()
@@ -215,6 +220,6 @@ def test_skip_does_not_skip_transport_faults(tones: Index, web: Web, caching: Ca
 def test_a_slot_of_damaged_clips_only_is_an_empty_batch(copy: Index) -> None:
     for clip in (3, 4):
         flip_bit(copy, clip)
-    batch = SlotReader(Reader(copy, "train", on_bad="skip"), LABELS, 16000).batch(one_slot(3, 4))
+    batch = SlotReader(Reader(copy, "train", on_bad="skip"), LABELS, Excerpt(16000)).batch(one_slot(3, 4))
     assert [len(tensor) for tensor in batch[2:]] == [0] * 5
     assert batch.wave.shape == (0, 16000)

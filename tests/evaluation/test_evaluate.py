@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kws import cli
 from kws.corpus import tasks
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
@@ -64,7 +65,7 @@ class Ramp(nn.Module):
 
 def test_crops_average_the_softmaxes_of_the_four_views(tones: Index) -> None:
     task = tasks.resolve(tasks.words_task(tones.words), tones.words)
-    data = EvaluationData(index=tones, split="test", task=task, samples=16000)
+    data = EvaluationData(index=tones, split="test", task=task, excerpt=Excerpt(16000))
     plain = evaluate_split(ByFrame(), Ramp(), data, ONE)
     cropped = evaluate_split(ByFrame(), Ramp(), dataclasses.replace(data, views=crops), ONE)
     image = Ramp()(torch.zeros(1, 1))
@@ -100,7 +101,7 @@ class Spectrum(nn.Module):
 def test_a_network_with_known_answers_has_the_expected_figures(tones: Index) -> None:
     definition = tasks.Definition(name="by pitch", classes=("low", "mid", "high"))
     task = tasks.resolve(definition, tones.words)
-    data = EvaluationData(index=tones, split="test", task=task, samples=16000)
+    data = EvaluationData(index=tones, split="test", task=task, excerpt=Excerpt(16000))
     result = evaluate_split(Pitch(), Spectrum(), data, ONE)
     summary = result.summary("test", task.classes, {"network": "pitch"})
     low, mid, high = (int((result.truth == label).sum()) for label in range(3))
@@ -117,7 +118,11 @@ def test_a_network_with_known_answers_has_the_expected_figures(tones: Index) -> 
 @pytest.mark.parametrize("stop_at", [0, 1])
 def test_a_stopped_evaluation_raises_and_restores_the_mode(tones: Index, stop_at: int) -> None:
     task = tasks.resolve(tasks.words_task(tones.words), tones.words)
-    data, model, asked = EvaluationData(index=tones, split="train", task=task, samples=16000), ByFrame().train(), []
+    data, model, asked = (
+        EvaluationData(index=tones, split="train", task=task, excerpt=Excerpt(16000)),
+        ByFrame().train(),
+        [],
+    )
 
     def should_stop() -> bool:
         asked.append(True)

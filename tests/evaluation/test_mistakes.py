@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kws.config import Config, ModelConfig
+from kws.config import Config, DataConfig, ModelConfig
 from kws.corpus import tasks
 from kws.data.index import Index
 from kws.data.reader import Reader
@@ -38,7 +38,11 @@ def test_mistakes_are_saved_with_sound_and_features_and_shown_as_cards(tones: In
     state = {"task": tasks.words_task(tones.words).tree(), "words": list(tones.words)}
     network = registry.build_model("tc_resnet8", 3, (1, 40, 101))
     saved = Checkpoints(tmp_path).save(network.state_dict(), {}, state, "step-00000000")
-    trained = Trained(Config(model=ModelConfig(name="tc_resnet8")), Checkpoint(saved, state), torch.device("cpu"))
+    trained = Trained(
+        Config(data=DataConfig(clip_seconds=1.0), model=ModelConfig(name="tc_resnet8")),
+        Checkpoint(saved, state),
+        torch.device("cpu"),
+    )
     path, reader = tmp_path / "eval" / "test.mistakes.npz", Reader(tones, "test")
     path.parent.mkdir()
     write_mistakes(path, trained, reader, RESULT)

@@ -15,6 +15,7 @@ from kws.audio import codec
 from kws.audio.features import Features
 from kws.config import Config
 from kws.data import index, normalisation
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.reader import Reader
 from kws.distributed.ranks import Ranks
@@ -48,7 +49,7 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     """A run that ended, was resumed after the corpus's statistics had changed, evaluated, and moved."""
     folder = tmp_path_factory.mktemp("trained")
     corpus = index.load(Path(shutil.copytree(tones.root, folder / "shards")))
-    normalisation.measure_and_save(corpus, 16000)
+    normalisation.measure_and_save(corpus, Excerpt(16000))
     run, settings = folder / "run", (f"data.shards={corpus.root}", *ALSO)
     assert train_here(run, *settings, "train.epochs=1")[0] == 0
     first = Checkpoints(run).find("last").state["normal"]
@@ -67,7 +68,7 @@ def moved(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Moved:
 
 
 def test_a_checkpoint_holds_the_statistics_of_the_corpus(moved: Moved, tones: Index) -> None:
-    assert moved.first == list(normalisation.measure(tones, ("mel32",), 16000)["mel32"])
+    assert moved.first == list(normalisation.measure(tones, ("mel32",), Excerpt(16000))["mel32"])
 
 
 def test_a_resumed_run_keeps_its_statistics_where_those_of_the_corpus_changed(moved: Moved) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws.audio.features import Features
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.reader import Reader
@@ -35,7 +36,9 @@ QUICK = ("resnet32",)
 def clips(real_mini: Index) -> tuple[Tensor, Tensor]:
     """mel32 features (32, 1, 32, 32) and words (32,) of the first clips."""
     first = np.arange(CLIPS)
-    batch = SlotReader(Reader(real_mini, "train"), range(len(real_mini.words)), 16000).batch(Slot(0, 0, first, first))
+    batch = SlotReader(Reader(real_mini, "train"), range(len(real_mini.words)), Excerpt(16000)).batch(
+        Slot(0, 0, first, first)
+    )
     return Features("mel32")(batch.wave), batch.labels
 
 

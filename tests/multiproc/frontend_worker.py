@@ -45,7 +45,9 @@ def run_frontend(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     chain = AugmentationChain(
         config.frontend, features, seed, read_noise(training_set.index, "train"), training_set.samples, ranks.device
     )
-    reader = SlotReader(Reader(training_set.index, "train"), training_set.task.class_of, training_set.read_samples)
+    reader = SlotReader(
+        Reader(training_set.index, "train"), training_set.task.class_of, training_set.excerpt, training_set.read_samples
+    )
     slots = functools.partial(training_set.plan(EPOCH).rank_slots, ranks.rank, ranks.world_size)
     found: dict[str, list[np.ndarray]] = {"draws": [], "clips": [], "parameters": [], "features": [], "mixed": []}
 

@@ -21,6 +21,7 @@ from kws import cli
 from kws.audio import codec
 from kws.corpus.source import split_by_hash
 from kws.data import index
+from kws.data.excerpt import Excerpt
 from kws.data.index import Index
 from kws.data.plan import Plan, PlanSettings
 from kws.data.reader import Reader
@@ -174,7 +175,9 @@ def test_shards_of_stock_webdataset_stream_unchanged(tmp_path: Path) -> None:
     assert (counts(corpus), report.skipped) == ({"train": 30}, [])
     assert not (tmp_path / "src" / "index").exists()
     plan = Plan(corpus.split("train"), range(3), PlanSettings("natural", 1, 30, 0), 0)
-    (batch,) = stream_batches(lambda: plan.rank_slots(0, 1), SlotReader(Reader(corpus, "train"), range(3), SAMPLES))
+    (batch,) = stream_batches(
+        lambda: plan.rank_slots(0, 1), SlotReader(Reader(corpus, "train"), range(3), Excerpt(SAMPLES))
+    )
     for clip, label, wave in zip(batch.clips.tolist(), batch.labels.tolist(), batch.wave.numpy(), strict=True):
         assert label == clip % 3
         assert np.array_equal(wave, waves[clip])

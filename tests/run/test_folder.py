@@ -198,6 +198,29 @@ def test_another_task_is_refused_with_what_differs(tmp_path: Path) -> None:
     start(tmp_path, task=tasks.load("v2-12").tree() | {"clips": {}, "corpus": ""})
 
 
+def test_a_resumed_run_keeps_the_clip_length_that_it_took_from_the_corpus(tmp_path: Path) -> None:
+    took = Config(data=DataConfig(clip_seconds=3.3))
+    start(tmp_path, took)
+    assert run_folder.keep_clips(tmp_path, Config()) == Config(), "not yet saved: may take another"
+    start_and_save(tmp_path, took)
+    assert run_folder.keep_clips(tmp_path, Config()) == took
+    other = Config(data=DataConfig(clip_seconds=1.0, excerpt="middle"))
+    message = refusal(tmp_path, run_folder.keep_clips(tmp_path, other))
+    assert "data.clip_seconds: 3.3 there, 1.0 now" in message
+    assert "data.excerpt" in message
+
+
+def test_a_run_from_before_excerpts_keeps_the_start_of_longer_recordings(tmp_path: Path) -> None:
+    start_and_save(tmp_path, Config(data=DataConfig(clip_seconds=1.0)))
+    path = tmp_path / "config.toml"
+    path.write_text(path.read_text().replace('excerpt = "loudest"\n', ""))
+    made = Config(data=DataConfig(clip_seconds=1.0, excerpt="start"))
+    assert run_folder.read_config(tmp_path) == made
+    assert run_folder.keep_clips(tmp_path, Config()) == made
+    start(tmp_path, made)
+    assert run_folder.read_config(tmp_path) == run_folder.keep_clips(tmp_path, Config()) == made
+
+
 def test_a_task_file_may_move(tmp_path: Path) -> None:
     start_and_save(tmp_path, Config(data=DataConfig(task="here/mine.toml")))
     start(tmp_path, Config(data=DataConfig(task="there/mine.toml")))

@@ -56,7 +56,7 @@ class Run:
             self.training_set, self.network, self.features, optimizer, Ranks(0, 1, CPU, 1, OneProcess())
         )
         reader = Reader(self.training_set.index, "train")
-        slot_reader = SlotReader(reader, self.training_set.task.class_of, self.training_set.read_samples)
+        slot_reader = SlotReader(reader, self.training_set.task.class_of, self.training_set.excerpt)
         slots = self.training_set.plan(EPOCH).step_slots(0)
         self.batches: list[Batch] = list(stream_batches(lambda: slots, slot_reader))
         planned = PlannedStep(STEP, EPOCH, SLOTS * MICRO, last=False)
