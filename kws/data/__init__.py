@@ -6,6 +6,7 @@ Read in this order:
     index, plan                     the columns of a corpus; which clips each slot of each step reads
     selection, silence              which clips a task uses; generated clips of the class silence
     store, cache, shard_fetch       shards as memory maps, local or fetched to a cache on the node's disk
+    excerpt, clip_lengths           which part of a recording is its clip; the length of a clip
     reader, stream                  clips by id; batches with labels, through loader workers
     training_set                    all of the above for the settings of a run
     ledger, normalisation           what was consumed, compared with the plan; statistics of the features

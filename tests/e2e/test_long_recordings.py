@@ -121,8 +121,8 @@ def test_an_older_run_goes_on_with_the_start_of_each_recording(corpus: Index, tm
     assert 'excerpt = "start"\n' in text
     (run / "config.toml").write_text(text.replace('excerpt = "start"\n', ""))
     code, output = train_here(
-        run, f"data.shards={corpus.root}", "train.epochs=2", "train.global_batch=16", "frontend.augment=none", "train.lr=0.01",
-        "train.allow_change=epochs",
+        run, f"data.shards={corpus.root}", "train.epochs=2", "train.global_batch=16", "frontend.augment=none",
+        "train.lr=0.01", "train.allow_change=epochs",
     )  # fmt: skip
     assert code == 0, output
     assert "resuming from" in output
