@@ -14,7 +14,7 @@ from kws.audio import formats
 
 HIDDEN = "hidden"
 """The kind of files that are hidden, or that macOS and Windows leave everywhere."""
-HEADER = "source\tfile\treason\n"
+HEADER, REMARKS_HEADER = "source\tfile\treason\n", "source\tfile\tremark\n"
 
 
 @dataclasses.dataclass

@@ -82,7 +82,7 @@ def base_columns(base: Index, ids: MergedIds) -> list[leaks.ClipColumns]:
     return [
         leaks.ClipColumns(
             part.split, ids.renumbered(part.split, "word", part.word),
-            ids.renumbered(part.split, "speaker", part.speaker), part.sound,
+            ids.renumbered(part.split, "speaker", part.speaker), part.sound, part.samples,
         )
         for part in leaks.columns_of_index(base)
     ]  # fmt: skip
@@ -91,6 +91,7 @@ def base_columns(base: Index, ids: MergedIds) -> list[leaks.ClipColumns]:
 def new_columns(journal: Journal, split: str, ids: MergedIds) -> leaks.ClipColumns:
     """The columns of a split's new clips that the audit for leaks reads."""
     words, speakers = ids.word_ids, ids.speaker_ids
-    rows = ((words[clip.word], speakers[clip.speaker], clip.sound) for clip in journal.clips(split))
-    table = np.fromiter(rows, np.dtype([("word", np.uint32), ("speaker", np.uint32), ("sound", np.uint64)]))
-    return leaks.ClipColumns(split, table["word"], table["speaker"], table["sound"])
+    rows = ((words[clip.word], speakers[clip.speaker], clip.sound, clip.samples) for clip in journal.clips(split))
+    kinds = [("word", np.uint32), ("speaker", np.uint32), ("sound", np.uint64), ("samples", np.uint32)]
+    table = np.fromiter(rows, np.dtype(kinds))
+    return leaks.ClipColumns(split, *(table[name] for name, _ in kinds))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kws import counter_rng
+from kws.corpus import left_out
 from kws.corpus.source import Recording, Sources
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
@@ -322,10 +323,18 @@ class _Packing:
                 self._report.notes.append(f"{len(clips):,} {what.format(examples)}")
 
     def _note_remarks(self) -> None:
-        """Notes what was fixed or looks implausible: a line for each kind, whatever the number of recordings."""
+        """Notes what was fixed or looks implausible, a line for each kind, and lists it recording by recording."""
         for remark, (count, names) in sorted(self._journal.remarks().items()):
             clips = "1 recording" if count == 1 else f"{count:,} recordings"
-            self._report.notes.append(f"{clips}: {remark} (such as {', '.join(names)})")
+            where = (
+                f"such as {', '.join(names)}; all in index/{publish.REMARKS}"
+                if count > len(names)
+                else "; ".join(names)
+            )
+            self._report.notes.append(f"{clips}: {remark} ({where})")
+        with (self._journal.folder / publish.REMARKS).open("w", encoding="utf-8") as listing:
+            listing.write(left_out.REMARKS_HEADER)
+            listing.writelines(left_out.row(*remarked) for remarked in self._journal.remarked())
 
     def _balance(self, rule: splits.SplitRule) -> None:
         """Moves speakers so that no word and no split is empty, where splits are made by hash of the whole corpus."""

@@ -30,6 +30,8 @@ from kws.packing.merge import MergedIds
 LEFT_OUT = "left_out.tsv"
 """In the scratch folder, then in index/: the files of the sources that were not packed, each with the reason. No
 part of the corpus: its content id does not depend on it."""
+REMARKS = "remarks.tsv"
+"""As LEFT_OUT: recordings that were packed although something was fixed or looks implausible (kws.audio.remarks)."""
 _CHUNK = 1 << 20
 
 
@@ -65,7 +67,8 @@ def publish_corpus(out: Path, journal: Journal, base: Index | None, ids: MergedI
     columns = journal.folder / "columns"
     splits = {split: _joined(columns, split, journal, base, ids) for split in SPLITS}
     written = index_file.write(journal.folder, ids.words, ids.speakers, splits)
-    _list_left_out(journal.folder, out)
+    for name in (LEFT_OUT, REMARKS):
+        _publish_list(name, journal.folder, out)
     journal.set_fact("target", written.content_id)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
@@ -114,13 +117,13 @@ def _shard_columns(shard: WrittenShard, number: int) -> dict[str, Column]:
     return dict(zip(COLUMNS, table.T, strict=True)) | {"shard": np.full(len(table), number)}
 
 
-def _list_left_out(scratch: Path, out: Path) -> None:
-    """Puts the list beside the new index, behind that of the corpus that is added to. Where both are empty there is
+def _publish_list(name: str, scratch: Path, out: Path) -> None:
+    """Puts a list beside the new index, behind that of the corpus that is added to. Where both are empty there is
     none."""
-    lines = [path for path in (out / "index" / LEFT_OUT, scratch / LEFT_OUT) if _has_rows(path)]
+    lines = [path for path in (out / "index" / name, scratch / name) if _has_rows(path)]
     if not lines:
         return
-    with files.replaced(scratch / "index" / LEFT_OUT) as partial, partial.open("w", encoding="utf-8") as listing:
+    with files.replaced(scratch / "index" / name) as partial, partial.open("w", encoding="utf-8") as listing:
         for number, path in enumerate(lines):
             with path.open(encoding="utf-8") as old:
                 header = old.readline()

@@ -29,10 +29,15 @@ def parts(rows: list[Row]) -> list[leaks.ClipColumns]:
     found = []
     for split in ("train", "valid", "test"):
         table = np.array([row[1:] for row in rows if row[0] == split], np.uint64).reshape(-1, 3)
-        found.append(
-            leaks.ClipColumns(split, table[:, 0].astype(np.uint32), table[:, 1].astype(np.uint32), table[:, 2])
-        )
+        word, speaker, sound = table[:, 0].astype(np.uint32), table[:, 1].astype(np.uint32), table[:, 2]
+        found.append(leaks.ClipColumns(split, word, speaker, sound, np.full(len(table), 100, np.uint32)))
     return found
+
+
+def test_digital_silence_is_no_leak() -> None:
+    silence = codec.pcm_hash(np.zeros(100, np.int16))
+    assert not leaks.find_leaks(parts([("train", 0, 1, silence), ("test", 1, 2, silence)]), SPEAKERS)
+    assert leaks.find_leaks(parts([("train", 0, 1, 7), ("test", 1, 2, 7)]), SPEAKERS)
 
 
 def test_each_kind_is_counted_and_described_by_an_example() -> None:
