@@ -49,10 +49,12 @@ def is_audio(name: str) -> bool:
 
 
 class Decoded(NamedTuple):
-    """16 kHz mono int16 samples (T,), T >= 1, and remarks about the recording (kws.audio.remarks)."""
+    """16 kHz mono int16 samples (T,), T >= 1, remarks about the recording (kws.audio.remarks), and the format of its
+    file, such as 44.1 kHz, 2 channels, FLAC."""
 
     pcm: Pcm
     remarks: tuple[str, ...] = ()
+    source: str = ""
 
 
 def decode(data: bytes) -> Pcm:
@@ -69,7 +71,7 @@ def decode(data: bytes) -> Pcm:
 
 def decode_with_remarks(data: bytes) -> Decoded:
     """As `decode`, with remarks: what was fixed, and what looks implausible."""
-    decoded = Decoded(decode(data)) if is_plain_wav(data) else _decode_any(data)
+    decoded = Decoded(decode(data), source=_PLAIN) if is_plain_wav(data) else _decode_any(data)
     return _with_remarks(decoded, remarks.of_samples(decoded.pcm, SAMPLE_RATE_HZ))
 
 
@@ -100,9 +102,9 @@ def decode_span_with_remarks(file: IO[bytes], start_s: float, end_s: float) -> D
         return first * per_in, min(frames, (-(-end // per_out) + margin) * per_in)
 
     part, found = _from_file(file, lambda view: _read(view, window))
-    pcm, more = _mono_pcm(part)
+    pcm, more, source = _mono_pcm(part)
     pcm = pcm[skipped : skipped + end - start]
-    return Decoded(pcm, (*found, *more, *remarks.of_samples(pcm, SAMPLE_RATE_HZ)))
+    return Decoded(pcm, (*found, *more, *remarks.of_samples(pcm, SAMPLE_RATE_HZ)), source)
 
 
 def duration_s(file: IO[bytes]) -> float:
@@ -121,12 +123,19 @@ def duration_s(file: IO[bytes]) -> float:
 class _Part(NamedTuple):
     """Samples as read: int16 (T,) where the file is 16 kHz mono PCM16, else float32 (T, channels).
 
-    scale: what float samples have to be divided by, see remarks.full_scale.
+    format: as of the file. scale: what float samples have to be divided by, see remarks.full_scale.
     """
 
     samples: npt.NDArray[Any]
     rate_hz: int
+    format: str
     scale: float = 1.0
+
+    @property
+    def source(self) -> str:
+        """See Decoded."""
+        channels = 1 if self.samples.ndim == 1 else self.samples.shape[1]
+        return _source(self.rate_hz, channels, self.format)
 
 
 def _decode_any(data: bytes) -> Decoded:
@@ -143,14 +152,14 @@ def _decode_any(data: bytes) -> Decoded:
 
 
 def _with_remarks(decoded: Decoded, more: tuple[str, ...]) -> Decoded:
-    return Decoded(decoded.pcm, (*decoded.remarks, *more)) if more else decoded
+    return decoded._replace(remarks=(*decoded.remarks, *more)) if more else decoded
 
 
 def _mono_pcm(part: _Part) -> Decoded:
     """The samples at 16 kHz, mono. Raises AudioError as pcm_from_float, and for a rate at which there is no speech."""
-    samples, rate_hz, scale = part
+    samples, rate_hz, scale = part.samples, part.rate_hz, part.scale
     if samples.dtype == np.int16:
-        return Decoded(samples)
+        return Decoded(samples, source=part.source)
     if rate_hz < _LEAST_RATE_HZ:  # a damaged header: resampling would fill the memory
         raise AudioError(f"sample rate {rate_hz} Hz, wanted {_LEAST_RATE_HZ:,} or more")
     found = remarks.of_rate(rate_hz)
@@ -158,7 +167,7 @@ def _mono_pcm(part: _Part) -> Decoded:
         samples, found = samples / np.float32(scale), (*found, remarks.SCALED)
     mono, more = remarks.mono(samples)
     pcm = pcm_from_float(mono, rate_hz)
-    return Decoded(pcm, (*found, *more, *remarks.of_floats(mono)))
+    return Decoded(pcm, (*found, *more, *remarks.of_floats(mono)), part.source)
 
 
 def _read_by_ffmpeg(contents: bytes, error: UnreadableError) -> tuple[_Part, tuple[str, ...]]:
@@ -173,7 +182,8 @@ def _read_by_ffmpeg(contents: bytes, error: UnreadableError) -> tuple[_Part, tup
     if form.by_soundfile and not (containers.is_whole_flac(contents, read.samples) or not read.reported):
         raise AudioError(f"{error}; ffmpeg: {read.reported or 'some samples are missing'}")
     found = (remarks.FFMPEG_INSTEAD,) if form.by_soundfile else (remarks.FFMPEG,)
-    return _Part(read.samples, read.rate_hz), (*found, remarks.FFMPEG_ERRORS) if read.reported else found
+    part = _Part(read.samples, read.rate_hz, form.name)
+    return part, (*found, remarks.FFMPEG_ERRORS) if read.reported else found
 
 
 def _ffmpeg_format(head: bytes, error: UnreadableError) -> formats.AudioFormat:
@@ -225,7 +235,19 @@ def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> _Pa
         raise AudioError("no samples")
     if len(samples) < end - first:
         raise AudioError(f"ends early: {len(samples)} of {end - first} samples")
-    return _Part(samples, sound.samplerate, scale)
+    return _Part(samples, sound.samplerate, _format(sound), scale)
+
+
+def _format(sound: soundfile.SoundFile) -> str:
+    """Container and coding: WAV PCM_16, OGG VORBIS."""
+    return f"{sound.format.replace('WAVEX', 'WAV')} {sound.subtype}"
+
+
+def _source(rate_hz: int, channels: int, form: str) -> str:
+    return f"{rate_hz / 1000:g} kHz, {channels} channel{'s' * (channels > 1)}, {form}"
+
+
+_PLAIN = _source(SAMPLE_RATE_HZ, 1, "WAV PCM_16")
 
 
 def _scale(sound: soundfile.SoundFile, samples: npt.NDArray[np.float32]) -> float:

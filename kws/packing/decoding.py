@@ -128,7 +128,7 @@ def _row(
     return DecodedRecording(
         numbered.seq, numbered.mark, recording.name, str(recording.origin), recording.word, recording.speaker,
         file, start, count, sound, fault, base, counter_rng.digest("pack", base),
-        "\n".join(found),
+        "\n".join(found), "" if decoded is None else decoded.source,
     )  # fmt: skip
 
 

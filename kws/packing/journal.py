@@ -22,13 +22,13 @@ from typing import NamedTuple, TextIO
 from kws.corpus.source import NOISE_FOLDER
 from kws.errors import UsageError
 
-_VERSION = "2"
+_VERSION = "3"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS recordings (
     seq INTEGER PRIMARY KEY, mark INTEGER, name TEXT, origin TEXT, word TEXT, speaker TEXT,
     file TEXT, start INTEGER, samples INTEGER, sound INTEGER, fault TEXT,
-    base TEXT, place INTEGER, remarks TEXT, key TEXT, split TEXT, taken INTEGER
+    base TEXT, place INTEGER, remarks TEXT, source TEXT, key TEXT, split TEXT, taken INTEGER
 );
 CREATE TABLE IF NOT EXISTS shards (
     split TEXT, number INTEGER, digest TEXT, clips INTEGER, size INTEGER, sha256 TEXT, rows BLOB,
@@ -49,7 +49,7 @@ class DecodedRecording(NamedTuple):
     seq: position in the sources. mark: hash of everything it was made from, so that a changed file is noticed.
     file, start, samples: the scratch file with its samples, the first one and their number. sound: hash of the samples.
     base: its key in the shards, unless another clip has the same. place: sort key of the shuffle.
-    remarks: what was fixed or looks implausible (kws.audio.remarks), one a line.
+    remarks: what was fixed or looks implausible (kws.audio.remarks), one a line. source: the format of its file.
     """
 
     seq: int
@@ -66,6 +66,7 @@ class DecodedRecording(NamedTuple):
     base: str
     place: int
     remarks: str = ""
+    source: str = ""
 
 
 class Clip(NamedTuple):
@@ -333,6 +334,15 @@ class Journal:
         """(word, split) -> number of clips, without noise."""
         query = "SELECT word, split, count(*) FROM recordings WHERE taken AND word != ? GROUP BY word, split"
         return {(word, split): clips for word, split, clips in self._db.execute(query, (NOISE_FOLDER,))}
+
+    def source_formats(self) -> dict[tuple[str, str], dict[str, int]]:
+        """(word, split) -> format of the source file -> number of clips, without noise."""
+        columns = "word, split, source"
+        query = f"SELECT {columns}, count(*) FROM recordings WHERE taken AND word != ? GROUP BY {columns}"
+        found: dict[tuple[str, str], dict[str, int]] = {}
+        for word, split, source, clips in self._db.execute(query, (NOISE_FOLDER,)):
+            found.setdefault((word, split), {})[source] = clips
+        return found
 
     def count_unknown_speakers(self) -> int:
         """Number of clips by unknown speakers, without noise."""

@@ -159,7 +159,7 @@ def _finished(out: Path, made_of: str, split_options: str) -> Index | None:
     is_finished, is_same = journal.get_fact("target") == index.content_id, journal.get_fact("made_of") == made_of
     is_same = is_same and journal.get_fact("splits") in (None, split_options)
     if is_finished:
-        journal.remove()
+        publish.finish(out, journal)
     journal.close()
     return index if is_finished and is_same else None
 

@@ -3,6 +3,7 @@
 1. rows of the shards in the journal (+ the corpus they are added to) -> columns -> DIR/.packing/index
 2. shards -> DIR/SPLIT, one by one: files that no index names are no part of a corpus
 3. the index -> DIR/index, in one rename: from then on the new corpus is visible
+4. source formats -> DIR/sources.json, which names the corpus that it belongs to
 
 The moves rename files and folders whole, after their contents were written, so they need no kws.files.replaced.
 """
@@ -24,6 +25,7 @@ from kws import files
 from kws.data import index as index_file
 from kws.data.index import COLUMNS, SPLITS, Column, Index, Shard, Split
 from kws.errors import UsageError
+from kws.packing import source_formats
 from kws.packing.journal import Journal, WrittenShard
 from kws.packing.merge import MergedIds
 
@@ -74,9 +76,18 @@ def publish_corpus(out: Path, journal: Journal, base: Index | None, ids: MergedI
         (out / split).mkdir(exist_ok=True)
     for shard in journal.shards():
         (journal.folder / shard.name).replace(out / shard.name)
+    formats = source_formats.added(source_formats.load(base) if base else {}, journal.source_formats())
+    source_formats.save(journal.folder, written.content_id, formats)
     _swap(journal.folder / "index", out / "index")
-    journal.remove()
+    finish(out, journal)
     return index_file.load(out)
+
+
+def finish(out: Path, journal: Journal) -> None:
+    """What is left to do when the index is in its place: removes the scratch folder."""
+    with contextlib.suppress(FileNotFoundError):  # a kill came after this move
+        (journal.folder / source_formats.NAME).replace(out / source_formats.NAME)
+    journal.remove()
 
 
 def _joined(folder: Path, split: str, journal: Journal, base: Index | None, ids: MergedIds) -> Split:

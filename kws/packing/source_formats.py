@@ -1,6 +1,6 @@
 """The formats of the files that a corpus was packed from, in DIR/sources.json: shards hold 16 kHz PCM in any case.
 
-    journal --count--> {(word, split): {"44100 Hz, 2 channels, MP3": 120}} --> sources.json --> kws inspect --conditions
+    journal --count--> {(word, split): {"44.1 kHz, 2 channels, FLAC PCM_16": 9}} --> sources.json --> kws inspect
 
 The file belongs to the corpus whose content id it names; a corpus without it, or with another's, is none the worse.
 """

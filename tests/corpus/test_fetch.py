@@ -114,7 +114,7 @@ def is_packed(out: Path) -> bool:
     corpus = index.load(out)
     counts = {split: len(clips) for split, clips in corpus.splits.items()}
     assert (set(corpus.words), counts) == ({"low", "high"}, {**CLIPS, "noise": 1})
-    return {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
+    return {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index", "sources.json"}
 
 
 # --- complete downloads ---------------------------------------------------------------------------------------

@@ -553,7 +553,7 @@ def test_packing_creates_few_files_and_leaves_only_shards_and_index(source: Path
 
     pack.pack([source], out, progress=look)
     assert 1 <= most <= 9, "the journal, its lock, the list, a scratch file and a shard a split, not a file a clip"
-    assert {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index"}
+    assert {path.name for path in out.iterdir()} == {"train", "valid", "test", "noise", "index", "sources.json"}
 
 
 def test_the_output_folder_may_contain_a_colon(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
