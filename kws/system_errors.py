@@ -25,7 +25,7 @@ LESS_MEMORY = (
 )
 _MEMORY_TEXTS = re.compile(r"can't allocate memory|out of memory|Unable to allocate|[Cc]annot allocate memory")
 _LOADER_TEXTS = re.compile(
-    r"DataLoader worker|shared memory object|items of ancdata|unable to (open|write to|mmap|resize) .*torch_"
+    r"DataLoader worker|Communication with the workers|shared memory object|items of ancdata|unable to (open|write to|mmap|resize) .*torch_"
 )
 
 
@@ -166,11 +166,12 @@ def killed_message(what: str) -> str:
     )
 
 
-def shared_memory_advice() -> str:
-    """What to type where /dev/shm is full."""
+def shared_memory_advice(needed_bytes: int = 1 << 30) -> str:
+    """What to type where /dev/shm is too small."""
+    gigabytes = -(-needed_bytes // (1 << 30))
     return (
-        f"{SHARED_MEMORY} is full: start the container with --shm-size=1g (or --ipc=host), or use "
-        "--set data.workers=0 or smaller --set data.workers=..."
+        f"{SHARED_MEMORY} is too small: start the container with --shm-size={gigabytes}g or --ipc=host, or use fewer "
+        "loader workers, --set data.workers=0 for none"
     )
 
 
@@ -180,7 +181,12 @@ def loader_message(text: str) -> str:
         return f"a loader worker cannot hand over a batch: too many open files; {_open_files()}, {AGAIN}"
     if re.search(r"Bus error|No space left|shared memory|torch_", text) and "signal: Killed" not in text:
         return f"a loader worker cannot hand over a batch: {shared_memory_advice()}, {AGAIN}"
-    if "signal: Killed" in text or "exited unexpectedly" in text:
+    if "exited unexpectedly" in text:
+        return (
+            "a loader worker ended: its own message says why; without one it was killed, probably because memory is "
+            f"short: use fewer --set data.workers=..., {AGAIN}"
+        )
+    if "signal: Killed" in text:
         return f"{killed_message('a loader worker')}; use fewer --set data.workers=..., {AGAIN}"
     if _MEMORY_TEXTS.search(text):
         return f"a loader worker is out of memory; use fewer --set data.workers=..., {AGAIN}"

@@ -8,7 +8,6 @@ Batches that were prefetched and not used are read again.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,11 +18,11 @@ import webdataset as wds  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from kws.data import loader_workers
 from kws.data.excerpt import Excerpt
 from kws.data.plan import NeededShards, Slot
 from kws.data.reader import Ids, Reader
-from kws.distributed import parent_death, signals
-from kws.errors import UsageError
+from kws.errors import UsageError, user_message
 
 _PREFETCH_FACTOR = 4
 """Batches that a loader worker reads ahead."""
@@ -57,6 +56,11 @@ class SlotReader:
         """Ids of the damaged clips left out so far, (n,)."""
         return self.reader.skipped
 
+    def batch_bytes(self, slot: Slot | None) -> int:
+        """Bytes of the slot's batch; 0 for None."""
+        samples = max(self._samples, self._excerpt.samples)
+        return 0 if slot is None else len(slot.clips) * (2 * samples + 4 * 8)
+
     def batch(self, slot: Slot) -> Batch:
         """Reads the slot's clips. Clips that the reader skips as damaged are missing from the batch."""
         wave, lengths = self.reader.read_rows(slot.clips, self._excerpt, self._samples)
@@ -78,8 +82,12 @@ def stream_batches(
     """
     needed = needed_shards or (lambda: slot_reader.reader.needed_shards(slots()))
     pipeline = wds.DataPipeline(_WorkerShare(slots), _ReadStage(slot_reader, needed))
+    if workers:
+        batch_bytes = slot_reader.batch_bytes(next(iter(slots()), None))
+        loader_workers.require_shared_memory(workers, _PREFETCH_FACTOR, batch_bytes)
     # Without workers a loader would only add time: 0.1 ms a batch, a fifth of reading 64 clips.
-    for item in _loader(pipeline, workers, pin_memory) if workers or pin_memory else pipeline:
+    items = _loader(pipeline, workers, pin_memory) if workers or pin_memory else pipeline
+    for item in loader_workers.named_errors(items) if workers else items:
         if isinstance(item, UsageError):  # raised here: a loader would wrap it in the traceback of its worker
             raise item
         yield item
@@ -92,7 +100,7 @@ def _loader(pipeline: wds.DataPipeline, workers: int, pin_memory: bool) -> wds.W
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=_PREFETCH_FACTOR if workers else None,
-        worker_init_fn=_init_worker if workers else None,
+        worker_init_fn=loader_workers.init_worker if workers else None,
         generator=torch.Generator(),  # its own: starting an iterator must not advance the global generator
     )
 
@@ -122,16 +130,15 @@ class _ReadStage:
             for slot in slots:
                 if prefetcher:
                     prefetcher.advance(slot.step)
-                yield self._slot_reader.batch(slot)
-        except UsageError as error:
-            yield error
+                batch = self._slot_reader.batch(slot)
+                if get_worker_info():
+                    loader_workers.share(batch)
+                yield batch
+        except (UsageError, OSError, RuntimeError, MemoryError) as error:
+            line = user_message(error)
+            if line is None:
+                raise
+            yield error if isinstance(error, UsageError) else UsageError(line)
         finally:
             if prefetcher:
                 prefetcher.close()
-
-
-def _init_worker(_: int) -> None:
-    """Makes a loader worker ignore the signals that its rank handles, and end together with its rank."""
-    for number in signals.STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    parent_death.end_with_parent(signal.SIGKILL)

@@ -1,0 +1,76 @@
+"""The processes of a data loader: their start, what they need of /dev/shm, and what ends them.
+
+    batch -> shared memory (/dev/shm), in the worker itself -> its number through a queue -> the training
+
+A queue sends from a thread, and drops what it cannot send, so that the training would wait for ever: too little
+/dev/shm, as in a container, or too many open files. Here both end the worker, and with it the training, with a line.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing.queues
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from kws.distributed import parent_death, signals
+from kws.errors import UsageError, user_message
+from kws.system_errors import AGAIN, SHARED_MEMORY, loader_message, shared_memory_advice
+
+T = TypeVar("T")
+
+
+def init_worker(_: int) -> None:
+    """Makes a loader worker ignore the signals that its rank handles, and end together with its rank."""
+    for number in signals.STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent_death.end_with_parent(signal.SIGKILL)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: BaseException, _: object) -> None:
+    """Ends this worker: it cannot send a batch. Python's own way is to print a traceback and to drop the batch."""
+    print(f"kws: {user_message(error) or loader_message(str(error))}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def share(batch: Iterable[object]) -> None:
+    """Moves a batch's tensors into shared memory. Raises RuntimeError where /dev/shm is full."""
+    for value in batch:
+        if isinstance(value, Tensor) and value.numel():  # an empty one needs none, and cannot be mapped
+            value.share_memory_()  # type: ignore[no-untyped-call]
+
+
+def named_errors(items: Iterable[T]) -> Iterator[T]:
+    """The items of a loader. Raises UsageError with what to type where a worker ended or the system refused one."""
+    try:
+        yield from items
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # the loader's semaphores are there too
+            raise UsageError(f"{shared_memory_advice()}, {AGAIN}") from error
+        line = user_message(error)
+        if line is None or isinstance(error, UsageError):
+            raise
+        raise UsageError(line) from error
+
+
+def require_shared_memory(workers: int, batches_ahead: int, batch_bytes: int) -> None:
+    """Raises UsageError where /dev/shm has no room for what the workers of this host's ranks put there."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = ranks * (workers * batches_ahead + 2) * batch_bytes  # two: in use, and on its way
+    try:
+        usage: Any = shutil.disk_usage(SHARED_MEMORY)
+    except OSError:
+        return  # another system than Linux
+    if needed > usage.free:
+        raise UsageError(
+            f"{SHARED_MEMORY} has {usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f}, and {workers} loader "
+            f"workers put up to {needed / 1e6:,.0f} MB there ({ranks} x {workers * batches_ahead + 2} batches of "
+            f"{batch_bytes / 1e6:.1f} MB): {shared_memory_advice(needed)}, {AGAIN}"
+        )
