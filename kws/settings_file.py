@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,10 +110,20 @@ def parse(
     tree = _with_preset(_with_current_values(_without_removed(tree, where, note), note))
     try:
         # As JSON, because strict validation accepts arrays for tuples only there.
-        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
+        return TypeAdapter(Config).validate_json(json.dumps(_without_tilde(tree), default=str))
     except ValidationError as error:
         lines = [f"{place or where}: {line}" for item in error.errors() for place, line in _mistakes(item, origins)]
         raise UsageError("\n".join(lines)) from None
+
+
+def _without_tilde(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A copy of the tree with the home folder for ~ before a path: a shell leaves it in --set data.shards=~/x."""
+    current = dict(tree)
+    for section, name in (("data", "shards"), ("data", "task"), ("data", "cache_dir"), ("train", "init")):
+        values = current.get(section)
+        if isinstance(values, dict) and isinstance(value := values.get(name), str) and value.startswith("~"):
+            current[section] = {**values, name: os.path.expanduser(value)}  # noqa: PTH111  # keeps what is no path
+    return current
 
 
 def _without_removed(tree: Mapping[str, Any], where: str, note: Note) -> Mapping[str, Any]:

@@ -25,7 +25,8 @@ LESS_MEMORY = (
 )
 _MEMORY_TEXTS = re.compile(r"can't allocate memory|out of memory|Unable to allocate|[Cc]annot allocate memory")
 _LOADER_TEXTS = re.compile(
-    r"DataLoader worker|Communication with the workers|shared memory object|items of ancdata|unable to (open|write to|mmap|resize) .*torch_"
+    r"DataLoader worker|Communication with the workers|shared memory object|items of ancdata|"
+    r"unable to (open|write to|mmap|resize) .*torch_"
 )
 
 

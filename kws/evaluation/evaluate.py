@@ -210,7 +210,7 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
     # The last bits of a result depend on the number of threads, and each of several runs was trained with its own.
     torch.set_num_threads(run_folder.recorded_threads(run) or ranks.threads)
     config = trained.config
-    index = ranks.on_all(lambda: index_file.load(wanted.shards or Path(config.data.shards)))
+    index = ranks.on_all(lambda: _load_corpus(wanted, Path(config.data.shards)))
     check_corpus(index, trained.checkpoint, "give the folder of that corpus with --shards")
     chosen = ranks.on_all(lambda: selection.apply_task(index, trained.task, trained.samples))
     data = EvaluationData(
@@ -229,6 +229,15 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
 
     ranks.on_main(save)
     return summary
+
+
+def _load_corpus(wanted: RunEvaluation, recorded: Path) -> Index:
+    """The index of the corpus to evaluate on. Raises UsageError where it is not where the run had it."""
+    if wanted.shards is None and not recorded.exists():
+        raise UsageError(
+            f"{recorded}: the corpus of {wanted.run} is not there any more; give its folder with --shards DIR"
+        )
+    return index_file.load(wanted.shards or recorded)
 
 
 def provenance(trained: Trained) -> dict[str, Any]:

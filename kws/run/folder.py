@@ -22,8 +22,31 @@ from kws.errors import UsageError, cannot_write, close_names, unreadable
 
 
 def read_config(run: Path) -> Config:
-    """The settings of a run folder. Raises UsageError if it has none."""
-    return settings_file.load_recorded(find_settings(run))
+    """The settings of a run folder, with the paths in them found from any folder. Raises UsageError if it has none."""
+    config = settings_file.load_recorded(find_settings(run))
+    data, train = config.data, config.train
+    task = _find_path(run, data.task) if data.task.endswith(".toml") else data.task  # else a name
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, shards=_find_path(run, data.shards), task=task),
+        train=dataclasses.replace(train, init=_find_path(run, train.init)),
+    )
+
+
+def _find_path(run: Path, path: str) -> str:
+    """A relative path as the run meant it: seen from the folder where it was started, else from this one, else from one
+    above the run folder (runs that recorded no folder, or were moved together with their corpus)."""
+    if not path or Path(path).is_absolute():
+        return path
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        started_in = json.loads((run / "run.json").read_text(encoding="utf-8")).get("started_in", "")
+        if started_in and (Path(started_in) / path).exists():
+            # Short where it is this folder, as the user typed it.
+            return path if Path(started_in) == Path.cwd() else str(Path(started_in) / path)
+    if Path(path).exists():
+        return path
+    above = (folder / path for folder in run.resolve().parents)
+    return next((str(found) for found in above if found.exists()), path)
 
 
 def find_settings(run: Path) -> Path:

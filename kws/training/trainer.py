@@ -201,6 +201,7 @@ class Trainer:
         if self.watchdog.unreachable:
             self.say(unreachable_message(self.watchdog.unreachable))
         facts = self.describe() | describe_environment(ranks) | {"ranks": ranks.table(config.train.slots)}
+        facts["started_in"] = str(Path.cwd())  # what relative paths in the settings are relative to
         ranks.on_main(lambda: run_folder.check_settings(self.folder, config, facts))
         self.attempt.begin()
         checkpoint = ranks.on_all(self._take_position_from_newest)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kws import settings_file
 from kws.config import Config, DataConfig, TrainConfig
 from kws.corpus import tasks
 from kws.errors import UsageError
@@ -261,3 +262,28 @@ def test_a_folder_that_is_no_run_says_what_is_there_and_which_run_is_near(
             run_folder.read_config(wrong)
         assert str(error.value).startswith(f"{wrong}: ")
         assert said in str(error.value)
+
+
+def test_relative_paths_of_a_run_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project / "data" / "mine", elsewhere / "data"):
+        folder.mkdir(parents=True)
+    (project / "own.toml").touch()
+    words = [f"data.shards={Path('data/mine')}", "data.task=own.toml", "train.init=none"]
+    config = settings_file.from_overrides(words)
+    for number, recorded in enumerate(({"started_in": str(project)}, {})):  # the second as by an older version
+        run = project / "runs" / str(number)
+        run_folder.record_settings(run, config, recorded)
+        monkeypatch.chdir(elsewhere)
+        found = run_folder.read_config(run)
+        assert Path(found.data.shards) == project / "data" / "mine"
+        assert Path(found.data.task) == project / "own.toml"
+        assert found.train.init == "none"  # is nowhere
+        monkeypatch.chdir(project)
+        assert run_folder.read_config(run) == config
+
+
+def test_a_tilde_in_a_setting_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert settings_file.from_overrides(["data.shards=~/mine"]).data.shards == "/home/anna/mine"
+    assert settings_file.from_overrides(["data.shards=a~b"]).data.shards == "a~b"
