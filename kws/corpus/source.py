@@ -9,6 +9,7 @@ recording's own name, its label track or a table; `_background_noise_` holds noi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -135,7 +136,8 @@ class Sources:
 
     def _size(self, path: Path) -> int:
         if tables := self._tables(path).tables:
-            return TableReader(tables, self.found).total_bytes
+            with _way_out(path):
+                return TableReader(tables, self.found).total_bytes
         inner = self._archives_instead(path)
         if inner:
             return sum(self._size(archive) for archive in inner)
@@ -152,7 +154,8 @@ class Sources:
         tables = self._tables(path)
         self.notes += tables.notes
         if tables.tables:
-            yield from self._read_tables(tables.tables, path if path.is_dir() else None)
+            with _way_out(path):
+                yield from self._read_tables(tables.tables, path if path.is_dir() else None)
             return
         inner = self._archives_instead(path)
         if inner:
@@ -176,7 +179,8 @@ class Sources:
         """The tables; none where they list a part of the recordings in word folders, which say the same."""
         if not all(table.is_strict for table in found.tables) or not table_reader.agree_with_folders(found.tables):
             return found
-        num_rows, num_files = TableReader(found.tables, self.found).num_rows, self._survey(path).num_recordings
+        with _way_out(path):
+            num_rows, num_files = TableReader(found.tables, self.found).num_rows, self._survey(path).num_recordings
         if num_rows >= 0.9 * num_files:
             return found
         names = ", ".join(table.path for table in found.tables[:3])
@@ -219,6 +223,17 @@ class Sources:
         if self._pattern and self._pattern.is_for_paths:
             return True
         return self._is_surveyed(path) and self._survey(path).has_repeated_names
+
+
+@contextlib.contextmanager
+def _way_out(path: Path) -> Iterator[None]:
+    """Adds to a mistake in a table that was found in a folder how to pack the folder without it."""
+    try:
+        yield
+    except UsageError as error:
+        if not path.is_dir():
+            raise
+        raise UsageError(f"{error}; correct the table, or go by the folders' names: --table {finding.NONE}") from error
 
 
 def split_key(name: str, speaker: str) -> str:

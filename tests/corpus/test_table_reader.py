@@ -100,3 +100,16 @@ def test_the_case_manifest_has_the_same_speaker_for_all_words(tmp_path: Path) ->
     rows = [{"audio_filepath": f"wavs/{name}", "command": name.split("_")[0], "duration": 0.1} for name in names]
     write_json_lines(tmp_path / "train_manifest.json", rows)
     assert {one.speaker for one in Sources([tmp_path])} == {"ab12", "cd34"}
+
+
+def test_a_mistake_in_a_table_that_was_found_names_the_way_without_it(folder: Path) -> None:
+    with (folder / "clips.csv").open("a") as file:
+        file.write("wavs/4.wav,,s4\n")
+    with pytest.raises(UsageError, match=r"clips.csv:5: no word.*--table none"):
+        list(Sources([folder]))
+
+
+def test_a_table_without_a_header_line_is_named(folder: Path) -> None:
+    write_lines(folder / "clips.csv", "wavs/1.wav,yes", "wavs/2.wav,no")
+    with pytest.raises(UsageError, match=r"clips.csv has no header line"):
+        list(Sources([folder]))

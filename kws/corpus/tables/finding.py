@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from kws.audio import codec
 from kws.corpus.tables import common_voice, csv_table, kaldi, manifest, mswc, parquet, text, unsupported
 from kws.corpus.tables.common_voice import CommonVoice
 from kws.corpus.tables.csv_table import CsvTable
@@ -169,7 +171,9 @@ def _search(place: Place, found: Found) -> Iterator[Table]:
             folders.clear()
         yield from tables
         if not found.problem:
-            found.problem = unsupported.describe(posixpath.join(folder, name) for name in files)
+            found.problem = _without_header(place, folder, files) or unsupported.describe(
+                posixpath.join(folder, name) for name in files
+            )
 
 
 def _candidates(place: Place, folder: str, files: Sequence[str]) -> Iterator[str]:
@@ -195,6 +199,17 @@ def _is_csv_table(place: Place, path: str) -> bool:
         return csv_table.find_header(text.head(place, path)) is not None
     except ValueError:  # two columns that could both be the word: opening it says so
         return True
+
+
+def _without_header(place: Place, folder: str, files: Sequence[str]) -> str:
+    """What is wrong with a table whose first line is a recording; "" where there is none."""
+    for name in files:
+        if posixpath.splitext(name)[1].lower() not in csv_table.ENDINGS:
+            continue
+        first = text.head(place, posixpath.join(folder, name)).partition("\n")[0].strip()
+        if any(codec.is_audio(cell.strip(" \"'")) for cell in re.split(r"[,;\t|]", first)):
+            return f"{posixpath.join(folder, name)} has no header line: its first line is {first[:60]!r}; add path,word"
+    return ""
 
 
 def _usable(place: Place, path: str, found: Found) -> list[Table]:
