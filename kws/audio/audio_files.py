@@ -35,10 +35,11 @@ class SkippedFile(NamedTuple):
 
 
 class DecodedFile(NamedTuple):
-    """A file and its samples."""
+    """A file, its samples, and remarks about them (kws.audio.remarks)."""
 
     path: Path
     pcm: codec.Pcm
+    remarks: tuple[str, ...] = ()
 
 
 def decode_files(paths: Iterable[Path]) -> Iterator[DecodedFile | SkippedFile]:
@@ -78,7 +79,7 @@ def _decode(paths: Sequence[Path]) -> list[DecodedFile | SkippedFile]:
     files: list[DecodedFile | SkippedFile] = []
     for path in paths:
         try:
-            files.append(DecodedFile(path, codec.decode(path.read_bytes())))
+            files.append(DecodedFile(path, *codec.decode_with_remarks(path.read_bytes())))
         except codec.AudioError as error:
             files.append(SkippedFile(path, str(error)))
         except OSError as error:

@@ -19,13 +19,14 @@ SCALED = "float samples in the range of integers, divided by full scale"
 CLIPPED = "many float samples beyond 1, clipped"
 ANTIPHASE = "channels of opposite sign, which cancel out: only the first was used"
 SILENT_CHANNEL = "one of two channels is silent; the average has half the level"
-SILENT = "digital silence; packed as the word, remove the files if that is a mistake"
-CONSTANT = "one value throughout, no sound; packed as the word, remove the files if that is a mistake"
+SILENT = "digital silence"
+CONSTANT = "one value throughout, no sound"
 OFFSET = "a large DC offset"
 SLOW_RATE = "a sample rate below 4 kHz"
 FAST_RATE = "a sample rate above 384 kHz"
 SHORT = "shorter than 50 ms"
 LONG = "longer than an hour"
+NO_SOUND = frozenset({SILENT, CONSTANT})
 NOT_OF_NOISE = frozenset({SILENT, CONSTANT, SHORT, LONG})
 """Remarks that mean nothing for background noise."""
 

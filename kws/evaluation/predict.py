@@ -43,7 +43,7 @@ class Prediction:
     start_s: float
     """Where the clip starts in the recording, in seconds."""
     note: str | None
-    """Says so where the recording is longer than a clip."""
+    """Says so where the recording is longer than a clip, and the remarks of its decoding."""
 
     @property
     def right(self) -> bool | None:
@@ -95,11 +95,13 @@ class Recognizer:
         Of a recording that is longer than a clip the same part is used as in training and evaluation.
         """
         truth_of, excerpt = functools.cache(self._truth_of), self._trained.excerpt  # many files share a folder
-        for (path, pcm), probabilities in self._heard(_readable(decode_files(paths), skipped)):
-            start_s, note = excerpt.start(pcm) / codec.SAMPLE_RATE_HZ, None
+        for (path, pcm, remarks), probabilities in self._heard(_readable(decode_files(paths), skipped)):
+            start_s, notes = excerpt.start(pcm) / codec.SAMPLE_RATE_HZ, list(remarks)
             if len(pcm) > excerpt.samples + TOLERANCE:
-                note = f"longer than {excerpt.samples / codec.SAMPLE_RATE_HZ:g} s: used from {start_s:.1f} s"
-            yield Prediction(path, self._ranked(probabilities), truth_of(path.parent), start_s, note)
+                notes.insert(0, f"longer than {excerpt.samples / codec.SAMPLE_RATE_HZ:g} s: used from {start_s:.1f} s")
+            yield Prediction(
+                path, self._ranked(probabilities), truth_of(path.parent), start_s, "; ".join(notes) or None
+            )
 
     def features_of(self, predictions: Sequence[Prediction]) -> list[Floats]:
         """The network's input for each of these predictions, (F, N); reads the files again."""

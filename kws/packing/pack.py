@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kws import counter_rng
+from kws.audio.remarks import NO_SOUND
 from kws.corpus import left_out
 from kws.corpus.source import Recording, Sources
 from kws.data import index as index_file
@@ -331,7 +332,8 @@ class _Packing:
                 if count > len(names)
                 else "; ".join(names)
             )
-            self._report.notes.append(f"{clips}: {remark} ({where})")
+            advice = "; packed under its word: remove the files if that is wrong" * (remark in NO_SOUND)
+            self._report.notes.append(f"{clips}: {remark}{advice} ({where})")
         with (self._journal.folder / publish.REMARKS).open("w", encoding="utf-8") as listing:
             listing.write(left_out.REMARKS_HEADER)
             listing.writelines(left_out.row(*remarked) for remarked in self._journal.remarked())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kws.audio import codec
+from kws.audio import codec, remarks
 from kws.audio.audio_files import DecodedFile, SkippedFile, decode_files, find_audio, printable
 from kws.errors import UsageError
 
@@ -51,3 +51,20 @@ def test_many_files_are_decoded_in_order_and_broken_ones_are_skipped_in_place(tm
 
 def test_a_path_is_printed_without_control_characters() -> None:
     assert printable(Path("a\x1b[31m\nb\udcff\u202e/语 <b>.wav")) == "a\\x1b[31m\\nb\\udcff\\u202e/语 <b>.wav"
+
+
+def test_contents_and_not_endings_decide_in_folders(tmp_path: Path) -> None:
+    for name, data in {
+        "take": codec.wav_bytes(np.ones(5, np.int16)),
+        "notes": b"text",
+        "._a.wav": b"\0\5\26\7",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    assert find_audio([tmp_path]) == [tmp_path / "take"]
+
+
+def test_remarks_come_with_the_samples(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(codec.wav_bytes(np.zeros(16000, np.int16)))
+    (file,) = decode_files([tmp_path / "a.wav"])
+    assert isinstance(file, DecodedFile)
+    assert file.remarks == (remarks.SILENT,)

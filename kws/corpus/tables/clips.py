@@ -13,7 +13,7 @@ import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from kws.audio import codec
+from kws.audio import formats
 from kws.corpus.recording import Span, excerpt_name, speaker_from_name, speaker_of_long_recording, to_nfc
 from kws.corpus.tables.survey import Entry, Survey, audio_key, name_key, survey
 from kws.corpus.tables.table import RawRow, Table
@@ -81,7 +81,7 @@ def _missing(table: Table, raw: RawRow, entry: Entry) -> tuple[str, bool]:
         return "", False
     if not table.place.is_file(entry.path):
         return "no such file", not table.may_be_partial
-    if not codec.is_audio(entry.path):
+    if formats.name_kind(entry.path) == "other":
         return "not a supported format; convert it to wav or flac", True
     return "", False
 

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from kws.audio import codec
+from kws.audio import formats
 
 AUDIO = (
     "path", "file_name", "filename", "file", "file_path", "filepath", "audio_filepath", "audio_file_path",
@@ -79,7 +79,7 @@ def _audio(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     """The first by priority whose values are names of audio files, else the first by priority."""
     candidates = [name for name in AUDIO if name in names]
     for name in candidates:
-        if any(codec.is_audio(row.get(name, "").strip()) for row in rows):
+        if any(formats.is_named_as_audio(row.get(name, "").strip()) for row in rows):
             return name
     return candidates[0] if candidates else ""
 
