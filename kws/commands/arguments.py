@@ -218,6 +218,10 @@ def _add_index(commands: Any) -> None:
         help="split of all clips (default: from folder and file names, otherwise from a hash of the speaker)",
     )  # fmt: skip
     index.add_argument(
+        "--names", default="", metavar="PATTERN",
+        help="which folder in the keys is the word, where no member has it: '{speaker}/{word}/{}'",
+    )  # fmt: skip
+    index.add_argument(
         "--words", metavar="FILE|A,B", help="the words, for shards that store them as numbers, in the order of these"
     )
     _add_allow_faults(index)

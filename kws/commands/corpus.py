@@ -261,7 +261,7 @@ def index(arguments: argparse.Namespace) -> int:
     words = external_index.read_words(arguments.words) if arguments.words else None
     with progress("indexing") as show:
         index, report = external_index.index_shards(
-            arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show
+            arguments.src, arguments.out, arguments.shards or (), arguments.split, words, show, arguments.names
         )
     clips = _counts(index)
     left_out, packed = len(report.skipped), sum(clips.values())

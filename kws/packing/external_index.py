@@ -8,18 +8,25 @@ does, the official hash rule on the speaker decides for each clip, so that one s
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from braceexpand import braceexpand
 
+from kws.corpus import layout
+from kws.corpus.layout import Folder, FolderCount, Layout, Reading
+from kws.corpus.name_pattern import NamePattern
 from kws.corpus.recording import to_nfc
 from kws.corpus.source import NOISE_FOLDER, split_by_hash
+from kws.corpus.split_names import SHARD_SPLITS, split_in
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Column, Index, Shard, Split
 from kws.data.shard_fetch import ShardSource
@@ -27,12 +34,6 @@ from kws.errors import UsageError, cannot_write
 from kws.packing import scan
 from kws.transport import ResumingReader, RetryPolicy
 
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "eval": "valid",
-    "test": "test", "testing": "test",
-    "noise": "noise", NOISE_FOLDER: "noise",
-}  # fmt: skip
 WORD_FILES = ("words.txt", "classes.txt", "classnames.txt", "class_names.txt", "labels.txt")
 """Files beside the shards that list the words, one a line, in the order of numeric labels."""
 RETRY_POLICY = RetryPolicy(timeout_s=20.0, delays_s=(1.0, 2.0, 4.0, 8.0))
@@ -53,23 +54,25 @@ def index_shards(
     split: str | None = None,
     words: Sequence[str] | None = None,
     done: Callable[[int, int], None] = lambda done, total: None,
+    names: str = "",
 ) -> tuple[Index, IndexReport]:
     """Reads all shards below `base` and writes their index to `out`/index (default: beside them).
 
     `patterns`: names below `base` with {000..012}, or files that list names; required unless `base` is a folder.
-    `split`: the split of all clips. `words`: all words of the corpus, in the order of numeric labels. `done` is called
+    `split`: the split of all clips. `words`: all words of the corpus, in the order of numeric labels. `names`: which
+    folder of a key is the word, the speaker or the split (kws.corpus.name_pattern). `done` is called
     with the number of shards read and of all shards. Raises UsageError; then nothing is written.
     """
     folder = _index_folder(base, out)
     is_same = _is_local(base) and Path(base).resolve() == folder.resolve()
     source = ShardSource(folder, "" if is_same else str(Path(base).absolute()) if _is_local(base) else base)
-    names = expand(base, patterns) if patterns else _find_shards(base)
-    collector = _Collector(words if words is not None else _words_beside(base), split, IndexReport())
-    for number, name in enumerate(names):
+    shards = expand(base, patterns) if patterns else _find_shards(base)
+    collector = _Collector(words if words is not None else _words_beside(base), split, names, IndexReport())
+    for number, name in enumerate(shards):
         with open_shard(source, name) as file:
             is_noise = _split_from_name(name) == "noise"
             collector.add(name, scan.scan_shard(file, source.shown(name), collector.words, is_noise))
-        done(number + 1, len(names))
+        done(number + 1, len(shards))
     return _write(collector, source, folder), collector.report
 
 
@@ -146,7 +149,7 @@ def _split_from_name(name: str) -> str | None:
     """The split that a part of the file's name or else a folder (the nearest one) names; None where none does."""
     *folders, base = PurePosixPath(name).parts
     parts = [*reversed(re.split(r"[-_.]", base)), *reversed(folders)]
-    return next((SPLIT_NAMES[part.lower()] for part in parts if part.lower() in SPLIT_NAMES), None)
+    return next((SHARD_SPLITS[part.lower()] for part in parts if part.lower() in SHARD_SPLITS), None)
 
 
 def _words_beside(base: str) -> tuple[str, ...]:
@@ -184,70 +187,122 @@ def open_shard(source: ShardSource, name: str) -> Iterator[scan.Readable]:
 # --- making the index -----------------------------------------------------------------------------------------
 
 
-class _Collector:
-    """The clips of all shards read so far, by split. Words and speakers are numbered as they come, sorted at the
-    end."""
+_COLUMN = {name: number for number, name in enumerate(index_file.COLUMNS)}
 
-    def __init__(self, words: Sequence[str], split: str | None, report: IndexReport) -> None:
+
+class _ScannedTable(NamedTuple):
+    """A shard's clips: rows of the index (clips, columns), whose words and speakers are numbered as they came."""
+
+    name: str
+    table: Column
+    bytes: int
+    sha256: str
+
+
+class _Collector:
+    """The clips of all shards read so far. Words, speakers and folders in keys are numbered as they come, and
+    understood and sorted at the end."""
+
+    def __init__(self, words: Sequence[str], split: str | None, names: str, report: IndexReport) -> None:
+        self._pattern = NamePattern(to_nfc(names)) if names else None
+        if self._pattern and not self._pattern.is_for_paths:
+            raise UsageError(f"--names {names!r}: wanted a pattern for whole keys, such as '{{speaker}}/{{word}}/{{}}'")
         self.words, self.report = tuple(words), report
         self._split, self._allowed = split, frozenset(words) | {NOISE_FOLDER}
-        self._word_ids = {word: number for number, word in enumerate(words)}
+        self._word_ids: dict[str | Folder, int] = {word: number for number, word in enumerate(words)}
         self._speaker_ids: dict[str, int] = {}
+        self._folders: dict[Folder, FolderCount] = {}
+        self._scanned: list[_ScannedTable] = []
+        self._num_clips = dict.fromkeys(SPLITS, 0)
         self._tables: dict[str, list[Column]] = {name: [] for name in SPLITS}
         self._shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
-        self._num_clips = dict.fromkeys(SPLITS, 0)
         self._num_unassigned = 0  # clips with neither a split nor a speaker
         self._num_hashed = 0  # clips whose split is by the hash of the speaker
 
     def add(self, name: str, scanned: scan.ScannedShard) -> None:
-        """Adds one shard's clips to their splits. Raises UsageError for a word that was not given."""
+        """Adds one shard's clips. Raises UsageError for a word that was not given."""
         self.report.skipped += scanned.left_out.values()
-        by_split: dict[str, list[scan.ScannedClip]] = {}
         for clip in scanned.clips:
-            by_split.setdefault(self._split_of(name, clip), []).append(clip)
-        for split, clips in by_split.items():
-            self._number(name, split, clips)
-            table = scan.table_of_clips(clips, len(self._shards[split]), self._word_ids, self._speaker_ids)
-            self._tables[split].append(table)
-            self._shards[split].append(Shard(name, scanned.bytes, len(clips), self._num_clips[split], scanned.sha256))
-            self._num_clips[split] += len(clips)
-
-    def _split_of(self, name: str, clip: scan.ScannedClip) -> str:
-        if clip.word == NOISE_FOLDER:
-            return "noise"
-        known = self._split or _split_from_name(name)
-        if known is None and clip.speaker:
-            self._num_hashed += 1
-            return split_by_hash(clip.speaker)
-        self._num_unassigned += known is None
-        return known or "train"
-
-    def _number(self, name: str, split: str, clips: Sequence[scan.ScannedClip]) -> None:
-        """Gives new words and speakers a number. Every word of noise is 0."""
-        for clip in clips:
             self._speaker_ids.setdefault(clip.speaker, len(self._speaker_ids))
-            if clip.word in self._word_ids:
-                continue
-            if self.words and clip.word not in self._allowed:
-                raise UsageError(
-                    f"{name}: sample {clip.key}: the word is {clip.word!r}, wanted one of the {len(self.words)} given: "
-                    f"{', '.join(self.words[:4])}, ..."
-                )
-            self._word_ids[clip.word] = 0 if split == "noise" else len(self._word_ids.keys() - {NOISE_FOLDER})
+            if clip.folder:
+                count = self._folders.setdefault(_folder(clip), FolderCount())
+                count.files, count.named = count.files + 1, count.named + bool(clip.speaker)
+                count.speaker = count.speaker or clip.speaker
+            elif clip.word not in self._word_ids:
+                self._check_word(name, clip.key, clip.word)
+            self._word_ids.setdefault(_word_token(clip), len(self._word_ids))
+        numbers = {clip.word: self._word_ids[clip.word] for clip in scanned.clips if not clip.folder}
+        numbers |= {clip.folder: self._word_ids[_folder(clip)] for clip in scanned.clips if clip.folder}
+        clips = [dataclasses.replace(clip, word=clip.folder or clip.word) for clip in scanned.clips]
+        table = scan.table_of_clips(clips, 0, numbers, self._speaker_ids)
+        self._scanned.append(_ScannedTable(name, table, scanned.bytes, scanned.sha256))
 
-    def finish(self) -> tuple[list[str], list[str], dict[str, Split]]:
-        """Words (in the order given, else sorted), speakers (sorted) and splits."""
-        named = [word for word in self._word_ids if word != NOISE_FOLDER or word in self.words]
-        words = list(self.words) or sorted(named)
-        speakers = sorted(self._speaker_ids)
-        for split, tables in self._tables.items():
-            for table in tables:
-                if split != "noise":
-                    _renumber(table, "word", [words.index(word) for word in named])
-                _renumber(table, "speaker", [speakers.index(speaker) for speaker in self._speaker_ids])
+    def _check_word(self, shard: str, key: str, word: str) -> None:
+        if self.words and word not in self._allowed:
+            raise UsageError(
+                f"{shard}: sample {key}: the word is {word!r}, wanted one of the {len(self.words)} given: "
+                f"{', '.join(self.words[:4])}, ..."
+            )
+
+    def finish(self, where: str) -> tuple[list[str], list[str], dict[str, Split]]:
+        """Words (in the order given, else sorted), speakers (sorted) and splits. Raises UsageError where the folders in
+        the keys may be read in several ways."""
+        folders = Layout() if self._pattern else layout.understand(where, self._folders)
+        self.report.notes += folders.notes
+        readings = [self._read_token(folders, token) for token in self._word_ids]
+        for reading in readings:
+            self._check_word(where, "/".join((*reading.others, reading.word)), reading.word)
+        words = list(self.words) or sorted({reading.word for reading in readings} - {NOISE_FOLDER})
+        old_speakers = list(self._speaker_ids)
+        speakers = sorted({*old_speakers, *(reading.speaker for reading in readings if reading.speaker)})
+        for scanned in self._scanned:
+            clips = scanned.table[:, [_COLUMN["word"], _COLUMN["speaker"]]].astype(np.int64)
+            pairs, which = np.unique(clips, axis=0, return_inverse=True)
+            found = [self._clips_of(scanned.name, readings[word], old_speakers[speaker]) for word, speaker in pairs]
+            self._add_to_splits(scanned, found, which.reshape(-1), words, speakers)
         return words, speakers, {
             name: scan.split_from_tables(name, self._tables[name], self._shards[name], len(words)) for name in SPLITS
         }  # fmt: skip
+
+    def _read_token(self, folders: Layout, token: str | Folder) -> Reading:
+        """What a clip's word was numbered by (see _word_token), understood."""
+        if isinstance(token, str):
+            return Reading(token)
+        if not self._pattern:
+            return folders.read(token) or Reading(token[-1])
+        fields = self._pattern.parse("/".join((*token, "_")))
+        if fields is None or (fields.split and not split_in(fields.split)):
+            raise UsageError(f"--names {self._pattern.text!r} does not match the keys in {'/'.join(token)}/")
+        return Reading(fields.word, fields.speaker, fields.split)
+
+    def _add_to_splits(
+        self, scanned: _ScannedTable, found: Sequence[_ClipsOf], which: npt.NDArray[np.int64], words: Sequence[str],
+        speakers: Sequence[str],
+    ) -> None:  # fmt: skip
+        """Divides a shard's clips among the splits. which: (clips,), the place of each clip in `found`."""
+        word_of = np.array([0 if one.split == "noise" else words.index(one.word) for one in found], np.uint64)
+        speaker_of = np.array([bisect.bisect_left(speakers, one.speaker) for one in found], np.uint64)
+        counts = np.bincount(which, minlength=len(found))
+        self._num_hashed += int(sum(counts[at] for at, one in enumerate(found) if one.how == "hashed"))
+        self._num_unassigned += int(sum(counts[at] for at, one in enumerate(found) if one.how == "assumed"))
+        for split in sorted({one.split for one in found}):
+            rows = np.flatnonzero(np.array([one.split == split for one in found])[which])
+            table, shards = scanned.table[rows], self._shards[split]
+            table[:, _COLUMN["shard"]] = len(shards)
+            table[:, _COLUMN["word"]], table[:, _COLUMN["speaker"]] = word_of[which[rows]], speaker_of[which[rows]]
+            self._tables[split].append(table)
+            shards.append(Shard(scanned.name, scanned.bytes, len(rows), self._num_clips[split], scanned.sha256))
+            self._num_clips[split] += len(rows)
+
+    def _clips_of(self, shard: str, reading: Reading, speaker: str) -> _ClipsOf:
+        """Split, word and speaker of the clips with that reading of their key, and that speaker ("": unknown)."""
+        speaker = speaker or reading.speaker
+        if reading.word == NOISE_FOLDER:
+            return _ClipsOf("noise", reading.word, speaker)
+        known = self._split or _split_from_name(shard) or split_in(reading.split)
+        if not known and speaker:
+            return _ClipsOf(split_by_hash(speaker), reading.word, speaker, "hashed")
+        return _ClipsOf(known or "train", reading.word, speaker, "given" if known else "assumed")
 
     def add_notes(self) -> None:
         """Reports clips whose split had to be assumed, and splits without clips."""
@@ -263,14 +318,27 @@ class _Collector:
             self.report.notes.append(f"no clips in {', '.join(empty)}")
 
 
-def _renumber(table: Column, column: str, numbers: Sequence[int]) -> None:
-    at = list(index_file.COLUMNS).index(column)
-    table[:, at] = np.array(numbers, np.uint64)[table[:, at].astype(np.int64)]
+class _ClipsOf(NamedTuple):
+    """What clips of a shard have in common. how: the split is `given`, `hashed` from the speaker, or `assumed`."""
+
+    split: str
+    word: str
+    speaker: str
+    how: str = "given"
+
+
+def _folder(clip: scan.ScannedClip) -> Folder:
+    return tuple(to_nfc(clip.folder).split("/"))
+
+
+def _word_token(clip: scan.ScannedClip) -> str | Folder:
+    """What a clip's word is numbered by: the word, or the folder in its key."""
+    return _folder(clip) if clip.folder else clip.word
 
 
 def _write(collector: _Collector, source: ShardSource, folder: Path) -> Index:
     """Writes the index to a scratch folder and renames it whole, so that no index is ever visible half written."""
-    words, speakers, splits = collector.finish()
+    words, speakers, splits = collector.finish(source.base or str(folder))
     if not words:
         raise UsageError(f"{source.base or folder}: no readable clip in its shards; nothing was written")
     collector.add_notes()

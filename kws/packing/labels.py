@@ -30,6 +30,14 @@ def word_and_speaker(key: str, members: Members, words: Sequence[str] = ()) -> t
     return to_nfc(_word(key, facts, members, words)), to_nfc(_speaker(key, facts))
 
 
+def folder_of_label(key: str, members: Members) -> str:
+    """The folder in the key, where it names the word; "" where a member does."""
+    facts = _json_member(members)
+    values = [facts.get(name) for name in WORD_KEYS] + [_cls(members), _text(members, "txt")]
+    has_label = any((isinstance(value, str) and value.strip()) or isinstance(value, int) for value in values)
+    return "" if has_label else key.rpartition("/")[0].strip("./")
+
+
 def list_suffixes(suffixes: Iterable[str]) -> str:
     """The first five suffixes, for messages: .wav, .json"""
     return ", ".join(f".{suffix}" for suffix in list(suffixes)[:5])

@@ -57,6 +57,8 @@ class ScannedClip:
     crc32: int
     name: int
     sound: int
+    folder: str = ""
+    """The folder in the key, where the word was read from it."""
 
 
 class ScannedShard(NamedTuple):
@@ -184,6 +186,11 @@ def _clip(where: str, key: str, members: Mapping[str, _Member], words: Sequence[
             raise UsageError(f"{where}: sample {key}: {error}") from error
         word, speaker = NOISE_FOLDER, ""
     offset, data = members[audio[0]]
+    by_key = (
+        ""
+        if noise or word == NOISE_FOLDER
+        else labels.folder_of_label(key, {suffix: member.data for suffix, member in members.items()})
+    )
     plain = codec.is_plain_wav(data) and len(data) % 2 == 0
     try:
         pcm = codec.decode(data)
@@ -191,7 +198,7 @@ def _clip(where: str, key: str, members: Mapping[str, _Member], words: Sequence[
         return f"{where}: clip {key}: damaged audio ({error}); copy or pack it again"
     return ScannedClip(
         key, NOISE_FOLDER if noise else word, speaker, offset, len(data), len(pcm), plain, zlib.crc32(data),
-        clip_name_hash(key), codec.pcm_hash(pcm),
+        clip_name_hash(key), codec.pcm_hash(pcm), by_key,
     )  # fmt: skip
 
 
@@ -303,6 +310,8 @@ def _compare(
     wanted["word"] = clip.word if split.name == "noise" else _name(index.words, wanted["word"])
     wanted["speaker"] = _name(index.speakers, wanted["speaker"])
     wrong = [column for column in COLUMNS if found[column] != wanted[column]]
+    if clip.folder:  # which of its folders is what depends on all keys
+        wrong = [column for column in wrong if column not in ("word", "speaker") or str(wanted[column]) not in clip.key]
     if wrong:
         yield f"{where}: clip {clip.key}: {', '.join(wrong)} differ from the index; copy or pack it again"
 

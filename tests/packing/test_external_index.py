@@ -256,7 +256,7 @@ def test_damaged_samples_are_left_out_with_the_reason(tmp_path: Path, capsys: py
     assert cli.main(["index", str(tmp_path)]) == cli.FAILED
     out, err = capsys.readouterr()
     assert "2 train" in out
-    left_out = sorted(line.partition("0.tar: ")[2] for line in err.splitlines())
+    left_out = sorted(line.partition("0.tar: ")[2] for line in err.splitlines() if "0.tar: " in line)
     assert [line.rpartition(": ")[0] for line in left_out[1:]] == ["sample up/note", "up/link.wav"]
     assert left_out[0].startswith("clip up/cut: damaged audio")
     assert scan.verify(index.load(tmp_path)) == (2, []), "what the index left out is not damage"
@@ -445,3 +445,38 @@ def test_indexing_again_gives_the_same_index(tones: Index, tmp_path: Path) -> No
         )
     assert np.array_equal(again.speakers, tones.speakers)
     assert contents.corpus_facts(again) == contents.corpus_facts(tones)
+
+
+KEYS = {
+    "word": ("{word}/{number}", ""),
+    "split_word": ("{split}/{word}/{number}", ""),
+    "speaker_word": ("{speaker}/{word}/{number}", "p1"),
+    "word_speaker": ("{word}/{speaker}/{number}", "p1"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_folders_in_keys_are_read_as_packing_reads_folders(tmp_path: Path, kind: str) -> None:
+    pattern, speaker = KEYS[kind]
+    members = [
+        (pattern.format(word=word, split=split, speaker=person, number=f"{split}{person}") + ".wav", wav())
+        for split in ("train", "val", "test") for word in ("yes", "no") for person in ("p1", "p2", "p3")
+    ]  # fmt: skip
+    shard(tmp_path / "0.tar", members)
+    corpus, _ = external_index.index_shards(str(tmp_path))
+    assert corpus.words == ("no", "yes")
+    assert set(corpus.speakers) >= {speaker.encode()}
+    if kind == "split_word":
+        assert [len(corpus.splits[split]) for split in ("train", "valid", "test")] == [6, 6, 6]
+    assert scan.verify(corpus, external_index.shards_of(corpus)).faults == []
+
+
+def test_folders_in_keys_that_may_be_read_in_two_ways_are_refused(tmp_path: Path) -> None:
+    keys = [f"{person}/{word}/1.wav" for person in ("anna", "bert") for word in ("licht", "lampe")]
+    shard(tmp_path / "0.tar", [(key, wav()) for key in keys])
+    with pytest.raises(UsageError, match="which folder is the word"):
+        external_index.index_shards(str(tmp_path))
+    assert not (tmp_path / "index").exists()
+    corpus, _ = external_index.index_shards(str(tmp_path), names="{speaker}/{word}/{}")
+    assert corpus.words == ("lampe", "licht")
+    assert set(corpus.speakers) >= {b"anna", b"bert"}
