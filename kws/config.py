@@ -89,7 +89,7 @@ class DataConfig:
             check(self.window >= 1, "window: wanted 1 or more draws")
             check(self.workers >= 0, "workers: wanted 0 or more")
             check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")
-            is_length = self.clip_seconds == "auto" or 0.1 <= self.clip_seconds <= 60.0
+            is_length = isinstance(self.clip_seconds, str) or 0.1 <= self.clip_seconds <= 60.0
             check(is_length, "clip_seconds: wanted auto, or 0.1 to 60")
 
 
