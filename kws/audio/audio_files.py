@@ -79,7 +79,8 @@ def _decode(paths: Sequence[Path]) -> list[DecodedFile | SkippedFile]:
     files: list[DecodedFile | SkippedFile] = []
     for path in paths:
         try:
-            files.append(DecodedFile(path, *codec.decode_with_remarks(path.read_bytes())))
+            decoded = codec.decode_with_remarks(path.read_bytes())
+            files.append(DecodedFile(path, decoded.pcm, decoded.remarks))
         except codec.AudioError as error:
             files.append(SkippedFile(path, str(error)))
         except OSError as error:
