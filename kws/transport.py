@@ -201,12 +201,24 @@ class ResumingReader(contextlib.ExitStack):
 
 def describe_error(error: Exception) -> str:
     """The reason of a network or system error, for messages."""
+    through = f", through the proxy {error.proxy}" if hasattr(error, "proxy") else ""
     if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code} {error.reason}"
+        return f"HTTP {error.code} {error.reason}{through}"
+    if isinstance(reason := getattr(error, "reason", error), ssl.SSLCertVerificationError):
+        return f"{reason.verify_message}: {_certificate_advice(reason)}{through}"
     if isinstance(error, OSError) and error.filename:  # of a file, not of the network
         return refusal(error) or error.strerror or str(error)
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return str(reason or error or type(error).__name__)
+    return str(reason or error or type(error).__name__) + through
+
+
+def _certificate_advice(error: ssl.SSLCertVerificationError) -> str:
+    """What to do where the server's certificate is not accepted."""
+    if "expired" in error.verify_message or "not yet valid" in error.verify_message:
+        return f"is the clock of this machine right? It shows {time.strftime('%Y-%m-%d %H:%M')}"
+    if "issuer" in error.verify_message or "self-signed" in error.verify_message:
+        return "name your authority's certificates, SSL_CERT_FILE=FILE (in a slim container: install ca-certificates)"
+    return "is the name of the host right?"
 
 
 def is_final(error: Exception) -> bool:
@@ -234,13 +246,17 @@ def open_http(address: str, offset: int, timeout_s: float, version: str = "") ->
     headers = {"User-Agent": "kws"}
     if offset:
         headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": version} if version else {})
+    proxy = _proxy_of(address)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxy))
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        error.close()
-        raise ChangedError(f"fewer than {offset} bytes") from error
+        answer = opener.open(urllib.request.Request(address, headers=headers), timeout=timeout_s)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 416:  # range not satisfiable
+            error.close()
+            raise ChangedError(f"fewer than {offset} bytes") from error
+        for scheme, name in proxy.items():  # it may be the proxy that fails
+            error.proxy = f"{redacted_url(name)} ({scheme}_proxy)"  # type: ignore[union-attr]
+        raise
     with answer:
         start, length = 0, answer.headers.get("Content-Length")
         if answer.status == http.HTTPStatus.PARTIAL_CONTENT:
@@ -250,6 +266,19 @@ def open_http(address: str, offset: int, timeout_s: float, version: str = "") ->
                 raise OSError(f"another range than asked for: {answer.headers.get('Content-Range')}")
         size = start + int(length) if length else None
         yield Response(start, size, functools.partial(_read_http, answer), _version(answer.headers))
+
+
+def _proxy_of(address: str) -> dict[str, str]:
+    """Scheme and address of the proxy that http_proxy, https_proxy and no_proxy give for an address; {} for none.
+
+    Never one for this machine itself, whose own addresses a proxy elsewhere can't reach.
+    """
+    parts = urllib.parse.urlsplit(address)
+    name = urllib.request.getproxies().get(parts.scheme)
+    host = parts.hostname or ""
+    if not name or host == "localhost" or host == "::1" or host.startswith("127."):
+        return {}
+    return {} if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]) else {parts.scheme: name}
 
 
 def _version(headers: http.client.HTTPMessage) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import ssl
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,3 +138,62 @@ def test_a_resuming_reader_fails_after_the_last_delay_and_at_once_where_a_retry_
 
 def test_secrets_are_removed_from_an_address() -> None:
     assert transport.redacted_url("https://me:secret@host:80/a%20b.tar?token=x#y") == "https://host:80/a%20b.tar"
+
+
+# --- proxies and certificates -----------------------------------------------------------------------------------------
+
+
+def fetched(address: str) -> bytes:
+    """The content at an address, read once without retries."""
+    with transport.open_http(address, 0, 5.0) as response:
+        buffer = memoryview(bytearray(1000))
+        return bytes(buffer[: response.readinto(buffer)])
+
+
+def test_a_proxy_is_used_and_is_blamed_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "http:" / "corpus.invalid" / "shard"  # a proxy is asked for the whole address
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA)
+    (tmp_path / "shard").write_bytes(b"direct")
+    with serve(tmp_path) as web:
+        monkeypatch.setenv("http_proxy", web.url.replace("http://", "http://anna:secret@"))
+        assert fetched("http://corpus.invalid/shard") == DATA
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            fetched("http://corpus.invalid/other")
+        line = transport.describe_error(refused.value)
+        refused.value.close()
+        assert "404" in line
+        assert "http_proxy" in line
+        assert "secret" not in line
+    with pytest.raises(OSError, match="refused") as gone:  # the proxy has ended
+        fetched("http://corpus.invalid/shard")
+    assert "http_proxy" in transport.describe_error(gone.value)
+
+
+def test_loopback_and_no_proxy_are_reached_without_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shard").write_bytes(DATA)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serve(tmp_path) as web:
+        assert fetched(f"{web.url}/shard") == DATA
+    monkeypatch.setenv("no_proxy", "corpus.invalid")
+    with pytest.raises(OSError, match="Name or service|name resolution|nodename|not known") as unknown:
+        fetched("http://corpus.invalid/shard")
+    assert "proxy" not in transport.describe_error(unknown.value)
+
+
+@pytest.mark.parametrize(
+    ("why", "wanted"),
+    [
+        ("certificate has expired", "clock"),
+        ("certificate is not yet valid", "clock"),
+        ("unable to get local issuer certificate", "SSL_CERT_FILE"),
+        ("self-signed certificate", "SSL_CERT_FILE"),
+        ("Hostname mismatch", "host"),
+    ],
+)
+def test_a_certificate_that_is_not_accepted_is_explained(why: str, wanted: str) -> None:
+    error = ssl.SSLCertVerificationError(1, f"[SSL: CERTIFICATE_VERIFY_FAILED] {why}")
+    error.verify_message = why
+    line = transport.describe_error(urllib.error.URLError(error))
+    assert why in line
+    assert wanted in line

@@ -8,6 +8,7 @@ Read in this order:
     store, cache, shard_fetch       shards as memory maps, local or fetched to a cache on the node's disk
     excerpt, clip_lengths           which part of a recording is its clip; the length of a clip
     reader, stream                  clips by id; batches with labels, through loader workers
+    loader_workers                  what the workers need of /dev/shm, and what ends them
     training_set                    all of the above for the settings of a run
     ledger, normalisation           what was consumed, compared with the plan; statistics of the features
 """

@@ -4,6 +4,7 @@ Imports the modules of kws/ itself, corpus (tasks) and distributed; knows no net
 this order:
 
     attempt      one start of a run: folder lock, watchdog, signals, exit status
+    early_stop   stop requests before the first step
     folder       which settings a run folder accepts; run.json, status.json
     lock         one process per run folder
     checkpoint   the files of a checkpoint, pointers, checks
