@@ -176,7 +176,7 @@ def test_loopback_and_no_proxy_are_reached_without_the_proxy(tmp_path: Path, mon
     with serve(tmp_path) as web:
         assert fetched(f"{web.url}/shard") == DATA
     monkeypatch.setenv("no_proxy", "corpus.invalid")
-    with pytest.raises(OSError, match="Name or service|name resolution|nodename|not known") as unknown:
+    with pytest.raises(OSError, match=r"Name or service|name resolution|nodename|not known") as unknown:
         fetched("http://corpus.invalid/shard")
     assert "proxy" not in transport.describe_error(unknown.value)
 
