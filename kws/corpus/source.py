@@ -112,6 +112,8 @@ class Sources:
         problem = self._tables(path).problem
         if problem:
             return f"{path}: no audio in word folders there, and {problem}"
+        if self.found.left_out.counts["damaged"]:  # long recordings with label tracks
+            return f"{path}: no recording there can be read ({self.found.left_out.faults()[0]})"
         example = self._survey(path).example
         return (
             f"{path}: no audio in word folders there; wanted WORD/FILE.wav (or flac, opus, ogg, mp3), or "
