@@ -3,7 +3,9 @@
 May import kws/audio (codec, rooms), kws/distributed (worker pools) and the modules of kws/ itself; never torch, never a
 packed corpus. Read in this order:
 
-    recording, source                               one recording; folders, archives and CSV files as one corpus
+    recording, source                               one recording; folders, archives and tables as one corpus
+    survey, layout, folder_names, split_names       what the folders of a source mean: words, speakers, splits
+    archives, source_reader, split_lists, left_out  its files; lists of splits; what is not packed, and why
     name_pattern, label_track                       words and speakers from file names and label tracks
     table_reader, tables/                           recordings that tables list, as other tools write them
     tasks                                           which words belong to which class
