@@ -11,6 +11,6 @@ modules of kws/ itself; never torch. pyarrow is imported only where a Parquet fi
     paths, word_names, survey           where its audio files are; what numeric labels mean; the first reading
     clips                               the second reading: checked clips, and rows that are left out
     csv_table, common_voice, mswc       CSV and TSV, and two corpora that use them
-    manifest, wekws, kaldi, parquet     JSON-lines, data.list, Kaldi's data folders, Hugging Face's Parquet
+    manifest, kaldi, parquet            JSON manifests (also wekws's), Kaldi's data folders, Hugging Face's Parquet
     unsupported, finding                formats that are named but not read; which tables a folder holds
 """

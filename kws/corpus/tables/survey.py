@@ -66,7 +66,7 @@ def is_sentence(text: str) -> bool:
 class Survey:
     """What is known after the first reading. rules: of each table, where its audio is; None: nowhere. repeated_names,
     repeated_audio: hashes that several rows share. root: the folder that holds all audio files. word_of_number: what
-    numeric labels stand for. whole_files: tables whose excerpts that start at 0 are whole files."""
+    numeric labels stand for. num_rows: without those that the tables themselves exclude."""
 
     rules: dict[int, PathRule | None] = dataclasses.field(default_factory=dict)
     repeated_names: frozenset[int] = frozenset()
