@@ -14,6 +14,7 @@ import pytest
 from kws import cli
 from kws.data import index
 from kws.run import lock
+from kws.training import time_estimate
 from tests.conftest import tiny_settings, train_here
 
 pytestmark = pytest.mark.xdist_group("preview")  # the shared fixtures are made once
@@ -21,10 +22,16 @@ pytestmark = pytest.mark.xdist_group("preview")  # the shared fixtures are made 
 Check = Callable[..., dict[str, object]]
 
 
+@pytest.fixture(autouse=True)
+def _short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_estimate, "ENOUGH_S", 0.0)
+
+
 @pytest.fixture
 def config(tones: index.Index, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(tiny_settings(tones.root, epochs=1, global_batch=32))
+    settings = tiny_settings(tones.root, epochs=1, global_batch=32)
+    path.write_text(settings.replace("[frontend]", '[frontend]\naugment = "none"'))  # compiling it takes seconds
     return path
 
 
@@ -60,7 +67,7 @@ def trained(trained_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def trained_once(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("preview") / "run"
-    assert train_here(run, f"data.shards={tones.root}")[0] == 0
+    assert train_here(run, f"data.shards={tones.root}", "frontend.augment=none")[0] == 0
     return run
 
 

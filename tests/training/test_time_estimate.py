@@ -17,7 +17,11 @@ from tests.conftest import TINY
 
 
 @pytest.mark.parametrize(
-    "settings", [("frontend.augment=none", "train.precision=bf16"), ("frontend.augment=classic", "train.ema=0.9")]
+    "settings",
+    [
+        ("frontend.augment=none", "train.precision=bf16", "train.ema=0.9"),
+        pytest.param(("frontend.augment=classic",), marks=pytest.mark.slow),
+    ],
 )
 def test_it_is_positive_and_leaves_the_random_numbers_and_the_disk_as_they_were(
     tones: Index, tmp_path: Path, settings: tuple[str, ...]
