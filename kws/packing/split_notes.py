@@ -43,7 +43,7 @@ def of_packing(
     if by_hash and not base and (note := uneven_shares(sizes, options.shares, journal.largest_speaker())):
         yield note
     cells = {*journal.count_cells(), *splits.base_cells(base)}
-    if note := words_lacking(cells, sizes, _advice(by_hash, unknown == new)):
+    if note := words_lacking(cells, sizes, _advice(by_hash, unknown == new, bool(options.named))):
         yield note
     yield from metrics.few_clips_notes(sizes)
 
@@ -52,14 +52,16 @@ def _by_hash(options: splits.SplitOptions, by_file: bool, is_part: bool) -> str:
     shares = options.shares
     percents = f"{100 - shares.valid - shares.test:g}/{shares.valid:g}/{shares.test:g} %"
     how = "by file" if by_file else "by the hash of the speaker"
-    named = f", but for {len(options.named)} speakers given by name" if options.named else ""
+    named = f"; by name: {len(options.named):,} of the speakers" if options.named else ""
     part = "; not balanced over the words, as --part packs only a part of them" if is_part else ""
     return f"no splits are given: split {how}, {percents}{named}{part}"
 
 
-def _advice(by_hash: bool, by_file: bool) -> str:
+def _advice(by_hash: bool, by_file: bool, by_name: bool) -> str:
     if not by_hash:
         return "give other splits, or record more"
+    if by_name:
+        return "name speakers who say them too, or record more"
     return f"each word needs three {'recordings' if by_file else 'speakers'} or more; record more, or give splits"
 
 

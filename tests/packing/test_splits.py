@@ -44,7 +44,7 @@ def test_speakers_by_name_are_in_their_split_and_alone_in_it(tmp_path: Path) -> 
     assert [speakers(corpus, split) for split in ("train", "valid", "test")] == [
         {"dora", "emil", "fritz"}, {"carla"}, {"anna", "bert"},
     ]  # fmt: skip
-    assert any("3 speakers given by name" in note for note in report.notes)
+    assert any("by name: 3 of the speakers" in note for note in report.notes)
 
 
 def test_with_a_percentage_the_hash_adds_others(tmp_path: Path) -> None:
