@@ -41,7 +41,7 @@ class UnitWord(NamedTuple):
 
 
 Counts = Mapping[tuple[str, str], int]
-"""(word, split) -> number of units (or of anything else that keeps the word from being empty there)."""
+"""(word, split) -> number of clips."""
 
 
 class Shares(NamedTuple):
@@ -62,13 +62,14 @@ class Shares(NamedTuple):
         return bounds.get(split, (self.valid + self.test, 100.0))
 
 
-def find_moves(rows: Iterable[UnitWord], kept: Counts, shares: Shares, database: Path | str) -> dict[str, str]:
+def find_moves(rows: Iterable[UnitWord], counts: Counts, shares: Shares, database: Path | str) -> dict[str, str]:
     """The units to move, each with its new split.
 
-    `kept`: clips that are in the corpus already and stay where they are. `database`: a file for the table, which the
-    caller removes, or ":memory:".
+    `rows`: all words of the units that say a word that a split lacks; other units need not be moved. `counts`: all
+    clips, also of other units, and those that are in the corpus already and stay where they are. `database`: a file for
+    the table, which the caller removes, or ":memory:".
     """
-    table = _Units(rows, kept, shares, database)
+    table = _Units(rows, counts, shares, database)
     try:
         moves = dict[str, str]()
         while found := table.improve():  # what one word's move frees, another may need
@@ -79,35 +80,30 @@ def find_moves(rows: Iterable[UnitWord], kept: Counts, shares: Shares, database:
 
 
 class _Units:
-    """The table of units, and the number of units of each word in each split."""
+    """The table of units, and the number of clips of each word in each split."""
 
-    def __init__(self, rows: Iterable[UnitWord], kept: Counts, shares: Shares, database: Path | str) -> None:
+    def __init__(self, rows: Iterable[UnitWord], counts: Counts, shares: Shares, database: Path | str) -> None:
         self._shares = shares
-        self._clips: collections.Counter[str] = collections.Counter()
-        self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._counts = collections.Counter(counts)
+        for (_, split), clips in counts.items():
+            self._counts[_WHOLE_SPLIT, split] += clips
         self._db = sqlite3.connect(database, isolation_level=None)
         self._db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; DROP TABLE IF EXISTS units; DROP TABLE IF EXISTS words;"
             "CREATE TABLE units (unit TEXT PRIMARY KEY, split TEXT, clips INTEGER, percent REAL, fixed INTEGER)"
             " WITHOUT ROWID;"
-            "CREATE TABLE words (unit TEXT, word TEXT, PRIMARY KEY (unit, word)) WITHOUT ROWID; BEGIN"
+            "CREATE TABLE words (unit TEXT, word TEXT, said INTEGER, PRIMARY KEY (unit, word)) WITHOUT ROWID; BEGIN"
         )
         for row in rows:
             self._add(row)
         self._db.executescript("CREATE INDEX by_word ON words (word)")
-        for (word, split), count in kept.items():
-            self._counts[word, split] += count
-            self._counts[_WHOLE_SPLIT, split] += count
 
     def _add(self, row: UnitWord) -> None:
-        self._clips[row.split] += row.clips
-        new = self._db.execute(
+        self._db.execute(
             "INSERT INTO units VALUES (?, ?, ?, ?, ?) ON CONFLICT (unit) DO UPDATE SET clips = clips + excluded.clips"
-            " RETURNING clips", (row.unit, row.split, row.clips, hash_percent(row.unit), row.is_fixed),
-        ).fetchone()  # fmt: skip
-        self._db.execute("INSERT INTO words VALUES (?, ?)", (row.unit, row.word))
-        self._counts[row.word, row.split] += 1
-        self._counts[_WHOLE_SPLIT, row.split] += new[0] == row.clips
+            , (row.unit, row.split, row.clips, hash_percent(row.unit), row.is_fixed),
+        )  # fmt: skip
+        self._db.execute("INSERT INTO words VALUES (?, ?, ?)", (row.unit, row.word, row.clips))
 
     def close(self) -> None:
         self._db.close()
@@ -125,16 +121,12 @@ class _Units:
 
     def _move_one(self, word: str, split: str) -> str | None:
         for unit, old, clips in self._candidates(word, split):
-            words = [
-                _WHOLE_SPLIT,
-                *(row[0] for row in self._db.execute("SELECT word FROM words WHERE unit = ?", (unit,))),
-            ]
-            if self._gain(words, old, split) > 0:
-                for moved in words:
-                    self._counts[moved, old] -= 1
-                    self._counts[moved, split] += 1
-                self._clips[old] -= clips
-                self._clips[split] += clips
+            said = dict(self._db.execute("SELECT word, said FROM words WHERE unit = ?", (unit,)).fetchall())
+            said[_WHOLE_SPLIT] = clips
+            if self._gain(said, old, split) > 0:
+                for moved, number in said.items():
+                    self._counts[moved, old] -= number
+                    self._counts[moved, split] += number
                 self._db.execute("UPDATE units SET split = ? WHERE unit = ?", (split, unit))
                 return str(unit)
         return None
@@ -155,16 +147,16 @@ class _Units:
     def _share_of(self, split: str) -> float:
         """The number of clips that the split should have."""
         low, high = self._shares.range_of(split)
-        return self._clips.total() * (high - low) / 100
+        return sum(self._counts[_WHOLE_SPLIT, name] for name in NEEDED) * (high - low) / 100
 
     def _overfull(self) -> list[str]:
-        return [split if self._clips[split] > self._share_of(split) else "" for split in NEEDED]
+        return [split if self._counts[_WHOLE_SPLIT, split] > self._share_of(split) else "" for split in NEEDED]
 
-    def _gain(self, words: Sequence[str], old: str, new: str) -> int:
-        """By how much a move of a unit with these words lowers the cost of what is empty."""
+    def _gain(self, said: Mapping[str, int], old: str, new: str) -> int:
+        """By how much a move of a unit with these clips of words lowers the cost of what is empty."""
         gain, open_splits = 0, self._shares.open_splits()
-        for word in words:
+        for word, clips in said.items():
             cost = _COST[word == _WHOLE_SPLIT]
             gain += cost[new] * (self._counts[word, new] == 0)
-            gain -= cost[old] * (self._counts[word, old] == 1 and old in open_splits)
+            gain -= cost[old] * (self._counts[word, old] == clips and old in open_splits)
         return gain

@@ -357,16 +357,30 @@ class Journal:
         )
         return self._db.execute(query, (NOISE_FOLDER,)).fetchone() or ("", 0)
 
-    def units(self, unit_of: Callable[[str, str], str]) -> Iterator[tuple[str, str, str, int, str]]:
-        """(unit, word, split, clips, speaker) of all clips but noise, one for each unit and word.
+    def units(
+        self, unit_of: Callable[[str, str], str], words: Sequence[str]
+    ) -> Iterator[tuple[str, str, str, int, str]]:
+        """(unit, word, split, clips, speaker) of all clips of the units that say one of the words; one for each unit
+        and word, without noise.
 
         `unit_of(name, speaker)`: what stays together in one split. Clips of one unit have one split and one speaker.
         """
         self._db.create_function("unit_of", 2, unit_of, deterministic=True)
+        self._db.executescript(
+            "DROP TABLE IF EXISTS chosen_words; CREATE TABLE chosen_words (word TEXT PRIMARY KEY);"
+            "DROP TABLE IF EXISTS chosen_units; CREATE TABLE chosen_units (unit TEXT PRIMARY KEY);"
+        )
+        self._db.executemany("INSERT INTO chosen_words VALUES (?)", [(word,) for word in words])
+        self._db.execute(
+            "INSERT OR IGNORE INTO chosen_units SELECT unit_of(name, speaker) FROM recordings"
+            " WHERE taken AND word IN (SELECT word FROM chosen_words)"
+        )
         yield from self._db.execute(
             "SELECT unit_of(name, speaker) AS unit, word, min(split), count(*), max(speaker) FROM recordings"
-            " WHERE taken AND word != ? GROUP BY unit, word ORDER BY unit, word", (NOISE_FOLDER,),
+            " WHERE taken AND word != ? AND unit IN (SELECT unit FROM chosen_units)"
+            " GROUP BY unit, word ORDER BY unit, word", (NOISE_FOLDER,),
         )  # fmt: skip
+        self._db.executescript("DROP TABLE chosen_words; DROP TABLE chosen_units;")
 
     def move_units(self, unit_of: Callable[[str, str], str], moves: Mapping[str, str]) -> None:
         """Puts units (see `units`) into other splits: unit -> split."""

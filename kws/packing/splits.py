@@ -9,6 +9,7 @@ speaker is unknown). Splits by hash are then balanced over the words (kws/packin
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import functools
@@ -148,22 +149,30 @@ def balance_splits(journal: Journal, rule: SplitRule, base: Index | None) -> dic
 
     Returns what was moved, and to which split.
     """
-    cells, kept = journal.count_cells(), base_cells(base)
-    words = {word for word, _ in cells}
-    shares = rule.options.shares
-    if all((word, split) in cells or (word, split) in kept for word in words for split in shares.open_splits()):
-        return {}
+    moves, seen, shares = dict[str, str](), set[str](), rule.options.shares
+    while True:
+        counts = collections.Counter(journal.count_cells()) + collections.Counter(base_cells(base))
+        lacking = {word for word, _ in counts if not all(counts[word, split] for split in shares.open_splits())}
+        if lacking <= seen:  # a move may have cost another word its last clip in a split
+            return moves
+        found = _find_moves(journal, rule, sorted(lacking), counts)
+        journal.move_units(split_key, found)
+        moves |= found
+        seen |= lacking
+
+
+def _find_moves(
+    journal: Journal, rule: SplitRule, lacking: Sequence[str], counts: Mapping[tuple[str, str], int]
+) -> dict[str, str]:
     rows = (
         balance.UnitWord(unit, word, split, clips, rule.is_fixed(speaker))
-        for unit, word, split, clips, speaker in journal.units(split_key)
+        for unit, word, split, clips, speaker in journal.units(split_key, lacking)
     )
     database = journal.folder / "units"
     try:
-        moves = balance.find_moves(rows, kept, shares, database)
+        return balance.find_moves(rows, counts, rule.options.shares, database)
     finally:
         database.unlink(missing_ok=True)
-    journal.move_units(split_key, moves)
-    return moves
 
 
 def base_cells(base: Index | None) -> dict[tuple[str, str], int]:

@@ -28,6 +28,14 @@ def rows_of(corpus: Corpus, splits: dict[str, str], fixed: set[str] = frozenset(
     ]
 
 
+def balanced(rows: list[UnitWord], kept: dict[tuple[str, str], int], shares: Shares = SHARES) -> dict[str, str]:
+    """The moves, where the corpus has the clips `kept` already."""
+    counts = collections.Counter(kept)
+    for row in rows:
+        counts[row.word, row.split] += row.clips
+    return find_moves(rows, counts, shares, ":memory:")
+
+
 def hashed(corpus: Corpus) -> dict[str, str]:
     return {speaker: split_by_hash(speaker) for speaker in corpus}
 
@@ -37,16 +45,16 @@ def cells(corpus: Corpus, splits: dict[str, str]) -> set[tuple[str, str]]:
 
 
 def moves_of(corpus: Corpus, **more: object) -> dict[str, str]:
-    return find_moves(rows_of(corpus, hashed(corpus), **more), {}, SHARES, ":memory:")  # type: ignore[arg-type]
+    return balanced(rows_of(corpus, hashed(corpus), **more), {})  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=30)
 @given(corpora, st.randoms(use_true_random=False))
 def test_moves_do_not_depend_on_the_order_and_never_make_it_worse(corpus: Corpus, rng: random.Random) -> None:
     rows = rows_of(corpus, hashed(corpus))
-    moves = find_moves(rows, {}, SHARES, ":memory:")
+    moves = balanced(rows, {})
     assert set(moves) <= set(corpus)
-    assert find_moves(rng.sample(rows, len(rows)), {}, SHARES, ":memory:") == moves
+    assert balanced(rng.sample(rows, len(rows)), {}) == moves
     before, after = hashed(corpus), hashed(corpus) | moves
     present = {word for said in corpus.values() for word in said}
     assert {word for word, split in cells(corpus, after) if split == "train"} == present, "each word can be trained"
@@ -83,14 +91,14 @@ def test_speakers_that_are_fixed_stay(corpus: Corpus, data: st.DataObject) -> No
 def test_clips_of_the_corpus_that_is_added_to_count() -> None:
     corpus = {"a": {"yes": 1}}
     kept = {("yes", "train"): 5, ("yes", "valid"): 1}
-    assert find_moves(rows_of(corpus, {"a": "train"}), kept, SHARES, ":memory:") == {"a": "test"}
-    assert find_moves(rows_of(corpus, {"a": "test"}), kept, SHARES, ":memory:") == {}
+    assert balanced(rows_of(corpus, {"a": "train"}), kept) == {"a": "test"}
+    assert balanced(rows_of(corpus, {"a": "test"}), kept) == {}
 
 
 def test_a_small_speaker_moves_rather_than_the_one_with_most_clips() -> None:
     corpus = {"small": {"yes": 3}, "large": {"yes": 500}, "other": {"yes": 40}}
     splits = dict.fromkeys(corpus, "train")
-    moves = find_moves(rows_of(corpus, splits), {}, SHARES, ":memory:")
+    moves = balanced(rows_of(corpus, splits), {})
     assert set(moves.values()) == {"valid", "test"}
     assert "large" not in moves
 
@@ -98,4 +106,4 @@ def test_a_small_speaker_moves_rather_than_the_one_with_most_clips() -> None:
 def test_a_split_that_is_closed_or_has_no_share_gets_nothing() -> None:
     corpus = {name: {"yes": 1} for name in "abcdef"}
     rows = rows_of(corpus, dict.fromkeys(corpus, "train"))
-    assert find_moves(rows, {}, Shares(0.0, 10.0, {"test"}), ":memory:") == {}
+    assert balanced(rows, {}, Shares(0.0, 10.0, {"test"})) == {}
