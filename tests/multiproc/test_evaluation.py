@@ -25,7 +25,7 @@ def take_results(run: Path) -> dict[str, bytes]:
 def evaluate(ranks: int, run: Path, *options: str) -> dict[str, bytes]:
     outcomes = [finish(rank) for rank in fork_ranks(ranks, "evaluate", str(run), *options)]
     assert [code for code, _ in outcomes] == [0] * ranks, outcomes
-    assert [output.count("accuracy") for _, output in outcomes] == [1] + [0] * (ranks - 1), "one rank prints"
+    assert [output.count("mean recall") for _, output in outcomes] == [1] + [0] * (ranks - 1), "one rank prints"
     return take_results(run)
 
 
@@ -35,7 +35,7 @@ def test_one_and_two_ranks_find_the_same_bits(pair: Path, kws_here: Callable[...
     outcomes = [finish(rank) for rank in fork_ranks(2, "evaluate", str(pair))]
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     printed = [output for _, output in outcomes]
-    assert [text.count("accuracy") for text in printed] == [1, 0]
+    assert [text.count("mean recall") for text in printed] == [1, 0]
     assert len(one) == 15  # JSON, five arrays of the clips, nine of the mistakes
     assert take_results(pair) == one
 
