@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -51,11 +52,18 @@ def named_errors(items: Iterable[T]) -> Iterator[T]:
     """The items of a loader. Raises UsageError with what to type where a worker ended or the system refused one."""
     try:
         yield from items
-    except (OSError, RuntimeError) as error:
+    except UsageError:
+        raise
+    except (OSError, EOFError, RuntimeError) as error:
+        # torch raises a worker's end from this signal's handler, again at any later line and end of a process.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # the loader's semaphores are there too
             raise UsageError(f"{shared_memory_advice()}, {AGAIN}") from error
+        if isinstance(error, (ConnectionError, FileNotFoundError, EOFError)):  # a batch whose worker ended
+            raise UsageError(loader_message("DataLoader worker exited unexpectedly")) from error
         line = user_message(error)
-        if line is None or isinstance(error, UsageError):
+        if line is None:
             raise
         raise UsageError(line) from error
 
