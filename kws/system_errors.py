@@ -55,7 +55,7 @@ def advice(error: OSError) -> str:
     if name in ("EACCES", "EPERM"):
         return _permission(path)
     if name == "EMFILE":
-        return _open_files()
+        return open_files_advice()
     if name in ("ENOSPC", "EDQUOT", "EROFS"):
         return _disk(name, path)
     return _ADVICE.get(name, "")
@@ -120,7 +120,8 @@ def _user_name(number: int) -> str:
         return str(number)
 
 
-def _open_files() -> str:
+def open_files_advice() -> str:
+    """What to type where a process may not open more files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MANY_FILES if hard == resource.RLIM_INFINITY else min(_MANY_FILES, hard)
     more = f"raise it: ulimit -n {most}" if most > soft else "ask the administrator to raise it (nofile)"
@@ -179,7 +180,7 @@ def shared_memory_advice(needed_bytes: int = 1 << 30) -> str:
 def loader_message(text: str) -> str:
     """The line for a loader worker that ended or could not hand over a batch; `text`: torch's error."""
     if "Too many open files" in text or "ancdata" in text or "Errno 24" in text:
-        return f"a loader worker cannot hand over a batch: too many open files; {_open_files()}, {AGAIN}"
+        return f"a loader worker cannot hand over a batch: too many open files; {open_files_advice()}, {AGAIN}"
     if re.search(r"Bus error|No space left|shared memory|torch_", text) and "signal: Killed" not in text:
         return f"a loader worker cannot hand over a batch: {shared_memory_advice()}, {AGAIN}"
     if "exited unexpectedly" in text:

@@ -11,20 +11,26 @@ from __future__ import annotations
 import errno
 import multiprocessing.queues
 import os
+import resource
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from kws.distributed import parent_death, signals
 from kws.errors import UsageError, user_message
-from kws.system_errors import AGAIN, SHARED_MEMORY, loader_message, shared_memory_advice
+from kws.system_errors import AGAIN, SHARED_MEMORY, loader_message, open_files_advice, shared_memory_advice
 
 T = TypeVar("T")
+_DESCRIPTORS_OF_WORKER = 4
+"""Descriptors of the rank for a worker: two of its queue, two of its process."""
+_DESCRIPTORS_OF_BATCH = 8
+"""The queue of all batches has two, and each of the six tensors of a batch one."""
 
 
 def init_worker(_: int) -> None:
@@ -66,6 +72,21 @@ def named_errors(items: Iterable[T]) -> Iterator[T]:
         if line is None:
             raise
         raise UsageError(line) from error
+
+
+def require_descriptors(workers: int, files_to_open: int = 0) -> None:
+    """Raises UsageError where this process may not open the descriptors that the workers need at the least.
+
+    `files_to_open`: those that it will open before.
+    """
+    try:
+        open_now = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        return  # another system than Linux
+    needed = open_now + files_to_open + workers * _DESCRIPTORS_OF_WORKER + _DESCRIPTORS_OF_BATCH
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > soft != resource.RLIM_INFINITY:
+        raise UsageError(f"{workers} loader workers need {needed} open files or more: {open_files_advice()}, {AGAIN}")
 
 
 def require_shared_memory(workers: int, batches_ahead: int, batch_bytes: int) -> None:

@@ -59,7 +59,7 @@ class SlotReader:
     def batch_bytes(self, slot: Slot | None) -> int:
         """Bytes of the slot's batch; 0 for None."""
         samples = max(self._samples, self._excerpt.samples)
-        return 0 if slot is None else len(slot.clips) * (2 * samples + 4 * 8)
+        return batch_bytes(slot, samples)
 
     def batch(self, slot: Slot) -> Batch:
         """Reads the slot's clips. Clips that the reader skips as damaged are missing from the batch."""
@@ -69,6 +69,20 @@ class SlotReader:
         if self.reader.on_bad == "skip" and (lengths < 0).any():
             arrays = [array[lengths >= 0] for array in arrays]
         return Batch(slot.step, slot.slot, *map(torch.from_numpy, arrays))
+
+
+def batch_bytes(slot: Slot | None, samples: int) -> int:
+    """Bytes of the batch of a slot, with rows of so many samples; 0 for None."""
+    return 0 if slot is None else len(slot.clips) * (2 * samples + 4 * 8)
+
+
+def require_resources(workers: int, bytes_of_batch: int, files_to_open: int = 0) -> None:
+    """Raises UsageError where the system has too little for batches of that size from loader workers.
+
+    `files_to_open`: descriptors that this process will use before.
+    """
+    loader_workers.require_shared_memory(workers, _PREFETCH_FACTOR, bytes_of_batch)
+    loader_workers.require_descriptors(workers, files_to_open)
 
 
 def stream_batches(
@@ -83,8 +97,7 @@ def stream_batches(
     needed = needed_shards or (lambda: slot_reader.reader.needed_shards(slots()))
     pipeline = wds.DataPipeline(_WorkerShare(slots), _ReadStage(slot_reader, needed))
     if workers:
-        batch_bytes = slot_reader.batch_bytes(next(iter(slots()), None))
-        loader_workers.require_shared_memory(workers, _PREFETCH_FACTOR, batch_bytes)
+        require_resources(workers, slot_reader.batch_bytes(next(iter(slots()), None)))
     # Without workers a loader would only add time: 0.1 ms a batch, a fifth of reading 64 clips.
     items = _loader(pipeline, workers, pin_memory) if workers or pin_memory else pipeline
     for item in loader_workers.named_errors(items) if workers else items:

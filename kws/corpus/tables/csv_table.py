@@ -15,10 +15,11 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from kws.corpus.split_names import split_called
 from kws.corpus.tables import columns, text
 from kws.corpus.tables.columns import Columns
 from kws.corpus.tables.place import Place
-from kws.corpus.tables.table import SPLITS, RawRow, Table
+from kws.corpus.tables.table import RawRow, Table
 from kws.errors import UsageError
 
 ENDINGS = frozenset({".csv", ".tsv"})
@@ -156,7 +157,6 @@ def _without_other_sets(found: Columns, rows: Sequence[Mapping[str, str]]) -> Co
     """The columns, without one named set, subset or partition that holds something else than splits."""
     if found.split in ("", "split"):
         return found
-    values = [row.get(found.split, "").strip().lower() for row in rows]
-    if any(value in SPLITS for value in values):
+    if any(split_called(row.get(found.split, "").strip()) for row in rows):
         return found
     return dataclasses.replace(found, split="")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kws.audio import codec
+from kws.corpus.split_names import split_of_file
 from kws.corpus.tables import common_voice, csv_table, kaldi, manifest, mswc, parquet, text, unsupported
 from kws.corpus.tables.common_voice import CommonVoice
 from kws.corpus.tables.csv_table import CsvTable
@@ -22,7 +23,7 @@ from kws.corpus.tables.mswc import Mswc
 from kws.corpus.tables.parquet import ParquetTable
 from kws.corpus.tables.paths import find_rule
 from kws.corpus.tables.place import Folder, Place
-from kws.corpus.tables.table import Table, split_from_name
+from kws.corpus.tables.table import Table
 from kws.errors import UsageError
 
 NONE = "none"
@@ -60,7 +61,7 @@ def open_table(path: Path) -> list[Table]:
 
 def _open(place: Place, path: str) -> Table:
     """The table at a path, by its name and first lines. Raises UsageError where it is none."""
-    split, base = split_from_name(path), posixpath.basename(path).lower()
+    split, base = split_of_file(path), posixpath.basename(path).lower()
     ending = posixpath.splitext(base)[1]
     if base in kaldi.FILES:
         return KaldiFolder(place, posixpath.join(posixpath.dirname(path), "wav.scp"), split)

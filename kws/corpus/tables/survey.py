@@ -18,9 +18,10 @@ import numpy as np
 from kws.audio import codec
 from kws.corpus.label_track import parse_seconds
 from kws.corpus.recording import NOISE_FOLDER, Span, excerpt_name, to_nfc
+from kws.corpus.split_names import split_called
 from kws.corpus.tables import word_names
 from kws.corpus.tables.paths import PathRule, find_rule
-from kws.corpus.tables.table import SPLITS, RawRow, Table
+from kws.corpus.tables.table import RawRow, Table
 from kws.errors import UsageError, mistakes_error
 
 _MOST_MISTAKES = 10
@@ -114,7 +115,7 @@ def check(table: Table, raw: RawRow, rule: PathRule | None) -> Entry:
         raise ValueError(raw.mistake)
     if not raw.audio:
         raise ValueError("no path; wanted the audio file, relative to the table's folder")
-    split = raw.split and SPLITS.get(raw.split.lower(), "")
+    split = split_called(raw.split)
     if raw.split and not split:
         raise ValueError(f"the split {raw.split!r}; wanted train, valid or test")
     path = raw.audio if rule is None or raw.data is not None else rule.apply(raw.audio)

@@ -8,18 +8,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import posixpath
-import re
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 from kws.corpus.recording import NOISE_FOLDER, parse_word
 from kws.corpus.tables.place import Place
-
-SPLITS = {
-    "train": "train", "training": "train",
-    "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "devel": "valid", "eval": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 
 
 class RawRow(NamedTuple):
@@ -94,12 +87,3 @@ def _parse_word(text: str) -> str:
     if stripped == "_silence_":  # the name that the files of Speech Commands' background noise have elsewhere
         return NOISE_FOLDER
     return "unknown" if stripped == "_unknown_" else parse_word(stripped)
-
-
-def split_from_name(path: str) -> str:
-    """The split that a table's file name or nearest folder names: train_manifest.json, test/metadata.csv; else ""."""
-    *folders, base = path.split("/")
-    named = {SPLITS[part] for part in re.split(r"[^a-z]+", base.rpartition(".")[0].lower() or base) if part in SPLITS}
-    if len(named) == 1:
-        return named.pop()
-    return next((SPLITS[folder.lower()] for folder in reversed(folders) if folder.lower() in SPLITS), "")
