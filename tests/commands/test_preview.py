@@ -129,6 +129,7 @@ def test_initial_weights_are_tried(check: Check, trained_once: Path, tmp_path: P
     assert str(trained_once) in str(found["notes"])
 
 
+@pytest.mark.slow
 def test_missing_and_short_shards_are_named(check: Check, tones: index.Index, tmp_path: Path) -> None:
     corpus = shutil.copytree(tones.root, tmp_path / "corpus")
     missing, short = sorted((corpus / "train").glob("*.tar"))[:2]
@@ -141,6 +142,7 @@ def test_missing_and_short_shards_are_named(check: Check, tones: index.Index, tm
     assert check(f"data.shards={corpus}", "data.on_bad=skip")["state"] == "new"
 
 
+@pytest.mark.slow
 def test_a_small_cache_and_all_other_reasons_are_named_at_once(check: Check, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     found = check(f"data.cache_dir={cache}", "data.cache_gb=0.0001", "train.init=nowhere", code=cli.USAGE)
@@ -166,6 +168,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(check: Check, tmp_path: Pat
     assert "--run" in str(check(code=cli.USAGE)["why"])
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler_is_refused(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

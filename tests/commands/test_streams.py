@@ -25,12 +25,12 @@ def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("line", "code"),
     [
-        ("$KWS configs >&-", 0),
+        pytest.param("$KWS configs >&-", 0, marks=pytest.mark.slow),
         ("$KWS configs >&- 2>&-", 0),
-        ("$KWS train none.toml 2>&-", 2),
-        ("$KWS configs >/dev/full", 2),
+        pytest.param("$KWS train none.toml 2>&-", 2, marks=pytest.mark.slow),
+        pytest.param("$KWS configs >/dev/full", 2, marks=pytest.mark.slow),
         ("$KWS train none.toml 2>/dev/full", 2),
-        ("{ $KWS configs; echo $? >&2; } | true; exit 0", 0),
+        pytest.param("{ $KWS configs; echo $? >&2; } | true; exit 0", 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_closed_or_full_stream_changes_no_exit_code_and_is_no_traceback(line: str, code: int, tmp_path: Path) -> None:
@@ -74,6 +74,7 @@ def test_an_output_that_is_not_lasting_raises_once_and_names_itself() -> None:
         output.flush()
 
 
+@pytest.mark.slow
 def test_names_and_output_survive_a_locale_without_utf8(tmp_path: Path) -> None:
     write_corpus(tmp_path / "wav", {"grün": 12, "нет": 12}, noise_seconds=0)
     ascii_only = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}

@@ -58,6 +58,7 @@ def predictions(capsys: Capture, run: Path, *paths: Path) -> dict[Path, dict[str
     return {Path(row["path"]): row for row in map(json.loads, capsys.readouterr().out.splitlines())}
 
 
+@pytest.mark.slow
 def test_a_flat_folder_of_8_khz_digits_named_by_word_and_speaker(tmp_path: Path, capsys: Capture) -> None:
     speakers = {"george": "train", "nicolas": "train", "theo": "train", "jackson": "train"}
     speakers |= {name: split_by_hash(name) for name in ("lucas", "yweweler", "dora", "emil")}
