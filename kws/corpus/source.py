@@ -161,7 +161,7 @@ class Sources:
             return
         inner = self._archives_instead(path)
         if inner:
-            self.notes.append(f"{path}: no recordings but in {len(inner)} archives: read {_some(inner)}")
+            self.notes.append(f"{path}: recordings are read from the archives in it: {_some(inner)}")
         reader = SourceReader(path, self.found, self._pattern, self._layout(path), self._has_long_names(path))
         yield from reader.read(passed_over={archive.relative_to(path).as_posix() for archive in inner})
         for archive in inner:
