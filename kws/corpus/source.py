@@ -18,7 +18,6 @@ from typing import TextIO
 
 from kws.audio import formats
 from kws.corpus import layout, survey, table_reader
-from kws.corpus.given_splits import GivenSplits
 from kws.corpus.layout import Layout
 from kws.corpus.left_out import LeftOut
 from kws.corpus.name_pattern import NamePattern
@@ -76,11 +75,6 @@ class Sources:
     def list_left_out(self, listing: TextIO) -> None:
         """Has every file that is left out listed in a text file, from the next iteration on."""
         self.found.left_out = LeftOut(listing)
-
-    @property
-    def split_of(self) -> GivenSplits:
-        """Name of a recording -> valid or test, from the lists; from folders, a table or a pattern also train."""
-        return self.found.split_of
 
     @property
     def ignored(self) -> list[str]:
@@ -204,7 +198,7 @@ class Sources:
             return Layout()
         found = self._understand(path)
         self.notes += found.notes
-        self.split_of.folders |= found.split_folders - found.unlabelled
+        self.found.gives_splits |= bool(found.split_folders - found.unlabelled)
         return found
 
     def _understand(self, path: Path) -> Layout:

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from kws.audio import codec, formats
 from kws.corpus import archives, label_track, split_lists, survey
 from kws.corpus.archives import SourceFile
-from kws.corpus.given_splits import GivenSplits
 from kws.corpus.layout import Folder, Layout, Reading
 from kws.corpus.left_out import HIDDEN, LeftOut
 from kws.corpus.name_pattern import NameFields, NamePattern
@@ -28,7 +27,7 @@ from kws.corpus.recording import (
     to_nfc,
 )  # fmt: skip
 from kws.corpus.split_lists import LISTS, SplitList
-from kws.corpus.split_names import split_called
+from kws.corpus.split_names import split_called, split_in
 from kws.errors import UsageError
 
 _OWN_FILES = frozenset({"synth.json"})
@@ -37,11 +36,23 @@ _OWN_FILES = frozenset({"synth.json"})
 
 @dataclasses.dataclass
 class Findings:
-    """What reading finds beside the recordings. lists: the lists of splits, whose entries are in `split_of` too."""
+    """What reading finds beside the recordings.
 
-    split_of: GivenSplits = dataclasses.field(default_factory=GivenSplits)
+    lists: the lists of splits. listed: name of a recording -> its split in the lists, which counts before its own.
+    gives_splits: whether lists, folders, tables or names give splits. names_training: whether tables or names also say
+    which recordings are for training.
+    """
+
     lists: list[SplitList] = dataclasses.field(default_factory=list)
+    listed: dict[str, str] = dataclasses.field(default_factory=dict)
+    gives_splits: bool = False
+    names_training: bool = False
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+
+    def note_split(self, split: str) -> None:
+        """Notes that a table or a name puts a recording into that split; "": into none."""
+        self.gives_splits = self.gives_splits or bool(split)
+        self.names_training = self.names_training or split == "train"
 
 
 class SourceReader:
@@ -121,10 +132,16 @@ class SourceReader:
             return
         reading = self._reading(folder, base)
         if reading:
-            name = self._name(reading, folder, base)
-            if reading.split and reading.split not in self._layout.split_folders:  # a part of the name, by --names
-                self._found.split_of[name] = split_called(reading.split)
-            yield Recording(name, self._path, file.audio, reading.speaker)
+            yield Recording(
+                self._name(reading, folder, base), self._path, file.audio, reading.speaker, split=self._split(reading)
+            )
+
+    def _split(self, reading: Reading) -> str:
+        if reading.split in self._layout.split_folders:
+            return split_in(reading.split)
+        split = split_called(reading.split)  # a part of the name, by --names
+        self._found.note_split(split)
+        return split
 
     def _reading(self, folder: Folder, base: str) -> Reading | None:
         """Word, speaker and split of a file; None where there is no word, which is noted."""
@@ -182,19 +199,21 @@ class SourceReader:
         except OSError as error:
             raise_unreadable(error, audio)
         labels = label_track.read(track, length_s)
+        speaker, split = speaker_of_long_recording(name.name), split_in(self._layout.without_split(folder)[0])
         for label in labels:
             if not label.word:
                 self._left_out.fault_line(f"{label.where}: an empty label")
         for word, span in label_track.clip_spans(labels, length_s):
             file_name = name.with_name(excerpt_name(name.name, span)).as_posix()
-            yield Recording(f"{word}/{file_name}", self._path, audio, speaker_of_long_recording(name.name), span)
+            yield Recording(f"{word}/{file_name}", self._path, audio, speaker, span, split)
 
     def _read_list(self, file: SourceFile, folder: Folder, base: str) -> None:
         where = f"{self._path}: {'/'.join((*folder, base))}"
         found = split_lists.read(where, base, file.read(), self._path)
         names = tuple(map(self._name_of_entry, found.entries))
         self._found.lists.append(dataclasses.replace(found, names=names))
-        self._found.split_of.update(dict.fromkeys(names, found.split))
+        self._found.listed.update(dict.fromkeys(names, found.split))
+        self._found.gives_splits = self._found.gives_splits or bool(names)
 
     def _name_of_entry(self, entry: str) -> str:
         """The name of the recording that a list's entry stands for: WORD/FILE, or its path below the source."""

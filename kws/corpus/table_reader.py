@@ -98,8 +98,7 @@ class TableReader:
             self._listed.append(hash(_absolute(self._tables[0].place.name, row.path)))
 
         for clip in self._clips.read(leave_out):
-            if clip.split:
-                self._found.split_of[clip.name] = clip.split
+            self._found.note_split(clip.split)
             recording = self._recording(clip)
             if isinstance(recording.audio, Path):
                 self._listed.append(hash(str(recording.audio)))
@@ -111,7 +110,7 @@ class TableReader:
     def _recording(self, clip: clips.Clip) -> Recording:
         # Links are not resolved: a link's name may contain the speaker.
         audio = clip.data if clip.data is not None else Path(_absolute(self._tables[0].place.name, clip.path))
-        return Recording(clip.name, Path(clip.table), audio, clip.speaker, clip.span)
+        return Recording(clip.name, Path(clip.table), audio, clip.speaker, clip.span, clip.split)
 
     def read_others(self, root: Path) -> Iterator[Recording]:
         """Counts the files below `root` that the tables do not list. Yields the noise among them, which tables of words

@@ -53,7 +53,14 @@ def number_recordings(recordings: Iterable[Recording]) -> Iterator[NumberedRecor
                 # A file that replaced another may have the same mtime, but not the same inode and ctime.
                 times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
                 contents = f"{recording.audio.absolute()} {found.st_size} {times}"
-            what = (recording.name, recording.speaker, str(recording.origin), repr(recording.span), contents)
+            what = (
+                recording.name,
+                recording.speaker,
+                str(recording.origin),
+                repr(recording.span),
+                contents,
+                recording.split,
+            )
             yield NumberedRecording(seq, counter_rng.digest("recording", *what), recording.size, recording)
 
 
@@ -128,7 +135,7 @@ def _row(
     return DecodedRecording(
         numbered.seq, numbered.mark, recording.name, str(recording.origin), recording.word, recording.speaker,
         file, start, count, sound, fault, base, counter_rng.digest("pack", base),
-        "\n".join(found), "" if decoded is None else decoded.source,
+        "\n".join(found), "" if decoded is None else decoded.source, recording.split,
     )  # fmt: skip
 
 

@@ -22,19 +22,24 @@ from typing import NamedTuple, TextIO
 from kws.corpus.source import NOISE_FOLDER
 from kws.errors import UsageError
 
-_VERSION = "3"
+_VERSION = "4"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS recordings (
     seq INTEGER PRIMARY KEY, mark INTEGER, name TEXT, origin TEXT, word TEXT, speaker TEXT,
     file TEXT, start INTEGER, samples INTEGER, sound INTEGER, fault TEXT,
-    base TEXT, place INTEGER, remarks TEXT, source TEXT, key TEXT, split TEXT, taken INTEGER
+    base TEXT, place INTEGER, remarks TEXT, source TEXT, given TEXT, key TEXT, split TEXT, taken INTEGER
 );
 CREATE TABLE IF NOT EXISTS shards (
     split TEXT, number INTEGER, digest TEXT, clips INTEGER, size INTEGER, sha256 TEXT, rows BLOB,
     PRIMARY KEY (split, number)
 );
 """
+_GIVEN = (
+    "coalesce((SELECT other.given FROM recordings AS other WHERE other.name = recordings.name AND other.given != '' "
+    "ORDER BY other.seq DESC LIMIT 1), '')"
+)
+"""The split that the sources give a recording: the last of those with its name. It needs the index by_name."""
 _JOURNAL_FILES = ("journal", "lock")
 """What the names of the journal's own files begin with."""
 _EXAMPLES = 3
@@ -50,6 +55,7 @@ class DecodedRecording(NamedTuple):
     file, start, samples: the scratch file with its samples, the first one and their number. sound: hash of the samples.
     base: its key in the shards, unless another clip has the same. place: sort key of the shuffle.
     remarks: what was fixed or looks implausible (kws.audio.remarks), one a line. source: the format of its file.
+    given: the split that its source gives; "": none.
     """
 
     seq: int
@@ -67,6 +73,7 @@ class DecodedRecording(NamedTuple):
     place: int
     remarks: str = ""
     source: str = ""
+    given: str = ""
 
 
 class Clip(NamedTuple):
@@ -227,22 +234,25 @@ class Journal:
         )  # fmt: skip
         self._db.execute("COMMIT")
 
-    def assign_clips(self, count: int, split_of: Callable[[str, str, str], str], suffix: Callable[[str], str]) -> None:
+    def assign_clips(
+        self, count: int, split_of: Callable[[str, str, str, str], str], suffix: Callable[[str], str]
+    ) -> None:
         """Decides which of the `count` decoded recordings become clips, and their splits and keys.
 
-        The split is `split_of(name, word, speaker)`. Of recordings with the same name the first becomes a clip. Of
+        The split is `split_of(name, word, speaker, given)`; given: by the last source that gives the recording of that
+        name a split, else "". Of recordings with the same name the first becomes a clip. Of
         clips with the same key the first by name keeps it; `suffix(name)` is appended to the others.
         """
-        self._db.create_function("split_of", 3, split_of, deterministic=True)
+        self._db.create_function("split_of", 4, split_of, deterministic=True)
         self._db.create_function("suffix", 1, suffix, deterministic=True)
         self._db.execute("BEGIN")
         self._db.execute("DELETE FROM recordings WHERE seq >= ?", (count,))
         self._db.execute("CREATE INDEX IF NOT EXISTS by_name ON recordings (name)")
         self._db.execute("CREATE INDEX IF NOT EXISTS by_base ON recordings (base)")
         self._db.execute(
-            "UPDATE recordings SET split = split_of(name, word, speaker), taken = fault IS NULL AND NOT EXISTS ("
-            "SELECT 1 FROM recordings AS first WHERE first.name = recordings.name AND first.seq < recordings.seq "
-            "AND first.fault IS NULL)"
+            f"UPDATE recordings SET split = split_of(name, word, speaker, {_GIVEN}), "
+            "taken = fault IS NULL AND NOT EXISTS (SELECT 1 FROM recordings AS first "
+            "WHERE first.name = recordings.name AND first.seq < recordings.seq AND first.fault IS NULL)"
         )
         self._db.execute(
             "UPDATE recordings SET key = CASE WHEN EXISTS ("
@@ -250,6 +260,10 @@ class Journal:
             "AND first.name < recordings.name) THEN base || suffix(name) ELSE base END WHERE taken"
         )
         self._db.execute("COMMIT")
+
+    def count_without_given_split(self) -> int:
+        """Number of clips for training whose sources give no split."""
+        return int(self._one(f"SELECT count(*) FROM recordings WHERE taken AND split = 'train' AND {_GIVEN} = ''") or 0)
 
     def faults(self) -> Iterator[tuple[str, str, str]]:
         """(origin, name, reason) of recordings that could not be decoded, in the order of the sources."""

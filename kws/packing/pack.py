@@ -263,7 +263,7 @@ class _Packing:
             report.notes += split_lists.check(self._corpus.found, journal, self._is_name_in_part, is_whole)
         except UsageError as error:
             raise _unfinished(str(error), journal) from error
-        rule = splits.SplitRule(self._options.splits, self._corpus.split_of, self._base)
+        rule = splits.SplitRule(self._options.splits, self._corpus.found, self._base)
         journal.assign_clips(num_recordings, rule.split_of, _suffix)
         for origin, name, reason in journal.faults():
             report.skipped.append(f"{origin}: {name}: {reason}")
@@ -309,7 +309,7 @@ class _Packing:
                 if sound != clip.sound:
                     raise UsageError(f"{clip.name} has the name of another recording in {base.root}; rename it")
                 known.append(clip.name)
-                if old_split != split and (clip.speaker or self._corpus.split_of):  # a file was perhaps moved
+                if old_split != split and (clip.speaker or self._corpus.found.gives_splits):  # a file was perhaps moved
                     elsewhere.append(f"{clip.name}: {old_split} there, {split} now")
         self._journal.exclude(known)
         self._note_known(known, elsewhere)
@@ -340,18 +340,21 @@ class _Packing:
 
     def _balance(self, rule: splits.SplitRule) -> None:
         """Moves speakers so that no word and no split is empty, where splits are made by hash of the whole corpus."""
-        if self._corpus.split_of or self._options.part != WHOLE:
+        if self._corpus.found.gives_splits or self._options.part != WHOLE:
             return
         moves = splits.balance_splits(self._journal, rule, self._base)
         if moves:
             self._report.notes.append(split_notes.moved(moves, set(self._journal.speakers())))
 
     def _note_splits(self, rule: splits.SplitRule) -> None:
-        notes, listed, options = self._report.notes, self._corpus.split_of, self._options
-        notes += split_notes.of_lists(self._journal, listed)
-        if listed and options.percents != (None, None):
+        notes, found, options = self._report.notes, self._corpus.found, self._options
+        if found.names_training:
+            notes += split_notes.without_split(self._journal)
+        if found.gives_splits and options.percents != (None, None):
             notes.append("--valid and --test have no effect: the sources give splits")
-        notes += split_notes.of_packing(self._journal, self._base, rule.options, not listed, options.part != WHOLE)
+        notes += split_notes.of_packing(
+            self._journal, self._base, rule.options, not found.gives_splits, options.part != WHOLE
+        )
 
     def _note_similar_words(self, words: Sequence[str]) -> None:
         """Notes words that differ in upper and lower case only: they are different classes, perhaps by mistake."""

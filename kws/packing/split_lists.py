@@ -23,7 +23,7 @@ def check(found: Findings, journal: Journal, is_in_part: Callable[[str], bool], 
             if is_in_part(name) and not journal.has_name(name):
                 whole = journal.name_without_ending(name)
                 if whole:
-                    found.split_of[whole] = listed.split
+                    found.listed[whole] = listed.split
                 else:
                     absent.append(at)
         expected = sum(map(is_in_part, listed.names))

@@ -75,12 +75,10 @@ def moved(moves: Mapping[str, str], speakers: Collection[str]) -> str:
     return f"{what} moved ({examples}{more}): by the hash alone, words would be missing in splits"
 
 
-def of_lists(journal: Journal, listed: Mapping[str, str]) -> Iterator[str]:
-    """What lists and tables (name of a clip -> split) do not say about clips."""
-    if "train" in listed.values():  # a CSV, which has a split in every line, beside sources without splits
-        without = sum(clip.name not in listed for clip in journal.clips("train"))
-        if without:
-            yield f"no split is given for {without:,} clips: used for training"
+def without_split(journal: Journal) -> Iterator[str]:
+    """How many clips have no split beside others of a table or pattern, which have one each, train too."""
+    if without := journal.count_without_given_split():
+        yield f"no split is given for {without:,} clips: used for training"
 
 
 def unknown_speakers(unknown: int, clips: int, by_hash: bool = False) -> str | None:

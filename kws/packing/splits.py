@@ -20,6 +20,7 @@ import numpy as np
 
 from kws.corpus.recording import NOISE_FOLDER, to_nfc
 from kws.corpus.source import split_by_hash, split_key
+from kws.corpus.source_reader import Findings
 from kws.data.index import Index
 from kws.errors import UsageError
 from kws.packing import balance
@@ -76,26 +77,27 @@ def read_speakers(given: str) -> tuple[str, ...]:
 class SplitRule:
     """The split of each clip, before splits are balanced.
 
-    `listed`: name of a clip -> split, from lists and tables; `base`: the corpus that clips are added to.
+    `found`: what the sources say of splits; `base`: the corpus that clips are added to.
     """
 
-    def __init__(self, options: SplitOptions, listed: Mapping[str, str], base: Index | None) -> None:
-        self.options, self._listed = options, listed
+    def __init__(self, options: SplitOptions, found: Findings, base: Index | None) -> None:
+        self.options, self._found = options, found
         self._named, self._shares = options.named, options.shares
         self._old_speakers = _OldSpeakers(base) if base else None
         self._old_split = functools.lru_cache(1 << 16)(self._old_speakers.split_of if self._old_speakers else _nowhere)
         self._contradicted = dict[str, str]()
 
-    def split_of(self, name: str, word: str, speaker: str) -> str:
-        """The split of a clip; "" is an unknown speaker."""
+    def split_of(self, name: str, word: str, speaker: str, given: str) -> str:
+        """The split of a clip. speaker: "" if unknown. given: by its source; "": not."""
         if word == NOISE_FOLDER:
             return "noise"
+        given = self._found.listed.get(name, given)
         if speaker in self._named:
-            if self._listed.get(name, self._named[speaker]) != self._named[speaker]:
-                self._contradicted[speaker] = self._listed[name]  # an exception would not pass through sqlite
+            if given not in ("", self._named[speaker]):
+                self._contradicted[speaker] = given  # an exception would not pass through sqlite
             return self._named[speaker]
-        if self._listed:
-            return self._listed.get(name, "train")
+        if self._found.gives_splits:
+            return given or "train"
         old = self._old_split(speaker)
         if old is not None:
             return old

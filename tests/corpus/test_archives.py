@@ -50,7 +50,7 @@ def zst_of(path: Path) -> Path:
 
 def contents(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
     corpus = Sources([path])
-    return {one.name: one.decode().tolist() for one in corpus}, dict(corpus.split_of)
+    return {one.name: one.decode().tolist() for one in corpus}, corpus.found.listed
 
 
 @pytest.mark.parametrize(

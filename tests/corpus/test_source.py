@@ -66,13 +66,13 @@ def test_the_speaker_is_the_part_before_nohash(name: str, speaker: str) -> None:
 def test_an_archive_holds_the_same_recordings_as_its_folder(folder: Path, prefix: str, mode: str) -> None:
     there, packed = Sources([folder]), Sources([archive(folder, prefix, mode)])
     assert {r.name: r.decode().tolist() for r in there} == {r.name: r.decode().tolist() for r in packed}
-    assert there.split_of == packed.split_of
+    assert there.found.listed == packed.found.listed != {}
 
 
 def test_lists_are_read_with_any_line_ends(folder: Path) -> None:
     corpus = Sources([folder])
     list(corpus)
-    assert corpus.split_of == {"yes/00000001_nohash_0.wav": "test", "turn left/00000004_nohash_0.wav": "valid"}
+    assert corpus.found.listed == {"yes/00000001_nohash_0.wav": "test", "turn left/00000004_nohash_0.wav": "valid"}
 
 
 def test_audio_outside_word_folders_is_reported_and_left_out(folder: Path) -> None:
@@ -207,9 +207,9 @@ def test_the_shares_of_the_hash_rule() -> None:
 def test_the_hash_rule_agrees_with_the_official_lists() -> None:
     require("real", MINI.exists(), f"the real clips are not at {REAL} (set KWS_REAL_DATA)")
     corpus = Sources([MINI])
-    found = {r.name: corpus.split_of for r in corpus if r.word != source.NOISE_FOLDER}
-    assert len(corpus.split_of) >= 250
-    wanted = {name: corpus.split_of.get(name, "train") for name in found}
+    found = [r.name for r in corpus if r.word != source.NOISE_FOLDER]
+    assert len(corpus.found.listed) >= 250
+    wanted = {name: corpus.found.listed.get(name, "train") for name in found}
     assert {name: source.split_by_hash(source.speaker_from_name(name)) for name in found} == wanted
 
 
@@ -241,7 +241,7 @@ def test_names_are_in_unicode_normal_form_c(tmp_path: Path) -> None:
     (root / "testing_list.txt").write_text(apart)
     corpus = Sources([root])
     assert {(one.word, one.speaker) for one in corpus} == {("gehört", "jörg")}
-    assert corpus.split_of == {whole: "test"}
+    assert corpus.found.listed == {whole: "test"}
     table = tmp_path / "clips.csv"
     table.write_text(f"path,word,speaker\nwav/{whole},ja,jörg\nwav/{apart.replace('0', '1')},{apart[:7]},")
     assert [(one.word, one.speaker) for one in Sources([table])] == [("ja", "jörg"), ("gehört", "jörg")]

@@ -78,7 +78,7 @@ def test_entries_of_lists_are_understood_in_other_forms(source: Path, form: str)
     (source / "testing_list.txt").write_text(form.format("yes/s1_nohash_0.wav") + "\n")
     corpus = Sources([source])
     list(corpus)
-    assert dict(corpus.split_of) == {"yes/s1_nohash_0.wav": "test"}
+    assert corpus.found.listed == {"yes/s1_nohash_0.wav": "test"}
 
 
 def test_entries_without_an_ending_or_with_backslashes_are_understood(source: Path, tmp_path: Path) -> None:

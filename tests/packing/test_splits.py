@@ -83,6 +83,31 @@ def test_names_against_the_lists_of_the_sources_are_refused(tmp_path: Path) -> N
     assert [speakers(corpus, split) for split in ("valid", "test")] == [{"anna"}, {"bert"}]
 
 
+def test_a_table_gives_the_splits_of_recordings_that_a_folder_has_too(tmp_path: Path) -> None:
+    source = write(tmp_path, people=("anna", "bert", "carla"))
+    rows = [f"wav/{word}/anna_nohash_0.wav,{word},anna,test" for word in ("yes", "no")]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,word,speaker,split", *rows]))
+    corpus, report = pack.pack([source, tmp_path / "clips.csv"], tmp_path / "out")
+    assert [speakers(corpus, split) for split in ("train", "test")] == [{"bert", "carla"}, {"anna"}]
+    assert not any("no split is given" in note for note in report.notes)
+
+
+def test_a_split_that_changed_counts_when_a_packing_resumes(tmp_path: Path) -> None:
+    source, table = write(tmp_path, people=("anna", "bert", "carla")), tmp_path / "clips.csv"
+    people = [(path, word) for word in ("yes", "no") for path in sorted((source / word).iterdir())]
+
+    def give(test: str) -> None:
+        rows = [f"{path},{word},{'test' if test in path.name else 'train'}" for path, word in people]
+        table.write_text("\n".join(["path,word,split", *rows]))
+
+    give("anna")
+    with pytest.raises(UsageError, match="emil"):  # what is decoded is kept
+        pack.pack([table], tmp_path / "out", PackOptions(valid_speakers=("emil",)))
+    give("bert")
+    corpus, _ = pack.pack([table], tmp_path / "out")
+    assert speakers(corpus, "test") == {"bert"}
+
+
 def test_appended_recordings_stay_in_the_split_of_their_speaker(tmp_path: Path) -> None:
     corpus, _ = pack.pack([write(tmp_path / "a")], tmp_path / "out", PackOptions(test_speakers=("anna", "bert")))
     more = write(tmp_path / "b", words=("stop",))

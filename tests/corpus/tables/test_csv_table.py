@@ -50,7 +50,11 @@ LINES = (
 def test_rows_become_recordings_with_word_speaker_and_split(folder: Path) -> None:
     corpus = Sources([table(folder, *LINES)])
     found = {recording.name: recording for recording in corpus}
-    assert corpus.split_of == {"yes/take.wav": "train", "no/c_nohash_0.wav": "test", "ja/grün, ja.wav": "valid"}
+    assert {name: recording.split for name, recording in found.items()} == {
+        "yes/take.wav": "train",
+        "no/c_nohash_0.wav": "test",
+        "ja/grün, ja.wav": "valid",
+    }
     assert {name: recording.speaker for name, recording in found.items()} == {
         "yes/take.wav": "anna", "no/c_nohash_0.wav": "c", "ja/grün, ja.wav": "dora",
     }  # fmt: skip
