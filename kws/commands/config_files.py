@@ -58,6 +58,8 @@ def configs(arguments: argparse.Namespace) -> int:
     else:
         console().print(files_table(kind, found))
         print(f"{shipped_files.folder(kind)}: {len(found)} files; your own copies: {_copy_command(arguments, kind)}")
+        if kind == "configs" and not arguments.names:
+            print("to begin with: kws train quick --set data.shards=DIR")
     return OK
 
 

@@ -211,7 +211,9 @@ def _show_packed(
     if left_out:
         print(allowed.line(left_out, packed), file=sys.stderr)
     if report.left_out:
-        print(f"{sum(report.left_out.values()):,} files left out, listed in {corpus.root / 'index' / publish.LEFT_OUT}")
+        number = sum(report.left_out.values())
+        files = "file" if number == 1 else "files"
+        print(f"{number:,} {files} left out, listed in {corpus.root / 'index' / publish.LEFT_OUT}")
     print(f"{corpus.root}: {_counts_text(clips)}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
     return code
 
@@ -314,8 +316,8 @@ def _inspect_conditions(arguments: argparse.Namespace, corpus: Index) -> int:
     if arguments.json:
         print(json.dumps(condition_tables.conditions_facts(found, corpus.words, sources, leaks)))
         return OK
-    console().print(condition_tables.conditions_table(found, corpus.words, sources))
-    print(condition_tables.sample_line(found))
+    console().print(condition_tables.conditions_table(found, corpus.words))
+    print("\n".join([*condition_tables.source_lines(sources), condition_tables.sample_line(found)]))
     for leak in leaks:
         print(f"warning: {leak}")
     if not leaks:

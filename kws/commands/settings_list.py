@@ -25,7 +25,7 @@ from kws.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from rich.table import Table
 
-_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,13 @@ def settings(arguments: argparse.Namespace) -> int:
 
 
 def find_settings(words: Sequence[str] = ()) -> list[Setting]:
-    """The settings that mention every word, in the order of config.py. Raises UsageError with near names for none."""
+    """The settings that mention every word, in the order of config.py, but those first whose name has all the words.
+
+    Raises UsageError with near names where there is none.
+    """
     known = _all_settings()
     found = [item for item in known if all(item.mentions(word) for word in words)]
+    found.sort(key=lambda item: not all(word.lower() in item.name for word in words))
     if not found:
         names = dict.fromkeys(word for item in known for word in (item.name, *re.split(r"[._]", item.name)))
         near = "".join(did_you_mean(word, names) for word in words)

@@ -18,7 +18,7 @@ from kws import shipped_files
 from kws.errors import UsageError, did_you_mean, unreadable
 
 _CHUNK_BYTES = 1 << 22
-_KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,9 +109,15 @@ class Sources:
         if self.found.left_out.counts["damaged"]:  # long recordings with label tracks
             return f"{path}: no recording there can be read ({self.found.left_out.faults()[0]})"
         example = self._survey(path).example
+        if path.is_dir() and example and "/" not in example:
+            above = f"; if {path} holds the recordings of one word, pack the folder above it"
+        else:
+            above = ""
         return (
             f"{path}: no audio in word folders there; wanted WORD/FILE.wav (or flac, opus, ogg, mp3), or "
-            "--names '{word}_{}' if the file names contain the word" + (f", such as {example}" if example else "")
+            "--names '{word}_{}' if the file names contain the word"
+            + (f", such as {example}" if example else "")
+            + above
         )
 
     # --- one source -------------------------------------------------------------------------------------------

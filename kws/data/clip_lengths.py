@@ -91,7 +91,9 @@ class ClipLengths:
         """The clip length, how many recordings are shorter or longer, and what happens with them."""
         parts = [
             f"{_share(self.shorter, self.clips)} shorter (zeros at their end)" if self.shorter else "none shorter",
-            f"{_share(self.longer, self.clips)} longer ({self.excerpt.part} of each)" if self.longer else "none longer",
+            f"{_share(self.longer, self.clips)} longer ({self.excerpt.part} of each; longest {self.longest_s:.3g} s)"
+            if self.longer
+            else "none longer",
         ]
         return f"clips of {self.seconds:g} s{self._from_auto()}: of {self.clips:,} recordings {', '.join(parts)}"
 
@@ -113,8 +115,9 @@ class ClipLengths:
         return lines or ([self.line()] if self.seconds != SHORTEST_AUTO_S else [])
 
     def lines(self) -> list[str]:
-        """`line`, and the notes that say more."""
-        return list(dict.fromkeys([self.line(), *self.notes()]))
+        """`line`, and the notes if they say more: that recordings could be used whole, or that clips are half empty."""
+        says_more = self._how_to_use_more() or 2 * self.half_empty > self.clips
+        return list(dict.fromkeys([self.line(), *(self.notes() if says_more else [])]))
 
     def _from_auto(self) -> str:
         return " (data.clip_seconds = auto)" if self.auto_s == self.seconds else ""
@@ -128,6 +131,8 @@ class ClipLengths:
 
 
 def _share(count: int, total: int) -> str:
-    """31 of 100 -> "31 %"; one decimal below 10 %."""
+    """31 of 100 -> "31 %"; one decimal below 10 %, and above 99 %, so that 100 % means all."""
     percent = 100.0 * count / max(1, total)
+    if count < total and percent > 99.0:
+        return "over 99.9 %" if percent > 99.9 else f"{percent:.1f} %"
     return "under 0.1 %" if percent < 0.1 else f"{percent:.1f} %" if percent < 10.0 else f"{percent:.0f} %"

@@ -148,6 +148,9 @@ def load(root: Path) -> Index:
 
 def _pack_arguments(root: Path) -> str:
     """Returns the arguments of `kws pack` to suggest: a folder with files in it may hold the recordings."""
+    corpora = sorted(path.parents[1] for path in root.glob("*/index/index.json"))
+    if corpora:
+        return f"SRC... {root / 'NEW'}, or use {corpora[0]}, which is one"
     has_files = root.is_dir() and any(root.iterdir())
     return f"{root} SHARDS, if these are recordings" if has_files else f"SRC... {root}"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +15,21 @@ from kws.packing.conditions import MEASURES, Conditions, Values
 from kws.packing.source_formats import SourceFormats
 
 _ALL = "all"
+_FORMATS_SHOWN, _WORDS_SHOWN = 6, 5
 
 
-def conditions_table(conditions: Conditions, words: Sequence[str], sources: SourceFormats) -> Table:
-    """A row for each word in each split, and one for each split: medians, and the most frequent source format."""
+def conditions_table(conditions: Conditions, words: Sequence[str]) -> Table:
+    """A row for each word in each split, and one for each split: medians."""
     columns = ("word", "split", "clips", "s", "level", "floor", "kHz", "clipped", "offset")
     table = Table(*columns, title="how clips were recorded")
+    table.columns[0].overflow = "fold"
     for column in table.columns[2:]:
         column.justify, column.no_wrap = "right", True
-    if sources:
-        table.add_column("source")
     last = None
     for word, split, values in _groups(conditions, words):
         if word != last and (last is None or word == _ALL):
             table.add_section()
-        row = [word if word != last else "", split, f"{len(values):,}", *_cells(values)]
-        table.add_row(*row, *([_source(sources, word, split)] if sources else []))
+        table.add_row(word if word != last else "", split, f"{len(values):,}", *_cells(values))
         last = word
     table.caption = (
         "medians; level: of the loud frames, floor: of the pauses, dB of full scale; kHz: where the spectrum is cut "
@@ -44,6 +44,29 @@ def sample_line(conditions: Conditions) -> str:
     if count == conditions.total:
         return f"all {count:,} clips were measured"
     return f"{count:,} of {conditions.total:,} clips were measured, a random sample of each word and split"
+
+
+def source_lines(sources: SourceFormats) -> list[str]:
+    """The formats of the source files: one line for each, with the words that have it where not all words do."""
+    kinds = collections.Counter[str]()
+    having: dict[str, set[str]] = {}
+    for (word, _), counts in sources.items():
+        kinds.update(counts)
+        for kind in counts:
+            having.setdefault(kind, set()).add(word)
+    all_words = {word for word, _ in sources}
+    lines = []
+    for kind, clips in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:_FORMATS_SHOWN]:
+        only = "" if having[kind] == all_words else f", of {_some(sorted(having[kind]))}"
+        lines.append(f"source files: {kind}: {clips:,} clips{only}")
+    others = len(kinds) - len(lines)
+    return lines + ([f"source files: {others} more formats (--json lists all)"] if others else [])
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first of the words, and how many others there are."""
+    others = len(words) - _WORDS_SHOWN
+    return ", ".join(words[:_WORDS_SHOWN]) + (f" and {others} more words" if others > 0 else "")
 
 
 def conditions_facts(
@@ -92,15 +115,3 @@ def _cells(values: Values) -> list[str]:
         shown("length_s", ".2f"), shown("level_db", ".0f"), shown("floor_db", ".0f"),
         shown("bandwidth_hz", ".1f", 1e-3), shown("clipped", ".1%"), shown("offset", "+.1%"),
     ]  # fmt: skip
-
-
-def _source(sources: SourceFormats, word: str, split: str) -> str:
-    """The most frequent format of the source files, and how many others there are."""
-    if word == _ALL:
-        return ""
-    counts: Mapping[str, int] = sources.get((word, split), {})
-    if not counts:
-        return "unknown"
-    best = max(sorted(counts), key=lambda kind: counts[kind])
-    others = len(counts) - 1
-    return best + (f", {others} more" if others else "")

@@ -36,23 +36,23 @@ def class_table(result: Row) -> Table:
 
     table = Table(title=Text(split_name(result)), header_style="bold")
     for index, name in enumerate(CLASS_COLUMNS):
-        table.add_column(name, justify="left" if index in (0, 5) else "right")
+        table.add_column(name, justify="left" if index in (0, 5) else "right", overflow="fold")
     for cells in class_cells(result):
         table.add_row(*map(Text, cells))  # Text, so that a word such as "[red]" is not read as markup
     return table
 
 
-def pair_table(result: Row) -> Table:
-    """The most confused pairs of words as a terminal table."""
+def pair_table(result: Row) -> Table | str:
+    """The most confused pairs of words as a terminal table; a line where no word was confused."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title="most confused", header_style="bold")
     for index, name in enumerate(PAIR_COLUMNS):
-        table.add_column(name, justify="left" if index < 2 else "right")
+        table.add_column(name, justify="left" if index < 2 else "right", overflow="fold")
     for cells in pair_cells(result):
         table.add_row(*map(Text, cells))
-    return table
+    return table if table.row_count else "no word was taken for another"
 
 
 def result_line(result: Row) -> str:

@@ -45,7 +45,7 @@ def test_optional_keys_have_defaults(tmp_path: Path) -> None:
         ('words = ["a"]', "'clips'"),
         (f'bytes = "3"\n{WHOLE}', "bytes = '3', wanted a whole number"),
         (f'allow_leaks = "no"\n{WHOLE}', "allow_leaks = 'no', wanted true or false"),
-        (f"url = 3\n{WHOLE}", "url = 3, wanted a text"),
+        (f"url = 3\n{WHOLE}", "url = 3, wanted a string"),
     ],
 )
 def test_an_invalid_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -59,6 +59,8 @@ def test_longer_recordings_are_counted_in_every_split_and_auto_is_offered(tones:
     (note,) = found.notes()
     for part in ("60 %", " 5 ", "3.3 s", "the loudest 1 s", "--set data.clip_seconds=auto would take 3.3"):
         assert part in note
+    nearly_all = ClipLengths.of(corpus(tones, [3.0] * 300 + [1.0]), Excerpt(16000))
+    assert "99.7 %" in nearly_all.notes()[0], "100 % means all"
     assert "the first 1 s" in ClipLengths.of(corpus(tones, [3.0]), Excerpt(16000, "start")).notes()[0]
 
 
@@ -71,3 +73,10 @@ def test_clips_that_are_mostly_zeros_are_noted(tones: Index) -> None:
 def test_longer_clips_than_a_second_are_always_said(tones: Index) -> None:
     (note,) = ClipLengths.of(corpus(tones, [2.0, 2.0]), Excerpt(32000)).notes()
     assert "clips of 2 s (data.clip_seconds = auto)" in note
+
+
+def test_the_same_is_not_said_twice(tones: Index) -> None:
+    few = ClipLengths.of(corpus(tones, [2.0] * 200 + [4.5]), Excerpt(32000))
+    (line,) = few.lines()
+    assert "longest 4.5 s" in line
+    assert len(ClipLengths.of(corpus(tones, [2.0]), Excerpt(16000)).lines()) == 2, "auto would use more"

@@ -44,7 +44,9 @@ def test_formats_are_counted_kept_when_a_corpus_grows_and_told(
     assert [of_word(corpus, word) for word in corpus.words] == [{flac: 12}, {PLAIN: 12}]
     assert sum(sum(counts.values()) for counts in source_formats.load(corpus).values()) == 24
     assert cli.main(["inspect", str(corpus.root), "--conditions"]) == 0
-    assert "'go' can be told by its source format" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "'go' can be told by its source format" in shown
+    assert f"{flac}: 12 clips, of go" in shown, "once, not in each row"
     mp3 = write(tmp_path / "b", "go", "mp3", 16_000, 1, seed=1)
     larger, _ = pack.pack([mp3], corpus.root, PackOptions(append=True))
     assert of_word(larger, "go") == {flac: 12, "16 kHz, 1 channel, MP3 MPEG_LAYER_III": 12}

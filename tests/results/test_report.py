@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kws.errors import UsageError
 from kws.metrics import summarise_confusion
-from kws.results.report import class_table, write_report
+from kws.results.report import class_table, pair_table, write_report
 from tests.results.made_runs import HOSTILE, fill, result_of, start, step
 
 
@@ -24,6 +24,10 @@ def shown(table: object) -> str:
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_an_evaluation_without_mistakes_has_no_empty_table() -> None:
+    assert isinstance(pair_table(summarise_confusion([[3, 0], [0, 2]], ["yes", "no"])), str)
 
 
 def test_words_in_the_class_table_are_not_markup() -> None:
