@@ -219,6 +219,24 @@ def _zip_files(path: Path) -> Iterator[SourceFile]:
             yield SourceFile(path, _zip_name(member), is_regular, _zip_opener(archive, member))
 
 
+def guessed_name(path: Path) -> str:
+    """The first name in a zip whose encoding is a guess: not ASCII, not UTF-8, and not said to be; "" for none."""
+    if not is_zip(path):
+        return ""
+    with _damage_named(f"{path}: damaged, or not an archive", path), zipfile.ZipFile(path) as archive:
+        return next((_zip_name(member) for member in archive.infolist() if _is_guessed(member)), "")
+
+
+def _is_guessed(member: zipfile.ZipInfo) -> bool:
+    if member.flag_bits & 0x800 or member.filename.isascii():
+        return False
+    try:
+        member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return True
+    return False
+
+
 def _zip_opener(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
     return lambda: archive.open(member)
 

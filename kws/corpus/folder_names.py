@@ -32,6 +32,10 @@ _SPEAKER = re.compile(
 )
 _IDENTIFIER = re.compile(r"0\d+|\d{3,}|(?=.*\d)[\w.-]*[^\W\d][\w.-]*|[0-9a-f]{8,}", re.IGNORECASE)
 """Numbers with a leading zero or three digits, letters with digits, long hexadecimal numbers."""
+_NUMBERED_NO_WORD = re.compile(
+    r"(spk|spkr|speaker|user|person|subject|subj|actor|participant|client|talker|fold|batch|session)[-_ .]?\d+",
+    re.IGNORECASE,
+)
 _MOST = 0.8
 
 
@@ -50,6 +54,11 @@ def is_container(name: str) -> bool:
     return name.lower() in _CONTAINERS
 
 
+def are_no_words(names: Collection[str]) -> bool:
+    """Whether all these names, such as Actor_01 or fold3, say that they are people or parts of a corpus."""
+    return len(names) > 1 and all(map(_NUMBERED_NO_WORD.fullmatch, names))
+
+
 def kind_of_level(names: Collection[str], speakers_share: float) -> Kind:
     """The kind of a level with these names. `speakers_share`: the share of its folders with the name of the speaker in
     the names of their files."""
@@ -64,6 +73,8 @@ def kind_of_level(names: Collection[str], speakers_share: float) -> Kind:
         return Kind.GROUPS
     if _share(names, lambda name: bool(_SPEAKER.fullmatch(name) or _IDENTIFIER.fullmatch(name))):
         return Kind.SPEAKERS
+    if len(names) > 1 and all(name.isdecimal() for name in names) and len(set(map(len, names))) == 1:
+        return Kind.SPEAKERS  # 01 to 60: of the same width, unlike numbers that are words
     return Kind.UNKNOWN
 
 

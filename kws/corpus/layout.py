@@ -18,7 +18,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kws.corpus.folder_names import Kind, is_container, kind_of_level
+from kws.corpus.folder_names import Kind, are_no_words, is_container, kind_of_level
 from kws.corpus.recording import NOISE_FOLDER
 from kws.corpus.split_names import split_called, split_in
 from kws.errors import UsageError
@@ -246,7 +246,7 @@ def _with_levels(where: str, layout: Layout, tails: Mapping[Folder, FolderCount]
     usual = {tail: count for tail, count in tails.items() if len(tail) == depth}
     word, speaker = _decide(where, layout, usual, depth)
     words = frozenset(tail[depth - 1 if word is None else word] for tail in usual)
-    notes = layout.notes + tuple(_depth_notes(where, files, depth))
+    notes = layout.notes + tuple(_depth_notes(where, files, depth)) + tuple(_speaker_notes(where, layout, usual, depth))
     return dataclasses.replace(layout, depth=depth, word_level=word, speaker_level=speaker, words=words, notes=notes)
 
 
@@ -259,6 +259,18 @@ def _depth_notes(where: str, files: Mapping[int, int], depth: int) -> Iterable[s
         )
 
 
+def _speaker_notes(where: str, layout: Layout, tails: Mapping[Folder, FolderCount], depth: int) -> Iterable[str]:
+    """A note where the only level of folders, which must be the words, looks like speakers: 01, 02, or p225, p226."""
+    names = {tail[0] for tail in tails}
+    if depth > 1 or len(names) < 2 or any(count.named for count in tails.values()):
+        return
+    if kind_of_level(names, 0.0) is Kind.SPEAKERS:
+        yield (
+            f"{where}: the folders {_some(names)} are read as the words, but look like speakers; if they are, and the "
+            f"file names contain the word: --names '{_pattern(layout, '{speaker}/{word}_{}')}'"
+        )
+
+
 def _decide(
     where: str, layout: Layout, tails: Mapping[Folder, FolderCount], depth: int
 ) -> tuple[int | None, int | None]:
@@ -268,6 +280,8 @@ def _decide(
     if depth == 1:
         if len(tails) == 1 and is_container(next(iter(tails))[0]):
             raise UsageError(_single_container(where, layout, next(iter(tails))))
+        if are_no_words(names[0]) or (len(tails) > 1 and _speakers_share(tails, 0) > 0.9):
+            raise UsageError(_only_speakers(where, layout, names[0]))
         return None, None
     kinds = {level: kind_of_level(names[level], _speakers_share(tails, level)) for level in range(depth)}
     word = _the_only(kinds, Kind.WORDS) or _the_only(kinds, Kind.UNKNOWN)
@@ -316,16 +330,29 @@ def _single_container(where: str, layout: Layout, tail: Folder) -> str:
     )
 
 
-def _ambiguous(where: str, layout: Layout, tails: Mapping[Folder, FolderCount], depth: int) -> str:
-    """Both readings, first and last level, with what to type for each."""
-    example = "/".join(next(iter(tails)))
+def _only_speakers(where: str, layout: Layout, names: Iterable[str]) -> str:
+    in_names, in_folders = _pattern(layout, "{speaker}/{word}_{}"), _pattern(layout, "{word}/{}")
+    return (
+        f"{where}: the folders {_some(names)} are hardly words; if the file names contain the word: --names "
+        f"'{in_names}', and if they are the words: --names '{in_folders}'"
+    )
+
+
+def _pattern(layout: Layout, rest: str) -> str:
+    """A pattern for paths below the source that ends in `rest`."""
     before = [*layout.prefix]
     if layout.split_level is not None:
         before.insert(layout.split_level, "{split}")
+    return "/".join([*before, rest])
+
+
+def _ambiguous(where: str, layout: Layout, tails: Mapping[Folder, FolderCount], depth: int) -> str:
+    """Both readings, first and last level, with what to type for each."""
+    example = "/".join(next(iter(tails)))
     between = ["{}"] * (depth - 2)
     readings = (["{speaker}", *between, "{word}", "{}"], ["{word}", *between, "{speaker}", "{}"])
     first, last = (_some({tail[level] for tail in tails}) for level in (0, depth - 1))
-    patterns = ["/".join([*before, *reading]) for reading in readings]
+    patterns = [_pattern(layout, "/".join(reading)) for reading in readings]
     return (
         f"{where}: {example}/: which folder is the word? If the words are {last}: --names '{patterns[0]}'; if they are "
         f"{first}: --names '{patterns[1]}'"

@@ -9,6 +9,7 @@ recording's own name, its label track or a table; `_background_noise_` holds noi
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -17,12 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 from kws.audio import formats
-from kws.corpus import layout, survey, table_reader
+from kws.corpus import archives, layout, survey, table_reader
 from kws.corpus.layout import Layout
-from kws.corpus.left_out import LeftOut
+from kws.corpus.left_out import LeftOut, printable
 from kws.corpus.name_pattern import NamePattern
 from kws.corpus.recording import NOISE_FOLDER, Recording, speaker_from_name, to_nfc
 from kws.corpus.source_reader import Findings, SourceReader
+from kws.corpus.split_names import split_in
 from kws.corpus.table_reader import TableReader
 from kws.corpus.tables import finding, unsupported
 from kws.corpus.tables.table import Table
@@ -89,14 +91,15 @@ class Sources:
     def __iter__(self) -> Iterator[Recording]:
         """Raises UsageError for a source without recordings, and for one that cannot be read."""
         for path in self.paths:
-            num_found = 0
+            num_found, before = 0, self.found.left_out.counts.copy()
             for recording in self._read_source(path):
                 num_found += 1
                 yield recording
             if not num_found:
-                raise UsageError(self._no_recordings(path))
+                raise UsageError(self._no_recordings(path, self.found.left_out.counts - before))
 
-    def _no_recordings(self, path: Path) -> str:
+    def _no_recordings(self, path: Path, left_out: collections.Counter[str]) -> str:
+        """Why a source has no recordings. left_out: the files in it, by kind."""
         if finding.is_table(path):
             return f"{path}: no clips in it; wanted a line for each clip below the header"
         if self._pattern:
@@ -108,13 +111,20 @@ class Sources:
             return f"{path}: no audio in word folders there, and {problem}"
         if self.found.left_out.counts["damaged"]:  # long recordings with label tracks
             return f"{path}: no recording there can be read ({self.found.left_out.faults()[0]})"
+        if inner := self._archives_instead(path):
+            return (
+                f"{path}: no audio in word folders in its archives ({_some(inner)}); unpack each into a folder with "
+                "the name of its word"
+            )
         example = self._survey(path).example
+        there = ", ".join(f"{count:,} {printable(kind)}" for kind, count in left_out.most_common(4))
+        found = f" (found {there})" if there else ""
         if path.is_dir() and example and "/" not in example:
             above = f"; if {path} holds the recordings of one word, pack the folder above it"
         else:
             above = ""
         return (
-            f"{path}: no audio in word folders there; wanted WORD/FILE.wav (or flac, opus, ogg, mp3), or "
+            f"{path}: no audio in word folders there{found}; wanted WORD/FILE.wav (or flac, opus, ogg, mp3), or "
             "--names '{word}_{}' if the file names contain the word"
             + (f", such as {example}" if example else "")
             + above
@@ -159,6 +169,11 @@ class Sources:
             with _way_out(path):
                 yield from self._read_tables(tables.tables, path if path.is_dir() else None)
             return
+        if path.is_file() and (example := archives.guessed_name(path)):
+            self.notes.append(
+                f"{path}: its names are not UTF-8 and are read as code page 437, such as {printable(example)!r}; if "
+                "that is wrong, unpack it and give its folder"
+            )
         inner = self._archives_instead(path)
         if inner:
             self.notes.append(f"{path}: recordings are read from the archives in it: {_some(inner)}")
@@ -204,7 +219,10 @@ class Sources:
             return Layout()
         found = self._understand(path)
         self.notes += found.notes
-        self.found.gives_splits |= bool(found.split_folders - found.unlabelled)
+        folders = found.split_folders - found.unlabelled
+        self.found.gives_splits |= bool(folders)
+        if len(self.paths) > 1:  # of a single source, the layout notes recordings in no split folder
+            self.found.names_training |= "train" in map(split_in, folders)
         return found
 
     def _understand(self, path: Path) -> Layout:
@@ -213,12 +231,18 @@ class Sources:
         if self._word_in_name:
             return layout.split_folders(surveyed.folders)
         try:
-            return layout.understand(str(path), surveyed.folders)
+            found = layout.understand(str(path), surveyed.folders)
         except UsageError as error:
             problem = self._tables(path).problem
             if surveyed.tables:
                 problem = f"{surveyed.tables[0]} in it may list the words: unpack the archive and give its folder"
             raise UsageError(f"{error}; {problem}" if problem else str(error)) from error
+        if len(found.words) == 1 and (unread := self._tables(path).unread):
+            raise UsageError(
+                f"{path}: all recordings are in {next(iter(found.words))}/, and {unread}; or go by the folders' names: "
+                f"--table {finding.NONE}"
+            )
+        return found
 
     def _has_long_names(self, path: Path) -> bool:
         """Whether the names of a source's recordings contain their folders because file names repeat."""

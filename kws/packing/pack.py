@@ -10,6 +10,7 @@ memory does not grow with the corpus. The index is moved last: until then there 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -272,12 +273,7 @@ class _Packing:
         report.num_skipped = self._corpus.found.left_out.num_faults
         report.notes += self._corpus.notes + self._corpus.found.left_out.notes()
         report.left_out = dict(self._corpus.found.left_out.counts)
-        for origin, name, first, is_equal in journal.duplicates():
-            if not is_equal:
-                raise UsageError(
-                    f"{origin}: {name} has the name of another recording, which is in {first}; rename one of them"
-                )
-            report.notes.append(f"{origin}: {name}: the same recording is in {first}, packed once")
+        self._note_duplicates()
         if not journal.words():
             paths = ", ".join(map(str, self._corpus.paths))
             example = next((f", such as {name}: {reason}" for _, name, reason in journal.faults()), "")
@@ -323,6 +319,22 @@ class _Packing:
             if clips:
                 self._report.notes.append(f"{len(clips):,} {what.format(examples)}")
 
+    def _note_duplicates(self) -> None:
+        """Notes recordings that came twice, with their number. Raises UsageError for different ones of one name."""
+        counts, examples = collections.Counter[tuple[str, str]](), dict[tuple[str, str], str]()
+        for origin, name, first, is_equal in self._journal.duplicates():
+            if not is_equal:
+                raise UsageError(
+                    f"{origin}: {name} has the name of another recording, which is in {first}; rename one of them"
+                )
+            counts[origin, first] += 1
+            examples.setdefault((origin, first), name)
+        for (origin, first), count in counts.items():
+            more = f" and {count - 1:,} more" if count > 1 else ""
+            self._report.notes.append(
+                f"{origin}: {examples[origin, first]}{more}: the same recording is in {first}, packed once"
+            )
+
     def _note_remarks(self) -> None:
         """Notes what was fixed or looks implausible, a line for each kind, and lists it recording by recording."""
         for remark, (count, names) in sorted(self._journal.remarks().items()):
@@ -348,6 +360,7 @@ class _Packing:
 
     def _note_splits(self, rule: splits.SplitRule) -> None:
         notes, found, options = self._report.notes, self._corpus.found, self._options
+        notes += split_notes.of_words(self._journal, self._base)
         if found.names_training:
             notes += split_notes.without_split(self._journal)
         if found.gives_splits and options.percents != (None, None):

@@ -3,9 +3,11 @@ are, and whether test may hold people of training."""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from kws import metrics
+from kws.corpus.recording import NOISE_FOLDER
 from kws.data.index import Index
 from kws.packing import splits
 from kws.packing.balance import NEEDED, Shares
@@ -20,6 +22,7 @@ _OFF_POINTS = 5.0
 _LARGE = 0.2
 """A speaker with more than this share of the clips is named as the reason."""
 _EXAMPLES = 3
+_MANY_WORDS = 10
 
 
 def of_packing(
@@ -79,6 +82,24 @@ def without_split(journal: Journal) -> Iterator[str]:
     """How many clips have no split beside others of a table or pattern, which have one each, train too."""
     if without := journal.count_without_given_split():
         yield f"no split is given for {without:,} clips: used for training"
+
+
+def of_words(journal: Journal, base: Index | None) -> Iterator[str]:
+    """That there is only one word, or that most words have one recording: the words were probably not understood."""
+    files = collections.Counter[str]()
+    for (word, split), count in journal.count_cells().items():
+        files[word] += count * (split != "noise")
+    words = [word for word, count in files.items() if count and word != NOISE_FOLDER]
+    single = sum(files[word] == 1 for word in words)
+    if base:
+        return
+    if len(words) == 1:
+        yield f"{words[0]!r} is the only word; a network needs two classes; if it is no word: --names (docs/data.md)"
+    elif len(words) >= _MANY_WORDS and single > len(words) / 2:
+        yield (
+            f"{single:,} of {len(words):,} words have a single recording, such as {min(words)!r}; if "
+            "these are no words: --names (docs/data.md)"
+        )
 
 
 def unknown_speakers(unknown: int, clips: int, by_hash: bool = False) -> str | None:

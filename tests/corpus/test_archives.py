@@ -95,6 +95,29 @@ def test_names_in_a_zip_without_the_mark_of_utf8_and_with_backslashes(tmp_path: 
     assert sorted(archives.member_names(tmp_path / "old.zip")) == sorted(CLIPS)
 
 
+class DosInfo(zipfile.ZipInfo):
+    """A name in code page 850, as Windows writes it, which is not said anywhere."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802  # the name in the library
+        return self.filename.encode("cp850"), self.flag_bits & ~0x800
+
+
+def test_names_in_a_zip_whose_encoding_is_guessed_are_noted(tmp_path: Path) -> None:
+    for name, folder in (("plain.zip", "gruen"), ("dos.zip", "grün")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(DosInfo(f"{folder}/1.wav"), codec.wav_bytes(tone(300, 800)))
+        corpus = Sources([tmp_path / name])
+        assert [recording.name for recording in corpus] == [f"{folder}/1.wav"]
+        assert any("437" in note for note in corpus.notes) == (name == "dos.zip")
+
+
+def test_archives_without_word_folders_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "yes.zip", "w") as archive:
+        archive.writestr("1.wav", codec.wav_bytes(tone(300, 800)))
+    with pytest.raises(UsageError, match=r"yes\.zip.*unpack"):
+        list(Sources([tmp_path]))
+
+
 def encrypted(path: Path) -> None:
     data = bytearray(zip_of(path).read_bytes())
     for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):

@@ -120,6 +120,24 @@ def test_recordings_without_word_folders_are_refused_with_patterns(folders: list
         assert NamePattern(pattern).parse(f"{folders[0]}/yes_1")
 
 
+@pytest.mark.parametrize("names", [("Actor_01", "Actor_02"), ("fold1", "fold2"), ("speaker 7", "Speaker 8")])
+def test_folders_that_say_they_are_no_words_are_refused_with_patterns(names: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match=names[0]) as refused:
+        layout_of(grid(["train", "test"], ["audio"], names))
+    patterns = re.findall(r"--names '([^']*)'", str(refused.value))
+    fields = [NamePattern(pattern).parse(f"train/audio/{names[0]}/yes_1") for pattern in patterns]
+    assert [found and found.word for found in fields] == ["yes", names[0]]
+
+
+def test_folders_of_speakers_whose_words_are_elsewhere_are_refused_or_noted() -> None:
+    with pytest.raises(UsageError, match="anna"):
+        understand("SRC", {(person,): FolderCount(3, 3, person) for person in PEOPLE})
+    assert any("speakers" in note for note in layout_of(grid(["data"], ["01", "02", "12"])).notes)
+    assert layout_of(["0", "1", "10"]).notes == layout_of(["word01", "word02"]).notes == ()
+    with pytest.raises(UsageError, match="which folder"):  # LibriSpeech: speaker and chapter
+        layout_of(grid(["84", "26"], ["121123", "122949"]))
+
+
 def test_a_folder_named_like_its_files_speaker_is_the_speaker() -> None:
     counts = {(person, word): FolderCount(3, 3, person) for person in PEOPLE for word in OWN_WORDS}
     assert understand("SRC", counts).word_level is None

@@ -32,6 +32,7 @@ ENDINGS = csv_table.ENDINGS | manifest.ENDINGS | {parquet.ENDING}
 _DEPTH = 4
 """Folders are searched so deep; not below a folder that holds a table."""
 _SHOWN = 6
+_JSON_LETTERS = 4096
 _RELEASE_SHARE = 0.9
 """Common Voice's train, dev and test are read where they list this share of what validated.tsv lists."""
 
@@ -39,11 +40,13 @@ _RELEASE_SHARE = 0.9
 @dataclasses.dataclass
 class Found:
     """The tables to read together. notes: which they are, and which others are not read and why. problem: why a file
-    that may be a table cannot be read; it matters where a source has no other recordings."""
+    that may be a table cannot be read; it matters where a source has no other recordings. unread: the same, if that
+    file certainly lists recordings."""
 
     tables: list[Table] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     problem: str = ""
+    unread: str = ""
 
 
 def is_table(path: Path) -> bool:
@@ -166,15 +169,18 @@ def _walk(place: Place) -> Iterator[tuple[str, list[str], list[str]]]:
 def _search(place: Place, found: Found) -> Iterator[Table]:
     """All tables of a place whose audio is there."""
     for folder, folders, files in _walk(place):
-        candidates = _candidates(place, folder, files)
+        candidates = list(_candidates(place, folder, files))
         tables = [table for path in candidates for table in _usable(place, path, found)]
         if tables:
             folders.clear()
         yield from tables
-        if not found.problem:
-            found.problem = _without_header(place, folder, files) or unsupported.describe(
-                posixpath.join(folder, name) for name in files
-            )
+        if not tables and not candidates:
+            problem, lists_recordings = _unread(place, folder, files)
+            if lists_recordings:
+                found.notes.append(f"{place.name}: {problem}; not read")
+                found.unread = found.unread or problem
+            found.problem = found.problem or problem
+        found.problem = found.problem or unsupported.describe(posixpath.join(folder, name) for name in files)
 
 
 def _candidates(place: Place, folder: str, files: Sequence[str]) -> Iterator[str]:
@@ -202,15 +208,49 @@ def _is_csv_table(place: Place, path: str) -> bool:
         return True
 
 
-def _without_header(place: Place, folder: str, files: Sequence[str]) -> str:
-    """What is wrong with a table whose first line is a recording; "" where there is none."""
+def _unread(place: Place, folder: str, files: Sequence[str]) -> tuple[str, bool]:
+    """Why the first file in a folder that may be a table is none, and whether it certainly lists recordings; ("",
+    False) where there is none."""
+    weak = ""
     for name in files:
-        if posixpath.splitext(name)[1].lower() not in csv_table.ENDINGS:
+        path, ending = posixpath.join(folder, name), posixpath.splitext(name)[1].lower()
+        if ending not in csv_table.ENDINGS | manifest.ENDINGS or name in common_voice.UNUSED:
             continue
-        first = text.head(place, posixpath.join(folder, name)).partition("\n")[0].strip()
-        if any(codec.is_audio(cell.strip(" \"'")) for cell in re.split(r"[,;\t|]", first)):
-            return f"{posixpath.join(folder, name)} has no header line: its first line is {first[:60]!r}; add path,word"
+        lines = text.head(place, path)
+        problem = _unread_csv(path, lines) if ending in csv_table.ENDINGS else _unread_json(path, lines)
+        if problem:
+            return problem, True
+        if ending in csv_table.ENDINGS and lines.strip():
+            weak = weak or f"{path}, whose first line is {_shown(lines)!r}, is no table that can be read: {_HEADER}"
+    return weak, False
+
+
+_HEADER = "wanted a first line with path and word"
+
+
+def _unread_csv(path: str, lines: str) -> str:
+    """What is wrong with a CSV file that lists recordings."""
+    first, second = (*lines.split("\n", 2), "", "")[:2]
+    if _names_audio(first):
+        return f"{path} has no header line: its first line is {_shown(first)!r}; add path,word"
+    if _names_audio(second):
+        return f"{path} lists recordings, but its columns {_shown(first)!r} are unknown; rename two to path and word"
     return ""
+
+
+def _unread_json(path: str, lines: str) -> str:
+    """What is wrong with a JSON file that names recordings."""
+    if any(codec.is_audio(value) for value in re.findall(r'"([^"\\]{1,255})"', lines[:_JSON_LETTERS])):
+        return f"{path} names recordings, but is no manifest: {manifest.WANTED}"
+    return ""
+
+
+def _names_audio(line: str) -> bool:
+    return any(codec.is_audio(cell.strip(" \"'\r")) for cell in re.split(r"[,;\t|]", line))
+
+
+def _shown(lines: str) -> str:
+    return lines.strip().partition("\n")[0].strip()[:60]
 
 
 def _usable(place: Place, path: str, found: Found) -> list[Table]:

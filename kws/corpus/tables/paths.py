@@ -20,6 +20,7 @@ _SUBFOLDERS = ("audio", "clips", "wavs", "wav", "audios", "recordings", "data")
 _ENDINGS = (".mp3", ".wav", ".flac", ".opus", ".ogg")
 _SAMPLE, _SCANNED = 64, 4096
 _PARENTS = 3
+_BARE, _BESIDE = 8, 256
 _WINDOWS = re.compile(r"^[A-Za-z]:/")
 
 
@@ -89,7 +90,7 @@ def _best(place: Place, table_folder: str, sample: Sequence[str]) -> PathRule | 
 def _rules(place: Place, table_folder: str, sample: Sequence[str]) -> Iterator[PathRule]:
     """From paths as they are written to paths of which only the file's name is used."""
     is_windows = all("/" not in path for path in sample) and any("\\" in path for path in sample)
-    folders = list(_folders(place, table_folder))
+    folders = [*_folders(place, table_folder), *_the_only_folder(place, table_folder, sample)]
     endings = ("", *(f"+{ending}" for ending in _ENDINGS), *_ENDINGS)
     depth = max(len(_parts(path.replace("\\", "/") if is_windows else path)) for path in sample)
     for parts in (0, *range(min(depth - 1, 8), 0, -1)):
@@ -116,6 +117,22 @@ def _folders(place: Place, table_folder: str) -> Iterator[str]:
             if here != "/":
                 yield here
         yield os.getcwd()  # noqa: PTH109
+
+
+def _the_only_folder(place: Place, table_folder: str, sample: Sequence[str]) -> list[str]:
+    """The folder beside the table that has the files, where a path is a mere name; none where several have some, as
+    they may have equal names."""
+    bare = [path for path in sample[:_BARE] if "/" not in path and "\\" not in path]
+    if not bare:
+        return []
+    beside = [posixpath.join(table_folder, name) for name in place.list(table_folder)[0][:_BESIDE]]
+    endings = ("", *_ENDINGS)
+    holding = [
+        folder
+        for folder in beside
+        if any(place.is_file(posixpath.join(folder, path + ending)) for path in bare for ending in endings)
+    ]
+    return holding if len(holding) == 1 else []
 
 
 def _parts(path: str) -> list[str]:

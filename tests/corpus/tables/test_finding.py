@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kws.corpus.source import Sources
 from kws.corpus.tables import unsupported
 from kws.errors import UsageError
 from tests.corpus.tables.tables_of_tests import Read, write_audio, write_json_lines, write_lines
@@ -99,3 +100,24 @@ def test_other_formats_are_named_with_what_to_do(tmp_path: Path, name: str, kind
 
 def test_ordinary_files_are_no_other_format() -> None:
     assert not unsupported.describe(["1.wav", "README.md", "yes/2.flac", "validation_list.txt", "LICENSE"])
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("list.csv", ["wavs/1.wav,yes", "wavs/2.wav,no"]),
+        ("liste.csv", ["Datei;Wort", "wavs/1.wav;yes"]),
+        ("labels.json", ['{"wavs/1.wav": "yes",', '"wavs/2.wav": "no"}']),
+    ],
+)
+def test_files_that_list_recordings_in_an_unknown_form_are_noted_and_decide_against_one_folder(
+    folder: Path, name: str, lines: list[str]
+) -> None:
+    found = Read(write_lines(folder / name, *lines).parent)
+    assert found.tables == []
+    assert name in found.notes
+    write_audio(folder / "other", "a/1.wav", "a/2.wav")
+    write_lines(folder / "other" / name, *lines)
+    with pytest.raises(UsageError, match=f"all recordings.*{name}"):
+        list(Sources([folder / "other"]))
+    assert len(list(Sources([folder / "other"], tables=["none"]))) == 2

@@ -57,3 +57,11 @@ def test_the_longest_common_ends_of_paths_are_used(tmp_path: Path) -> None:
     rows = ["/data/x/anna/1.wav,yes", "/other/bert/1.wav,no"]
     found = Read(write_lines(tmp_path / "clips.csv", "path,word", *rows))
     assert sorted(clip.path for clip in found.clips) == ["anna/1.wav", "bert/1.wav"]
+
+
+def test_mere_names_are_found_in_the_only_folder_that_has_them(tmp_path: Path) -> None:
+    write_audio(tmp_path, "audio_train/1.wav", "audio_train/2.wav", "audio_test/3.wav")
+    table = write_lines(tmp_path / "train.csv", "fname,label", "1.wav,yes", "2.wav,no")
+    assert Read(table).names == ["no/2.wav", "yes/1.wav"]
+    write_audio(tmp_path, "audio_test/1.wav")  # equal names in another folder: which is meant is not known
+    assert Read(tmp_path).tables == []
