@@ -71,7 +71,7 @@ def test_a_folder_that_only_holds_archives_is_read_like_them(tmp_path: Path) -> 
     assert contents(tmp_path / "downloads") == contents(folder_of(tmp_path / "folder"))
     corpus = Sources([tmp_path / "downloads"])
     list(corpus)
-    assert any("read words.zip" in note for note in corpus.notes)
+    assert any("words.zip" in note for note in corpus.notes)
 
 
 def test_an_archive_beside_recordings_is_left_out_and_counted(tmp_path: Path) -> None:
