@@ -85,6 +85,7 @@ def fetch(arguments: argparse.Namespace) -> int:
         corpus, report = _pack([archive], out, options, _processes(None))
     if fetch.is_unfinished(out):
         _measure_features(corpus)
+    report.notes.extend(_clip_notes(corpus))
     code = _show_packed(corpus, report, wanted, arguments.json)
     if code == OK:
         fetch.finish(wanted, out, arguments.keep)

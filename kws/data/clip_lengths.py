@@ -82,6 +82,11 @@ class ClipLengths:
                 half_empty += int(np.count_nonzero(samples < excerpt.samples // 2))
         return cls(excerpt, auto_seconds(index), clips, longer, shorter, half_empty, longest / SAMPLE_RATE_HZ)
 
+    def facts(self) -> dict[str, float]:
+        """Numbers of recordings and seconds, for programs."""
+        facts = dataclasses.asdict(self)
+        return {"clip_seconds": self.seconds, **{name: facts[name] for name in facts if name != "excerpt"}}
+
     @property
     def seconds(self) -> float:
         """Length of a clip."""

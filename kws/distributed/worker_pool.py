@@ -24,6 +24,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_LOST = (
+    "a worker process was killed or crashed, probably because memory is short (dmesg | grep -i oom, or the memory "
+    "limit of the container or job)"
+)
+
+
 class WorkerLostError(RuntimeError):
     """A worker process ended unexpectedly, for example because it was killed."""
 
@@ -65,7 +71,7 @@ class Workers:
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise WorkerLostError("a worker process ended unexpectedly; was it killed, or is memory short?") from error
+            raise WorkerLostError(_LOST) from error
 
 
 def _start_worker(parent: int) -> None:

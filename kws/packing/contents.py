@@ -22,7 +22,8 @@ _BATCH, _BATCHES, _MIN_BATCHES = 64, 512, 8
 
 def corpus_facts(index: Index) -> dict[str, Any]:
     """Of each split: clips, seconds, known speakers, clips by unknown ones, shards, imbalance, quality of the shuffle;
-    of each word: clips by split; notes on the splits."""
+    of each word: clips by split; how many recordings are longer or shorter than the clips of a run with the default
+    settings; notes on the splits."""
     return {
         "content_id": index.content_id,
         "splits": {name: _split_facts(index, split) for name, split in index.splits.items()},
@@ -30,6 +31,7 @@ def corpus_facts(index: Index) -> dict[str, Any]:
             word: {name: int(counts[number]) for name, counts in _counts(index).items()}
             for number, word in enumerate(index.words)
         },
+        "clip_lengths": ClipLengths.of(index, auto_excerpt(index)).facts(),
         "notes": split_notes(index),
     }
 

@@ -31,7 +31,7 @@ from kws.data import index as index_file
 from kws.data.index import SPLITS, Column, Index, Shard, Split
 from kws.data.shard_fetch import ShardSource
 from kws.errors import UsageError, cannot_write
-from kws.packing import scan
+from kws.packing import scan, source_formats
 from kws.transport import ResumingReader, RetryPolicy
 
 WORD_FILES = ("words.txt", "classes.txt", "classnames.txt", "class_names.txt", "labels.txt")
@@ -73,7 +73,10 @@ def index_shards(
             is_noise = _split_from_name(name) == "noise"
             collector.add(name, scan.scan_shard(file, source.shown(name), collector.words, is_noise))
         done(number + 1, len(shards))
-    return _write(collector, source, folder), collector.report
+    index = _write(collector, source, folder)
+    if _is_local(base):
+        source_formats.save_sum_of_parts(index, Path(base))
+    return index, collector.report
 
 
 def shards_of(index: Index) -> scan.ShardAccess:

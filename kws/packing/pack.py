@@ -122,7 +122,8 @@ def pack(
         with Workers(processes) as workers:
             return _Packing(corpus, out, options, journal, base, workers, progress).run()
     except WorkerLostError as error:
-        raise _unfinished(f"{out}: {error}; nothing was packed", journal) from error
+        fewer = f"use fewer --processes than {processes}, or end other programs"
+        raise _unfinished(f"{out}: {error}; nothing was packed; {fewer}", journal) from error
     except (OSError, sqlite3.Error) as error:
         raise _unfinished(cannot_write(_written(error, out), error, "nothing was packed"), journal) from error
     except MemoryError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kws import files
+from kws.data import index as index_file
 from kws.data.index import Index
 
 NAME = "sources.json"
@@ -39,6 +40,26 @@ def added(one: SourceFormats, other: SourceFormats) -> dict[tuple[str, str], dic
         for kind, clips in counts.items():
             there[kind] = there.get(kind, 0) + clips
     return joined
+
+
+def save_sum_of_parts(index: Index, folder: Path) -> None:
+    """Adds up what the parts in `folder` (kws pack --part) say, for the index of their shards together. Writes nothing
+    where they do not say it of every clip."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for path in sorted(folder.glob(f"*/{NAME}")):
+        if (path.parent / "index" / "index.json").exists():
+            found = added(found, load(index_file.load(path.parent)))
+    clips = {cell: sum(counts.values()) for cell, counts in found.items()}
+    if found and clips == _clips_of_cells(index):
+        save(index.root, index.content_id, found)
+
+
+def _clips_of_cells(index: Index) -> dict[tuple[str, str], int]:
+    return {
+        (word, name): int(clips)
+        for name, split in index.splits.items() if name != "noise"
+        for word, clips in zip(index.words, split.cells.sum(axis=0), strict=True) if clips
+    }  # fmt: skip
 
 
 def save(folder: Path, content_id: str, formats: SourceFormats) -> None:

@@ -62,6 +62,15 @@ def test_longer_recordings_are_counted_in_every_split_and_auto_is_offered(tones:
     nearly_all = ClipLengths.of(corpus(tones, [3.0] * 300 + [1.0]), Excerpt(16000))
     assert "99.7 %" in nearly_all.notes()[0], "100 % means all"
     assert "the first 1 s" in ClipLengths.of(corpus(tones, [3.0]), Excerpt(16000, "start")).notes()[0]
+    assert found.facts() | {"auto_s": 0} == {
+        "clip_seconds": 1.0,
+        "auto_s": 0,
+        "clips": 5,
+        "longer": 3,
+        "shorter": 1,
+        "half_empty": 0,
+        "longest_s": 3.3,
+    }
 
 
 def test_clips_that_are_mostly_zeros_are_noted(tones: Index) -> None:

@@ -53,5 +53,5 @@ def test_an_error_in_a_worker_is_raised(processes: int) -> None:
 
 
 def test_a_killed_worker_is_an_error() -> None:
-    with Workers(2) as workers, pytest.raises(WorkerLostError):
+    with Workers(2) as workers, pytest.raises(WorkerLostError, match="memory"):
         list(workers.map(kill_itself, range(3)))

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from kws import cli
-from kws.packing import pack, source_formats
+from kws.packing import external_index, pack, source_formats
 from kws.packing.pack import PackOptions
 
 PLAIN = "16 kHz, 1 channel, WAV PCM_16"
@@ -51,6 +51,20 @@ def test_formats_are_counted_kept_when_a_corpus_grows_and_told(
     larger, _ = pack.pack([mp3], corpus.root, PackOptions(append=True))
     assert of_word(larger, "go") == {flac: 12, "16 kHz, 1 channel, MP3 MPEG_LAYER_III": 12}
     assert source_formats.load(corpus) == {}, "the file is the larger corpus's now"
+
+
+def test_the_index_of_parts_adds_up_what_each_of_them_says(tmp_path: Path) -> None:
+    source, out = write(write(tmp_path / "a", "yes"), "go", "flac", 44_100, 2), tmp_path / "out"
+    parts = [
+        pack.pack([source], out / f"part-{number}-of-2", PackOptions(part=(number, 2)))[0].root for number in (1, 2)
+    ]
+    corpus, _ = external_index.index_shards(str(out))
+    assert of_word(corpus, "go") == {"44.1 kHz, 2 channels, FLAC PCM_16": 12}
+    assert of_word(corpus, "yes") == {PLAIN: 12}
+    (corpus.root / source_formats.NAME).unlink()
+    (parts[0] / source_formats.NAME).unlink()
+    corpus, _ = external_index.index_shards(str(out))
+    assert source_formats.load(corpus) == {}, "nothing rather than a part"
 
 
 def test_a_corpus_without_the_file_or_with_a_damaged_one_is_inspected(tmp_path: Path) -> None:
