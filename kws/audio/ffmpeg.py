@@ -108,6 +108,8 @@ def _run(command: Sequence[str], num_bytes: int, out: IO[bytes] | None = None) -
         raise UsageError(f"ffmpeg was ended by {name} (out of memory?); run the same command again")
     if done.returncode and "No space left" in done.stderr.decode(errors="replace"):
         raise _no_space("No space left on device")
+    if done.returncode and "matches no streams" in reported:
+        raise FfmpegError("ffmpeg: no sound in it, perhaps only pictures")
     if done.returncode:
         reason = (lines[-1] if lines else "").replace(command[command.index("-i") + 1], "the file")
         raise FfmpegError(f"ffmpeg: {reported or reason or f'exit code {done.returncode}'}")

@@ -34,6 +34,7 @@ from kws.errors import UsageError, cannot_write
 from kws.packing import scan, source_formats
 from kws.transport import ResumingReader, RetryPolicy
 
+_MANY_WORDS = 10
 WORD_FILES = ("words.txt", "classes.txt", "classnames.txt", "class_names.txt", "labels.txt")
 """Files beside the shards that list the words, one a line, in the order of numeric labels."""
 RETRY_POLICY = RetryPolicy(timeout_s=20.0, delays_s=(1.0, 2.0, 4.0, 8.0))
@@ -256,6 +257,9 @@ class _Collector:
         for reading in readings:
             self._check_word(where, "/".join((*reading.others, reading.word)), reading.word)
         words = list(self.words) or sorted({reading.word for reading in readings} - {NOISE_FOLDER})
+        num_clips = sum(len(scanned.table) for scanned in self._scanned)
+        if len(words) >= _MANY_WORDS and 2 * len(words) > num_clips:
+            self.report.notes.append(f"{num_clips:,} clips have {len(words):,} words, such as {words[0]!r}: sentences?")
         old_speakers = list(self._speaker_ids)
         speakers = sorted({*old_speakers, *(reading.speaker for reading in readings if reading.speaker)})
         for scanned in self._scanned:

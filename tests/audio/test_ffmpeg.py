@@ -125,3 +125,10 @@ def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ffmpeg_module.program.cache_clear()
     yield
     ffmpeg_module.program.cache_clear()
+
+
+def test_a_video_without_sound_is_said_to_have_none(ffmpeg: str, tmp_path: Path) -> None:
+    source = ["-f", "lavfi", "-i", "color=black:s=32x32:r=5:d=0.4"]
+    subprocess.run([ffmpeg, "-v", "error", *source, str(tmp_path / "a.mp4")], check=True)
+    with pytest.raises(codec.AudioError, match="no sound"):
+        codec.decode_with_remarks((tmp_path / "a.mp4").read_bytes())

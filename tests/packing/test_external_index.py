@@ -480,3 +480,11 @@ def test_folders_in_keys_that_may_be_read_in_two_ways_are_refused(tmp_path: Path
     corpus, _ = external_index.index_shards(str(tmp_path), names="{speaker}/{word}/{}")
     assert corpus.words == ("lampe", "licht")
     assert set(corpus.speakers) >= {b"anna", b"bert"}
+
+
+def test_transcripts_that_are_sentences_are_noted(tmp_path: Path) -> None:
+    members = [(f"{number}.{kind}", data) for number in range(12)
+               for kind, data in (("wav", wav(number)), ("txt", f"he said yes {number} times".encode()))]  # fmt: skip
+    shard(tmp_path / "a.tar", members)
+    _, report = external_index.index_shards(str(tmp_path))
+    assert any("12 words" in note for note in report.notes)
