@@ -136,7 +136,8 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "classes": f"{len(classes)}: {' '.join(classes)}",
         "network": f"{found['network']}, {found['parameters']:,} parameters",
         "input": " x ".join(map(str, found["input"])) + " (channels x bands x frames)",
-        "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: {found['steps']:,}",
+        "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: "
+        + "; ".join([f"{found['steps']:,}", *found["step_notes"]]),
         "step": f"{found['global_batch']} clips: {_several(found['slots'], 'slot')} of {found['micro_batch']}",
         "processes": f"{found['world_size']} now, {found['device']}, {_several(found['threads'], 'thread')} each; "
         f"possible: {', '.join(map(str, found['world_sizes']))}",

@@ -215,7 +215,7 @@ def _ranks(ranks: object) -> str:
 
 
 def _environment(run: Row) -> str:
-    shown = {"network", "parameters", "ranks", "clip_notes"}  # shown elsewhere on the page
+    shown = {"network", "parameters", "ranks", "clip_notes", "step_notes"}  # shown elsewhere on the page
     rows = [
         (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))
         for key, whole in run.items()

@@ -78,6 +78,7 @@ def test_a_new_run_would_start_and_its_folder_is_not_created(check: Check, tmp_p
     assert not (tmp_path / "run").exists()
     assert (found["network"], found["slots"], found["world_sizes"]) == ("tc_resnet8", 4, [1, 2, 4])
     assert found["steps"] == found["steps_per_epoch"]
+    assert "train.epochs" in found["step_notes"][0]
 
 
 def test_an_old_name_in_the_settings_is_noted(check: Check) -> None:
