@@ -17,6 +17,7 @@ import torch
 
 from kws.audio import codec
 from kws.data import index
+from kws.machine import usable_cores
 from kws.packing import pack
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,11 @@ def pytest_configure() -> None:
     another: a network of tests/models took 13 s instead of 1.4. Commands that tests start set their own number."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: Slurm, a browser and ranks that wait for one another leave cores idle."""
+    return usable_cores() + 1
 
 
 def require(kind: str, available: bool, why: str) -> None:

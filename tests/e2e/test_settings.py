@@ -46,6 +46,7 @@ def test_lower_precision_learns_and_keeps_float32_weights(tones: Index, tmp_path
     assert bool(Checkpoints(run).find("last").optimizer()["scaler"]) == (precision == "fp16")
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_the_averaged_weights_of_another(tones: Index, tmp_path: Path) -> None:
     first = train(tones, tmp_path / "first", "train.epochs=2", "train.ema=0.9")
     average = load_file(Checkpoints(first).find("best_accuracy").path / "ema.safetensors")

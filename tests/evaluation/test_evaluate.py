@@ -147,6 +147,7 @@ def runs(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / name for name in names]
 
 
+@pytest.mark.slow
 def test_several_runs_are_evaluated_one_after_the_other(
     runs: list[Path], tones: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ def updates_to_learn(model: nn.Module, x: Tensor, y: Tensor, lr: float, most: in
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.heavy) for name in RECIPES]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in QUICK else pytest.mark.heavy) for name in RECIPES]
 )
 def test_it_overfits_32_real_clips(name: str, clips: tuple[Tensor, Tensor]) -> None:
     x, y = clips

@@ -53,6 +53,7 @@ def num_shards(run: Path) -> int:
     return len(list(Checkpoints(run).find("last").optimizer_shards.glob("*_optim_states.pt")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launch_file", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_stage_1_has_the_losses_and_weights_of_ddp(
     pair: Path, train: Run, config: Path, kws_here: Callable[..., int], capsys: pytest.CaptureFixture[str],

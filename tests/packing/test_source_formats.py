@@ -53,6 +53,7 @@ def test_formats_are_counted_kept_when_a_corpus_grows_and_told(
     assert source_formats.load(corpus) == {}, "the file is the larger corpus's now"
 
 
+@pytest.mark.slow
 def test_the_index_of_parts_adds_up_what_each_of_them_says(tmp_path: Path) -> None:
     source, out = write(write(tmp_path / "a", "yes"), "go", "flac", 44_100, 2), tmp_path / "out"
     parts = [

@@ -111,7 +111,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("attempts", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attempts", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_wandb_gets_the_same_points_and_a_resumed_run_continues_its_run(
     tmp_path: Path, wandb_run: Callable[..., subprocess.CompletedProcess[str]], attempts: int
 ) -> None:

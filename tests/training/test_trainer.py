@@ -86,7 +86,9 @@ def steps_per_epoch(corpus: Index) -> int:
 @pytest.mark.parametrize(
     "place",
     [
-        pytest.param("first step", marks=pytest.mark.slow), "last step of an epoch", "in the second epoch",
+        pytest.param("first step", marks=pytest.mark.slow),
+        pytest.param("last step of an epoch", marks=pytest.mark.slow),
+        "in the second epoch",
         pytest.param("very last step", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
