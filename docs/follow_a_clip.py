@@ -39,7 +39,8 @@ def follow(run: Path, draw: int) -> None:
     values = ", ".join(f"{column} {split.values(column, clip)}" for column in columns)
     print(f"index row   train/{clip}: {values}; key {reader.name(clip)}")
 
-    batch = SlotReader(reader, training_set.task.class_of, training_set.read_samples).batch(slot)
+    slot_reader = SlotReader(reader, training_set.task.class_of, training_set.excerpt, training_set.read_samples)
+    batch = slot_reader.batch(slot)
     print(f"batch       int16 {tuple(batch.wave.shape)}; row {row}: length {batch.lengths[row]}, "
           f"label {batch.labels[row]}, samples from 8000 on {batch.wave[row, 8000:8005].tolist()}")  # fmt: skip
 

@@ -201,7 +201,7 @@ def test_a_closed_pipe_is_not_a_failure(more: list[str], tones: index.Index) -> 
 
 
 @pytest.mark.slow
-def test_a_training_with_a_closed_pipe_fails_and_records_why(tones: index.Index, tmp_path: Path) -> None:
+def test_a_training_whose_pipe_has_no_reader_goes_on_and_says_so(tones: index.Index, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     settings = [f"data.shards={tones.root}", "data.workers=0", "train.device=cpu", "train.processes=0"]
@@ -209,10 +209,10 @@ def test_a_training_with_a_closed_pipe_fails_and_records_why(tones: index.Index,
     command = [sys.executable, "-m", "kws", "train", str(QUICK), "--run", str(tmp_path / "run"), *changes]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.returncode == 0
+    assert done.stderr.count(b"stdout") == 1
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["state"], status["code"]) == ("failed", 1)
-    assert "stdout" in status["why"]
+    assert (status["state"], status["code"]) == ("finished", 0)
 
 
 @pytest.mark.parametrize("part", ["9/8", "0/8", "3", "a/b", "/"])
