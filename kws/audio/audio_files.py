@@ -122,7 +122,7 @@ def _audio_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_audio(path: Path) -> bool:
-    """Whether the name or, where it does not tell, the first bytes say that the file holds sound."""
+    """Whether the file holds sound, by its name or, where the name does not decide, by its first bytes."""
     kind = formats.name_kind(path.name)
     if kind != "maybe":
         return kind == "audio" and not path.name.startswith("._")  # macOS's metadata beside a file

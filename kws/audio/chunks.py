@@ -2,8 +2,9 @@
 
     bytes -> chunks, as far as their sizes lead -> the chunk with the samples -> its true size -> a Sound
 
-A file that was cut off is told from one whose header states a wrong size: libsndfile reads what is there of both. Sizes
-are wrong where a recorder counted its header too, or was switched off before it wrote them (0, or a placeholder).
+A truncated file is distinguished from one whose header states a wrong size, since libsndfile reads what is left of
+both. Sizes are wrong where a recorder counted its header too, or was switched off before it wrote them (0, or a
+placeholder).
 """
 
 from __future__ import annotations

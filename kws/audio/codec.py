@@ -251,7 +251,7 @@ _PLAIN = _source(SAMPLE_RATE_HZ, 1, "WAV PCM_16")
 
 
 def _scale(sound: soundfile.SoundFile, samples: npt.NDArray[np.float32]) -> float:
-    """What the float samples of a file have to be divided by: told by all of it, also where a part was read."""
+    """The divisor of a file's float samples. The whole file decides it, also where only a part was read."""
     peak = float(np.abs(samples).max(initial=0.0))
     if not peak > 1.0 and len(samples) == sound.frames:
         return 1.0

@@ -1,6 +1,6 @@
 """Audio that libsndfile does not read (m4a, aac, webm, amr, wma, ...), through ffmpeg where it is installed.
 
-    a file -> ffmpeg, told the format that the first bytes show -> float WAV through a pipe -> samples, sample rate
+    a file -> ffmpeg, with the format of the first bytes given -> float WAV through a pipe -> samples, sample rate
 
 ffmpeg gets no shell, no input but the one file, and no protocols but files and pipes: recordings come from strangers.
 """
@@ -36,7 +36,7 @@ _HEADER_BYTES = 4096
 
 
 _CUT_OFF = re.compile("prematurely|truncat|exhausted|incomplete|too small|end of file|EOF", re.IGNORECASE)
-"""What ffmpeg reports of a file that was cut off, before it goes on with what is left."""
+"""What ffmpeg reports of a truncated file, before it continues with what is left."""
 
 
 class FfmpegError(ValueError):

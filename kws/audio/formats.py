@@ -119,7 +119,7 @@ def ending(name: str) -> str:
 
 
 def name_kind(name: str) -> NameKind:
-    """What the ending of a file's name says: "audio", "other" (never sound), or "maybe" (the first bytes tell)."""
+    """The kind of a file by its extension: "audio", "other" (never sound), or "maybe" (the first bytes decide)."""
     kind = ending(name)
     if kind in _SOUNDFILE_ENDINGS or kind in _FFMPEG_ENDINGS:
         return "audio"

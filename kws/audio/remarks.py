@@ -38,7 +38,7 @@ _OFFSET = 0.1
 _CANCELLED = 0.01
 """Share of the channels' energy that is left in their average, below which they cancel out (-20 dB)."""
 _BEYOND, _MANY = 1.05, 0.001
-"""Clipping of more than this share of samples, beyond this value, is told."""
+"""Clipping of more than this share of samples, beyond this value, is reported."""
 Samples = npt.NDArray[np.float32]
 
 

@@ -36,7 +36,7 @@ class AllowedFaults:
         return OK if faults <= limit else FAILED
 
     def line(self, faults: int, packed: int) -> str:
-        """What is said below the faults."""
+        """The lines printed below the faults."""
         if self.exit_code(faults, packed) == OK:
             return f"{faults} left out, which --allow-faults allows: exit code 0"
         return f"{faults} left out: exit code 1; --allow-faults {faults} ends with 0 for as many"

@@ -179,7 +179,7 @@ def _add_inspect(commands: Any) -> None:
     inspect.add_argument(
         "--conditions", action="store_true",
         help="show how the clips were recorded (level, noise floor, bandwidth, source format ...) by word and split, "
-        "and warn of words that can be told by it",
+        "and warn of words that can be recognised by it",
     )  # fmt: skip
     inspect.add_argument("--out", type=path, metavar="PNG", help="with --clip: file for the picture (default NAME.png)")
     inspect.add_argument("--draws", type=int, default=4, help="with --clip: number of augmented variants (default 4)")

@@ -322,7 +322,7 @@ def _inspect_conditions(arguments: argparse.Namespace, corpus: Index) -> int:
     for leak in leaks:
         print(f"warning: {leak}")
     if not leaks:
-        print("no word can be told by one of these conditions alone")
+        print("no word can be recognised by one of these conditions alone")
     return OK
 
 

@@ -1,7 +1,7 @@
 """stdout and stderr as a shell or a scheduler may leave them: closed, full, without a reader, in another encoding.
 
 kws ... >&-  2>&-        descriptors 0, 1, 2 are opened on /dev/null, so that no file of ours gets their numbers
-kws train ... | head     the reader ends: training goes on, without output; other commands end
+kws train ... | head     the reader ends: training continues without output; other commands end
 > /dev/full              the error names stdout
 LC_ALL=C, latin-1        kws starts again in Python's UTF-8 mode: file names and files are UTF-8 everywhere
 """

@@ -220,7 +220,7 @@ def _zip_files(path: Path) -> Iterator[SourceFile]:
 
 
 def guessed_name(path: Path) -> str:
-    """The first name in a zip whose encoding is a guess: not ASCII, not UTF-8, and not said to be; "" for none."""
+    """The first name in a zip whose encoding is a guess: not ASCII, not UTF-8, and not marked as UTF-8; "" for none."""
     if not is_zip(path):
         return ""
     with _damage_named(f"{path}: damaged, or not an archive", path), zipfile.ZipFile(path) as archive:

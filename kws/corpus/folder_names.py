@@ -55,7 +55,7 @@ def is_container(name: str) -> bool:
 
 
 def are_no_words(names: Collection[str]) -> bool:
-    """Whether all these names, such as Actor_01 or fold3, say that they are people or parts of a corpus."""
+    """Whether all these names, such as Actor_01 or fold3, are the names of people or of parts of a corpus."""
     return len(names) > 1 and all(map(_NUMBERED_NO_WORD.fullmatch, names))
 
 

@@ -38,8 +38,8 @@ class FolderCount:
 
 
 class Reading(NamedTuple):
-    """What a folder says about the recordings in it; "" for what it does not say. `others`: the folders of a long name
-    without the word's; a split folder is the first of them."""
+    """What the names of a folder mean for its recordings; "" where they mean nothing. `others`: the folders of a long
+    name without the word's; a split folder is the first of them."""
 
     word: str
     speaker: str = ""

@@ -94,7 +94,7 @@ class TrainingSet:
         }
 
     def _step_notes(self) -> list[str]:
-        """Says so where a run has too few steps for the running statistics of batch norm to follow the weights."""
+        """A note where a run has too few steps for the running statistics of batch norm to follow the weights."""
         if self.total_steps >= _FEW_STEPS:
             return []
         return [

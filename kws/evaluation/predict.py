@@ -43,7 +43,7 @@ class Prediction:
     start_s: float
     """Where the clip starts in the recording, in seconds."""
     note: str | None
-    """Says so where the recording is longer than a clip, and the remarks of its decoding."""
+    """Notes: that the recording is longer than a clip, and the remarks of its decoding."""
 
     @property
     def right(self) -> bool | None:
@@ -51,7 +51,7 @@ class Prediction:
         return None if self.truth is None else self.truth == self.words[0][0]
 
 
-class _Heard(NamedTuple):
+class _ScoredFile(NamedTuple):
     """A file and the probability of each class, (C,)."""
 
     file: DecodedFile
@@ -86,8 +86,8 @@ class Recognizer:
             pcm = codec.pcm_from_float(floats, rate)
         except codec.AudioError as error:
             raise UsageError(f"wave: {error}") from error
-        (heard,) = self._heard(iter([DecodedFile(Path(), pcm)]))
-        return list(self._ranked(heard.probabilities))
+        (scored,) = self._score_files(iter([DecodedFile(Path(), pcm)]))
+        return list(self._ranked(scored.probabilities))
 
     def files(self, paths: Iterable[Path], skipped: list[SkippedFile]) -> Iterator[Prediction]:
         """Yields the files' predictions in order; files that cannot be read are appended to `skipped`.
@@ -95,7 +95,7 @@ class Recognizer:
         Of a recording that is longer than a clip the same part is used as in training and evaluation.
         """
         truth_of, excerpt = functools.cache(self._truth_of), self._trained.excerpt  # many files share a folder
-        for (path, pcm, remarks), probabilities in self._heard(_readable(decode_files(paths), skipped)):
+        for (path, pcm, remarks), probabilities in self._score_files(_readable(decode_files(paths), skipped)):
             start_s, notes = excerpt.start(pcm) / codec.SAMPLE_RATE_HZ, list(remarks)
             if len(pcm) > excerpt.samples + TOLERANCE:
                 notes.insert(0, f"longer than {excerpt.samples / codec.SAMPLE_RATE_HZ:g} s: used from {start_s:.1f} s")
@@ -117,14 +117,14 @@ class Recognizer:
             return name
         return tasks.UNKNOWN if name in self._trained.unknown else None
 
-    def _heard(self, files: Iterator[DecodedFile]) -> Iterator[_Heard]:
+    def _score_files(self, files: Iterator[DecodedFile]) -> Iterator[_ScoredFile]:
         """The files in order, each with its probabilities."""
         while batch := list(itertools.islice(files, BATCH)):
             wave = np.stack([self._trained.excerpt.of(file.pcm) for file in batch])
             with torch.inference_mode():
                 features = self._trained.features(torch.from_numpy(wave).to(self._trained.device))
                 rows = self._trained.network(features).float().softmax(dim=1).cpu().numpy()
-            yield from map(_Heard, batch, rows)
+            yield from map(_ScoredFile, batch, rows)
 
     def _ranked(self, probabilities: Floats) -> tuple[tuple[str, float], ...]:
         values: list[float] = probabilities.tolist()  # indexing the array one by one took 20 us per file

@@ -92,7 +92,8 @@ class _Units:
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; DROP TABLE IF EXISTS units; DROP TABLE IF EXISTS words;"
             "CREATE TABLE units (unit TEXT PRIMARY KEY, split TEXT, clips INTEGER, percent REAL, fixed INTEGER)"
             " WITHOUT ROWID;"
-            "CREATE TABLE words (unit TEXT, word TEXT, said INTEGER, PRIMARY KEY (unit, word)) WITHOUT ROWID; BEGIN"
+            "CREATE TABLE words (unit TEXT, word TEXT, word_clips INTEGER, PRIMARY KEY (unit, word)) WITHOUT ROWID;"
+            "BEGIN"
         )
         for row in rows:
             self._add(row)
@@ -121,10 +122,10 @@ class _Units:
 
     def _move_one(self, word: str, split: str) -> str | None:
         for unit, old, clips in self._candidates(word, split):
-            said = dict(self._db.execute("SELECT word, said FROM words WHERE unit = ?", (unit,)).fetchall())
-            said[_WHOLE_SPLIT] = clips
-            if self._gain(said, old, split) > 0:
-                for moved, number in said.items():
+            word_clips = dict(self._db.execute("SELECT word, word_clips FROM words WHERE unit = ?", (unit,)).fetchall())
+            word_clips[_WHOLE_SPLIT] = clips
+            if self._gain(word_clips, old, split) > 0:
+                for moved, number in word_clips.items():
                     self._counts[moved, old] -= number
                     self._counts[moved, split] += number
                 self._db.execute("UPDATE units SET split = ? WHERE unit = ?", (split, unit))
@@ -152,10 +153,10 @@ class _Units:
     def _overfull(self) -> list[str]:
         return [split if self._counts[_WHOLE_SPLIT, split] > self._share_of(split) else "" for split in NEEDED]
 
-    def _gain(self, said: Mapping[str, int], old: str, new: str) -> int:
+    def _gain(self, word_clips: Mapping[str, int], old: str, new: str) -> int:
         """By how much a move of a unit with these clips of words lowers the cost of what is empty."""
         gain, open_splits = 0, self._shares.open_splits()
-        for word, clips in said.items():
+        for word, clips in word_clips.items():
             cost = _COST[word == _WHOLE_SPLIT]
             gain += cost[new] * (self._counts[word, new] == 0)
             gain -= cost[old] * (self._counts[word, old] == clips and old in open_splits)

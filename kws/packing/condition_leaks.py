@@ -1,4 +1,4 @@
-"""Finds words, and splits, that can be told by how their clips were recorded alone.
+"""Finds words, and splits, that can be recognised by how their clips were recorded alone.
 
     Conditions --each measure, one word against the others--> AUC, difference --> a warning where both are large
 
@@ -21,7 +21,7 @@ from kws.packing.source_formats import SourceFormats
 
 LEAST_AUC = 0.85
 _FEWEST_CLIPS = 8
-"""On either side; below, nothing is said."""
+"""Fewest clips on either side; with fewer there is no warning."""
 _MEASURABLE = 0.5
 """Share of the clips on either side for which the measure must be known."""
 _DIFFERENCES = {"level_db": 8.0, "floor_db": 10.0, "bandwidth_hz": 500.0, "clipped": 0.001, "offset": 0.003}
@@ -39,7 +39,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """A word (or, where it is "", a split) that can be told by a condition alone. `here`, `elsewhere`: typical
+    """A word (or, where it is "", a split) that can be recognised by a condition alone. `here`, `elsewhere`: typical
     values."""
 
     word: str
@@ -54,17 +54,17 @@ class Leak:
         values = f"{self.here}, {'other words' if self.word else 'train'} {self.elsewhere}"
         if self.word:
             return (
-                f"{self.word!r} can be told by its {name} alone (AUC {self.auc:.2f}: {values}); was it recorded with "
-                "another device or program? A network may learn that instead of the word: record all words alike"
+                f"{self.word!r} can be recognised by its {name} alone (AUC {self.auc:.2f}: {values}); was it recorded "
+                "with another device or program? A network may learn that instead of the word: record all words alike"
             )
         return (
-            f"{self.split} was recorded otherwise than train: told by its {name} alone (AUC {self.auc:.2f}: {values}); "
-            f"results on {self.split} say little about clips like those of train"
+            f"{self.split} was recorded otherwise than train: recognised by its {name} alone (AUC {self.auc:.2f}: "
+            f"{values}); results on {self.split} say little about clips like those of train"
         )
 
 
 def find_leaks(conditions: Conditions, words: Sequence[str], sources: SourceFormats) -> list[Leak]:
-    """Words that can be told by a condition, then splits. `sources`: {} where the source formats are not known."""
+    """Words that can be recognised by a condition, then splits. `sources`: {} where source formats are not known."""
     leaks = list[Leak]()
     for number, word in enumerate(words):
         of_word = conditions.words == number

@@ -43,7 +43,7 @@ def split_notes(index: Index) -> list[str]:
     cells = {(index.words[at], name) for name, clips in counts.items() for at in np.flatnonzero(clips)}
     notes = [
         split_notes_of.unknown_speakers(unknown, sum(size for name, size in sizes.items() if name != "noise")),
-        split_notes_of.words_lacking(cells, sizes, "evaluation says nothing about them there"),
+        split_notes_of.words_lacking(cells, sizes, "evaluation cannot measure them there"),
         *metrics.few_clips_notes(sizes),
     ]
     return [note for note in notes if note]

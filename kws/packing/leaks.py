@@ -158,11 +158,15 @@ def _repeated(parts: Sequence[ClipColumns]) -> Iterator[list[_Clip]]:
         for start in range(0, len(part.sound), _CHUNK):
             sound = np.asarray(part.sound[start : start + _CHUNK])
             for row in np.flatnonzero(_is_among(sound, repeated)).tolist():
-                clip, heard = _Clip((number, start + row), int(part.word[start + row])), int(sound[row])
-                if heard not in groups and heard not in silent and heard == _silence(int(part.samples[start + row])):
-                    silent.add(heard)
-                if heard not in silent:
-                    groups.setdefault(heard, []).append(clip)
+                clip, sound_hash = _Clip((number, start + row), int(part.word[start + row])), int(sound[row])
+                if (
+                    sound_hash not in groups
+                    and sound_hash not in silent
+                    and sound_hash == _silence(int(part.samples[start + row]))
+                ):
+                    silent.add(sound_hash)
+                if sound_hash not in silent:
+                    groups.setdefault(sound_hash, []).append(clip)
     yield from groups.values()
 
 

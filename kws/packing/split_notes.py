@@ -1,4 +1,4 @@
-"""What packing, indexing and inspecting say about splits: how they came about, which words they lack, how small they
+"""The notes of pack, index and inspect about splits: how they were assigned, which words they lack, how small they
 are, and whether test may hold people of training."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MANY_WORDS = 10
 def of_packing(
     journal: Journal, base: Index | None, options: splits.SplitOptions, by_hash: bool, is_part: bool
 ) -> Iterator[str]:
-    """What is to be said about the splits of a packing.
+    """The notes about the splits of a packing.
 
     by_hash: the sources give no splits. is_part: only a part of the recordings is packed.
     """
@@ -128,9 +128,9 @@ def words_lacking(cells: Collection[tuple[str, str]], split_sizes: Mapping[str, 
     }
     if not lacking:
         return None
-    said = [f"{word!r} in {', '.join(missing)}" for word, missing in lacking.items()]
-    more = f", and {len(said) - _EXAMPLES:,} more words" if len(said) > _EXAMPLES else ""
-    return f"no clips of {', '.join(said[:_EXAMPLES])}{more}: {advice}"
+    lacks = [f"{word!r} in {', '.join(missing)}" for word, missing in lacking.items()]
+    more = f", and {len(lacks) - _EXAMPLES:,} more words" if len(lacks) > _EXAMPLES else ""
+    return f"no clips of {', '.join(lacks[:_EXAMPLES])}{more}: {advice}"
 
 
 def uneven_shares(sizes: Mapping[str, int], shares: Shares, largest: tuple[str, int]) -> str | None:

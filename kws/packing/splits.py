@@ -35,7 +35,7 @@ _EXAMPLES = 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """What the user says about splits.
+    """The options of the user about splits.
 
     percents: see Percents; used where the sources name no splits. valid_speakers, test_speakers: these speakers are in
     that split. Then it holds no others, unless its percentage is given too. Raises UsageError for a speaker in both.
@@ -114,10 +114,10 @@ class SplitRule:
         is_whole: all recordings were seen, not only a part of them.
         """
         if self._contradicted:
-            said = ", ".join(f"{speaker} in {split}" for speaker, split in sorted(self._contradicted.items()))
+            given = ", ".join(f"{speaker} in {split}" for speaker, split in sorted(self._contradicted.items()))
             raise UsageError(
-                f"the lists of the sources have {said}, --valid-speakers and --test-speakers another split; change one "
-                "of them"
+                f"the lists of the sources have {given}, --valid-speakers and --test-speakers another split; change "
+                "one of them"
             )
         if not self._named:
             return []

@@ -1,4 +1,4 @@
-"""Implausible sound is fixed where that is evident, else told."""
+"""Implausible sound is fixed where that is evident, else reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kws pack FOLDER DIR` with tables in it: found and said; `--table` names one; a row without its file is a fault."""
+"""`kws pack FOLDER DIR` with tables in it: found and noted; `--table` names one; a row without its file is a fault."""
 
 from __future__ import annotations
 

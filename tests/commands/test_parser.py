@@ -1,4 +1,4 @@
-"""What the parser says to mistyped commands, options and choices, and to a --set that the shell has split."""
+"""The parser's answers to mistyped commands, options and choices, and to a --set that the shell has split."""
 
 from __future__ import annotations
 

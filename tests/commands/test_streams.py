@@ -60,7 +60,7 @@ def test_a_lasting_output_without_a_reader_drops_what_is_written(capfd: pytest.C
             print("a line", file=output)  # type: ignore[call-overload]
         output.flush()
         assert isinstance(output.failed, BrokenPipeError)
-    assert capfd.readouterr().err.count("\n") == 1  # said once
+    assert capfd.readouterr().err.count("\n") == 1  # printed once
 
 
 def test_an_output_that_is_not_lasting_raises_once_and_names_itself() -> None:

@@ -96,7 +96,7 @@ def test_names_in_a_zip_without_the_mark_of_utf8_and_with_backslashes(tmp_path: 
 
 
 class DosInfo(zipfile.ZipInfo):
-    """A name in code page 850, as Windows writes it, which is not said anywhere."""
+    """A name in code page 850, as Windows writes it, without a mark for its encoding."""
 
     def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802  # the name in the library
         return self.filename.encode("cp850"), self.flag_bits & ~0x800

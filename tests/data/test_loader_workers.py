@@ -44,7 +44,7 @@ def children() -> list[int]:
 
 
 def message_after_a_kill(index: Index) -> str:
-    """What a training says whose loader worker was killed. torch raises it from a signal handler, at any line."""
+    """The message of a training whose loader worker was killed. torch raises it from a signal handler, at any line."""
     before = set(children())
     stream = batches(index, 1000)
     next(stream)

@@ -1,4 +1,4 @@
-"""Recordings with wrong headers, foreign endings and implausible sound are packed whole, and it is said with counts."""
+"""Recordings with wrong headers, foreign endings and implausible sound are packed whole; a note counts them."""
 
 from __future__ import annotations
 

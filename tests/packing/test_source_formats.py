@@ -45,7 +45,7 @@ def test_formats_are_counted_kept_when_a_corpus_grows_and_told(
     assert sum(sum(counts.values()) for counts in source_formats.load(corpus).values()) == 24
     assert cli.main(["inspect", str(corpus.root), "--conditions"]) == 0
     shown = capsys.readouterr().out
-    assert "'go' can be told by its source format" in shown
+    assert "'go' can be recognised by its source format" in shown
     assert f"{flac}: 12 clips, of go" in shown, "once, not in each row"
     mp3 = write(tmp_path / "b", "go", "mp3", 16_000, 1, seed=1)
     larger, _ = pack.pack([mp3], corpus.root, PackOptions(append=True))

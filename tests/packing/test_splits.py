@@ -1,4 +1,4 @@
-"""Splits of a packing: speakers by name, words in every split, unknown speakers, and what is said about them."""
+"""Splits of a packing: speakers by name, words in every split, unknown speakers, and the notes about them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from collections.abc import Set
 from typing import ClassVar
 
 from kws.corpus.recording import parse_word
-from kws.corpus.tables.csv_table import CsvTable
+from kws.corpus.tables.csv_table import ReleasedTable
 
 UNUSED = frozenset({"invalidated.tsv", "other.tsv", "reported.tsv", "clip_durations.tsv", "times.txt"})
 """Tables of a release that list no usable recordings: rejected, not yet validated, or no recordings at all."""
@@ -28,14 +28,10 @@ def is_common_voice(names: Set[str]) -> bool:
 
 
 @dataclasses.dataclass
-class CommonVoice(CsvTable):
+class CommonVoice(ReleasedTable):
     """One of Common Voice's TSV files."""
 
     kind: ClassVar[str] = "Common Voice"
-    is_strict: ClassVar[bool] = False
-    may_be_partial: ClassVar[bool] = True
-    may_repeat: ClassVar[bool] = True
-    audio_folder: ClassVar[str] = "clips"
     quoting: ClassVar[int] = csv.QUOTE_NONE
 
     def __post_init__(self) -> None:

@@ -91,6 +91,16 @@ class CsvTable(Table):
                 text.raise_not_unicode(self.place, self.path, error)
 
 
+@dataclasses.dataclass
+class ReleasedTable(CsvTable):
+    """A table of a released corpus: its audio is in clips/, and it may list clips that were not downloaded."""
+
+    is_strict: ClassVar[bool] = False
+    may_be_partial: ClassVar[bool] = True
+    may_repeat: ClassVar[bool] = True
+    audio_folder: ClassVar[str] = "clips"
+
+
 def _picker(header: Header) -> Callable[[Sequence[str]], list[str]]:
     """Picks a row's values, in the order of RawRow's fields; "" for columns that the table lacks."""
     found = header.columns

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence, Set
 from typing import ClassVar
 
-from kws.corpus.tables.csv_table import CsvTable
+from kws.corpus.tables.csv_table import ReleasedTable
 from kws.corpus.tables.table import RawRow
 
 _KEYS = frozenset({"link", "word", "valid", "speaker"})
@@ -23,14 +23,10 @@ def is_mswc(names: Set[str]) -> bool:
 
 
 @dataclasses.dataclass
-class Mswc(CsvTable):
+class Mswc(ReleasedTable):
     """One of MSWC's CSV files."""
 
     kind: ClassVar[str] = "MSWC"
-    is_strict: ClassVar[bool] = False
-    may_be_partial: ClassVar[bool] = True
-    may_repeat: ClassVar[bool] = True
-    audio_folder: ClassVar[str] = "clips"
 
     def __post_init__(self) -> None:
         super().__post_init__()
