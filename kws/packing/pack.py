@@ -78,7 +78,7 @@ class PackOptions:
 
     @property
     def splits(self) -> splits.SplitOptions:
-        """The notes about splits."""
+        """The settings that decide the splits."""
         return splits.SplitOptions(
             percents=self.percents, valid_speakers=self.valid_speakers, test_speakers=self.test_speakers
         )
