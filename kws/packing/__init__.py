@@ -7,6 +7,7 @@ Read in this order:
     journal                                its progress, in an sqlite database, so that it resumes after a kill
     decoding, shard_writer                 the two stages that run in worker processes
     splits, balance, split_notes           which clip is in which split, and the notes about it
+    recording_notes                        the notes about recordings: known, duplicate, fixed or implausible ones
     merge, leaks, publish                  adding to a corpus; the audit between splits; moving files into place
     scan, labels, external_index           reading shards from start to end: verify, and index shards packed by others
     contents, clip_names                   what `kws inspect` shows; finding a clip by name

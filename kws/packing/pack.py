@@ -10,24 +10,20 @@ memory does not grow with the corpus. The index is moved last: until then there 
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
-import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kws import counter_rng
-from kws.audio.remarks import NO_SOUND
-from kws.corpus import left_out
 from kws.corpus.source import Recording, Sources
 from kws.data import index as index_file
 from kws.data.index import SPLITS, Index
 from kws.distributed.worker_pool import WorkerLostError, Workers
 from kws.errors import UnreadableError, UsageError, cannot_write
-from kws.packing import decoding, leaks, publish, shard_writer, split_lists, split_notes, splits
+from kws.packing import decoding, leaks, publish, recording_notes, shard_writer, split_lists, split_notes, splits
 from kws.packing.journal import Journal, contents_digest
 from kws.packing.merge import ClipLookup, MergedIds, base_columns, new_columns, next_shard_number
 from kws.packing.scan import clip_name_hash
@@ -214,7 +210,7 @@ class _Packing:
             return self._base, self._report
         ids = MergedIds(self._journal.words(), self._journal.speakers(), self._base)
         self._audit(ids)
-        self._note_similar_words(ids.words)
+        self._report.notes += recording_notes.of_similar_words(ids.words)
         self._write(ids)
         self._note_resumed(num_kept, num_recordings)
         self._journal.set_fact("splits", repr(self._options.splits))
@@ -274,7 +270,7 @@ class _Packing:
         report.num_skipped = self._corpus.found.left_out.num_faults
         report.notes += self._corpus.notes + self._corpus.found.left_out.notes()
         report.left_out = dict(self._corpus.found.left_out.counts)
-        self._note_duplicates()
+        report.notes += recording_notes.of_duplicates(journal)
         if not journal.words():
             paths = ", ".join(map(str, self._corpus.paths))
             example = next((f", such as {name}: {reason}" for _, name, reason in journal.faults()), "")
@@ -283,7 +279,7 @@ class _Packing:
         if self._base:
             self._exclude_known(self._base)
         self._balance(rule)
-        self._note_remarks()
+        report.notes += recording_notes.of_remarks(journal)
         self._note_splits(rule)
 
     def _check_named(self, rule: splits.SplitRule) -> list[str]:
@@ -309,47 +305,7 @@ class _Packing:
                 if old_split != split and (clip.speaker or self._corpus.found.gives_splits):  # a file was perhaps moved
                     elsewhere.append(f"{clip.name}: {old_split} there, {split} now")
         self._journal.exclude(known)
-        self._note_known(known, elsewhere)
-
-    def _note_known(self, known: Sequence[str], elsewhere: Sequence[str]) -> None:
-        for clips, what in (
-            (known, "recordings are in the corpus already ({}): not packed again"),
-            (elsewhere, "of them are in another split there ({}): they stay in it; to move them, pack a new corpus"),
-        ):
-            examples = ", ".join(clips[:3]) + (", ..." if clips[3:] else "")
-            if clips:
-                self._report.notes.append(f"{len(clips):,} {what.format(examples)}")
-
-    def _note_duplicates(self) -> None:
-        """Notes recordings that came twice, with their number. Raises UsageError for different ones of one name."""
-        counts, examples = collections.Counter[tuple[str, str]](), dict[tuple[str, str], str]()
-        for origin, name, first, is_equal in self._journal.duplicates():
-            if not is_equal:
-                raise UsageError(
-                    f"{origin}: {name} has the name of another recording, which is in {first}; rename one of them"
-                )
-            counts[origin, first] += 1
-            examples.setdefault((origin, first), name)
-        for (origin, first), count in counts.items():
-            more = f" and {count - 1:,} more" if count > 1 else ""
-            self._report.notes.append(
-                f"{origin}: {examples[origin, first]}{more}: the same recording is in {first}, packed once"
-            )
-
-    def _note_remarks(self) -> None:
-        """Notes what was fixed or looks implausible, a line for each kind, and lists it recording by recording."""
-        for remark, (count, names) in sorted(self._journal.remarks().items()):
-            clips = "1 recording" if count == 1 else f"{count:,} recordings"
-            where = (
-                f"such as {', '.join(names)}; all in index/{publish.REMARKS}"
-                if count > len(names)
-                else "; ".join(names)
-            )
-            advice = "; packed under its word: remove the files if that is wrong" * (remark in NO_SOUND)
-            self._report.notes.append(f"{clips}: {remark}{advice} ({where})")
-        with (self._journal.folder / publish.REMARKS).open("w", encoding="utf-8") as listing:
-            listing.write(left_out.REMARKS_HEADER)
-            listing.writelines(left_out.row(*remarked) for remarked in self._journal.remarked())
+        self._report.notes += recording_notes.of_known(known, elsewhere)
 
     def _balance(self, rule: splits.SplitRule) -> None:
         """Moves speakers so that no word and no split is empty, where splits are made by hash of the whole corpus."""
@@ -369,19 +325,6 @@ class _Packing:
         notes += split_notes.of_packing(
             self._journal, self._base, rule.options, not found.gives_splits, options.part != WHOLE
         )
-
-    def _note_similar_words(self, words: Sequence[str]) -> None:
-        """Notes words that differ in upper and lower case only: they are different classes, perhaps by mistake."""
-
-        def folded(word: str) -> str:
-            return word.casefold().strip()
-
-        groups = itertools.groupby(sorted(words, key=lambda word: (folded(word), word)), folded)
-        for group in (list(similar) for _, similar in groups):
-            if len(group) > 1:
-                self._report.notes.append(
-                    f"{' and '.join(map(repr, group))} are {len(group)} words; rename one if they are the same"
-                )
 
     # --- the audit for leaks ----------------------------------------------------------------------------------
 

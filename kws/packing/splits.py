@@ -35,7 +35,7 @@ _EXAMPLES = 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """The options of the user about splits.
+    """How the user wants clips divided into splits.
 
     percents: see Percents; used where the sources name no splits. valid_speakers, test_speakers: these speakers are in
     that split. Then it holds no others, unless its percentage is given too. Raises UsageError for a speaker in both.
