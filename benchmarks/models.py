@@ -114,7 +114,7 @@ def measure(name: str, batch: int, seconds: float, modes: Sequence[str], answer:
     """Measures one network; run in its own process."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    shape = catalogue.row(name)["input"]
+    shape = catalogue.network_row(name)["input"]
     found: dict[str, Any] = {"name": name, "input": shape}
     torch.manual_seed(0)
     network = registry.build_model(name, CLASSES, shape).to(device())
@@ -184,7 +184,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        names = catalogue.matching(arguments.only or (QUICK if arguments.quick else ()))
+        names = catalogue.find_names(arguments.only or (QUICK if arguments.quick else ()))
     except UsageError as error:
         parser.error(str(error))
     batch = arguments.batch or (256 if torch.cuda.is_available() else 16)
