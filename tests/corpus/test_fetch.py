@@ -120,6 +120,7 @@ def is_packed(out: Path) -> bool:
 # --- complete downloads ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fetched_archive_is_packed(published: Published, tmp_path: Path, kws: Kws) -> None:
     out = tmp_path / "shards"
     done = kws("fetch", published.recipe, out)

@@ -374,7 +374,8 @@ def test_rooms_and_noise_are_the_same_on_any_number_of_processes(tmp_path: Path)
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_leaves_neither_files_nor_processes(tmp_path: Path, number: signal.Signals) -> None:
     temp = tmp_path / "temp"
     temp.mkdir()

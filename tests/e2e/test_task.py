@@ -55,6 +55,7 @@ def test_training_first_says_what_the_task_does_with_the_corpus(trained: tuple[P
     assert line in facts["task_notes"]
 
 
+@pytest.mark.slow
 def test_commands_on_a_run_do_not_need_the_task_file(
     trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
