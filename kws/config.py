@@ -279,10 +279,12 @@ class TrainConfig:
     processes: int = 0
     """Number of processes that must join the run; 0: any number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one."""
+    """auto: the GPU of this process (kws/distributed/device.py); the CPU only where no GPU is visible. A GPU that is
+    there but cannot be used is an error."""
     threads: int = 0
-    """torch threads per process. 0: as many as at the run's first start, which are the machine's cores divided by its
-    processes (1 with reduction = "exact")."""
+    """torch threads per process. 0: as many as at the run's first start, which are the cores that each process has for
+    itself: its own, where SLURM gives it some, else the machine's divided by its processes (1 with reduction =
+    "exact")."""
     eval_epochs: int = 1
     """Evaluate on the valid split every this many epochs, and after the last."""
     save_minutes: float = 10.0

@@ -13,6 +13,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def cores_of_process() -> tuple[int, ...]:
+    """Returns the numbers of the cores that this process may run on."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
 def cpu_name() -> str:
     """Returns the model name of the processor, or "unknown" where /proc/cpuinfo has none."""
     with contextlib.suppress(OSError):

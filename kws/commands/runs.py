@@ -39,7 +39,7 @@ def train(arguments: argparse.Namespace) -> int:
     by_launcher = settings_file.Override(f"train.zero={stage}", "train.zero and accelerate's zero_stage")
     config = settings_file.load(path, [*arguments.set, by_launcher])
     threads = config.train.threads or run_folder.recorded_threads(run)
-    with process_group.start(dataclasses.replace(config.train, threads=threads)) as ranks:
+    with process_group.start(dataclasses.replace(config.train, threads=threads), training=True) as ranks:
         with process_group.time_limit(config.train.hang_s, "corpus and network were not ready"):
             trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
         if arguments.check:

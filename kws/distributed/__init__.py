@@ -4,6 +4,10 @@ Imports nothing of kws but config, errors and machine; knows no networks and no 
 
     ranks           this process as one rank; collective operations
     process_group   joining and leaving; DDP
+    gpus            the GPUs that this process sees
+    device          which of them it uses
+    rank_devices    what all ranks say about their devices, compared
+    rendezvous      how ranks meet and connect
     slurm           the environment that srun sets
     signals         stop requests
     connection      lines of JSON between two ranks

@@ -67,10 +67,15 @@ class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
         """Does nothing: accelerate would apply other fields of the launch file, but our settings decide."""
 
 
-def create_accelerator(settings: TrainConfig, cpu: bool, timeout: timedelta) -> Accelerator:
-    """Joins the process group with DeepSpeed enabled. A single process becomes a group of one."""
+def require_group() -> None:
+    """Makes a single process a group of one, because DeepSpeed needs a process group."""
     if "RANK" not in os.environ:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+
+
+def create_accelerator(settings: TrainConfig, device: torch.device, timeout: timedelta) -> Accelerator:
+    """An Accelerator with DeepSpeed enabled. The process group exists already."""
+    cpu = device.type == "cpu"
     if cpu:  # accelerate's own cpu=True silently disables DeepSpeed
         os.environ["DS_ACCELERATOR"] = os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     _import_deepspeed()

@@ -25,10 +25,12 @@ from accelerate.utils import (  # type: ignore[import-untyped]
 )
 
 from kws.config import TrainConfig
-from kws.distributed import deepspeed_zero, slurm
+from kws.distributed import deepspeed_zero, rank_devices, rendezvous, slurm
+from kws.distributed.device import choose_device, probe
+from kws.distributed.rank_devices import RankDevice
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
-from kws.machine import keep_freed_memory, usable_cores
+from kws.machine import keep_freed_memory
 
 START_S = 60.0
 """Before the first step a stage may take this long even where train.hang_s is shorter: ranks import torch at different
@@ -38,37 +40,64 @@ _LAUNCHER_S = 5.0
 
 
 @contextlib.contextmanager
-def start(settings: TrainConfig) -> Iterator[Ranks]:
+def start(settings: TrainConfig, training: bool = False) -> Iterator[Ranks]:
     """Joins the process group, and leaves it at the end of the with block.
 
-    Raises UsageError if the number of processes is not `train.processes`, or if `train.device` does not exist.
+    `training`: for a training, which has a watchdog; then every GPU that SLURM gave must have its process. Raises
+    UsageError on all ranks if the number of processes is not `train.processes`, if `train.device` does not exist, if a
+    GPU does not work or two ranks share one, and on the rank concerned if it cannot connect to the others.
     """
-    slurm.adopt_srun_step()
+    by_srun = slurm.adopt_srun_step()
     keep_freed_memory()
-    cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    if settings.device == "cuda" and cpu:
-        raise UsageError("train.device: cuda, but torch sees no GPU here; use --set train.device=cpu")
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads = settings.threads or (1 if settings.reduction == "exact" else max(1, usable_cores() // local_size))
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
+    if settings.zero:
+        deepspeed_zero.require_group()
     # Longer than the watchdog waits (kws/distributed/watchdog.py), so that the watchdog's message comes first.
     timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))
-    with time_limit(settings.hang_s, _not_joined()):
-        accelerator = (
-            deepspeed_zero.create_accelerator(settings, cpu, timeout) if settings.zero else _accelerator(cpu, timeout)
-        )
-    torch.set_num_threads(threads)  # Accelerator may have set its own number
+    # Settings of torch that must precede the first CUDA call belong here.
+    with time_limit(settings.hang_s, "the GPU did not answer"):
+        own, device = _own_device(settings, slurm.cores_per_task() if by_srun else 0)
+    with rendezvous.connection_errors(), time_limit(settings.hang_s, _not_joined()):
+        store = rendezvous.join_store(timeout)
+        ranks = rendezvous.exchange(store, own)
+    fault = rank_devices.find_fault(ranks, all_gpus=training and by_srun and slurm.gives_gpus())
+    if fault:
+        rendezvous.wait_for_readers(store, len(ranks))
+        raise UsageError(fault)
+    threads = settings.threads or (1 if settings.reduction == "exact" else rank_devices.threads_for_all(ranks))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    if training and settings.hang_s:
+        rendezvous.leave_faults_to_watchdog()
+    with rendezvous.connection_errors(), time_limit(settings.hang_s, _not_connected()):
+        rendezvous.connect(store, device, timeout)
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(_leave_group)
+        accelerator = _accelerator(settings, device, timeout)
+        # Before the group: the accelerator holds the models, and gloo aborts a process whose DDP outlives the group.
+        leaving.callback(accelerator.free_memory)
+        torch.set_num_threads(threads)  # Accelerator may have set its own number
+        _check_processes(settings, accelerator.num_processes)
+        yield Ranks(accelerator.process_index, accelerator.num_processes, device, threads, accelerator)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _own_device(settings: TrainConfig, most_threads: int) -> tuple[RankDevice, torch.device]:
+    """The device of this rank, and what the other ranks must know about it. A fault is kept for all ranks to see."""
+    device, fault = torch.device("cpu"), ""
     try:
-        found = accelerator.num_processes
-        _check_processes(settings, found)
-        device = torch.device("cpu") if cpu else accelerator.device  # not accelerate's "cpu:0"
-        yield Ranks(accelerator.process_index, found, device, threads, accelerator)
-    finally:
-        # In this order: the accelerator holds the models, and gloo aborts a process whose DDP outlives the group.
-        accelerator.free_memory()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        device = choose_device(settings.device)
+        fault = probe(device)
+    except UsageError as error:
+        fault = str(error)
+    own = rank_devices.describe(device, fault, most_threads)
+    # Accelerate and DeepSpeed take this for the number of the GPU, also where the process sees a single one.
+    if own.gpu and "RANK" in os.environ:
+        os.environ["LOCAL_RANK"] = str(device.index)
+    return own, device
 
 
 @contextlib.contextmanager
@@ -109,20 +138,34 @@ def _not_joined() -> str:
     return f"not all {os.environ.get('WORLD_SIZE', '1')} ranks joined the process group at {where}"
 
 
+def _not_connected() -> str:
+    return f"the ranks did not connect to each other; {rendezvous.network_advice()}; this was not done"
+
+
 def main_address() -> str:
     """Address at which the other ranks reach rank 0."""
     return os.environ.get("MASTER_ADDR", "127.0.0.1")
 
 
-def _accelerator(cpu: bool, timeout: timedelta) -> Accelerator:
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision="no",  # our settings decide, not the launcher's
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timeout),
-        ],
-    )
+def _accelerator(settings: TrainConfig, device: torch.device, timeout: timedelta) -> Accelerator:
+    """The Accelerator of this rank, on `device`. The process group, if there is one, exists already."""
+    if settings.zero:
+        accelerator = deepspeed_zero.create_accelerator(settings, device, timeout)
+    else:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no",  # our settings decide, not the launcher's
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timeout),
+            ],
+        )
+    if accelerator.device.type != device.type:
+        raise UsageError(
+            f"train.device: {device.type} wanted, but accelerate uses {accelerator.device}; remove "
+            "ACCELERATE_TORCH_DEVICE and ACCELERATE_USE_CPU from the environment, or use another launch file"
+        )
+    return accelerator
 
 
 def _check_processes(settings: TrainConfig, found: int) -> None:

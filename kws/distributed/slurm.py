@@ -10,20 +10,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_GPUS_OF_NODE = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
+
 
 def job_id() -> str | None:
     """Id of the SLURM job that this process is part of; None outside SLURM."""
     return os.environ.get("SLURM_JOB_ID")
 
 
-def adopt_srun_step(environ: dict[str, str] | None = None) -> None:
+def adopt_srun_step(environ: dict[str, str] | None = None) -> bool:
     """Sets RANK, WORLD_SIZE and the other variables of torch.distributed where only srun set the ranks.
 
-    `environ`: the environment to read and change; os.environ by default.
+    Returns whether it did. `environ`: the environment to read and change; os.environ by default.
     """
     env: Any = os.environ if environ is None else environ
     if "RANK" in env or not _in_srun_step(env):
-        return
+        return False
     env["RANK"], env["WORLD_SIZE"] = env["SLURM_PROCID"], env["SLURM_STEP_NUM_TASKS"]
     env["LOCAL_RANK"] = env["SLURM_LOCALID"]
     env["LOCAL_WORLD_SIZE"] = _tasks_on_this_node(env)
@@ -31,6 +33,17 @@ def adopt_srun_step(environ: dict[str, str] | None = None) -> None:
         env["MASTER_ADDR"] = _first_host(env["SLURM_STEP_NODELIST"])
     # A port derived from the job id, so that two jobs on one node differ, and below Linux's ephemeral ports (32768).
     env.setdefault("MASTER_PORT", str(20_000 + int(env["SLURM_JOB_ID"]) % 12_000))
+    return True
+
+
+def cores_per_task(environ: Mapping[str, str] = os.environ) -> int:
+    """Cores that SLURM gave each task; 0 if the job did not say."""
+    return int(environ.get("SLURM_CPUS_PER_TASK") or 0)
+
+
+def gives_gpus(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether SLURM gave GPUs to this job on this node, however they were asked for."""
+    return any(environ.get(name, "0") not in ("", "0") for name in _GPUS_OF_NODE)
 
 
 def _in_srun_step(env: Mapping[str, str]) -> bool:
