@@ -35,12 +35,13 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the reference in tests/
 
-from kws.audio import frames
-from kws.audio.augment import AugmentationChain, transform_waves
+from kws.audio.augment import AugmentationChain
 from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.codec import Pcm
 from kws.audio.features import Features, to_float
+from kws.audio.frames import CompiledFrameSteps
 from kws.audio.noise import NoiseBank
+from kws.audio.waves import CompiledWaveTransform
 from kws.config import preset
 from kws.data import index
 from kws.data.excerpt import Excerpt
@@ -89,7 +90,7 @@ def librosa_training(clips: Clips, precision: type = np.float32) -> Callable[[in
         sampler.noise_transforms(draws, 0),
         sampler.mixed_noise(draws, 0),
     )
-    rows = bank.rows((mix.position * bank.num_rows).astype(np.int64)).numpy()
+    rows = bank.rows(torch.from_numpy((mix.position * bank.num_rows).astype(np.int64))).numpy()
     floats = [wave[row, : lengths[row]].numpy().astype(precision) / 32768 for row in range(count)]
 
     def features(row: int) -> np.ndarray[Any, Any]:
@@ -167,17 +168,22 @@ def shares(clips: Clips, rounds: int) -> dict[str, float]:
         sampler.mixed_noise(draws, 0),
     )
     mixed = np.flatnonzero(mix.applied)
-    numbers, own = (mix.position[mixed] * bank.num_rows).astype(np.int64), noise_transforms.select(mixed)
+    rows = bank.rows(torch.from_numpy((mix.position[mixed] * bank.num_rows).astype(np.int64)))
+    own = noise_transforms.select(mixed)
     partner = np.full(BATCH, -1)
     partner[mixed] = BATCH + np.arange(len(mixed))
+    of_clips = CompiledWaveTransform.from_parameters(transforms, lengths)
+    of_noise = CompiledWaveTransform.from_parameters(own, np.full(len(mixed), SAMPLES))
 
     def play(_: int = 0) -> torch.Tensor:
-        noise = transform_waves(bank.rows(numbers), np.full(len(mixed), SAMPLES), own, SAMPLES)
-        return torch.cat([transform_waves(wave, lengths, transforms, SAMPLES), noise])
+        return torch.cat([of_clips.apply(wave, SAMPLES), of_noise.apply(rows, SAMPLES)])
 
     waves = play()
-    spectra, both = features.spectrum(waves), transforms.concatenate(own)
-    power = frames.transformed_power(spectra, both, partner, mix.level)
+    spectra = features.spectrum(waves)
+    steps = CompiledFrameSteps.from_parameters(
+        transforms.concatenate(own), partner, mix.level, features.shape(SAMPLES)[2]
+    )
+    power = steps.power(spectra)
     mel = features.mel_of_power(power)
     return rounds_of({
         "parameters": (
@@ -187,9 +193,7 @@ def shares(clips: Clips, rounds: int) -> dict[str, float]:
         ),
         "1-3 amplitude, speed, fixed length": (play, BATCH),
         "4 window and transform": (lambda _: features.spectrum(waves), BATCH),
-        "5-8 stretch, shift, noise, power": (
-            lambda _: frames.transformed_power(spectra, both, partner, mix.level), BATCH,
-        ),
+        "5-8 stretch, shift, noise, power": (lambda _: steps.power(spectra), BATCH),
         "9 mel": (lambda _: features.mel_of_power(power), BATCH),
         "9 decibels": (lambda _: features.scaled(mel), BATCH),
     }, rounds * 4)  # fmt: skip

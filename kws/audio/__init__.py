@@ -1,7 +1,7 @@
 """Audio: files to samples, samples to features, and the augmentation of training clips.
 
 May import: the modules of kws/ itself, such as config and counter_rng (and torch; features, augment,
-frames, noise and ta need it, the others work without it). Knows no corpus, no index and no training.
+waves, frames, noise and ta need it, the others work without it). Knows no corpus, no index and no training.
 
 Read in this order:
     formats             which files hold sound: by name, by first bytes
@@ -12,5 +12,5 @@ Read in this order:
     features            samples -> mel features, the network's input; ta imports torchaudio
     augment_parameters  what is drawn for each training draw; noise and rooms: background noise, reverberation
     augment             the augmentation chain that applies it
-    frames, kernels     its inner loops: tensor operations for GPUs, compiled loops for CPUs
+    waves, frames       its inner loops: tensor operations for GPUs, compiled loops (kernels) for CPUs
 """

@@ -9,22 +9,130 @@ so that their data stays in its cache. A step that applies to none of them costs
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kws.audio import frames
 from kws.audio.augment_parameters import AugmentationSampler, Floats, Ints, NoiseParameters, TransformParameters
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.audio.features import Features
-from kws.audio.frames import apply_to_rows, as_column
+from kws.audio.frames import BatchedFrameSteps, CompiledFrameSteps, FrameSteps
 from kws.audio.noise import NoiseBank, room_responses
+from kws.audio.waves import BatchedWaveTransform, CompiledWaveTransform, WaveTransform, apply_to_rows, row_numbers
 from kws.config import FrontEndConfig
+from kws.transfers import to_device
 
-_CPU_CLIPS = 16
-"""Number of clips that go through the chain at once on a CPU."""
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """Which implementation of the steps is used, and for how many clips at once (0: a whole batch)."""
+
+    waves: type[WaveTransform]
+    frames: type[FrameSteps]
+    clips_at_once: int
+
+
+COMPILED = Implementation(CompiledWaveTransform, CompiledFrameSteps, 16)
+BATCHED = Implementation(BatchedWaveTransform, BatchedFrameSteps, 0)
+
+
+def implementation(device: torch.device) -> Implementation:
+    """Loops over samples on a CPU, tensor operations on a GPU."""
+    return COMPILED if device.type == "cpu" else BATCHED
+
+
+@dataclasses.dataclass(frozen=True)
+class Reverb:
+    """Which rows (R,) are convolved with which `rooms` (R,); rows None: all."""
+
+    rows: Tensor | None
+    rooms: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedNoise:
+    """To which rows (R,) noise is added: from which first sample of the bank on (R,), and its level relative to the
+    clip's (R, 1); rows None: all."""
+
+    rows: Tensor | None
+    starts: Tensor
+    level: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedNoise:
+    """Noise that is transformed as clips are and mixed into spectrograms: rows of the bank (M,)."""
+
+    numbers: Tensor
+    transform: WaveTransform
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSteps:
+    """The augmentation of B clips before their features. A step that applies to none is None."""
+
+    transform: WaveTransform
+    reverb: Reverb | None
+    noise: AddedNoise | None
+    mixed: MixedNoise | None
+    frames: FrameSteps
+
+    @property
+    def num_clips(self) -> int:
+        """B."""
+        return len(self.transform.start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Masks:
+    """SpecAugment: which `frames` (B, N) and `bands` (B, F) of features are masked; None: none of any clip.
+
+    Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
+    """
+
+    frames: Tensor | None
+    bands: Tensor | None
+
+    def apply(self, features: Tensor) -> Tensor:
+        """(B, 1, F, N) with masked frames and bands set to the clip's mean."""
+        if self.frames is None and self.bands is None:
+            return features
+        mean = features.mean(dim=(2, 3), keepdim=True)
+        if self.frames is not None:
+            features = torch.where(self.frames[:, None, None, :], mean, features)
+        if self.bands is not None:
+            features = torch.where(self.bands[:, None, :, None], mean, features)
+        return features
+
+
+@dataclasses.dataclass(frozen=True)
+class _DrawnClips:
+    """What the sampler drew for B clips."""
+
+    lengths: Ints
+    transforms: TransformParameters
+    rooms: Ints
+    added: NoiseParameters
+    mixed: NoiseParameters
+    noise_transforms: TransformParameters
+
+    def select(self, rows: slice) -> _DrawnClips:
+        """Of these clips only."""
+        return _DrawnClips(
+            self.lengths[rows], self.transforms.select(rows), self.rooms[rows], self.added.select(rows),
+            self.mixed.select(rows), self.noise_transforms.select(rows),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSteps:
+    """The augmentation of a batch: of its clips, one part after the other, and of all their features."""
+
+    parts: list[ClipSteps]
+    masks: Masks
 
 
 class AugmentationChain:
@@ -40,6 +148,7 @@ class AugmentationChain:
         self._settings, self._features, self._samples, self._device = settings, features, samples, device
         self.sampler = AugmentationSampler(settings, seed, samples)
         self.bank = NoiseBank(noises, samples, device)
+        self._implementation = implementation(device)
         self._rooms = torch.zeros(0, 1)
         if settings.reverb_probability > 0.0:
             self._rooms = self._room_spectra(room_responses(settings.reverb_seconds, seed, device))
@@ -50,36 +159,99 @@ class AugmentationChain:
         `lengths` (B,): how many samples of each row belong to the clip. `draws` (B,): draw numbers. T may exceed a
         clip's `samples`, because a faster clip needs more of the recording.
         """
-        transforms, mixed = self.sampler.clip_transforms(draws, epoch), self._mixed_noise(draws, epoch)
-        noise_transforms = self.sampler.noise_transforms(draws, epoch)
-        limit = _CPU_CLIPS if self._device.type == "cpu" else max(1, len(draws))
-        parts = []
-        for first in range(0, len(draws), limit):
-            rows = np.arange(first, min(first + limit, len(draws)))
-            part, own = wave[first : first + limit], transforms.select(rows)
-            clips = self.waves(part, lengths[rows], draws[rows], epoch, own)
-            power = self._power(clips, own, mixed.select(rows), noise_transforms.select(rows))
-            parts.append(self._features.scaled(self._features.mel_of_power(power)))
-        return self.mask(torch.cat(parts), draws, epoch)
+        return self.apply(wave, to_device(self.draw(lengths, draws, epoch), self._device))
 
-    # --- waves ------------------------------------------------------------------------------------------------
+    def apply(self, wave: Tensor, steps: BatchSteps) -> Tensor:
+        """Augmented features of waves by steps that were drawn before; both are on the device."""
+        waves = torch.split(wave, [part.num_clips for part in steps.parts])
+        powers = (self._power(self._transform(part, own), own) for part, own in zip(waves, steps.parts, strict=True))
+        features = [self._features.scaled(self._features.mel_of_power(power)) for power in powers]
+        return steps.masks.apply(torch.cat(features))
 
-    def waves(
-        self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int, transforms: TransformParameters | None = None
-    ) -> Tensor:
-        """Only the steps on the wave: int16 or float (B, T) -> float (B, samples).
+    def waves(self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int) -> Tensor:
+        """Only the steps on the wave: int16 or float (B, T) -> float (B, samples)."""
+        (steps,) = self._clip_steps(lengths, draws, epoch, max(1, len(draws)))
+        return self._transform(wave, to_device(steps, self._device))
 
-        `transforms`: the sampler's clip_transforms, where the caller has them already.
-        """
-        transforms = transforms or self.sampler.clip_transforms(draws, epoch)
-        wave = transform_waves(wave, lengths, transforms, self._samples)
-        rooms = self.sampler.room_indices(draws, epoch, len(self._rooms))
-        wave = apply_to_rows(wave, rooms >= 0, lambda clips, rows: self._with_reverb(clips, rooms[rows]))
-        noise = self.sampler.added_noise(draws, epoch)
-        applied = noise.applied & (self.bank.num_windows > 0)
-        return apply_to_rows(
-            wave, applied, lambda clips, rows: self._with_noise(clips, noise.position[rows], noise.level[rows])
+    # --- drawing, on the host ---------------------------------------------------------------------------------
+
+    def draw(self, lengths: Ints, draws: Ints, epoch: int) -> BatchSteps:
+        """The steps of a batch, with their tensors on the host."""
+        _, bands, frames = self._features.shape(self._samples)
+        limit = self._implementation.clips_at_once or max(1, len(draws))
+        return BatchSteps(self._clip_steps(lengths, draws, epoch, limit), self.masks(draws, epoch, bands, frames))
+
+    def masks(self, draws: Ints, epoch: int, bands: int, frames: int) -> Masks:
+        """The masks of features (B, 1, F, N), on the host."""
+        settings = self._settings
+        longest = round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop)
+
+        def drawn(axis: str, count: int, most: int, size: int) -> Tensor | None:
+            if not (count and most):
+                return None
+            return torch.from_numpy(self.sampler.masks(draws, epoch, axis, count, most, size))
+
+        return Masks(
+            drawn("frames", settings.time_masks, longest, frames),
+            drawn("bands", settings.band_masks, settings.band_mask_bands, bands),
         )
+
+    def _clip_steps(self, lengths: Ints, draws: Ints, epoch: int, limit: int) -> list[ClipSteps]:
+        """The steps of the clips, `limit` clips at a time."""
+        sampler = self.sampler
+        drawn = _DrawnClips(
+            lengths, sampler.clip_transforms(draws, epoch), sampler.room_indices(draws, epoch, len(self._rooms)),
+            sampler.added_noise(draws, epoch), sampler.mixed_noise(draws, epoch),
+            sampler.noise_transforms(draws, epoch),
+        )  # fmt: skip
+        if len(draws) <= limit:
+            return [self._steps_of(drawn)]
+        firsts = range(0, len(draws), limit)
+        return [self._steps_of(drawn.select(slice(first, first + limit))) for first in firsts]
+
+    def _steps_of(self, drawn: _DrawnClips) -> ClipSteps:
+        make, count = self._implementation, len(drawn.lengths)
+        # The mixed-in noise is appended to the batch, so that it goes through the same steps as the clips.
+        mixed = np.flatnonzero(drawn.mixed.applied) if self.bank.num_rows else np.zeros(0, np.int64)
+        partner, own = np.full(count, -1), drawn.noise_transforms.select(mixed)
+        partner[mixed] = count + np.arange(len(mixed))
+        frames = self._features.shape(self._samples)[2]
+        return ClipSteps(
+            make.waves.from_parameters(drawn.transforms, drawn.lengths), self._reverb(drawn.rooms),
+            self._added_noise(drawn.added), self._mixed_noise(drawn.mixed.position[mixed], own),
+            make.frames.from_parameters(drawn.transforms.concatenate(own), partner, drawn.mixed.level, frames),
+        )  # fmt: skip
+
+    def _reverb(self, rooms: Ints) -> Reverb | None:
+        applied = rooms >= 0
+        return Reverb(row_numbers(applied), torch.from_numpy(rooms[applied])) if applied.any() else None
+
+    def _added_noise(self, noise: NoiseParameters) -> AddedNoise | None:
+        if not (self.bank.num_windows and noise.applied.any()):
+            return None
+        position, snr_db = noise.position[noise.applied], noise.level[noise.applied]
+        starts = self.bank.window_starts((position * self.bank.num_windows).astype(np.int64))
+        level = (10.0 ** (-snr_db / 20.0)).astype(np.float32)[:, None]
+        return AddedNoise(row_numbers(noise.applied), torch.from_numpy(starts), torch.from_numpy(level))
+
+    def _mixed_noise(self, position: Floats, transforms: TransformParameters) -> MixedNoise | None:
+        if len(position) == 0:
+            return None
+        numbers = (position * self.bank.num_rows).astype(np.int64)
+        transform = self._implementation.waves.from_parameters(transforms, np.full(len(position), self._samples))
+        return MixedNoise(torch.from_numpy(numbers), transform)
+
+    # --- applying, on the device ------------------------------------------------------------------------------
+
+    def _transform(self, wave: Tensor, steps: ClipSteps) -> Tensor:
+        """The steps on the wave: (B, T) -> float (B, samples)."""
+        wave = steps.transform.apply(wave, self._samples)
+        reverb, noise = steps.reverb, steps.noise
+        if reverb:
+            wave = apply_to_rows(wave, reverb.rows, lambda clips: self._with_reverb(clips, reverb.rooms))
+        if noise:
+            wave = apply_to_rows(wave, noise.rows, lambda clips: self._with_noise(clips, noise))
+        return wave
 
     def _room_spectra(self, responses: Tensor) -> Tensor:
         """Spectra of the rooms' impulse responses (rooms, R), computed once.
@@ -90,106 +262,25 @@ class AugmentationChain:
         spectra: Tensor = torch.fft.rfft(responses, n=1 << (self._samples + responses.shape[1] - 2).bit_length())
         return spectra
 
-    def _with_reverb(self, clips: Tensor, rooms: Ints) -> Tensor:
+    def _with_reverb(self, clips: Tensor, rooms: Tensor) -> Tensor:
         """Clips convolved with their rooms' responses, at the level (RMS) that they had."""
-        responses = self._rooms.index_select(0, torch.from_numpy(rooms).to(self._device))
+        responses = self._rooms.index_select(0, rooms)
         length = 2 * (responses.shape[1] - 1)
         full: Tensor = torch.fft.irfft(torch.fft.rfft(clips, n=length) * responses, n=length)
         reverberant = full[:, : self._samples]
         return reverberant * (_rms(clips) / _rms(reverberant))
 
-    def _with_noise(self, clips: Tensor, position: Floats, snr_db: Floats) -> Tensor:
+    def _with_noise(self, clips: Tensor, noise: AddedNoise) -> Tensor:
         # Not torchaudio's add_noise: it would divide by zero where a window of noise is silent.
-        noise = self.bank.windows((position * self.bank.num_windows).astype(np.int64))
-        return clips + noise * (_rms(clips) / _rms(noise) * as_column(10.0 ** (-snr_db / 20.0), clips))
+        windows = self.bank.windows(noise.starts)
+        return clips + windows * (_rms(clips) / _rms(windows) * noise.level)
 
-    # --- spectra ----------------------------------------------------------------------------------------------
-
-    def _mixed_noise(self, draws: Ints, epoch: int) -> NoiseParameters:
-        noise = self.sampler.mixed_noise(draws, epoch)
-        if self.bank.num_rows:
-            return noise
-        return NoiseParameters(np.zeros(len(draws), dtype=bool), noise.position, noise.level)
-
-    def _power(
-        self,
-        clips: Tensor,
-        transforms: TransformParameters,
-        noise: NoiseParameters,
-        noise_transforms: TransformParameters,
-    ) -> Tensor:
-        """Power of the frames (B, N, K) of waves (B, samples): stretched, shifted, and mixed with noise.
-
-        The noise is appended to the batch, so that it goes through the same steps as the clips.
-        """
-        mixed = np.flatnonzero(noise.applied)
-        partner, own = np.full(len(clips), -1), noise_transforms.select(mixed)
-        partner[mixed] = len(clips) + np.arange(len(mixed))
-        if len(mixed):
-            rows = self.bank.rows((noise.position[mixed] * self.bank.num_rows).astype(np.int64))
-            clips = torch.cat([clips, transform_waves(rows, np.full(len(mixed), self._samples), own, self._samples)])
-        spectra = self._features.spectrum(clips)
-        return frames.transformed_power(spectra, transforms.concatenate(own), partner, noise.level)
-
-    # --- features ---------------------------------------------------------------------------------------------
-
-    def mask(self, features: Tensor, draws: Ints, epoch: int) -> Tensor:
-        """SpecAugment: features (B, 1, F, N) with masked frames and bands set to the clip's mean.
-
-        Source: Park et al., "SpecAugment", Interspeech 2019, section 2.
-        """
-        settings = self._settings
-        longest = round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop)
-        mean = features.mean(dim=(2, 3), keepdim=True) if settings.time_masks or settings.band_masks else features
-        for axis, dim, count, most in (
-            ("frames", 3, settings.time_masks, longest),
-            ("bands", 2, settings.band_masks, settings.band_mask_bands),
-        ):
-            if count and most:
-                masked = self.sampler.masks(draws, epoch, axis, count, most, features.shape[dim])
-                place = torch.from_numpy(masked).to(features.device)
-                features = torch.where(place[:, None, None, :] if dim == 3 else place[:, None, :, None], mean, features)
-        return features
-
-
-def transform_waves(wave: Tensor, lengths: Ints, transforms: TransformParameters, samples: int) -> Tensor:
-    """Gain, speed and shift: int16 or float (B, T) -> float (B, samples).
-
-    Output sample i is read at position start + i * step of the clip, which is the first `lengths` samples of its row,
-    by linear interpolation as in numpy.interp; the last sample holds for one step. Outside the clip is silence.
-    """
-    implementation = transform_waves_compiled if wave.device.type == "cpu" else transform_waves_batched
-    return implementation(wave, lengths, transforms, samples)
-
-
-def transform_waves_compiled(wave: Tensor, lengths: Ints, transforms: TransformParameters, samples: int) -> Tensor:
-    """transform_waves for CPUs, by kws.audio.kernels."""
-    from kws.audio import kernels  # importing numba takes half a second: only where it is needed
-
-    out = torch.empty(len(wave), samples)
-    gain = transforms.gain * _scale(wave)
-    kernels.transform_waves(wave.numpy(), lengths, gain, transforms.start, transforms.step, out.numpy())
-    return out
-
-
-def transform_waves_batched(wave: Tensor, lengths: Ints, transforms: TransformParameters, samples: int) -> Tensor:
-    """transform_waves for GPUs, by tensor operations."""
-    device = wave.device
-    start, step, length = (
-        torch.from_numpy(values).to(device)[:, None] for values in (transforms.start, transforms.step, lengths)
-    )
-    # Positions in float64: float32 is off by a thousandth of a sample at the end of a clip.
-    position = torch.arange(samples, device=device, dtype=torch.float64) * step + start
-    left = position.long().clamp_(0, wave.shape[1] - 1)
-    right = torch.minimum(left + 1, (length - 1).clamp_min(0))
-    before, after = wave.gather(1, left).float(), wave.gather(1, right).float()
-    inside = (position >= 0) & (position < length)
-    interpolated = torch.lerp(before, after, (position - left).float())
-    return interpolated * inside * as_column(transforms.gain * _scale(wave), before)
-
-
-def _scale(wave: Tensor) -> float:
-    return 1.0 / 32768.0 if wave.dtype == torch.int16 else 1.0
+    def _power(self, clips: Tensor, steps: ClipSteps) -> Tensor:
+        """Power of the frames (B, N, K) of waves (B, samples): stretched, shifted, and mixed with noise."""
+        if steps.mixed:
+            noise = steps.mixed.transform.apply(self.bank.rows(steps.mixed.numbers), self._samples)
+            clips = torch.cat([clips, noise])
+        return steps.frames.power(self._features.spectrum(clips))
 
 
 def _rms(wave: Tensor) -> Tensor:

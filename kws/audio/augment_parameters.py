@@ -51,7 +51,7 @@ class TransformParameters:
         names = [field.name for field in dataclasses.fields(self)]
         return TransformParameters(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
-    def select(self, rows: Ints) -> TransformParameters:
+    def select(self, rows: Ints | slice) -> TransformParameters:
         """The parameters of these rows of the batch."""
         return TransformParameters(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
@@ -66,7 +66,7 @@ class NoiseParameters:
     level: Floats
     """Signal-to-noise ratio in dB, or the share of the noise in the spectrogram."""
 
-    def select(self, rows: Ints) -> NoiseParameters:
+    def select(self, rows: Ints | slice) -> NoiseParameters:
         """The parameters of these rows of the batch."""
         return NoiseParameters(self.applied[rows], self.position[rows], self.level[rows])
 

@@ -16,7 +16,7 @@ Sources: Flanagan and Golden, "Phase vocoder", Bell System Technical Journal, 19
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from kws.audio.augment_parameters import PHASE_EPSILON, Flags, Floats, Ints, TransformParameters
+from kws.audio.waves import apply_to_rows, row_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +66,6 @@ class FrameMap:
             expected, actual,
         )  # fmt: skip
 
-    def select(self, rows: Ints) -> FrameMap:
-        """The maps of these rows of the batch."""
-        corrections = self.num_corrections[rows]
-        most = int(corrections.max(initial=0))
-        ends = (self.expected[rows, :most], self.actual[rows, :most])
-        return FrameMap(
-            self.left[rows], self.right[rows], self.weight_left[rows], self.weight_right[rows], corrections, *ends
-        )
-
 
 def _phase_corrections(rate: npt.NDArray[np.float64], steps: int, frames: int) -> tuple[Ints, Ints, Ints]:
     """Where the phase has to be corrected, at rates (B, 1).
@@ -89,53 +81,194 @@ def _phase_corrections(rate: npt.NDArray[np.float64], steps: int, frames: int) -
     return np.take_along_axis(expected, first, axis=1), np.take_along_axis(actual, first, axis=1), numbers
 
 
-def transformed_power(spectra: Tensor, transforms: TransformParameters, partner: Ints, share: Floats) -> Tensor:
-    """Power (B, N, K) of frames that were stretched, shifted and mixed with other rows of the same batch.
+class FrameSteps(Protocol):
+    """Stretch, shift and mixing of the spectrograms of a batch, ready to be applied."""
 
-    spectra: complex (R, N, K); each row has its own `rate` and `shift` in `transforms` (R,). The first
-    B = len(partner) rows are returned: row b mixed with row `partner[b]` as (1 - share[b]) row + share[b] partner, or
-    unmixed where `partner[b]` is -1.
-    """
-    implementation = transformed_power_compiled if spectra.device.type == "cpu" else transformed_power_batched
-    return implementation(spectra, transforms, partner, share)
+    @classmethod
+    def from_parameters(cls, transforms: TransformParameters, partner: Ints, share: Floats, frames: int) -> Self:
+        """For spectra of R rows and N = `frames` frames; each row has its own `rate` and `shift` in `transforms` (R,).
 
+        The result has the first B = len(partner) rows: row b mixed with row `partner[b]` as
+        (1 - share[b]) row + share[b] partner, or unmixed where `partner[b]` is -1.
+        """
 
-def transformed_power_batched(spectra: Tensor, transforms: TransformParameters, partner: Ints, share: Floats) -> Tensor:
-    """transformed_power for GPUs, by tensor operations."""
-    only_shifted = ~transforms.is_stretched & (transforms.shift != 0)
-    moved = apply_to_rows(spectra, only_shifted, lambda part, rows: shift_frames(part, transforms.shift[rows]))
-    frame_map = FrameMap.from_transforms(transforms, spectra.shape[1])
-    moved = apply_to_rows(
-        moved, transforms.is_stretched, lambda part, rows: stretch_frames(part, frame_map.select(rows))
-    )
-    partners = torch.from_numpy(np.where(partner >= 0, partner, 0)).to(spectra.device)
-    shares = as_column(np.where(partner >= 0, share, 0.0), spectra.real)[:, :, None, None]
-    pairs = torch.view_as_real(moved)
-    mixed = torch.lerp(pairs[: len(partner)], pairs.index_select(0, partners), shares)
-    return power(torch.view_as_complex(mixed))
+    def power(self, spectra: Tensor) -> Tensor:
+        """Complex (R, N, K) -> power of the stretched, shifted and mixed frames, (B, N, K)."""
 
 
-def transformed_power_compiled(
-    spectra: Tensor, transforms: TransformParameters, partner: Ints, share: Floats
-) -> Tensor:
-    """transformed_power for CPUs, by kws.audio.kernels."""
-    from kws.audio import kernels  # importing numba takes half a second: only where it is needed
+@dataclasses.dataclass(frozen=True)
+class CompiledFrameSteps:
+    """FrameSteps by kws.audio.kernels, for CPUs."""
 
-    out = spectra.real.new_empty(len(partner), *spectra.shape[1:])
-    pairs = torch.view_as_real(spectra).flatten(-2).numpy()
-    kernels.transformed_power(pairs, transforms.rate, transforms.shift, partner, share, out.numpy())
-    return out
+    rate: Tensor
+    shift: Tensor
+    partner: Tensor
+    share: Tensor
+
+    @classmethod
+    def from_parameters(cls, transforms: TransformParameters, partner: Ints, share: Floats, frames: int) -> Self:
+        """See FrameSteps."""
+        return cls(*map(torch.from_numpy, (transforms.rate, transforms.shift, partner, share)))
+
+    def power(self, spectra: Tensor) -> Tensor:
+        """See FrameSteps."""
+        from kws.audio import kernels  # importing numba takes half a second: only where it is needed
+
+        out = spectra.real.new_empty(len(self.partner), *spectra.shape[1:])
+        pairs = torch.view_as_real(spectra).flatten(-2).numpy()
+        rate, shift, partner, share = (values.numpy() for values in (self.rate, self.shift, self.partner, self.share))
+        kernels.transformed_power(pairs, rate, shift, partner, share, out.numpy())
+        return out
 
 
-def apply_to_rows(batch: Tensor, applied: Flags, function: Callable[[Tensor, Ints], Tensor]) -> Tensor:
-    """Replaces the rows of (B, ...) where `applied` (B,) by `function(part, rows)`; returns `batch` where none is."""
-    rows = np.flatnonzero(applied)
-    if len(rows) == 0:
-        return batch
-    if len(rows) == len(applied):
-        return function(batch, rows)
-    at = torch.from_numpy(rows).to(batch.device)
-    return batch.index_copy(0, at, function(batch.index_select(0, at), rows))
+@dataclasses.dataclass(frozen=True)
+class BatchedFrameSteps:
+    """FrameSteps by tensor operations, for GPUs. A step that applies to no row is None."""
+
+    count: int
+    """B."""
+    shifted: _Shift | None
+    stretched: _Stretch | None
+    mixed: _Mix | None
+
+    @classmethod
+    def from_parameters(cls, transforms: TransformParameters, partner: Ints, share: Floats, frames: int) -> Self:
+        """See FrameSteps."""
+        stretched, moved = transforms.is_stretched, transforms.shift != 0
+        return cls(
+            len(partner), _Shift.from_parameters(transforms, ~stretched & moved, frames),
+            _Stretch.from_parameters(transforms, stretched, frames), _Mix.from_parameters(partner, share),
+        )  # fmt: skip
+
+    def power(self, spectra: Tensor) -> Tensor:
+        """See FrameSteps."""
+        moved = spectra
+        for step in (self.shifted, self.stretched):
+            if step:
+                moved = apply_to_rows(moved, step.rows, step.apply)
+        own = moved[: self.count]
+        return power(self.mixed.apply(own, moved) if self.mixed else own)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mix:
+    """Mixes every row b with row `partner[b]`, at its share: 0 where it is not mixed."""
+
+    partner: Tensor
+    """(B,) int64."""
+    share: Tensor
+    """(B, 1, 1, 1) float32."""
+
+    @classmethod
+    def from_parameters(cls, partner: Ints, share: Floats) -> _Mix | None:
+        mixed = partner >= 0
+        if not mixed.any():
+            return None
+        shares = np.where(mixed, share, 0.0).astype(np.float32)
+        return cls(torch.from_numpy(np.where(mixed, partner, 0)), torch.from_numpy(shares)[:, None, None, None])
+
+    def apply(self, own: Tensor, all_rows: Tensor) -> Tensor:
+        """Complex (B, N, K), and the rows (R, N, K) that are mixed in -> (B, N, K)."""
+        pairs, others = torch.view_as_real(own), torch.view_as_real(all_rows)
+        return torch.view_as_complex(torch.lerp(pairs, others.index_select(0, self.partner), self.share))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shift:
+    """Moves the frames of R rows to a later time, by a number of its own each; the gap is zeros."""
+
+    rows: Tensor | None
+    frames: Tensor
+    """Row number among all frames of these rows, (R N,) int64."""
+    inside: Tensor
+    """0 in the gap, else 1, (R N, 1) float32."""
+
+    @classmethod
+    def from_parameters(cls, transforms: TransformParameters, applied: Flags, frames: int) -> _Shift | None:
+        if not applied.any():
+            return None
+        order = np.arange(frames) - transforms.shift[applied, None]
+        inside = (order >= 0) & (order < frames)
+        return cls(row_numbers(applied), _flat_rows(np.where(inside, order, 0), frames), _column(inside))
+
+    def apply(self, spectrum: Tensor) -> Tensor:
+        """(R, N, K) -> (R, N, K)."""
+        moved = spectrum.flatten(0, 1).index_select(0, self.frames)
+        return (moved * self.inside).view_as(spectrum)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stretch:
+    """Phase vocoder and shift of R rows: a FrameMap with row numbers among all frames of these rows."""
+
+    rows: Tensor | None
+    left: Tensor
+    right: Tensor
+    """(R N,) int64 each."""
+    weight_left: Tensor
+    weight_right: Tensor
+    """(R N, 1) float32 each."""
+    corrections: _Corrections | None
+
+    @classmethod
+    def from_parameters(cls, transforms: TransformParameters, applied: Flags, frames: int) -> _Stretch | None:
+        if not applied.any():
+            return None
+        found = FrameMap.from_transforms(transforms.select(np.flatnonzero(applied)), frames)
+        return cls(
+            row_numbers(applied), _flat_rows(found.left, frames), _flat_rows(found.right, frames),
+            _column(found.weight_left), _column(found.weight_right), _Corrections.from_map(found, frames),
+        )  # fmt: skip
+
+    def apply(self, spectrum: Tensor) -> Tensor:
+        """Complex (R, N, K) -> (R, N, K)."""
+        flat = spectrum.flatten(0, 1) + float(PHASE_EPSILON)
+        magnitude = power(flat).sqrt_()
+        left = magnitude.index_select(0, self.left)
+        scale = left * self.weight_left
+        scale.addcmul_(magnitude.index_select(0, self.right), self.weight_right).div_(left)
+        stretched = flat.index_select(0, self.left) * scale
+        if self.corrections:
+            stretched *= self.corrections.phasors(flat)
+        return stretched.view_as(spectrum)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Corrections:
+    """Phase corrections of R rows, up to E each."""
+
+    number: Tensor
+    """Row of `phasors` for each output frame, (R N,) int64."""
+    expected: Tensor
+    actual: Tensor
+    """Row numbers among all frames, (R, E) int64 each."""
+    beyond: Tensor | None
+    """Places in `expected` (flat) of a frame after the last one; None where there is none."""
+
+    @classmethod
+    def from_map(cls, found: FrameMap, frames: int) -> _Corrections | None:
+        count = int(found.num_corrections.max(initial=0))
+        if count == 0:
+            return None
+        ends = found.expected[:, :count], found.actual[:, :count]
+        expected, actual = (_flat_rows(np.minimum(end, frames - 1), frames).view(-1, count) for end in ends)
+        beyond = np.flatnonzero(ends[0] == frames)
+        return cls(
+            _flat_rows(found.num_corrections, count + 1), expected, actual,
+            torch.from_numpy(beyond) if len(beyond) else None,
+        )  # fmt: skip
+
+    def phasors(self, flat: Tensor) -> Tensor:
+        """Unit phasors that correct the phase of each output frame: frames (R N, K) -> (R N, K)."""
+        before = flat.index_select(0, self.expected.flatten())
+        if self.beyond is not None:
+            before.index_fill_(0, self.beyond, 1.0)
+        step = before * flat.index_select(0, self.actual.flatten()).conj()
+        step = (step * power(step).rsqrt_()).view(*self.expected.shape, -1)
+        product = [torch.ones_like(step[:, 0])]
+        for number in range(step.shape[1]):
+            product.append(product[-1] * step[:, number])
+        return torch.stack(product, dim=1).flatten(0, 1).index_select(0, self.number)
 
 
 def power(spectrum: Tensor) -> Tensor:
@@ -144,62 +277,12 @@ def power(spectrum: Tensor) -> Tensor:
     return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
 
 
-def shift_frames(rows: Tensor, shift: Ints) -> Tensor:
-    """(B, N, X) with each clip's frames moved later by its own number (B,); the gap is zeros."""
-    order = np.arange(rows.shape[1]) - shift[:, None]
-    inside = (order >= 0) & (order < rows.shape[1])
-    moved = rows.flatten(0, 1).index_select(0, _flat_rows(np.where(inside, order, 0), rows.shape[1], rows))
-    return (moved * as_column(inside, rows)).view_as(rows)
-
-
-def stretch_frames(spectrum: Tensor, frame_map: FrameMap) -> Tensor:
-    """Phase vocoder and shift: complex (B, N, K) -> (B, N, K)."""
-    shape, count = spectrum.shape, spectrum.shape[1]
-    flat = spectrum.flatten(0, 1) + float(PHASE_EPSILON)
-    magnitude = power(flat).sqrt_()
-    left = _flat_rows(frame_map.left, count, flat)
-    scale = _interpolated(magnitude.view(shape), frame_map).div_(magnitude.index_select(0, left))
-    stretched = flat.index_select(0, left) * scale
-    corrections = frame_map.expected.shape[1]
-    if corrections:
-        phasors = _correction_phasors(flat, frame_map, count)
-        stretched *= phasors.index_select(0, _flat_rows(frame_map.num_corrections, corrections + 1, flat))
-    return stretched.view(shape)
-
-
-def _correction_phasors(flat: Tensor, frame_map: FrameMap, count: int) -> Tensor:
-    """Unit phasors of the phase correction after 0, 1, ... E corrections, (B (E + 1), K)."""
-    step = _select_frames(flat, frame_map.expected, count) * _select_frames(flat, frame_map.actual, count).conj()
-    step = step * power(step).rsqrt_()
-    phasors = [torch.ones_like(step[:, 0])]
-    for number in range(frame_map.expected.shape[1]):
-        phasors.append(phasors[-1] * step[:, number])
-    return torch.stack(phasors, dim=1).flatten(0, 1)
-
-
-def _select_frames(flat: Tensor, frames: Ints, count: int) -> Tensor:
-    """Frames (B, E) of clips of `count` frames, from rows (B N, K), as (B, E, K); 1 for a frame after the last."""
-    selected = flat.index_select(0, _flat_rows(np.minimum(frames, count - 1), count, flat))
-    beyond = np.flatnonzero(frames == count)
-    if len(beyond):
-        selected.index_fill_(0, torch.from_numpy(beyond).to(flat.device), 1.0)
-    return selected.view(*frames.shape, -1)
-
-
-def _interpolated(magnitude: Tensor, frame_map: FrameMap) -> Tensor:
-    """Magnitudes (B, N, K) interpolated at the map's positions, (B N, K)."""
-    flat, count = magnitude.flatten(0, 1), magnitude.shape[1]
-    left = flat.index_select(0, _flat_rows(frame_map.left, count, flat)).mul_(as_column(frame_map.weight_left, flat))
-    right = flat.index_select(0, _flat_rows(frame_map.right, count, flat))
-    return left.addcmul_(right, as_column(frame_map.weight_right, flat))
-
-
-def _flat_rows(frames: Ints, count: int, like: Tensor) -> Tensor:
-    """Frame numbers (B, X) within each clip of `count` frames -> row numbers (B X,) among all clips' frames."""
+def _flat_rows(frames: Ints, count: int) -> Tensor:
+    """Frame numbers (R, X) within each row of `count` frames -> row numbers (R X,) among the frames of all rows."""
     rows = frames + np.arange(len(frames))[:, None] * count
-    return torch.from_numpy(rows.reshape(-1)).to(like.device)
+    return torch.from_numpy(rows.reshape(-1))
 
 
-def as_column(values: Floats | Flags, like: Tensor) -> Tensor:
-    """Numbers (...) as float32 (X, 1) on the device of `like`."""
-    return torch.from_numpy(values.astype(np.float32).reshape(-1, 1)).to(like.device)
+def _column(values: Floats | Flags) -> Tensor:
+    """Numbers (...) as float32 (X, 1)."""
+    return torch.from_numpy(values.astype(np.float32).reshape(-1, 1))

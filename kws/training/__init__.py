@@ -3,6 +3,7 @@
 May import every folder of kws/ but `commands`. Read `trainer.py` first (the loop is `Trainer.train`), then:
 
     step.py            one optimizer step, slot by slot          slots.py   a slot's seed and batch-norm statistics
+    slot_inputs.py     from a slot's batch to the network's input, one slot ahead of the network
     gradients.py       how slots add up, on 1 or many ranks      optim.py   optimizer, learning rate of a step
     state.py           position, best values, running means      ema.py, mixup.py, network.py
     initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step

@@ -6,6 +6,8 @@ Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, ar
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from scipy.special import betaincinv  # type: ignore[import-untyped]
@@ -15,20 +17,25 @@ from kws import counter_rng
 from kws.config import FrontEndConfig
 
 
+@dataclasses.dataclass(frozen=True)
 class Mixup:
-    """The blend of one slot of B = `clips` clips: each clip's `partner` (B,) int64 and its own weight `left` (B,)
-    float32, both on `device`."""
+    """The blend of one slot of B clips."""
 
-    def __init__(
-        self, settings: FrontEndConfig, seed: int, step: int, slot: int, clips: int, device: torch.device
-    ) -> None:
+    partner: Tensor
+    """The clip that each is blended with, (B,) int64."""
+    left: Tensor
+    """Each clip's own weight, (B,) float32."""
+
+    @classmethod
+    def draw(cls, settings: FrontEndConfig, seed: int, step: int, slot: int, clips: int) -> Mixup:
+        """For a slot of B = `clips` clips, on the host."""
         key = ("mixup", seed, step, slot)
         chosen, place = counter_rng.uniforms(np.arange(clips), 2, *key).T
         # Beta(alpha, alpha) by its inverse distribution function: one uniform number a clip, no sampler with a state.
         weight = betaincinv(settings.mixup_alpha, settings.mixup_alpha, place)
         left = np.where(chosen < settings.mixup_probability, weight, 1.0)
-        self.partner = torch.from_numpy(counter_rng.permutation(clips, *key, "partner")).to(device)
-        self.left = torch.from_numpy(left.astype(np.float32)).to(device)
+        partner = counter_rng.permutation(clips, *key, "partner")
+        return cls(torch.from_numpy(partner), torch.from_numpy(left.astype(np.float32)))
 
     def features(self, features: Tensor) -> Tensor:
         """(B, 1, F, N) -> blended features of the same shape."""

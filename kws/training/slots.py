@@ -31,6 +31,7 @@ class RunningStatistics:
         self._model = model
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self._live = self._counters = torch.zeros(0)
+        self._views: list[tuple[_BatchNorm, Tensor | None]] = []
 
     def begin_step(self) -> None:
         """Stores the statistics from which every slot of the step starts."""
@@ -53,28 +54,24 @@ class RunningStatistics:
         """
         return self._live.double() * clips
 
-    def end_step(self, totals: Tensor, clips: int) -> None:
-        """Sets the average over all clips of the step from the summed statistics, `totals` (X,). `num_batches_tracked`
-        counts a step as one batch. A step without clips changes nothing.
+    def end_step(self, totals: Tensor, clips: Tensor) -> None:
+        """Sets the average over all `clips` () of the step from the summed statistics, `totals` (X,).
+        `num_batches_tracked` counts a step as one batch. A step without clips changes nothing.
         """
-        if clips == 0:
-            self.begin_slot(clips)
-            return
-        self._live.copy_(totals / clips)
-        self._counters.copy_(self._counted + 1)
+        has_clips = clips > 0
+        self._live.copy_(torch.where(has_clips, totals / clips, self._start.double()))
+        self._counters.copy_(self._counted + has_clips)
 
     def _is_flat(self) -> bool:
         """Whether the buffers are still views of the flat tensor: moving a model between devices (accelerate does so,
         from "cpu" to "cpu:0") replaces them."""
-        own = self._live.untyped_storage().data_ptr()
-        return bool(self._norms) and all(
-            norm.running_mean is None or norm.running_mean.untyped_storage().data_ptr() == own for norm in self._norms
-        )
+        return bool(self._views) and all(norm.running_mean is view for norm, view in self._views)
 
     def _flatten(self) -> None:
         device = next(self._model.parameters()).device
         self._live = _as_one(self._norms, ("running_mean", "running_var"), torch.float32, device)
         self._counters = _as_one(self._norms, ("num_batches_tracked",), torch.int64, device)
+        self._views = [(norm, norm.running_mean) for norm in self._norms]
 
 
 def _as_one(norms: Sequence[nn.Module], names: Sequence[str], kind: torch.dtype, device: torch.device) -> Tensor:

@@ -1,14 +1,15 @@
 """One optimizer step by all ranks: this rank's slots one after the other, the sum over all ranks, the update.
 
-batch -> augmentation, features -> mixup -> network -> loss / clips of the step -> backward pass, slot by slot
+prepared slot (slot_inputs.py) -> network -> loss / clips of the step -> backward pass, slot by slot
 gradients, batch-norm statistics, loss and counts -> summed over slots and ranks (gradients.py) -> updated weights
+
+The host waits for the device once in a step, for the loss, the counts and the votes; the next slot is prepared before.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -16,12 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from kws.audio.augment import AugmentationChain
 from kws.audio.features import Features
 from kws.data.ledger import Ledger
 from kws.data.plan import slots_of_rank
-from kws.data.reader import read_noise
-from kws.data.store import CacheSettings
 from kws.data.stream import Batch
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
@@ -30,9 +28,10 @@ from kws.errors import UsageError
 from kws.run.checkpoint import Checkpoint
 from kws.training.ema import Ema
 from kws.training.gradients import gradient_sync
-from kws.training.mixup import Mixup
 from kws.training.optim import lr_at
+from kws.training.slot_inputs import PreparedSlot, SlotInputs
 from kws.training.slots import RunningStatistics, seed_slot
+from kws.transfers import Download, to_device
 
 
 class Votes(NamedTuple):
@@ -103,9 +102,9 @@ class Stepper:
         ranks: Ranks, report_progress: Callable[[str], None] = lambda activity: None,
     ) -> None:  # fmt: skip
         self._training_set, self._settings, self._ranks = training_set, training_set.config.train, ranks
-        self._report_progress, self._features = report_progress, features
+        self._report_progress = report_progress
         self._slots = len(slots_of_rank(ranks.rank, ranks.world_size, self._settings.slots))
-        self._augment = self._build_augment()
+        self._inputs = SlotInputs(training_set, features, ranks)
         if self._settings.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = Ema(network, self._settings.ema) if self._settings.ema else None
@@ -124,101 +123,65 @@ class Stepper:
     ) -> StepResult:  # fmt: skip
         """Runs one step: this rank's slots, the reduction and the optimizer's update.
 
-        `lr_scale`: product of the plateau schedule's reductions so far. Raises UsageError where the loss is not finite:
-        before the update, so the weights are still those of the step before.
+        The next slot is prepared while the device computes, unless the step is the last of its epoch. `lr_scale`:
+        product of the plateau schedule's reductions so far. Raises UsageError where the loss is not finite: before the
+        update, so the weights are still those of the step before.
         """
-        waited = 0.0
-        self._losses: list[tuple[int, Tensor, Tensor]] = []  # slot, draws, loss
+        self._losses: list[tuple[int, int, int, Tensor]] = []  # slot, first and last draw, loss
         self._statistics.begin_step()
         self._sync.begin_step()
         for number in range(self._slots):
-            self._report_progress("reading clips")
-            before = time.perf_counter()
-            with self._ranks.local_errors():
-                batch = next(batches)
-            waited += time.perf_counter() - before
-            if ledger:
-                ledger.add(planned.epoch, planned.step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
+            slot = self._next_slot(batches, planned, ledger)
             last = number == self._slots - 1
-            must_run = self._sync.must_run_backward(last)
-            self._report_progress(SYNCHRONISING if last or must_run else "computing")
-            with self._sync.slot(last):
-                sums = self._run_slot(batch, planned, must_run)
-            self._sync.end_slot(sums.flat())
-        return self._finish(planned, votes, waited, lr_scale)
+            self._run_slot(slot, planned, last)
+            if not last:
+                self._prepare_ahead(batches, planned.epoch, planned.step)
+        totals = self._reduce(votes)
+        if not planned.last:
+            self._prepare_ahead(batches, planned.epoch, planned.step + 1)
+        return self._update(planned, totals, lr_scale)
 
-    def _finish(self, planned: PlannedStep, votes: Votes, waited: float, lr_scale: float) -> StepResult:
-        """Sums over slots and ranks, then updates the weights."""
-        mine = torch.tensor([float(vote) for vote in votes], dtype=torch.float64, device=self._ranks.device)
-        totals, counted = self._sync.reduce(mine)
-        sums = SlotSums.from_flat(totals)
-        loss, correct, clips = torch.stack(sums[1:]).tolist()
-        self._statistics.end_step(sums.statistics, int(clips))
-        if not math.isfinite(loss):
-            self._refuse(loss, planned.step)
-        if clips:
-            lr = lr_at(planned.step, self._training_set.steps_per_epoch, self._settings, lr_scale)
-            # Each slot's loss was divided by the planned number of clips: correct that for clips that were skipped.
-            self._sync.update(lr, planned.clips / clips)
-            if self.ema:
-                self.ema.update(planned.step)
-        return StepResult(loss, correct, int(clips), waited, Votes(*(count > 0 for count in counted.tolist())))
+    # --- the parts of a step ----------------------------------------------------------------------------------
 
-    def _refuse(self, loss: float, step: int) -> NoReturn:
-        mine = [
-            f"slot {slot}, draws {int(draws[0])} to {int(draws[-1])}"
-            for slot, draws, own in self._losses
-            if not math.isfinite(own.item())
-        ]
-        where = ", ".join(text for part in self._ranks.gather(mine) for text in part)
-        raise UsageError(
-            f"step {step}: the loss is {loss} ({where}); the checkpoint before it is kept: "
-            "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
-        )
+    def _next_slot(self, batches: Iterator[Batch], planned: PlannedStep, ledger: Ledger | None) -> PreparedSlot:
+        self._report_progress("reading clips")
+        slot = self._inputs.next(batches, planned.epoch, planned.step)
+        if ledger:
+            batch = slot.batch
+            ledger.add(planned.epoch, planned.step, batch.slot, batch.draws.numpy(), batch.clips.numpy())
+        return slot
 
-    def _run_slot(self, batch: Batch, planned: PlannedStep, must_run: bool) -> SlotSums:
+    def _prepare_ahead(self, batches: Iterator[Batch], epoch: int, step: int) -> None:
+        self._report_progress("reading clips")
+        self._inputs.prepare_ahead(batches, epoch, step)
+
+    def _run_slot(self, slot: PreparedSlot, planned: PlannedStep, last: bool) -> None:
         """Forward and backward pass of one slot.
 
-        A slot without clips runs nothing; with `must_run`, because other ranks wait for its backward pass, it runs on
-        silence with weight zero.
+        A slot without clips runs nothing, or a backward pass of zeros where other ranks wait for its gradients.
         """
-        device, clips = self._ranks.device, len(batch.clips)
-        if clips == 0:
-            if must_run:
-                self._silent_backward()
-            zero = torch.zeros((), dtype=torch.float64, device=device)
-            return SlotSums(self._statistics.end_slot(0), zero, zero, zero)
-        seed_slot(self._settings.seed, planned.step, batch.slot)
+        must_run = self._sync.must_run_backward(last)
+        self._report_progress(SYNCHRONISING if last or must_run else "computing")
+        with self._sync.slot(last):
+            if slot.features is not None:
+                sums = self._run_clips(slot, slot.features, planned)
+            else:
+                if must_run:
+                    self._silent_backward()
+                zero = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+                sums = SlotSums(self._statistics.end_slot(0), zero, zero, zero)
+        self._sync.end_slot(sums.flat())
+
+    def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep) -> SlotSums:
+        seed_slot(self._settings.seed, planned.step, slot.batch.slot)
+        clips, draws = slot.num_clips, slot.batch.draws
         self._statistics.begin_slot(clips)
-        mixup, inputs = self._mixup(planned.step, batch), self._inputs(batch, planned.epoch)
-        logits = self._forward(mixup.features(inputs) if mixup else inputs)
-        labels = batch.labels.to(device, non_blocking=True)
-        smoothing = self._settings.label_smoothing
-        if mixup:
-            loss, correct = mixup.loss(logits, labels, smoothing), mixup.correct(logits, labels)
-        else:
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-            correct = (logits.argmax(dim=1) == labels).sum()
-        self._losses.append((batch.slot, batch.draws, loss.detach()))
+        loss, correct = self._loss(self._forward(features), slot)
+        self._losses.append((slot.batch.slot, int(draws[0]), int(draws[-1]), loss.detach()))
         # The step's loss is the mean over its clips.
         self._sync.backward(loss * (self._sync.loss_scale / planned.clips))
-        count = torch.tensor(clips, dtype=torch.float64, device=device)
+        count = torch.full((), clips, dtype=torch.float64, device=self._ranks.device)
         return SlotSums(self._statistics.end_slot(clips), loss.detach().double(), correct.double(), count)
-
-    def _mixup(self, step: int, batch: Batch) -> Mixup | None:
-        frontend, clips = self._training_set.config.frontend, len(batch.clips)
-        if frontend.mixup_probability == 0.0:
-            return None
-        return Mixup(frontend, self._settings.seed, step, batch.slot, clips, self._ranks.device)
-
-    def _inputs(self, batch: Batch, epoch: int) -> Tensor:
-        """int16 (B, T) -> the network's input, (B, 1, F, N)."""
-        wave = batch.wave.to(self._ranks.device, non_blocking=True)
-        with torch.no_grad():
-            if self._augment:
-                return self._augment(wave, batch.lengths.numpy(), batch.draws.numpy(), epoch)
-            plain: Tensor = self._features(wave)
-            return plain
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Features -> logits, float32."""
@@ -228,6 +191,52 @@ class Stepper:
         with torch.autocast(self._ranks.device.type, kind, enabled=kind is not None):
             logits: Tensor = self._model(inputs)
         return logits.float()
+
+    def _loss(self, logits: Tensor, slot: PreparedSlot) -> tuple[Tensor, Tensor]:
+        """Loss and number of correct clips, summed over the clips, () each."""
+        smoothing = self._settings.label_smoothing
+        if slot.mixup:
+            return slot.mixup.loss(logits, slot.labels, smoothing), slot.mixup.correct(logits, slot.labels)
+        loss = nn.functional.cross_entropy(logits, slot.labels, reduction="sum", label_smoothing=smoothing)
+        return loss, (logits.argmax(dim=1) == slot.labels).sum()
+
+    def _reduce(self, votes: Votes) -> Download:
+        """Sums over slots and ranks; starts the step's only transfer to the host: loss, correct, clips, votes."""
+        mine = to_device(torch.tensor([float(vote) for vote in votes], dtype=torch.float64), self._ranks.device)
+        totals, counted = self._sync.reduce(mine)
+        sums = SlotSums.from_flat(totals)
+        on_the_way = Download(torch.cat([torch.stack(sums[1:]), counted]))
+        self._statistics.end_step(sums.statistics, sums.clips)
+        return on_the_way
+
+    def _update(self, planned: PlannedStep, totals: Download, lr_scale: float) -> StepResult:
+        """Waits for the step's sums, then updates the weights."""
+        self._report_progress(SYNCHRONISING)
+        loss, correct, clips, *counted = totals.wait().tolist()
+        if not math.isfinite(loss):
+            self._refuse(loss, planned.step)
+        if clips:
+            lr = lr_at(planned.step, self._training_set.steps_per_epoch, self._settings, lr_scale)
+            # Each slot's loss was divided by the planned number of clips: correct that for clips that were skipped.
+            self._sync.update(lr, planned.clips / clips)
+            if self.ema:
+                self.ema.update(planned.step)
+        votes = Votes(*(count > 0 for count in counted))
+        return StepResult(loss, correct, int(clips), self._inputs.take_waited(), votes)
+
+    def _refuse(self, loss: float, step: int) -> NoReturn:
+        mine = [
+            f"slot {slot}, draws {first} to {last}"
+            for slot, first, last, own in self._losses
+            if not math.isfinite(own.item())
+        ]
+        where = ", ".join(text for part in self._ranks.gather(mine) for text in part)
+        raise UsageError(
+            f"step {step}: the loss is {loss} ({where}); the checkpoint before it is kept: "
+            "use a lower --set train.lr=... or --set train.clip_grad_norm=1 in a new --run"
+        )
+
+    # --- state ------------------------------------------------------------------------------------------------
 
     @property
     def sharded(self) -> bool:
@@ -249,22 +258,12 @@ class Stepper:
             self.ema.load_state_dict(averaged)
         self._sync.load(checkpoint)
 
-    def _build_augment(self) -> AugmentationChain | None:
-        config, frontend = self._training_set.config, self._training_set.config.frontend
-        if not frontend.augments:
-            return None
-        needs_noise = frontend.noise_probability > 0.0 or frontend.mix_probability > 0.0
-        noises = (
-            read_noise(self._training_set.index, "train", CacheSettings.from_config(config.data)) if needs_noise else []
-        )
-        samples, device = self._training_set.samples, self._ranks.device
-        return AugmentationChain(frontend, self._features, self._settings.seed, noises, samples, device)
+    # --- silence ----------------------------------------------------------------------------------------------
 
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""
         self._statistics.begin_slot(clips=1)
-        silence = torch.zeros(1, self._training_set.samples, dtype=torch.int16, device=self._ranks.device)
-        self._sync.backward(self._model(self._features(silence)).sum() * 0.0)
+        self._sync.backward(self._model(self._inputs.silence(1)).sum() * 0.0)
 
     def _warm_up_buckets(self, optimizer: torch.optim.Optimizer) -> None:
         """Two backward passes whose gradients are discarded.

@@ -11,7 +11,6 @@ import scipy.signal
 import torch
 
 from kws.audio import augment as module
-from kws.audio import frames
 from kws.audio.augment import AugmentationChain
 from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.features import SPECS, Features
@@ -58,8 +57,7 @@ def transformed(
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The chain with the functions for CPUs, and with those for GPUs (run on the CPU)."""
     if request.param == "batched":
-        monkeypatch.setattr(module, "transform_waves", module.transform_waves_batched)
-        monkeypatch.setattr(frames, "transformed_power", frames.transformed_power_batched)
+        monkeypatch.setattr(module, "implementation", lambda device: module.BATCHED)
     return str(request.param)
 
 
@@ -361,7 +359,7 @@ def test_mixing_uses_the_banks_rows_at_their_shares(implementation: str) -> None
     steps, wave = chain(settings, noises=(HISS, HUM)), clips(12)
     mix = steps.sampler.mixed_noise(np.arange(12), 0)
     bank = NoiseBank((HISS, HUM), SHORT, CPU)
-    noise = bank.rows((mix.position * bank.num_rows).astype(np.int64))
+    noise = bank.rows(torch.from_numpy((mix.position * bank.num_rows).astype(np.int64)))
     share = torch.from_numpy(mix.level).float()[:, None]
     wanted = Features("mel32")((1 - share) * wave + share * noise)  # without other steps spectra add like waves
     found = steps(wave, np.full(12, SHORT), np.arange(12), 0)
@@ -374,7 +372,7 @@ def test_mixing_uses_the_banks_rows_at_their_shares(implementation: str) -> None
 def masked_places(settings: FrontEndConfig, count: int = 60) -> torch.Tensor:
     """Which places of random features are masked, that is, set to the mean; (count, 40, 101)."""
     features = torch.from_numpy(np.random.default_rng(2).standard_normal((count, 1, 40, 101)).astype(np.float32))
-    found = chain(settings).mask(features, np.arange(count), 0)
+    found = chain(settings).masks(np.arange(count), 0, 40, 101).apply(features)
     masked = found != features
     mean = features.mean(dim=(2, 3), keepdim=True).expand_as(features)
     assert torch.equal(found[masked], mean[masked])
@@ -398,7 +396,7 @@ def test_a_time_mask_is_as_long_in_ms_for_any_hop(features: str, frames: int) ->
     settings = only(features=features, time_masks=1, time_mask_ms=200.0)
     steps = AugmentationChain(settings, Features(features), 0, [], 16000, CPU)
     picture = torch.from_numpy(np.random.default_rng(2).standard_normal((200, 1, 32, 32)).astype(np.float32))
-    masked = (steps.mask(picture, np.arange(200), 0) != picture)[:, 0, 0].sum(dim=1)
+    masked = (steps.masks(np.arange(200), 0, 32, 32).apply(picture) != picture)[:, 0, 0].sum(dim=1)
     assert masked.max() == frames
 
 

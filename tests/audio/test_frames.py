@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import librosa
@@ -9,19 +10,32 @@ import numpy as np
 import pytest
 import torch
 
-from kws.audio import frames
-from kws.audio.augment_parameters import TransformParameters
+from kws.audio.augment_parameters import Floats, Ints, TransformParameters
 from kws.audio.features import Features
+from kws.audio.frames import BatchedFrameSteps, CompiledFrameSteps, FrameSteps
 from tests.audio import librosa_chain as reference
 from tests.audio.sounds import SAMPLES, Sounds, batch, transforms
 
 Power = Callable[..., torch.Tensor]
 both_implementations = pytest.mark.parametrize(
-    "power", [frames.transformed_power_compiled, frames.transformed_power_batched], ids=["compiled", "batched"]
+    "power", [CompiledFrameSteps, BatchedFrameSteps], ids=["compiled", "batched"], indirect=True
 )
 NO_PARTNER = -1
 DECIBELS = 1e-3
 """Largest difference allowed to the reference, in dB."""
+
+
+def transformed_power(
+    steps: type[FrameSteps], spectra: torch.Tensor, transforms: TransformParameters, partner: Ints, share: Floats
+) -> torch.Tensor:
+    """Power of the spectra by one implementation."""
+    return steps.from_parameters(transforms, partner, share, spectra.shape[1]).power(spectra)
+
+
+@pytest.fixture
+def power(request: pytest.FixtureRequest) -> Power:
+    """One implementation as a function of spectra, transforms, partners and shares."""
+    return functools.partial(transformed_power, request.param)
 
 
 def slow(*values: object) -> list[object]:
@@ -128,7 +142,7 @@ def test_both_implementations_agree_with_random_parameters(sounds: Sounds, power
         )  # fmt: skip
         partner = np.where(rng.random(5) < 0.7, rng.integers(5, 10, 5), NO_PARTNER)
         found = power(spectra, whole, partner, rng.uniform(0, 0.45, 5))
-        other = frames.transformed_power(spectra, whole, partner, np.zeros(5))
+        other = transformed_power(CompiledFrameSteps, spectra, whole, partner, np.zeros(5))
         assert found.isfinite().all()
         assert torch.equal(found[partner < 0], power(spectra, whole, *unmixed(5))[partner < 0])
         torch.testing.assert_close(found[partner < 0], other[partner < 0], rtol=1e-4, atol=1e-9)

@@ -11,17 +11,30 @@ import numpy as np
 import pytest
 import torch
 
-from kws.audio import augment, kernels
+from kws.audio import kernels
+from kws.audio.augment_parameters import Ints, TransformParameters
 from kws.audio.codec import Pcm
+from kws.audio.waves import BatchedWaveTransform, CompiledWaveTransform
 from tests.audio import librosa_chain as reference
 from tests.audio.sounds import HEADROOM, SAMPLES, Sounds, batch, transforms
 
 Transform = Callable[..., torch.Tensor]
 both_implementations = pytest.mark.parametrize(
-    "transform", [augment.transform_waves_compiled, augment.transform_waves_batched], ids=["compiled", "batched"]
+    "transform", [CompiledWaveTransform, BatchedWaveTransform], ids=["compiled", "batched"], indirect=True
 )
 # A few times half the last bit of float32 samples of up to 1.1.
 ROUNDING = 3e-7
+
+
+@pytest.fixture
+def transform(request: pytest.FixtureRequest) -> Transform:
+    """One implementation as a function of waves, lengths, parameters and the number of samples."""
+
+    def transformed(wave: torch.Tensor, lengths: Ints, parameters: TransformParameters, samples: int) -> torch.Tensor:
+        found: torch.Tensor = request.param.from_parameters(parameters, lengths).apply(wave, samples)
+        return found
+
+    return transformed
 
 
 def by_reference(clip: Pcm, gain: float, by: float | None) -> np.ndarray:

@@ -28,10 +28,10 @@ def test_rows_are_all_recordings_end_to_end_without_the_remainder() -> None:
     parts = [recording(250, 0), recording(130, 1000), recording(199, 2000)]
     bank = NoiseBank(parts, SAMPLES, CPU)
     assert bank.num_rows == 5  # of 579 samples
-    rows = bank.rows(np.arange(5))
+    rows = bank.rows(torch.arange(5))
     assert rows.dtype == torch.float32
     np.testing.assert_array_equal(as_int(rows).reshape(-1), np.concatenate(parts)[:500])
-    assert as_int(bank.rows(np.array([4, 0, 4])))[:, 0].tolist() == [2020, 0, 2020]
+    assert as_int(bank.rows(torch.tensor([4, 0, 4])))[:, 0].tolist() == [2020, 0, 2020]
 
 
 def test_windows_are_all_stretches_inside_one_recording() -> None:
@@ -39,8 +39,9 @@ def test_windows_are_all_stretches_inside_one_recording() -> None:
     bank = NoiseBank(parts, SAMPLES, CPU)
     wanted = [part[at : at + SAMPLES] for part in parts for at in range(len(part) - SAMPLES + 1)]
     assert bank.num_windows == len(wanted) == 151 + 0 + 1 + 31
-    np.testing.assert_array_equal(as_int(bank.windows(np.arange(bank.num_windows))), np.stack(wanted))
-    assert as_int(bank.windows(np.array([182, 0, 151])))[:, 0].tolist() == [3030, 0, 2000]
+    starts = bank.window_starts(np.arange(bank.num_windows))
+    np.testing.assert_array_equal(as_int(bank.windows(torch.from_numpy(starts))), np.stack(wanted))
+    assert as_int(bank.windows(torch.from_numpy(starts[[182, 0, 151]])))[:, 0].tolist() == [3030, 0, 2000]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_too_little_noise_gives_no_rows_or_windows(lengths: tuple[int, ...], row
 
 def test_the_recordings_may_be_read_only_views() -> None:
     view = np.frombuffer(recording(300, 5).tobytes(), np.int16)
-    assert as_int(NoiseBank([view], SAMPLES, CPU).rows(np.array([1])))[0, 0] == 105
+    assert as_int(NoiseBank([view], SAMPLES, CPU).rows(torch.tensor([1])))[0, 0] == 105
 
 
 # --- rooms ----------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def run_frontend(config: Config, ranks: Ranks) -> dict[str, np.ndarray]:
     def add(batch: Batch) -> None:
         draws = batch.draws.numpy()
         made = chain(batch.wave, batch.lengths.numpy(), draws, EPOCH)
-        mixup = Mixup(config.frontend, seed, batch.step, batch.slot, len(draws), ranks.device)
+        mixup = Mixup.draw(config.frontend, seed, batch.step, batch.slot, len(draws))
         values = (
             draws,
             batch.clips.numpy(),

@@ -11,13 +11,12 @@ from torch import nn
 from kws.config import FrontEndConfig, preset
 from kws.training.mixup import Mixup
 
-CPU = torch.device("cpu")
 CLASSES = 7
 
 
 def mixup(clips: int = 12, probability: float = 1.0, alpha: float = 2.0, seed: int = 0, step: int = 0, slot: int = 0):
     settings: FrontEndConfig = preset("none", mixup_probability=probability, mixup_alpha=alpha)
-    return Mixup(settings, seed, step, slot, clips, CPU)
+    return Mixup.draw(settings, seed, step, slot, clips)
 
 
 def outcome(clips: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

@@ -34,7 +34,7 @@ def run_step(model: nn.Module, batches: list[Tensor], seed: int = 0) -> None:
         statistics.begin_slot(len(batch))
         (model(batch).square().sum() / total).backward()
         left.append(statistics.end_slot(len(batch)))
-    statistics.end_step(torch.stack(left).sum(dim=0), total)
+    statistics.end_step(torch.stack(left).sum(dim=0), torch.tensor(float(total)))
 
 
 def left_by_one(model: nn.Module, batch: Tensor) -> nn.Module:
@@ -83,7 +83,7 @@ def test_slots_of_two_ranks_add_up_to_those_of_one() -> None:
             left.append(mine.end_slot(len(batch)))
     totals = torch.stack(left).sum(dim=0)
     for model, mine in zip(ranks, statistics, strict=True):
-        mine.end_step(totals.clone(), sum(map(len, batches)))
+        mine.end_step(totals.clone(), torch.tensor(float(sum(map(len, batches)))))
         for key, value in whole.state_dict().items():
             torch.testing.assert_close(model.state_dict()[key], value, atol=1e-6, rtol=1e-6)
 
@@ -96,7 +96,7 @@ def test_a_slot_of_one_clip_uses_the_running_statistics_and_leaves_them() -> Non
     statistics.begin_step()
     statistics.begin_slot(1)
     torch.testing.assert_close(model(clip), before.eval()(clip))
-    statistics.end_step(statistics.end_slot(1), 1)
+    statistics.end_step(statistics.end_slot(1), torch.ones(()))
     for key, value in before.state_dict().items():
         if "running" in key:
             assert torch.equal(model.state_dict()[key], value)
@@ -159,7 +159,7 @@ def test_a_model_that_was_moved_meanwhile_keeps_its_statistics() -> None:
             statistics.begin_slot(len(batch))
             model(batch)
             left.append(statistics.end_slot(len(batch)))
-        statistics.end_step(torch.stack(left).sum(dim=0), 10)
+        statistics.end_step(torch.stack(left).sum(dim=0), torch.tensor(10.0))
         run_step(other, batches)
         for key, value in model.state_dict().items():
             assert torch.equal(value, other.state_dict()[key]), (again, key)

@@ -63,7 +63,7 @@ class Run:
         self.outcome: StepResult = stepper.step(planned, iter(self.batches), Votes(save=True))
 
     def mixup(self, slot: int) -> Mixup:
-        return Mixup(self.frontend, SEED, STEP, slot, MICRO, CPU)
+        return Mixup.draw(self.frontend, SEED, STEP, slot, MICRO)
 
 
 @pytest.mark.parametrize("features", ["mel32", "logmel40", "mfcc40"])
