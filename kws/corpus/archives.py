@@ -15,14 +15,13 @@ import io
 import lzma
 import os
 import stat
+import sys
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Self, cast
-
-import zstandard
 
 from kws.audio import formats
 from kws.corpus.recording import raise_unreadable, read_file
@@ -32,8 +31,7 @@ _ZIP, _ZSTD = b"PK", b"\x28\xb5\x2f\xfd"
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip")
 _OTHER_ARCHIVES = {b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 _DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError,
-    NotImplementedError,
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError,
 )  # fmt: skip
 
 
@@ -144,10 +142,16 @@ def _damage_named(what: str, source: Path | None = None) -> Iterator[None]:
     """Turns errors of the archive's readers into a UsageError."""
     try:
         yield
-    except _DAMAGE as error:
+    except _damage() as error:
         if isinstance(error, OSError) and error.errno:  # not gzip's errors of content, which have no number
             raise unreadable(error, source) from error
         raise UsageError(f"{what} ({error}); wanted a whole tar (also gz, bz2, xz, zst) or zip") from error
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What the archives' readers raise; that of zstandard only where an archive needed that package."""
+    zstandard = sys.modules.get("zstandard")
+    return (*_DAMAGE, zstandard.ZstdError) if zstandard else _DAMAGE
 
 
 def _magic(path: Path) -> bytes:
@@ -185,8 +189,18 @@ def _uncompressed(path: Path) -> IO[bytes]:
     if magic.startswith(b"BZh"):
         return cast(IO[bytes], bz2.open(path))
     if magic.startswith(_ZSTD):
-        return cast(IO[bytes], zstandard.open(path, "rb"))
+        return _opened_zstd(path)
     return cast(IO[bytes], lzma.open(path)) if magic.startswith(b"\xfd7zXZ\0") else path.open("rb")
+
+
+def _opened_zstd(path: Path) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: reading .tar.zst needs the package zstandard: pip install zstandard, or unpack it first"
+        ) from error
+    return cast(IO[bytes], zstandard.open(path, "rb"))
 
 
 def _tar_files(path: Path, names_only: bool = False) -> Iterator[SourceFile]:

@@ -68,9 +68,11 @@ def _lines(track: Path) -> Iterator[tuple[str, Sequence[str]]]:
 def _intervals(track: Path) -> Iterator[tuple[str, Sequence[str]]]:
     """Position and fields of each non-empty interval or point of a Praat track: of its only tier, or the one named
     words."""
-    from praatio import textgrid  # type: ignore[import-untyped]
-    from praatio.utilities.errors import PraatioException  # type: ignore[import-untyped]
-
+    try:
+        from praatio import textgrid  # type: ignore[import-untyped]
+        from praatio.utilities.errors import PraatioException  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UsageError(f"{track}: reading TextGrids needs the package praatio: pip install praatio") from error
     try:
         tiers = textgrid.openTextgrid(str(track), includeEmptyIntervals=False).tiers
     except OSError as error:

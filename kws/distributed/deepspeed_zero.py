@@ -89,8 +89,12 @@ def create_accelerator(settings: TrainConfig, device: torch.device, timeout: tim
 
 
 def _import_deepspeed() -> None:
-    import deepspeed  # type: ignore[import-untyped]
-
+    try:
+        import deepspeed  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"train.zero: needs the package {error.name}: pip install {error.name}, or use --set train.zero=0"
+        ) from error
     # DeepSpeed would compile a CPU op for a minute at its start. We use none of its ops, so we list none.
     deepspeed.ops.__compatible_ops__ = {}
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from kws.errors import UsageError
+
 SCRIPT = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -89,8 +91,10 @@ def plot_scripts(plots: Sequence[dict[str, Any]]) -> tuple[str, list[str]]:
     """The HTML at the end of the page that draws the plots, and the scripts in it; empty where there is no plot."""
     if not plots:
         return "", []
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-
+    try:
+        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise UsageError("kws report: its plots need the package plotly: pip install plotly") from error
     library = get_plotlyjs().replace("</script", "<\\/script")
     # JSON allows "<" as an escape sequence; so no tag inside can end the script element.
     figures = json.dumps(list(plots), allow_nan=False).replace("<", "\\u003c")
