@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,8 @@ from pydantic_core import PydanticCustomError
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 ExcerptRule = Literal["loudest", "start", "middle"]
+MOST_PROFILED_STEPS = 100
+"""A trace has about a megabyte a slot, and the viewers take some hundred megabytes."""
 
 
 @contextlib.contextmanager
@@ -300,6 +303,9 @@ class TrainConfig:
     """Write a line of metrics every this many steps."""
     log_minutes: float = 1.0
     """Shortest time between two progress lines within an epoch, in minutes, where stdout is not a terminal."""
+    profile: str = ""
+    """FROM:TO, such as "100:110": record the steps FROM to TO - 1 of the run, counted from 0, with torch.profiler. ""
+    records none. RUN/profile gets a trace for Perfetto and a table of each process; a recorded step takes longer."""
     wandb: str = ""
     """Weights & Biases project that receives the curves too; "": none. With WANDB_MODE=offline they stay in the run
     folder."""
@@ -322,6 +328,11 @@ class TrainConfig:
             check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")
             check(self.hang_s >= 0.0, "hang_s: wanted 0 (never) or more seconds")
             check(self.log_minutes >= 0.0, "log_minutes: wanted 0 or more")
+            check(
+                not self.profile or self.profile_steps is not None,
+                'profile: wanted FROM:TO, such as "100:110" for the steps 100 to 109, counted from 0, and at most '
+                f"{MOST_PROFILED_STEPS} of them",
+            )
             check(
                 not self.zero or self.reduction == "fast",
                 "zero, reduction: the order in which DeepSpeed adds gradients is not fixed, so it is never exact; "
@@ -353,6 +364,15 @@ class TrainConfig:
             f"reduction: exact needs a power of two as number of slots, not {self.slots} "
             f"(global_batch {self.global_batch} / micro_batch {self.micro_batch}); use another train.micro_batch",
         )
+
+    @property
+    def profile_steps(self) -> tuple[int, int] | None:
+        """The first step that `profile` wants recorded, and the one after the last; None where it is "" or wrong."""
+        found = re.fullmatch(r"(\d{1,15}):(\d{1,15})", self.profile, re.ASCII)
+        if not found:
+            return None
+        first, end = int(found[1]), int(found[2])
+        return (first, end) if 0 < end - first <= MOST_PROFILED_STEPS else None
 
     @property
     def slots(self) -> int:

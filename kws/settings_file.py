@@ -290,7 +290,7 @@ FREE_TO_CHANGE = frozenset(
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
     | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
     | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
-    | {"train.log_minutes", "train.wandb"}
+    | {"train.log_minutes", "train.wandb", "train.profile"}
 )
 
 

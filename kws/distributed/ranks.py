@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,21 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from kws.errors import RankError, UsageError, user_message
 
 T = TypeVar("T")
+
+
+class PendingGather:
+    """Numbers of all ranks on their way. `mine`: those of this rank, (V,), on its device."""
+
+    def __init__(self, mine: torch.Tensor, world_size: int) -> None:
+        self._mine, self._all = mine, mine.new_empty(world_size, len(mine))
+        # Not all_gather_into_tensor: torch 2.13 deprecates it for a name that torch 2.9 lacks.
+        self._work = dist.all_gather(list(self._all), mine, async_op=True)
+
+    def result(self) -> list[list[float]]:
+        """A row of V numbers for each rank; waits for them."""
+        self._work.wait()
+        rows: list[list[float]] = self._all.tolist()
+        return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +94,12 @@ class Ranks:
         """The ranks on this process's host."""
         hosts = self.gather(socket.gethostname())
         return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
+
+    def start_gather(self, values: Sequence[float]) -> PendingGather:
+        """Starts to gather equally many numbers of every rank, without waiting for the other ranks or the device; for
+        several ranks."""
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return PendingGather(mine, self.world_size)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Adds float64 values over the ranks, in place."""

@@ -21,6 +21,16 @@ from kws.results.formats import (
 )  # fmt: skip
 from kws.results.page_style import STYLE, plot_scripts, security_policy
 from kws.results.records import AttemptSummary, Row, SamplingAudit
+from kws.results.time_use import (
+    EPISODE_COLUMNS,
+    PART_COLUMNS,
+    PROFILE_COLUMNS,
+    TimeUse,
+    episode_cells,
+    part_cells,
+    profile_cells,
+    rank_columns,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class PageContent:
     matrices: Sequence[Row]
     """For each of `results`, the plotly figure of its confusion matrix."""
     sampling: SamplingAudit | None
+    time_use: TimeUse
 
 
 def render(content: PageContent) -> str:
@@ -59,15 +70,16 @@ def render(content: PageContent) -> str:
     body = [
         f"<header><h1>{title}</h1>{_headline(content)}</header>",
         _section("Training", _clip_notes(content.run) + _curves(len(content.curves))),
+        _section("Time", _time(content.time_use, len(content.curves) + len(content.matrices))),
         evaluated or _section("Evaluation", "<p>Not evaluated yet.</p>"),
         _section("Sampling", _sampling(content.sampling)),
         _section("History", _history(content.attempts)),
-        _section("Ranks", _ranks(content.run.get("ranks"))),
+        _section("Ranks", _ranks(content.run.get("ranks"), rank_columns(content.time_use))),
         _section("Software, hardware, corpus", _environment(content.run)),
         _section("Configuration", f'<div class="scroll"><pre>{escape(content.config)}</pre></div>'),
     ]
     made = f"<footer>Written {clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
-    tail, allowed = plot_scripts([*content.curves, *content.matrices])
+    tail, allowed = plot_scripts([*content.curves, *content.matrices, *content.time_use.plots])
     head = f'{_HEAD}{security_policy(allowed)}">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
     return head + "\n".join(body) + made + tail + "\n</body>\n</html>\n"
 
@@ -146,6 +158,24 @@ def _matrix(number: int, plot: Row, picture: bytes) -> str:
     return f'<div class="scroll"><div id="plot-{number}" style="{size}"></div></div><noscript>{still}</noscript>'
 
 
+def _time(use: TimeUse, first_plot: int) -> str:
+    """Where the time went; `first_plot`: the number of the first of its plots on the page."""
+    if not use.seconds:
+        return "<p>Not recorded.</p>"
+    plots = "".join(f'<div id="plot-{first_plot + place}"></div>' for place in range(len(use.plots)))
+    parts = [
+        f'<div class="plots">{plots}</div>' if plots else "",
+        f"<h3>Parts of a step, on rank 0, over {use.steps:,} steps</h3>",
+        _table(PART_COLUMNS, part_cells(use), "lrrr"),
+    ]
+    if use.rank_seconds:
+        stragglers = _table(EPISODE_COLUMNS, episode_cells(use), "rlrrrlr") if use.episodes else "<p>None.</p>"
+        parts += ["<h3>Stragglers: ranks for which the others waited</h3>", stragglers]
+    if use.profiles:
+        parts += ["<h3>Profiles</h3>", _table(PROFILE_COLUMNS, profile_cells(use), "lrrrrrl")]
+    return "".join(parts)
+
+
 def _sampling(audit: SamplingAudit | None) -> str:
     """Planned and consumed draws of each class in the newest epoch."""
     if audit is None:
@@ -206,8 +236,11 @@ def _end(attempt: AttemptSummary) -> str:
     return attempt.end or "no end recorded: killed, or still running"
 
 
-def _ranks(ranks: object) -> str:
+def _ranks(ranks: object, times: Sequence[Row]) -> str:
+    """The ranks of the latest attempt; `times`: more columns for each of them, or []."""
     rows = [rank for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
+    if len(times) == len(rows):
+        rows = [row | own for row, own in zip(rows, times, strict=True)]
     if not rows:
         return "<p>Not recorded.</p>"
     names = list(dict.fromkeys(["rank", "host", "device", "slots", *(key for row in rows for key in row)]))

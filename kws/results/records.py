@@ -51,7 +51,7 @@ class SamplingAudit(NamedTuple):
 
 
 def rows_of(events: Iterable[Row], kind: str) -> list[Row]:
-    """The events of one kind: "start", "step", "epoch" or "end"."""
+    """The events of one kind, such as "step" (kws/run/log.py)."""
     return [row for row in events if row["event"] == kind]
 
 
@@ -82,9 +82,14 @@ def _parse(line: bytes) -> Row | None:
         return None
     # Events that are plotted need their step, and an epoch event its epoch.
     needed = {"start": ("step",), "step": ("step",), "epoch": ("step", "epoch"), "end": ()}
+    needed |= {"ranks": ("step",), "straggler": ("step",)}
     if not isinstance(row, dict) or row.get("event") not in needed:
         return None
     return row if all(isinstance(row.get(key), int) for key in needed[row["event"]]) else None
+
+
+_KEYS = {"step": "step", "epoch": "epoch", "ranks": "step"}
+"""Kind of event -> the number of which it has one row."""
 
 
 def without_repeats(rows: Iterable[Row]) -> list[Row]:
@@ -96,14 +101,14 @@ def without_repeats(rows: Iterable[Row]) -> list[Row]:
             # A row at the very step resumed from is kept until it is repeated: it may be the epoch that ended with
             # the checkpoint, which the new attempt does not write again.
             kept = {key: old for key, old in kept.items() if not _is_replayed(old, row["step"])}
-        key = (kind, row[kind] if kind in ("step", "epoch") else order)
+        key = (kind, row[_KEYS[kind]] if kind in _KEYS else order)
         kept.pop(key, None)  # so that the later row also has the later position
         kept[key] = row
     return list(kept.values())
 
 
 def _is_replayed(row: Row, resumed_at: int) -> bool:
-    return row["event"] in ("step", "epoch") and (row["step"] > resumed_at or resumed_at == 0)
+    return row["event"] in ("step", "epoch", "ranks", "straggler") and (row["step"] > resumed_at or resumed_at == 0)
 
 
 def read_json(path: Path) -> Row:

@@ -20,6 +20,7 @@ from kws.results.mistake_cards import mistake_cards
 from kws.results.page import PageContent, render, tiles
 from kws.results.plots import confusion_matrix, training_curves
 from kws.results.records import Row, SamplingAudit, rows_of
+from kws.results.time_use import read_time_use
 from kws.run import folder as run_folder
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _read_run(run: Path, sampling: SamplingAudit | None) -> PageContent:
         curves=training_curves(events),
         matrices=[confusion_matrix(result) for result in results],
         sampling=sampling,
+        time_use=read_time_use(run, events),
     )
 
 

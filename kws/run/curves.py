@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from kws import files
 from kws.errors import UsageError
+from kws.run.step_parts import shares
+from kws.run.stragglers import compare_ranks
 
 _TAGS = {
     "step": {
@@ -42,7 +44,12 @@ WANDB_TIMEOUT_S = 30.0
 
 def scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an event that are curves, by tag. Tags of train and valid have the same last part."""
-    return {tag: float(values[name]) for name, tag in _TAGS.get(kind, {}).items() if name in values}
+    found = {tag: float(values[name]) for name, tag in _TAGS.get(kind, {}).items() if name in values}
+    if kind == "step":
+        found |= {f"time/{part}": share for part, share in shares(values.get("parts", {})).items()}
+    if kind == "ranks":
+        found["ranks/slowest_to_median"] = max(share.ratio for share in compare_ranks(values["seconds"]))
+    return found
 
 
 class TensorBoard:

@@ -19,6 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kws.run.step_parts import largest_parts
+from kws.run.stragglers import Straggler
+
 Values = Mapping[str, Any]
 _REFRESHES_PER_S = 3  # of 4 ms each
 _FULL_WIDTH = 72
@@ -99,6 +102,7 @@ class LineDisplay:
         self._length, self._console, self._estimate = length, console, TimeEstimate(length)
         self._line_seconds, self._last_line_at = line_seconds, time.monotonic()
         self._step, self._values, self._best = 0, dict[str, Any](), None
+        self._stragglers: dict[int, str] = {}  # rank -> line
 
     def begin(self) -> None:
         """Call before the first event."""
@@ -121,6 +125,10 @@ class LineDisplay:
         elif kind == "step":
             self._values = dict(values)
             self._show_step(step, values)
+        elif kind == "straggler":
+            self._stragglers.pop(values["rank"], None)
+            if values["slow"]:
+                self._stragglers[values["rank"]] = Straggler(**values).text()
         elif kind == "epoch":
             accuracy = values.get("ema_valid_accuracy", values.get("valid_accuracy"))
             self._best = max((value for value in (self._best, accuracy) if value is not None), default=None)
@@ -131,7 +139,9 @@ class LineDisplay:
         if time.monotonic() - self._last_line_at >= self._line_seconds and not last_of_epoch:
             head = f"step {step}/{self._length.steps}  epoch {values['epoch'] + 1}/{self._length.epochs}"
             left = self._estimate.seconds_left(step, self._length.steps)
-            self._print_line(head, _STEP_FORMATS, values, f"ETA {format_duration(left)}")
+            parts = largest_parts(values.get("parts", {}), most=2)
+            tail = f"ETA {format_duration(left)}" + (f"  time: {parts}" if parts else "")
+            self._print_line(head, _STEP_FORMATS, values, tail)
 
     def _print_line(self, head: str, formats: Mapping[str, str], values: Values, tail: str = "") -> None:
         texts = [text.format(values[name]) for name, text in formats.items() if name in values]
@@ -185,7 +195,16 @@ class LiveDisplay(LineDisplay):
         bars.add_row(*self._epoch_or_evaluation_bar(now))
         left = self._estimate.seconds_left(step, steps)
         bars.add_row("run", *_bar(step, steps, now - self._began, left))
-        return Group(bars, self._metrics_table())
+        return Group(bars, self._metrics_table(), *self._time_lines())
+
+    def _time_lines(self) -> list[Text]:
+        """Where the time goes, and for which ranks the others wait: as much as fits into a line each."""
+        width = self._console.width
+        parts = largest_parts(self._values.get("parts", {}), most=6, width=width - len(" time  "))
+        lines = [Text(f" time  {parts}", style="dim")] if parts else []
+        return lines + [
+            Text(f" {text}", style="yellow", no_wrap=True, overflow="ellipsis") for text in self._stragglers.values()
+        ]
 
     def _epoch_or_evaluation_bar(self, now: float) -> tuple[Any, ...]:
         steps_per_epoch, step = self._length.steps_per_epoch, self._step

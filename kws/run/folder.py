@@ -207,6 +207,14 @@ def write_status(run: Path, state: str, step: int, code: int | None = None, **mo
     files.write_json(run / "status.json", _status(state, step, code, **more))
 
 
+def note_stragglers(run: Path, stragglers: list[str]) -> None:
+    """Writes the lines about present stragglers into status.json, while it says "running"."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+        if status["state"] == "running":
+            files.write_json(run / "status.json", status | {"stragglers": stragglers})
+
+
 def write_failure(run: Path, step: int, code: int, rank: int, why: str = "") -> None:
     """Writes status.json of a failed run, unless a rank has already done so: the first error causes the others.
 

@@ -8,11 +8,16 @@ metrics.jsonl has one line per event; everything that is drawn later can be draw
     step    every train.log_steps, over the steps since the line before: epoch (from 0)  lr (of the last update)
             loss (nats per clip)  accuracy  clips_per_s  data_wait (fraction of the time)  seconds
             gpu_gb (10^9 bytes, the most that was reserved; if there is a GPU)
+            parts (part of a step -> seconds of rank 0; kws/run/step_parts.py)
+    ranks   with several ranks, since the last such line: steps  seconds (part of a step -> seconds of each rank)
+    straggler   when a rank becomes or stops being one, or changes: rank  host  slow  ratio (busy time to the median
+            rank's)  steps (for how many)  part (in which it lost most)  wait (fraction of the time)
     epoch   epoch (from 0)  lr  train_loss  train_accuracy  clips_per_s  data_wait
             seconds (of its steps in this attempt)
             if it was evaluated: valid_loss  valid_accuracy  eval_seconds  ema_valid_loss  ema_valid_accuracy
+            parts (since the last step line: saving and evaluating)
     save    checkpoint (name of its folder)  seconds (that training waited for it)
-    end     state (finished, preempted)
+    end     state (finished, preempted)  parts (since the last epoch or step line)
 
 A resumed run writes the steps after its checkpoint again: the later line counts (kws.results.records.read_events).
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,12 @@ from kws.run.saver import Saver
 from kws.training.initial import load_initial_weights, measure_normalisation, refuse_other_plan
 from kws.training.network import build_network
 from kws.training.optim import build_optimizer, lr_at
+from kws.training.profiling import StepProfile, profile_note
 from kws.training.start_message import start_message, unreachable_message
 from kws.training.state import Meter, TrainState
 from kws.training.step import PlannedStep, Stepper, Votes
+from kws.training.step_times import StepTimes
+from kws.training.time_log import TimeLog
 
 FINISHED, PREEMPTED = 0, 75
 
@@ -74,12 +77,15 @@ class Trainer:
         self.saver = Saver(self.checkpoints)
         self.saved_at = time.monotonic()
         self.meter, self.epoch_meter = Meter(), Meter()  # since the last line of the log; since the epoch's start
+        self.times = StepTimes.on(ranks.device)
         self.ledger: Ledger | None = None
         self.attempt: Attempt
         self.watchdog: Watchdog
         self.reader: SlotReader
         self.stepper: Stepper
         self.log: log.RunLog
+        self.time_log: TimeLog
+        self.profile: StepProfile
         self.batches: Iterator[Batch]
 
     @property
@@ -107,6 +113,7 @@ class Trainer:
 
     def train(self) -> int:
         """Trains to the end, or until a stop is requested. Returns FINISHED or PREEMPTED."""
+        self.times.take()  # the start belongs to no step
         while not self.done:
             with closing(self.rest_of_epoch()) as steps:
                 for planned in steps:
@@ -138,7 +145,9 @@ class Trainer:
             save=self.ranks.is_main and self._time_to_save(),
             write_failed=self.saver.failed,
         )
-        result = self.stepper.step(planned, self.batches, mine, self.ledger, self.state.plateau.scale)
+        with self.profile.step(planned.step):
+            result = self.stepper.step(planned, self.batches, mine, self.ledger, self.state.plateau.scale)
+        self.time_log.finish()
         self.watchdog.first_step_done()
         self.attempt.stop.begin()
         for meter in (self.meter, self.epoch_meter):
@@ -175,7 +184,7 @@ class Trainer:
         self.state.evaluation_pending = False
         # Logged before the save: once saved, a resume skips this evaluation. After a kill in between the line appears
         # twice, and readers take the later one.
-        self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **values)
+        self.log.event("epoch", self.state.step, epoch=done - 1, lr=lr, **values, parts=self.time_log.parts())
         self.save("-evaluated", improved)
         return True
 
@@ -215,18 +224,20 @@ class Trainer:
         self.say(start_message(self.training_set, facts, self.state.step))
         number = ranks.on_main(lambda: run_folder.begin_attempt(self.folder, self.state.step))
         with ExitStack() as stack:
-            self._open(number, stack)
+            self._open(number, stack, [row["host"] for row in facts["ranks"]])
             self._load(checkpoint)
             self.saved_at = time.monotonic()
             code = self.train()
             self._wait_for_writes()
-            self.log.event("end", self.state.step, state="finished" if code == FINISHED else "preempted")
+            self.time_log.finish(write=True)
+            state = "finished" if code == FINISHED else "preempted"
+            self.log.event("end", self.state.step, state=state, parts=self.time_log.parts())
         self._say_end(code)
         self.attempt.write_status("finished" if code == FINISHED else "preempted", code)
         return code
 
-    def _open(self, number: int, stack: ExitStack) -> None:
-        """Opens what attempt `number` reads from and writes to; `stack` closes it."""
+    def _open(self, number: int, stack: ExitStack, hosts: Sequence[str]) -> None:
+        """Opens what attempt `number` reads from and writes to; `stack` closes it. `hosts`: of each rank."""
         config, ranks = self.config, self.ranks
         if config.data.ledger:
             self.ledger = Ledger(self.folder, number, ranks.rank, self.state.step)
@@ -236,6 +247,12 @@ class Trainer:
         run_log = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
         self.log = stack.enter_context(run_log)
         stack.enter_context(self.saver)
+        self.time_log = TimeLog(self.times, ranks, hosts, self.log, self.folder, self.say, self.state.step)
+        wanted = config.train.profile_steps
+        self.profile = StepProfile(wanted, self.folder / "profile", ranks, self.times, self.watchdog)
+        stack.callback(self.profile.close)
+        if note := profile_note(wanted, self.state.step, length.steps):
+            self.say(note)
         best = self.state.best_accuracy if self.state.best_accuracy >= 0.0 else None
         facts = {"attempt": number, "epoch": self.epoch, "world_size": ranks.world_size, "best": best}
         self.log.event("start", self.state.step, **facts, **dataclasses.asdict(length), steps=length.steps)
@@ -315,7 +332,7 @@ class Trainer:
             self._record_skipped()
         if self.ledger:
             self.ledger.flush()
-        with self.watchdog.no_time_limit("saving"):
+        with self.times.part("save"), self.watchdog.no_time_limit("saving"):
             self.ranks.barrier()  # every rank's ledger is on the disk before the checkpoint counts
             if self.stepper.sharded and not suffix:
                 self.ranks.on_main(self.saver.wait)
@@ -376,7 +393,8 @@ class Trainer:
             self.watchdog.report_progress("evaluating")
             return bool(self.attempt.stop)
 
-        with self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext():
+        patience = self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext()
+        with self.times.part("evaluation"), patience:
             return evaluate_split(
                 self.network, self.features, valid, self.ranks, should_stop, self.log.evaluation_progress
             )
@@ -391,5 +409,6 @@ class Trainer:
         if step % self.config.train.log_steps and step % self.training_set.steps_per_epoch:
             return
         memory = {} if self.ranks.gpu_gb is None else {"gpu_gb": self.ranks.gpu_gb}
-        self.log.event("step", step, epoch=epoch, lr=self._last_lr(), **self.meter.means(), **memory)
+        values = {"epoch": epoch, "lr": self._last_lr(), **self.meter.means(), **memory}
+        self.log.event("step", step, **values, parts=self.time_log.step_line(step))
         self.meter = Meter()
