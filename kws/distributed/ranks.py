@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from kws.errors import RankError, UsageError, user_message
+from kws.transfers import Download, to_device
 
 T = TypeVar("T")
 
@@ -24,11 +25,17 @@ class PendingGather:
         self._mine, self._all = mine, mine.new_empty(world_size, len(mine))
         # Not all_gather_into_tensor: torch 2.13 deprecates it for a name that torch 2.9 lacks.
         self._work = dist.all_gather(list(self._all), mine, async_op=True)
+        self._download: Download | None = None
+        if mine.device.type == "cuda":
+            self._work.wait()  # only later work of the device waits, not the host
+            self._download = Download(self._all)
 
     def result(self) -> list[list[float]]:
         """A row of V numbers for each rank; waits for them."""
-        self._work.wait()
-        rows: list[list[float]] = self._all.tolist()
+        if self._download is None:
+            self._work.wait()
+        arrived = self._download.wait() if self._download else self._all
+        rows: list[list[float]] = arrived.tolist()
         return rows
 
 
@@ -98,7 +105,7 @@ class Ranks:
     def start_gather(self, values: Sequence[float]) -> PendingGather:
         """Starts to gather equally many numbers of every rank, without waiting for the other ranks or the device; for
         several ranks."""
-        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        mine = to_device(torch.tensor(values, dtype=torch.float64), self.device)
         return PendingGather(mine, self.world_size)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from kws.data.stream import Batch
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.training.mixup import Mixup
+from kws.training.step_times import StepTimes
 from kws.transfers import to_device
 
 
@@ -54,9 +55,9 @@ class _Parameters:
 class SlotInputs:
     """Prepares slots for a rank."""
 
-    def __init__(self, training_set: TrainingSet, features: Features, ranks: Ranks) -> None:
+    def __init__(self, training_set: TrainingSet, features: Features, ranks: Ranks, times: StepTimes) -> None:
         self._training_set, self._features, self._device = training_set, features, ranks.device
-        self._ranks, self._seed = ranks, training_set.config.train.seed
+        self._ranks, self._seed, self._times = ranks, training_set.config.train.seed, times
         self._chain = self._build_chain()
         self._ahead: PreparedSlot | Exception | None = None
         self._waited = 0.0
@@ -94,7 +95,7 @@ class SlotInputs:
     def _read(self, batches: Iterator[Batch]) -> Batch:
         before = time.perf_counter()
         try:
-            with self._ranks.local_errors():
+            with self._times.part("data"), self._ranks.local_errors():
                 return next(batches)
         finally:
             self._waited += time.perf_counter() - before
@@ -102,6 +103,10 @@ class SlotInputs:
     def _prepare(self, batch: Batch, epoch: int, step: int) -> PreparedSlot:
         if len(batch.clips) == 0:
             return PreparedSlot(batch, None, batch.labels, None)
+        with self._times.part("front_end"):
+            return self._apply_front_end(batch, epoch, step)
+
+    def _apply_front_end(self, batch: Batch, epoch: int, step: int) -> PreparedSlot:
         wave = to_device(batch.wave, self._device)
         parameters = to_device(self._draw(batch, epoch, step), self._device)
         with torch.no_grad():

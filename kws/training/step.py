@@ -31,6 +31,7 @@ from kws.training.gradients import gradient_sync
 from kws.training.optim import lr_at
 from kws.training.slot_inputs import PreparedSlot, SlotInputs
 from kws.training.slots import RunningStatistics, seed_slot
+from kws.training.step_times import StepTimes
 from kws.transfers import Download, to_device
 
 
@@ -94,17 +95,20 @@ class StepResult:
 class Stepper:
     """Network, front end and optimizer on this rank's device, ready to step.
 
-    `report_progress` is called with what the rank is about to do, for the watchdog.
+    `report_progress` is called with what the rank is about to do, for the watchdog; `times` measures where
+    the time goes.
     """
 
     def __init__(
         self, training_set: TrainingSet, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer,
         ranks: Ranks, report_progress: Callable[[str], None] = lambda activity: None,
+        times: StepTimes | None = None,
     ) -> None:  # fmt: skip
+        self._times = times or StepTimes()
         self._training_set, self._settings, self._ranks = training_set, training_set.config.train, ranks
         self._report_progress = report_progress
         self._slots = len(slots_of_rank(ranks.rank, ranks.world_size, self._settings.slots))
-        self._inputs = SlotInputs(training_set, features, ranks)
+        self._inputs = SlotInputs(training_set, features, ranks, self._times)
         if self._settings.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = Ema(network, self._settings.ema) if self._settings.ema else None
@@ -139,7 +143,8 @@ class Stepper:
         totals = self._reduce(votes)
         if not planned.last:
             self._prepare_ahead(batches, planned.epoch, planned.step + 1)
-        return self._update(planned, totals, lr_scale)
+        with self._times.part("update"):
+            return self._update(planned, totals, lr_scale)
 
     # --- the parts of a step ----------------------------------------------------------------------------------
 
@@ -164,24 +169,33 @@ class Stepper:
         self._report_progress(SYNCHRONISING if last or must_run else "computing")
         with self._sync.slot(last):
             if slot.features is not None:
-                sums = self._run_clips(slot, slot.features, planned)
+                sums = self._run_clips(slot, slot.features, planned, must_run)
             else:
                 if must_run:
                     self._silent_backward()
                 zero = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
                 sums = SlotSums(self._statistics.end_slot(0), zero, zero, zero)
-        self._sync.end_slot(sums.flat())
+        with self._times.part("backward"):
+            self._sync.end_slot(sums.flat())
 
-    def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep) -> SlotSums:
+    def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep, waits: bool) -> SlotSums:
+        """`waits`: ranks wait for one another in the backward pass."""
         seed_slot(self._settings.seed, planned.step, slot.batch.slot)
         clips, draws = slot.num_clips, slot.batch.draws
         self._statistics.begin_slot(clips)
-        loss, correct = self._loss(self._forward(features), slot)
+        with self._times.part("forward"):
+            loss, correct = self._loss(self._forward(features), slot)
         self._losses.append((slot.batch.slot, int(draws[0]), int(draws[-1]), loss.detach()))
         # The step's loss is the mean over its clips.
-        self._sync.backward(loss * (self._sync.loss_scale / planned.clips))
+        self._backward(loss * (self._sync.loss_scale / planned.clips), waits)
         count = torch.full((), clips, dtype=torch.float64, device=self._ranks.device)
         return SlotSums(self._statistics.end_slot(clips), loss.detach().double(), correct.double(), count)
+
+    def _backward(self, loss: Tensor, waits: bool) -> None:
+        with self._times.part("backward"):
+            if waits and self._ranks.world_size > 1:
+                self._times.all_reduce_follows(loss)
+            self._sync.backward(loss)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """Features -> logits, float32."""
@@ -203,7 +217,8 @@ class Stepper:
     def _reduce(self, votes: Votes) -> Download:
         """Sums over slots and ranks; starts the step's only transfer to the host: loss, correct, clips, votes."""
         mine = to_device(torch.tensor([float(vote) for vote in votes], dtype=torch.float64), self._ranks.device)
-        totals, counted = self._sync.reduce(mine)
+        with self._times.part("all_reduce"):
+            totals, counted = self._sync.reduce(mine)
         sums = SlotSums.from_flat(totals)
         on_the_way = Download(torch.cat([torch.stack(sums[1:]), counted]))
         self._statistics.end_step(sums.statistics, sums.clips)
@@ -263,7 +278,7 @@ class Stepper:
     def _silent_backward(self) -> None:
         """A backward pass whose gradients are zero."""
         self._statistics.begin_slot(clips=1)
-        self._sync.backward(self._model(self._inputs.silence(1)).sum() * 0.0)
+        self._backward(self._model(self._inputs.silence(1)).sum() * 0.0, waits=True)
 
     def _warm_up_buckets(self, optimizer: torch.optim.Optimizer) -> None:
         """Two backward passes whose gradients are discarded.

@@ -306,7 +306,7 @@ class Trainer:
             self.features.normalise_by(self.band_statistics)
         ranks, training_set = self.ranks, self.training_set
         self.stepper = Stepper(
-            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog.report_progress
+            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog.report_progress, self.times
         )  # wraps the network, so after its weights are loaded
         if checkpoint:
             with self.watchdog.no_time_limit("resuming"):
