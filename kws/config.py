@@ -268,7 +268,8 @@ class TrainConfig:
     stop_after: int = 0
     """Early stopping: end the run after this many evaluations without a better accuracy; 0: never."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type of the forward pass in training; features, loss, weights and evaluation stay in float32."""
+    """Autocast type of the forward pass in training; features, loss, weights and evaluation stay in float32. fp32: on
+    GPUs that have TF32, the convolutions of training use it; evaluation and prediction never do."""
     compile: bool = False
     """Use torch.compile, which needs a C++ compiler and takes minutes at the start."""
     channels_last: bool = False
@@ -276,6 +277,10 @@ class TrainConfig:
     reduction: Literal["fast", "exact"] = "fast"
     """How the gradients of the slots are summed. fast: DDP's all-reduce after a process's last slot. exact: in a fixed
     tree over the slots, with the same bits on 1, 2, 4, ... processes; the number of slots must be a power of two."""
+    deterministic: bool = False
+    """On GPUs: only algorithms that give the same bits each time, so that a run that was killed and resumed ends with
+    the bits of an uninterrupted one, on the same model of GPU and with the same versions. Slower. On CPUs that is
+    always so. reduction = "exact" implies it."""
     zero: Literal[0, 1, 2] = 0
     """Stage of DeepSpeed's ZeRO. 1: the optimizer's state is divided over the processes. 2: the gradients too. 0: none,
     unless the accelerate launch file sets it (launch/zero1.yaml, zero2.yaml)."""
@@ -373,6 +378,11 @@ class TrainConfig:
             return None
         first, end = int(found[1]), int(found[2])
         return (first, end) if 0 < end - first <= MOST_PROFILED_STEPS else None
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the run uses deterministic algorithms only."""
+        return self.deterministic or self.reduction == "exact"
 
     @property
     def slots(self) -> int:

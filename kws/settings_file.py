@@ -299,7 +299,7 @@ CHANGEABLE = frozenset(
     f"train.{name}"
     for name in (
         "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
-        "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last",
+        "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last", "deterministic",
     )
 )  # fmt: skip
 

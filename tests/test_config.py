@@ -136,3 +136,9 @@ def test_settings_are_frozen_and_keyword_only() -> None:
 def test_importing_settings_does_not_import_torch() -> None:
     code = "import sys, kws.settings_file; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_exact_implies_deterministic() -> None:
+    assert TrainConfig(deterministic=True).is_deterministic
+    assert TrainConfig(reduction="exact").is_deterministic
+    assert not TrainConfig().is_deterministic

@@ -42,6 +42,8 @@ def preview(trainer: Trainer, config: Path) -> Preview:
         "epochs": train.epochs,
         "global_batch": train.global_batch,
         "micro_batch": train.micro_batch,
+        "precision": train.precision,
+        "channels_last": train.channels_last,
         "world_size": trainer.ranks.world_size,
         "threads": trainer.ranks.threads,
         "device": str(trainer.ranks.device),
@@ -139,6 +141,9 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: "
         + "; ".join([f"{found['steps']:,}", *found["step_notes"]]),
         "step": f"{found['global_batch']} clips: {_several(found['slots'], 'slot')} of {found['micro_batch']}",
+        "precision": "\n".join(
+            [found["precision"] + ", channels_last" * found["channels_last"], *found["precision_notes"]]
+        ),
         "processes": f"{found['world_size']} now, {found['device']}, {_several(found['threads'], 'thread')} each; "
         f"possible: {', '.join(map(str, found['world_sizes']))}",
         "memory": f"at least {_size(parts['total'])} per process: "

@@ -26,6 +26,7 @@ from accelerate.utils import (  # type: ignore[import-untyped]
 
 from kws.config import TrainConfig
 from kws.distributed import deepspeed_zero, rank_devices, rendezvous, slurm
+from kws.distributed.arithmetic import set_up_gpu_arithmetic
 from kws.distributed.device import choose_device, probe
 from kws.distributed.rank_devices import RankDevice
 from kws.distributed.ranks import Ranks
@@ -90,6 +91,8 @@ def _own_device(settings: TrainConfig, most_threads: int) -> tuple[RankDevice, t
     device, fault = torch.device("cpu"), ""
     try:
         device = choose_device(settings.device)
+        if device.type == "cuda":
+            set_up_gpu_arithmetic(settings.is_deterministic)
         fault = probe(device)
     except UsageError as error:
         fault = str(error)

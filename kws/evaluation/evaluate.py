@@ -30,6 +30,7 @@ from kws.data.plan import Slot
 from kws.data.reader import Reader
 from kws.data.store import DEFAULT_CACHE, CacheSettings
 from kws.data.stream import Batch, SlotReader, stream_batches
+from kws.distributed.arithmetic import full_float32
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
 from kws.evaluation import mistakes
@@ -92,9 +93,9 @@ def evaluate_split(
 ) -> SplitResult:  # fmt: skip
     """Evaluates the network on every clip of the split that the task selects; every rank returns the whole result.
 
-    The network runs in eval mode; its mode is restored afterwards. A clip's probabilities are the mean over its views,
-    and its loss is computed from this mean. `should_stop` is called before each batch. Raises UsageError where the
-    split has no such clip, and EvaluationStopped on every rank where `should_stop` returned True on any.
+    The network runs in eval mode, which is restored afterwards, and without TF32. A clip's probabilities are the mean
+    over its views, and its loss is computed from this mean. `should_stop` is called before each batch. Raises UsageError
+    where the split has no such clip, and EvaluationStopped on every rank where `should_stop` returned True on any.
     """
     clips = selected_clips(data.index, data.split, data.task)
     reader = Reader(data.index, data.split, cache_settings=data.cache_settings)
@@ -103,7 +104,7 @@ def evaluate_split(
     workers = data.workers if len(clips) > 32 * BATCH else 0
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), closing(stream_batches(own_batches, slot_reader, workers)) as batches:
+    with torch.inference_mode(), full_float32(), closing(stream_batches(own_batches, slot_reader, workers)) as batches:
         until_stop = itertools.takewhile(lambda _: not should_stop(), batches)
         counted = _count_batches(until_stop, sum(1 for _ in own_batches()), on_progress)
         outputs = ranks.on_all(
@@ -179,11 +180,12 @@ def _joined(outputs: Iterable[_BatchOutput]) -> SplitResult:
 
 def process_settings(runs: Sequence[Path]) -> TrainConfig:
     """The settings with which processes start to evaluate these runs: any number of processes, the first run's
-    threads, and the CPU where all runs were trained with device = "cpu"."""
+    threads, the CPU where all runs were trained with device = "cpu", deterministic where one of them was."""
     settings = [run_folder.read_config(run).train for run in runs]
     device: Literal["cpu", "auto"] = "cpu" if all(each.device == "cpu" for each in settings) else "auto"
     threads = run_folder.recorded_threads(runs[0])
-    return dataclasses.replace(settings[0], processes=0, threads=threads, device=device)
+    deterministic = any(each.is_deterministic for each in settings)
+    return dataclasses.replace(settings[0], processes=0, threads=threads, device=device, deterministic=deterministic)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

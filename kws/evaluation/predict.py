@@ -23,6 +23,7 @@ from kws.audio.audio_files import DecodedFile, SkippedFile, decode_files, printa
 from kws.corpus import tasks
 from kws.corpus.recording import to_nfc
 from kws.data.excerpt import TOLERANCE
+from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
 from kws.evaluation.trained import Trained
 from kws.results import grid
@@ -121,7 +122,7 @@ class Recognizer:
         """The files in order, each with its probabilities."""
         while batch := list(itertools.islice(files, BATCH)):
             wave = np.stack([self._trained.excerpt.of(file.pcm) for file in batch])
-            with torch.inference_mode():
+            with torch.inference_mode(), full_float32():
                 features = self._trained.features(torch.from_numpy(wave).to(self._trained.device))
                 rows = self._trained.network(features).float().softmax(dim=1).cpu().numpy()
             yield from map(_ScoredFile, batch, rows)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kws.models.layers import init_he
@@ -41,6 +42,19 @@ CONFIGURATIONS: dict[str, Sequence[Sequence[int]]] = {
 }
 
 
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """(B, C, H, W) -> the same shape; on GPUs by operations whose backward pass is deterministic."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.device.type == "cpu" else self.by_slices(x)
+
+    def by_slices(self, x: Tensor) -> Tensor:
+        """torch uses avg_pool3d, whose gradients CUDA adds in any order (refused with train.deterministic)."""
+        squares = F.pad(x.square(), (0, 0, 0, 0, self.size // 2, (self.size - 1) // 2))
+        total = torch.stack([squares[:, first : first + x.shape[1]] for first in range(self.size)]).sum(dim=0)
+        return x / (self.k + self.alpha / self.size * total).pow(self.beta)
+
+
 class VGG(nn.Module):
     """(B, in_channels, F, N) features to (B, classes) logits, only for the F x N of `in_shape`."""
 
@@ -52,7 +66,7 @@ class VGG(nn.Module):
         widths = zip(pairwise((in_channels, *WIDTHS)), CONFIGURATIONS[configuration], strict=True)
         stages = [_stage(c_in, c_out, kernels, batch_norm) for (c_in, c_out), kernels in widths]
         if lrn:  # Krizhevsky's alpha of 1e-4 multiplies the sum over 5 channels, torch's their mean
-            stages[0].insert(2, nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
+            stages[0].insert(2, LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
         self.stages = nn.Sequential(*stages)
         self.head = _head(WIDTHS[-1] * (bands // 32) * (frames // 32), classes)
         self.apply(init_he)

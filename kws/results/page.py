@@ -248,7 +248,14 @@ def _ranks(ranks: object, times: Sequence[Row]) -> str:
 
 
 def _environment(run: Row) -> str:
-    shown = {"network", "parameters", "ranks", "clip_notes", "step_notes"}  # shown elsewhere on the page
+    shown = {
+        "network",
+        "parameters",
+        "ranks",
+        "clip_notes",
+        "step_notes",
+        "precision_notes",
+    }  # shown elsewhere on the page
     rows = [
         (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))
         for key, whole in run.items()

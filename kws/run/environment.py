@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kws.distributed import slurm
 from kws.distributed.ranks import Ranks
 from kws.machine import cpu_name, usable_cores
@@ -21,11 +23,59 @@ def describe_environment(ranks: Ranks) -> dict[str, Any]:
     return {
         "versions": {name: version(name) for name in _PACKAGES},
         "commit": _commit(),
-        "hardware": {"cpu": cpu_name(), "cores": usable_cores(), "host": socket.gethostname()},
+        "hardware": {
+            "cpu": cpu_name(),
+            "cores": usable_cores(),
+            "host": socket.gethostname(),
+            **_describe_gpu(ranks.device),
+        },
         "job": slurm.job_id(),
         "world_size": ranks.world_size,
         "threads": ranks.threads,
     }
+
+
+def _describe_gpu(device: torch.device) -> dict[str, Any]:
+    """The GPU and what its results depend on; empty on a CPU. The GPUs of the other ranks are in the rank table."""
+    if device.type != "cuda":
+        return {}
+    driver = Path("/sys/module/nvidia/version")
+    found = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": found.name,
+        "gpu_gb": round(found.total_memory / 1e9, 1),
+        "compute_capability": f"{found.major}.{found.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "driver": driver.read_text(encoding="utf-8").strip() if driver.is_file() else None,
+    }
+
+
+def environment_notes(recorded: dict[str, Any], present: dict[str, Any], deterministic: bool) -> list[str]:
+    """What differs between the run.json of a run that resumes and its `present` contents, and lets it end with other
+    bits than an uninterrupted one. Nothing on GPUs without `deterministic`, where bits are not promised."""
+    was, now = recorded.get("hardware", {}), present["hardware"]
+    on_gpu = "gpu" in now
+    if "hardware" not in recorded or (on_gpu and not deterministic):
+        return []
+    changed = [
+        f"{name} {old} before, {new} now"
+        for name, old, new in (
+            ("processor", _processor(was), _processor(now)),
+            ("torch", recorded.get("versions", {}).get("torch"), present["versions"]["torch"]),
+            ("CUDA", was.get("cuda"), now.get("cuda")),
+            ("cuDNN", was.get("cudnn"), now.get("cudnn")),
+        )
+        if old != new
+    ]
+    if not changed:
+        return []
+    return [f"{'; '.join(changed)}: the run resumes, but may end with other bits than an uninterrupted one"]
+
+
+def _processor(hardware: dict[str, Any]) -> object:
+    """The model of what computes: the GPU, or else the CPU."""
+    return hardware.get("gpu", hardware.get("cpu"))
 
 
 def _commit() -> str | None:

@@ -120,6 +120,12 @@ def recorded_threads(run: Path) -> int:
         return 0
 
 
+def recorded_description(run: Path) -> dict[str, Any]:
+    """The contents of run.json; {} where there is none."""
+    path = run / "run.json"
+    return _read_description(path) if path.exists() else {}
+
+
 def recorded_task(run: Path, task: str) -> Definition | None:
     """The task in run.json, if the run has checkpoints and began with the file `task`, which no longer exists; else
     None."""

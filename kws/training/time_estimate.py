@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kws.audio.augment import AugmentationChain
 from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
 from kws.training.trainer import Trainer
 
@@ -128,7 +129,7 @@ class _Measurement:
         torch.autograd.backward(nn.functional.cross_entropy(self._logits(inputs), labels))
 
     def _evaluate(self, clips: int) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             self._network(self._inputs(clips, augmented=False))
 
     def _inputs(self, clips: int, augmented: bool) -> Tensor:

@@ -34,11 +34,12 @@ from kws.run.attempt import Attempt
 from kws.run.checkpoint import Checkpoint, Checkpoints
 from kws.run.display import RunLength
 from kws.run.early_stop import Start
-from kws.run.environment import describe_environment
+from kws.run.environment import describe_environment, environment_notes
 from kws.run.saver import Saver
 from kws.training.initial import load_initial_weights, measure_normalisation, refuse_other_plan
 from kws.training.network import build_network
 from kws.training.optim import build_optimizer, lr_at
+from kws.training.precision_notes import precision_notes
 from kws.training.profiling import StepProfile, profile_note
 from kws.training.start_message import start_message, unreachable_message
 from kws.training.state import Meter, TrainState
@@ -106,6 +107,7 @@ class Trainer:
             "parameters": count_parameters(self.network),
             "input": self.features.shape(self.training_set.samples),
             "zero": self.config.train.zero,
+            "precision_notes": precision_notes(self.config.train, self.ranks.device),
             **self.training_set.describe(),
         }
 
@@ -220,6 +222,10 @@ class Trainer:
             )  # the last attempt may have been killed before it wrote this
             self.say(f"{self.folder}: already finished, at step {self.state.step}; next: kws evaluate {self.folder}")
             return FINISHED
+        if checkpoint:
+            recorded = ranks.on_main(lambda: run_folder.recorded_description(self.folder))
+            for line in environment_notes(recorded, facts, config.train.is_deterministic):
+                self.say(f"note: {line}")
         ranks.on_main(lambda: run_folder.record_settings(self.folder, config, facts))
         self.say(start_message(self.training_set, facts, self.state.step))
         number = ranks.on_main(lambda: run_folder.begin_attempt(self.folder, self.state.step))

@@ -69,8 +69,18 @@ def test_a_setting_in_allow_change_may_change_in_a_run(tones: Index, tmp_path: P
     run = train(tones, tmp_path / "run", "train.epochs=1")
     with pytest.raises(UsageError, match=r"train\.allow_change=epochs"):
         train(tones, run, "train.epochs=2")
-    train(tones, run, "train.epochs=2", "train.allow_change=epochs")
+    with pytest.raises(UsageError, match=r"train\.deterministic: False there, True now .*allow_change=deterministic"):
+        train(tones, run, "train.deterministic=true")
+    changed = ("train.epochs=2", "train.deterministic=true", "train.allow_change=epochs,deterministic")
+    train(tones, run, *changed)
     assert len(events(run, "epoch")) == 2
+
+
+@pytest.mark.slow
+def test_deterministic_changes_no_bit_on_a_cpu(tones: Index, tmp_path: Path) -> None:
+    plain = last_model(train(tones, tmp_path / "plain", "train.epochs=1"))
+    other = last_model(train(tones, tmp_path / "other", "train.epochs=1", "train.deterministic=true"))
+    assert all(torch.equal(value, other[name]) for name, value in plain.items())
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kws.models.registry import MODELS, build_model
 from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
@@ -81,3 +82,28 @@ def test_torch_compile_computes_the_same(family: str) -> None:
     norm = torch.sqrt(sum(value.square().sum() for value in wanted.values()))
     for key, value in wanted.items():
         assert (found[key] - value).norm() < 1e-2 * norm, key
+
+
+NONDETERMINISTIC = (
+    "AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool3D", "CtcLoss", "Cumsum", "EmbeddingBag", "FractionalMaxPool",
+    "GridSampler", "MaxPool3D", "MaxUnpool", "NllLoss2D", "Put", "ReflectionPad", "Upsample",
+)  # fmt: skip
+"""Beginnings of the autograd names of what torch.use_deterministic_algorithms refuses on GPUs."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("vgg_a_lrn", "res8_narrow") else pytest.mark.slow) for name in MODELS],
+)
+def test_no_gradient_lacks_a_deterministic_implementation_on_gpus(name: str) -> None:
+    with torch.device("meta"):  # as on a GPU, other operations may run than on a CPU
+        loss = F.cross_entropy(build_model(name).train()(torch.zeros(2, 1, 40, 101)), torch.zeros(2, dtype=torch.long))
+    found, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            left += [following for following, _ in node.next_functions]
+    names = {node.name() for node in found}
+    assert any(name.startswith(("ConvolutionBackward", "AddmmBackward")) for name in names)
+    assert not [name for name in names if name.startswith(NONDETERMINISTIC)]

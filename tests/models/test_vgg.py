@@ -60,6 +60,8 @@ def test_local_response_normalisation_is_krizhevskys() -> None:
     x = torch.rand(1, 8, 1, 1)
     around = x[0, 1:6, 0, 0]  # channel 3 and two on each side
     torch.testing.assert_close(norm(x)[0, 3, 0, 0], x[0, 3, 0, 0] / (2 + 1e-4 * around.square().sum()) ** 0.75)
+    several = 10 * torch.rand(2, 8, 3, 4)
+    torch.testing.assert_close(norm.by_slices(several), norm(several))
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), pytest.param((2, 34, 65), marks=pytest.mark.slow)])

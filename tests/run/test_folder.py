@@ -67,6 +67,18 @@ def test_other_settings_and_corpus_are_refused_with_every_difference(tmp_path: P
     assert run_folder.read_config(tmp_path) == Config()
 
 
+def test_deterministic_may_only_change_where_it_is_allowed_and_older_runs_did_without(tmp_path: Path) -> None:
+    start_and_save(tmp_path)
+    recorded = tmp_path / "config.toml"
+    lines = recorded.read_text().splitlines()
+    recorded.write_text("\n".join(line for line in lines if not line.startswith("deterministic")))
+    start(tmp_path)
+    deterministic = TrainConfig(deterministic=True)
+    assert "train.deterministic: False there, True now" in refusal(tmp_path, Config(train=deterministic))
+    start(tmp_path, Config(train=dataclasses.replace(deterministic, allow_change="deterministic")))
+    assert "train.deterministic: True there, False now" in refusal(tmp_path)
+
+
 def test_other_threads_are_refused_and_the_setting_offered_works(tmp_path: Path) -> None:
     """As when a run on two ranks with automatic threads resumes on one."""
     start_and_save(tmp_path, threads=1)
