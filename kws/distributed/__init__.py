@@ -7,6 +7,7 @@ Imports nothing of kws but config, errors and machine; knows no networks and no 
     gpus            the GPUs that this process sees
     device          which of them it uses
     rank_devices    what all ranks say about their devices, compared
+    arithmetic      deterministic algorithms in training, no TF32 in evaluation
     rendezvous      how ranks meet and connect
     slurm           the environment that srun sets
     signals         stop requests

@@ -94,8 +94,9 @@ def evaluate_split(
     """Evaluates the network on every clip of the split that the task selects; every rank returns the whole result.
 
     The network runs in eval mode, which is restored afterwards, and without TF32. A clip's probabilities are the mean
-    over its views, and its loss is computed from this mean. `should_stop` is called before each batch. Raises UsageError
-    where the split has no such clip, and EvaluationStopped on every rank where `should_stop` returned True on any.
+    over its views, and its loss is computed from this mean. `should_stop` is called before each batch. Raises
+    UsageError where the split has no such clip, and EvaluationStopped on every rank where `should_stop` returned True
+    on any.
     """
     clips = selected_clips(data.index, data.split, data.task)
     reader = Reader(data.index, data.split, cache_settings=data.cache_settings)
