@@ -94,7 +94,7 @@ class Harness:
         for slot in plan.rank_slots(0, 1):
             reader.batch(slot)
         while True:
-            yield from stream_batches(lambda: plan.rank_slots(0, 1), reader, 0)
+            yield from stream_batches(lambda: plan.rank_slots(0, 1), reader)
 
     def step(self) -> None:
         """Runs one step."""

@@ -86,7 +86,7 @@ def ours(reader: SlotReader, corpus: index.Index, workers: int = 0) -> Iterator[
     for epoch in itertools.count():
         plan_settings = PlanSettings("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
         plan = Plan(corpus.split("train"), range(len(corpus.words)), plan_settings, epoch)
-        for batch in stream_batches(lambda plan=plan: plan.rank_slots(0, 1), reader, workers):  # type: ignore[misc]
+        for batch in stream_batches(lambda plan=plan: plan.rank_slots(0, 1), reader):  # type: ignore[misc]
             yield len(batch.wave)
 
 

@@ -1,6 +1,6 @@
 """Errors of the operating system as one line: what refused, and what to type.
 
-    OSError, MemoryError, torch's errors of memory and of loader workers -> text, or None for a failure of kws itself
+    OSError, MemoryError, torch's errors of memory -> text, or None for a failure of kws itself
 
 Recognises torch's errors by their text, because this module, like everything below it, does not import torch.
 """
@@ -17,17 +17,11 @@ from pathlib import Path
 
 AGAIN = "then run the same command again"
 _MANY_FILES = 65_536
-SHARED_MEMORY = Path("/dev/shm")
-"""Where loader workers put batches; a container has 64 MB there unless it is started with --shm-size."""
 LESS_MEMORY = (
     "use a smaller --set train.micro_batch=... in a new --run (train.global_batch can stay), or "
     "--set train.gradient_checkpointing=true, which a run may also resume with"
 )
 _MEMORY_TEXTS = re.compile(r"can't allocate memory|out of memory|Unable to allocate|[Cc]annot allocate memory")
-_LOADER_TEXTS = re.compile(
-    r"DataLoader worker|Communication with the workers|shared memory object|items of ancdata|"
-    r"unable to (open|write to|mmap|resize) .*torch_"
-)
 
 
 def system_message(error: BaseException) -> str | None:
@@ -36,8 +30,6 @@ def system_message(error: BaseException) -> str | None:
         reason = refusal(error)
         return None if reason is None else f"{error.filename or 'a file'}: {reason}, {AGAIN}"
     text = str(error)
-    if isinstance(error, RuntimeError) and _LOADER_TEXTS.search(text):
-        return loader_message(text)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY_TEXTS.search(text)):
         return memory_message(text)
     return None
@@ -125,7 +117,7 @@ def open_files_advice() -> str:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MANY_FILES if hard == resource.RLIM_INFINITY else min(_MANY_FILES, hard)
     more = f"raise it: ulimit -n {most}" if most > soft else "ask the administrator to raise it (nofile)"
-    return f"one process may have {soft} files open (ulimit -n): {more}, or use fewer --set data.workers=..."
+    return f"one process may have {soft} files open (ulimit -n): {more}"
 
 
 def _disk(name: str, path: object) -> str:
@@ -136,8 +128,6 @@ def _disk(name: str, path: object) -> str:
     if not isinstance(path, str | bytes | os.PathLike) or path in ("stdout", "stderr"):
         return "free some space"
     place = Path(os.fsdecode(path)).absolute()
-    if place.is_relative_to(SHARED_MEMORY):
-        return shared_memory_advice()
     elsewhere = "; for temporary files: TMPDIR=DIR" if place.is_relative_to(tempfile.gettempdir()) else ""
     return f"free some space ({_free(place)}{elsewhere})"
 
@@ -158,38 +148,3 @@ def memory_message(detail: str) -> str:
     """The line for memory that could not be allocated, on the host or on a GPU."""
     first = detail.strip().splitlines()[0][:300] if detail.strip() else "no more memory"
     return f"out of memory ({first}); {LESS_MEMORY}; or end other programs"
-
-
-def killed_message(what: str) -> str:
-    """The line for a process that SIGKILL ended: the system sends it where memory is short."""
-    return (
-        f"{what} was killed (SIGKILL), probably because memory is short (dmesg | grep -i oom, or the memory limit of "
-        "the container or job)"
-    )
-
-
-def shared_memory_advice(needed_bytes: int = 1 << 30) -> str:
-    """What to type where /dev/shm is too small."""
-    gigabytes = -(-needed_bytes // (1 << 30))
-    return (
-        f"{SHARED_MEMORY} is too small: start the container with --shm-size={gigabytes}g or --ipc=host, or use fewer "
-        "loader workers, --set data.workers=0 for none"
-    )
-
-
-def loader_message(text: str) -> str:
-    """The line for a loader worker that ended or could not hand over a batch; `text`: torch's error."""
-    if "Too many open files" in text or "ancdata" in text or "Errno 24" in text:
-        return f"a loader worker cannot hand over a batch: too many open files; {open_files_advice()}, {AGAIN}"
-    if re.search(r"Bus error|No space left|shared memory|torch_", text) and "signal: Killed" not in text:
-        return f"a loader worker cannot hand over a batch: {shared_memory_advice()}, {AGAIN}"
-    if "exited unexpectedly" in text:
-        return (
-            "a loader worker ended: its own message says why; without one it was killed, probably because memory is "
-            f"short: use fewer --set data.workers=..., {AGAIN}"
-        )
-    if "signal: Killed" in text:
-        return f"{killed_message('a loader worker')}; use fewer --set data.workers=..., {AGAIN}"
-    if _MEMORY_TEXTS.search(text):
-        return f"a loader worker is out of memory; use fewer --set data.workers=..., {AGAIN}"
-    return f"a loader worker ended ({text.strip().splitlines()[0]}); use --set data.workers=0, {AGAIN}"

@@ -1,16 +1,16 @@
 """Reads clips by id: from the memory maps of their shards to int16 samples.
 
-    clip ids -> index columns: shard, offset, length -> memory map (kws/data/store.py) -> crc32 -> rows (B, T)
+    clip ids -> index columns: shard, offset, length -> memory map (kws/data/store.py)
+             -> crc32 and copy (kws/data/gather.py), or decoding -> rows (B, T)
 
-A reader knows ids and samples only. Labels are added where batches are made (`SlotReader` of kws/data/stream.py).
+A reader knows ids and samples only. Labels are added where batches are made (`SlotReader` of kws/data/stream.py). Any
+number of threads may use one reader: each holds the maps that it reads from until its rows are filled.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
-import mmap
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,16 @@ from kws.audio import codec
 from kws.corpus.tasks import SILENCE
 from kws.data import silence
 from kws.data.excerpt import Excerpt
-from kws.data.index import Index, Shard, Split
+from kws.data.gather import Members, address_of, gather
+from kws.data.index import Index, Split
 from kws.data.plan import NeededShards, Slot
 from kws.data.selection import TaskSplit
 from kws.data.shard_fetch import DamagedError
 from kws.data.store import DEFAULT_CACHE, CacheSettings, Prefetcher, ShardStore
+from kws.errors import UsageError
 
 Ids = npt.NDArray[np.int64]
+_NO_CRC32 = np.zeros(0, np.uint32)
 
 
 class _Rows(NamedTuple):
@@ -38,6 +41,21 @@ class _Rows(NamedTuple):
     wave: codec.Pcm
     lengths: Ids
     excerpt: Excerpt
+
+
+class _Files(NamedTuple):
+    """Where the audio files of clips (n,) are: `data`, the bytes of each of their shards by number, which hold the maps
+    open; the number of each clip's shard; the start of its file in that; its size in bytes."""
+
+    data: dict[int, memoryview]
+    shard: Ids
+    start: Ids
+    size: Ids
+
+    def contents(self, at: int) -> memoryview:
+        """Returns the bytes of one file."""
+        start = int(self.start[at])
+        return self.data[int(self.shard[at])][start : start + int(self.size[at])]
 
 
 class Reader:
@@ -57,9 +75,9 @@ class Reader:
         self._split = dataclasses.replace(packed, columns=views)
         self._store, self._verify, self.on_bad = ShardStore(index.root, index.source, cache_settings), verify, on_bad
         self._silence = _silence_bytes(index, self._split, cache_settings)
-        # Memory shared with forked loader workers, so that clips checked in one epoch are not checked in the next. The
-        # kernel allocates the pages of an anonymous map when they are written: 100 million clips cost nothing at first.
-        self._checked, self._bad = (_shared_flags(len(self._split)) for _ in range(2))
+        # The kernel allocates pages of zeros when they are written: 100 million clips cost nothing at first.
+        self._checked, self._bad = (np.zeros(len(self._split), np.bool_) for _ in range(2))
+        self._inside = np.zeros(len(self._split.shards), np.bool_)  # shards whose index rows were checked
 
     @property
     def cached(self) -> bool:
@@ -68,34 +86,35 @@ class Reader:
 
     @property
     def skipped(self) -> Ids:
-        """Ids of the damaged clips left out so far by this process and its loader workers, (n,)."""
+        """Ids of the damaged clips left out so far, (n,)."""
         return np.flatnonzero(self._bad)
 
     def read(self, clip: int) -> codec.Pcm:
         """Returns all samples of one clip, int16 (T,), as packed. Raises DamagedError."""
         clips = np.array([clip])
-        shard, data = self._shard_of(clips)
-        self._check_crc32(clips, shard, data)
+        files = self._locate(clips)
+        contents = files.contents(0)
+        if self._due(clips)[0] and zlib.crc32(contents) != self._split.values("crc32", clip):
+            raise self._damaged(clip)
+        self._checked[clip] = True
         if not self._split.values("plain", clip):
-            return self._decode(clip, shard, data)
-        return np.frombuffer(self._member(clip, data), dtype="<i2", offset=codec.WAV_HEADER_BYTES)
+            return self._decode(clip, contents)
+        return np.frombuffer(contents, dtype="<i2", offset=codec.WAV_HEADER_BYTES)
 
-    def read_rows(self, clips: Ids, excerpt: Excerpt, samples: int = 0) -> tuple[codec.Pcm, Ids]:
+    def read_rows(
+        self, clips: Ids, excerpt: Excerpt, samples: int = 0, out: codec.Pcm | None = None
+    ) -> tuple[codec.Pcm, Ids]:
         """Reads clips (B,), in any order and with repeats, as rows of equal length.
 
         Returns (wave, lengths): int16 (B, samples) and (B,); `samples` is by default the excerpt's. Each row begins
         where the excerpt of its recording begins; after the end of a shorter one there are zeros. The length of a clip
-        that `on_bad` = "skip" leaves out is -1 and its row is undefined.
+        that `on_bad` = "skip" leaves out is -1 and its row is undefined. out: the array to fill, contiguous.
         """
-        wave = np.empty((len(clips), samples or excerpt.samples), dtype=np.int16)
-        lengths = np.full(len(clips), -1, dtype=np.int64)
-        order = np.argsort(clips, kind="stable")  # groups the clips by shard, in the order of their offsets
-        shards = self._split.values("shard", clips[order])
-        edges = (0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(order))
-        for low, high in itertools.pairwise(edges):
-            if low < high:
-                self._fill_or_skip(_Rows(wave, lengths, excerpt), order[low:high], clips[order[low:high]])
-        return wave, lengths
+        wave = np.empty((len(clips), samples or excerpt.samples), np.int16) if out is None else out
+        rows = _Rows(wave, np.full(len(clips), -1, np.int64), excerpt)
+        for places in self._parts(clips):
+            self._fill(rows, places, clips[places])
+        return wave, rows.lengths
 
     def words(self, clips: Ids) -> Ids:
         """Returns the numbers of the clips' words in Index.words, (B,)."""
@@ -127,82 +146,123 @@ class Reader:
             member = None
         return member.name.rpartition(".")[0] if member else "?"
 
-    def _fill_or_skip(self, into: _Rows, rows: Ids, clips: Ids) -> None:
-        """`_fill`, but with `on_bad` = "skip" damaged clips are noted and left out."""
+    def _parts(self, clips: Ids) -> Iterator[Ids]:
+        """Yields which clips are read at once, as their places in `clips`: all, but from the cache shard by shard,
+        because a small cache may not have room for all shards of a batch at once."""
+        if not self.cached:
+            yield np.arange(len(clips))
+            return
+        shards = self._split.values("shard", clips)
+        for number in np.unique(shards):
+            yield np.flatnonzero(shards == number)
+
+    def _fill(self, into: _Rows, places: Ids, clips: Ids) -> None:
+        """Reads clips (n,) into the rows `places` (n,), padded with zeros, and sets their lengths."""
         try:
-            self._fill(into, rows, clips)
+            files = self._locate(clips)
         except DamagedError:
             if self.on_bad == "fail":
                 raise
-            if len(clips) == 1:
-                self._bad[clips], into.lengths[rows] = True, -1
-                return
-            for at in range(len(clips)):  # one by one, to find which of them are damaged
-                self._fill_or_skip(into, rows[at : at + 1], clips[at : at + 1])
-
-    def _fill(self, into: _Rows, rows: Ids, clips: Ids) -> None:
-        """Reads clips (n,) of one shard into the rows (n,), padded with zeros, and sets their lengths."""
-        shard, data = self._shard_of(clips)
-        self._check_crc32(clips, shard, data)
-        wave, lengths, excerpt = into
-        samples = wave.shape[1]
-        starts = self._split.values("offset", clips).astype(np.int64) + codec.WAV_HEADER_BYTES
-        counts = (self._split.values("length", clips).astype(np.int64) - codec.WAV_HEADER_BYTES) // 2
-        plain = self._split.values("plain", clips) != 0
-        for at in np.flatnonzero(plain & (counts > excerpt.samples)).tolist():
-            start, count = int(starts[at]), int(counts[at])
-            skipped = excerpt.start(np.frombuffer(data[start : start + 2 * count], "<i2"))
-            starts[at], counts[at] = start + 2 * skipped, count - skipped
-        kept = np.minimum(counts, samples)
-        kept[~plain] = -1  # to be decoded
-        lengths[rows] = kept
-        # Slices of memoryviews take 0.5 us per clip less than slices of arrays, of 6 us in all.
-        out, row_bytes = wave.data.cast("B"), 2 * samples
-        for row, clip, start, count in zip(rows.tolist(), clips.tolist(), starts.tolist(), kept.tolist(), strict=True):
-            if count >= 0:
-                at, size = row * row_bytes, 2 * count
-                out[at : at + size] = data[start : start + size]
-            else:
-                pcm = self._decode(clip, shard, data)
-                pcm = pcm[excerpt.start(pcm) :][:samples]
-                wave[row, : len(pcm)], lengths[row] = pcm, len(pcm)
-        for row in rows[lengths[rows] < samples].tolist():
-            wave[row, lengths[row] :] = 0
-
-    def _shard_of(self, clips: Ids) -> tuple[Shard, memoryview]:
-        """Returns the shard of these clips, which are all of one, and its bytes."""
-        shard = self._split.shards[self._split.values("shard", clips[0])]
-        if silence.is_silence(shard):
-            return shard, memoryview(self._silence)
-        return shard, memoryview(self._store.map_shard(shard))
-
-    def _member(self, clip: int, data: memoryview) -> memoryview:
-        """Returns the clip's audio file, a part of its shard's bytes."""
-        start = int(self._split.values("offset", clip))
-        return data[start : start + int(self._split.values("length", clip))]
-
-    def _decode(self, clip: int, shard: Shard, data: memoryview) -> codec.Pcm:
-        try:
-            return codec.decode(bytes(self._member(clip, data)))
-        except codec.AudioError as error:
-            raise DamagedError(f"{self._store.address(shard)}: clip {clip} ({self.name(clip)}): {error}") from error
-
-    def _check_crc32(self, clips: Ids, shard: Shard, data: memoryview) -> None:
-        """Compares the clips' crc32 with the index where `verify` asks for it. The clips are all of one shard."""
-        if self._verify == "never" or silence.is_silence(shard):
+            self._fill_shard_by_shard(into, places, clips)
             return
-        due = clips if self._verify == "always" else clips[~self._checked[clips]]
-        for clip in due.tolist():
-            if zlib.crc32(self._member(clip, data)) != self._split.values("crc32", clip):
-                raise DamagedError(
-                    f"{self._store.address(shard)}: clip {clip} ({self.name(clip)}): crc32 differs from the index; "
-                    "copy or pack the shard again"
+        plain = self._split.values("plain", clips) != 0
+        members = self._members(files, clips, plain, into)
+        whole = gather(members, into.wave, places)
+        if members.due.any():
+            self._checked[clips[members.due & whole]] = True
+        if not whole.all():
+            self._note_damaged(clips[~whole])
+        into.lengths[places] = np.where(whole, members.samples, -1)
+        for at in np.flatnonzero(whole & ~plain).tolist():
+            self._decode_into(into, int(places[at]), int(clips[at]), files.contents(at))
+
+    def _fill_shard_by_shard(self, into: _Rows, places: Ids, clips: Ids) -> None:
+        """`_fill` without the clips of shards that are damaged as a whole."""
+        shards = self._split.values("shard", clips)
+        for number in np.unique(shards):
+            of_shard = shards == number
+            try:
+                self._locate(clips[of_shard])
+            except DamagedError:
+                self._bad[clips[of_shard]] = True
+                continue
+            self._fill(into, places[of_shard], clips[of_shard])
+
+    def _members(self, files: _Files, clips: Ids, plain: npt.NDArray[np.bool_], into: _Rows) -> Members:
+        """What `gather` does with each clip; those that are not plain have to be decoded after it."""
+        skipped = np.full(len(clips), codec.WAV_HEADER_BYTES)
+        samples = (files.size - codec.WAV_HEADER_BYTES) // 2
+        for at in np.flatnonzero(plain & (samples > into.excerpt.samples)).tolist():
+            pcm = np.frombuffer(files.contents(at), "<i2", int(samples[at]), codec.WAV_HEADER_BYTES)
+            start = into.excerpt.start(pcm)
+            skipped[at] += 2 * start
+            samples[at] -= start
+        samples = np.where(plain, np.minimum(samples, into.wave.shape[1]), -1)
+        due = self._due(clips)
+        crc32 = self._split.values("crc32", clips) if due.any() else _NO_CRC32
+        bases = {number: address_of(data) for number, data in files.data.items()}
+        addresses = np.array([bases[number] for number in files.shard.tolist()], np.int64) + files.start
+        return Members(addresses, files.size, skipped, samples, due, crc32)
+
+    def _locate(self, clips: Ids) -> _Files:
+        """Maps the shards of the clips. Raises DamagedError for a shard that is damaged as a whole."""
+        shards = self._split.values("shard", clips)
+        data = {number: self._shard_data(number) for number in sorted(set(shards.tolist()))}
+        starts, sizes = (self._split.values(name, clips).astype(np.int64) for name in ("offset", "length"))
+        return _Files(data, shards, starts, sizes)
+
+    def _shard_data(self, number: int) -> memoryview:
+        """Returns the bytes of a shard. Raises UsageError where the index has clips outside of it."""
+        shard = self._split.shards[number]
+        if silence.is_silence(shard):
+            return memoryview(self._silence)
+        data = memoryview(self._store.map_shard(shard))
+        if not self._inside[number]:
+            rows = slice(shard.start, shard.start + shard.clips)
+            start, size, plain = (self._split.columns[name][rows] for name in ("offset", "length", "plain"))
+            ends = start.astype(np.int64) + size.astype(np.int64)
+            if (ends > len(data)).any() or (size[plain != 0] < codec.WAV_HEADER_BYTES).any():
+                raise UsageError(
+                    f"{self._store.address(shard)}: the index has clips that are not inside this shard; pack it again"
                 )
-        self._checked[due] = True
+            self._inside[number] = True
+        return data
 
+    def _due(self, clips: Ids) -> npt.NDArray[np.bool_]:
+        """Whether the crc32 of each clip is to be compared, (n,). Generated silence has none."""
+        if self._verify == "never":
+            return np.zeros(len(clips), np.bool_)
+        packed = clips < len(self._split.columns["crc32"])
+        return packed if self._verify == "always" else packed & ~self._checked[clips]
 
-def _shared_flags(count: int) -> npt.NDArray[np.bool_]:
-    return np.frombuffer(mmap.mmap(-1, max(1, count)), dtype=bool)
+    def _note_damaged(self, clips: Ids) -> None:
+        """Notes clips whose crc32 differs. Raises DamagedError with `on_bad` = "fail"."""
+        if self.on_bad == "fail":
+            raise self._damaged(int(clips.min()))
+        self._bad[clips] = True
+
+    def _damaged(
+        self, clip: int, why: str = "crc32 differs from the index; copy or pack the shard again"
+    ) -> DamagedError:
+        shard = self._split.shards[self._split.values("shard", clip)]
+        return DamagedError(f"{self._store.address(shard)}: clip {clip} ({self.name(clip)}): {why}")
+
+    def _decode_into(self, into: _Rows, row: int, clip: int, contents: memoryview) -> None:
+        try:
+            pcm = self._decode(clip, contents)
+        except DamagedError:
+            if self.on_bad == "fail":
+                raise
+            self._bad[clip] = True
+            return
+        pcm = pcm[into.excerpt.start(pcm) :][: into.wave.shape[1]]
+        into.wave[row, : len(pcm)], into.wave[row, len(pcm) :], into.lengths[row] = pcm, 0, len(pcm)
+
+    def _decode(self, clip: int, contents: memoryview) -> codec.Pcm:
+        try:
+            return codec.decode(bytes(contents))
+        except codec.AudioError as error:
+            raise self._damaged(clip, str(error)) from error
 
 
 def read_noise(index: Index, split: str, cache_settings: CacheSettings = DEFAULT_CACHE) -> list[codec.Pcm]:

@@ -27,7 +27,7 @@ from kws.errors import UsageError, unreadable
 from kws.transport import RetryPolicy
 
 MAX_OPEN_SHARDS = 64
-"""Maps that a process keeps open. An epoch reads a shard within few steps, so the shards of a few lanes are enough."""
+"""Maps that a store keeps open. An epoch reads a shard within few steps, so the shards of a few lanes are enough."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def require_room(root: Path, source: str, settings: CacheSettings, needed_bytes:
 
 
 class ShardStore:
-    """The shards of a corpus as memory maps. May be pickled to loader workers, which open maps of their own.
+    """The shards of a corpus as memory maps. Any number of threads may use it.
 
     root: the folder of the index; source: Index.source.
     """
@@ -91,6 +91,7 @@ class ShardStore:
         self._source, self._settings = ShardSource(root, source), cache_settings
         self._cache = cache_settings.open_cache(self._source)
         self._maps: collections.OrderedDict[str, mmap.mmap] = collections.OrderedDict()
+        self._lock = threading.Lock()  # of _maps; not held while a shard is fetched
         self._damaged: dict[str, str] = {}
         self._pause_prefetcher: Callable[[], None] = lambda: None
 
@@ -106,12 +107,16 @@ class ShardStore:
     def map_shard(self, shard: Shard) -> mmap.mmap:
         """Returns the shard as a read-only map. Raises UsageError where it cannot be read, DamagedError where its size
         or content differs from the index."""
-        if shard.name not in self._maps:
-            if len(self._maps) >= MAX_OPEN_SHARDS:
+        with self._lock:
+            if shard.name in self._maps:
+                self._maps.move_to_end(shard.name)
+                return self._maps[shard.name]
+        mapped = self._map_cached(shard) if self._cache else self._map_local(shard)
+        with self._lock:
+            self._maps[shard.name] = mapped
+            if len(self._maps) > MAX_OPEN_SHARDS:
                 self._maps.popitem(last=False)  # the map closes when its last view is freed
-            self._maps[shard.name] = self._map_cached(shard) if self._cache else self._map_local(shard)
-        self._maps.move_to_end(shard.name)
-        return self._maps[shard.name]
+        return mapped
 
     def _map_local(self, shard: Shard) -> mmap.mmap:
         path = Path(self._source.address(shard.name))
@@ -162,7 +167,8 @@ class ShardStore:
     def release(self) -> None:
         """Closes this process's maps of cached shards, which may then be removed from the cache. Keeps local maps."""
         if self._cache:
-            self._maps.clear()
+            with self._lock:
+                self._maps.clear()
 
     def prefetch(self, shards: Sequence[Shard], needed: Iterable[NeededShards]) -> Prefetcher | None:
         """Starts to fetch shards ahead of their use; None where shards are mapped directly. The caller closes it."""
@@ -171,12 +177,6 @@ class ShardStore:
         prefetcher = Prefetcher(self, shards, needed)
         self._pause_prefetcher = prefetcher.pause
         return prefetcher
-
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_maps": collections.OrderedDict(), "_pause_prefetcher": None}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _pause_prefetcher=lambda: None)
 
 
 class Prefetcher:

@@ -29,7 +29,7 @@ from kws.data.index import Index
 from kws.data.plan import Slot
 from kws.data.reader import Reader
 from kws.data.store import DEFAULT_CACHE, CacheSettings
-from kws.data.stream import Batch, SlotReader, stream_batches
+from kws.data.stream import CPU, Batch, SlotReader, stream_batches
 from kws.distributed.arithmetic import full_float32
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
@@ -70,7 +70,10 @@ def crops(features: Tensor) -> Sequence[Tensor]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationData:
-    """The clips to evaluate on, and how they are read and shown to the network."""
+    """The clips to evaluate on, and how they are read and shown to the network.
+
+    Made once for all evaluations of a run: it keeps one reader, with its threads, open shards and noise.
+    """
 
     index: Index
     split: str
@@ -78,9 +81,21 @@ class EvaluationData:
     excerpt: Excerpt
     """Which part of a recording is its clip."""
     workers: int = 0
-    """Loader processes per rank; small splits are read without them."""
+    """Threads per rank that read ahead (data.workers)."""
+    device: torch.device = CPU
     cache_settings: CacheSettings = DEFAULT_CACHE
     views: Views = whole_clip
+
+    @functools.cached_property
+    def reader(self) -> SlotReader:
+        """Made by the first evaluation."""
+        reader = Reader(self.index, self.split, cache_settings=self.cache_settings)
+        return SlotReader(reader, self.task.class_of, self.excerpt, workers=self.workers, device=self.device)
+
+    def close(self) -> None:
+        """Ends the reader's threads."""
+        if "reader" in self.__dict__:
+            self.reader.close()
 
 
 class EvaluationStopped(Exception):  # noqa: N818  # not an error
@@ -99,13 +114,10 @@ def evaluate_split(
     on any.
     """
     clips = selected_clips(data.index, data.split, data.task)
-    reader = Reader(data.index, data.split, cache_settings=data.cache_settings)
-    slot_reader = SlotReader(reader, data.task.class_of, data.excerpt)
     own_batches = functools.partial(_batches_of_rank, clips, ranks.rank, ranks.world_size)
-    workers = data.workers if len(clips) > 32 * BATCH else 0
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), full_float32(), closing(stream_batches(own_batches, slot_reader, workers)) as batches:
+    with torch.inference_mode(), full_float32(), closing(stream_batches(own_batches, data.reader)) as batches:
         until_stop = itertools.takewhile(lambda _: not should_stop(), batches)
         counted = _count_batches(until_stop, sum(1 for _ in own_batches()), on_progress)
         outputs = ranks.on_all(
@@ -156,7 +168,7 @@ def _evaluate_batch(
     model: nn.Module, features: nn.Module, views: Views, batch: Batch, device: torch.device
 ) -> _BatchOutput:
     # One view at a time, so that the unchanged clip has the same bits with and without crops.
-    logits = [model(view).float().double() for view in views(features(batch.wave.to(device)))]
+    logits = [model(view).float().double() for view in views(features(batch.wave.to(device, non_blocking=True)))]
     log_softmaxes = torch.stack([torch.log_softmax(of_view, dim=1) for of_view in logits])
     log_mean = (torch.logsumexp(log_softmaxes, dim=0) - math.log(len(logits))).cpu()
     loss = -log_mean.gather(1, batch.labels[:, None]).sum().item()
@@ -218,16 +230,17 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
     chosen = ranks.on_all(lambda: selection.apply_task(index, trained.task, trained.samples))
     data = EvaluationData(
         index=chosen.index, split=wanted.split, task=chosen.task, excerpt=trained.excerpt, workers=config.data.workers,
-        cache_settings=CacheSettings.from_config(config.data), views=crops if wanted.crop else whole_clip,
+        device=ranks.device, cache_settings=CacheSettings.from_config(config.data),
+        views=crops if wanted.crop else whole_clip,
     )  # fmt: skip
     result = evaluate_split(trained.network, trained.features, data, ranks, on_progress=on_progress)
+    data.close()
     summary = result.summary(wanted.split, trained.classes, {"crop": wanted.crop, **provenance(trained)})
     stem = run / "eval" / file_stem(wanted.split, wanted.crop)
 
     def save() -> None:
         stem.parent.mkdir(exist_ok=True)
-        reader = Reader(chosen.index, wanted.split, cache_settings=data.cache_settings)
-        mistakes.write_mistakes(stem.with_name(f"{stem.name}.mistakes.npz"), trained, reader, result)
+        mistakes.write_mistakes(stem.with_name(f"{stem.name}.mistakes.npz"), trained, data.reader.reader, result)
         result.write(stem, summary)
 
     ranks.on_main(save)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from kws.data import stream
 from kws.data.index import Index
 from kws.data.shard_fetch import ShardSource
 from kws.data.store import CacheSettings, require_room
@@ -20,9 +19,6 @@ from kws.run import lock
 from kws.run.environment import describe_environment
 from kws.training.initial import load_initial_weights, refuse_other_plan
 from kws.training.trainer import Trainer
-
-_FILES_OF_RUN = 8
-"""Descriptors that a start uses before its loader workers: lock, log, ledger, sockets of the watchdog."""
 
 
 def refusals(trainer: Trainer, node_ranks: Sequence[int]) -> list[str]:
@@ -41,7 +37,6 @@ def refusals(trainer: Trainer, node_ranks: Sequence[int]) -> list[str]:
         lambda: _refuse_full_disk(trainer),
         lambda: _refuse_small_cache(trainer, node_ranks),
         lambda: _refuse_missing_shards(trainer),
-        lambda: _refuse_loader_workers(trainer),
     ]
     return [line for check in checks for line in _refused(check)]
 
@@ -104,15 +99,6 @@ def _refuse_small_cache(trainer: Trainer, node_ranks: Sequence[int]) -> None:
     place = _existing(settings.cache_folder)
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise UsageError(f"{place}: cannot be written; use another --set data.cache_dir=...")
-
-
-def _refuse_loader_workers(trainer: Trainer) -> None:
-    """Raises UsageError where the loader workers of the epoch's first step could not start."""
-    workers, training_set, ranks = trainer.config.data.workers, trainer.training_set, trainer.ranks
-    if workers and not trainer.done and not trainer.state.evaluation_pending:
-        first = trainer.state.step - trainer.epoch * training_set.steps_per_epoch
-        slot = next(iter(training_set.plan(trainer.epoch).rank_slots(ranks.rank, ranks.world_size, first)), None)
-        stream.require_resources(workers, stream.batch_bytes(slot, training_set.read_samples), _FILES_OF_RUN)
 
 
 def _refuse_missing_shards(trainer: Trainer) -> None:

@@ -83,6 +83,7 @@ class Trainer:
         self.attempt: Attempt
         self.watchdog: Watchdog
         self.reader: SlotReader
+        self.valid: EvaluationData
         self.stepper: Stepper
         self.log: log.RunLog
         self.time_log: TimeLog
@@ -249,6 +250,13 @@ class Trainer:
             self.ledger = Ledger(self.folder, number, ranks.rank, self.state.step)
             stack.callback(self.ledger.close)
         self.reader = self._build_reader()
+        stack.callback(self.reader.close)
+        self.valid = EvaluationData(
+            index=self.training_set.index, split="valid", task=self.training_set.task,
+            excerpt=self.training_set.excerpt, workers=config.data.workers, device=ranks.device,
+            cache_settings=CacheSettings.from_config(config.data),
+        )  # fmt: skip
+        stack.callback(self.valid.close)
         length = RunLength(config.train.epochs, self.training_set.steps_per_epoch)
         run_log = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
         self.log = stack.enter_context(run_log)
@@ -272,7 +280,10 @@ class Trainer:
             needed = training_set.plan(self.epoch).bytes_at_once(here, self.ranks.world_size)
             index = training_set.index
             self.ranks.on_all(lambda: require_room(index.root, index.source, caching, needed))
-        return SlotReader(reader, training_set.task.class_of, training_set.excerpt, training_set.read_samples)
+        return SlotReader(
+            reader, training_set.task.class_of, training_set.excerpt, training_set.read_samples, data.workers,
+            self.ranks.device,
+        )  # fmt: skip
 
     def _say_end(self, code: int) -> None:
         if code == PREEMPTED:
@@ -384,16 +395,10 @@ class Trainer:
         ranks = self.ranks
         slots = functools.partial(plan.rank_slots, ranks.rank, ranks.world_size, first)
         ahead = functools.partial(plan.needed_shards, ranks.rank, ranks.world_size, first)
-        return stream_batches(slots, self.reader, self.config.data.workers, ranks.device.type == "cuda", ahead)
+        return stream_batches(slots, self.reader, ahead)
 
     def _evaluate(self) -> SplitResult:
         """The network with its present weights, on the valid split."""
-        training_set, data = self.training_set, self.config.data
-
-        valid = EvaluationData(
-            index=training_set.index, split="valid", task=training_set.task, excerpt=training_set.excerpt,
-            workers=data.workers, cache_settings=CacheSettings.from_config(data),
-        )  # fmt: skip
 
         def should_stop() -> bool:
             self.watchdog.report_progress("evaluating")
@@ -402,7 +407,7 @@ class Trainer:
         patience = self.watchdog.no_time_limit("compiling") if self.config.train.compile else nullcontext()
         with self.times.part("evaluation"), patience:
             return evaluate_split(
-                self.network, self.features, valid, self.ranks, should_stop, self.log.evaluation_progress
+                self.network, self.features, self.valid, self.ranks, should_stop, self.log.evaluation_progress
             )
 
     def _last_lr(self) -> float:

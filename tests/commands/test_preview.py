@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -152,18 +151,6 @@ def test_a_small_cache_and_all_other_reasons_are_named_at_once(check: Check, tmp
     assert "train.init" in str(found["why"])
     assert check(f"data.cache_dir={cache}")["state"] == "new"
     assert not cache.exists()
-
-
-@pytest.mark.slow
-def test_loader_workers_that_could_not_start_are_refused(check: Check) -> None:
-    assert "--shm-size" in str(check("data.workers=1000000", code=cli.USAGE)["why"])
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 70, hard))
-    try:
-        assert check("data.workers=1")["state"] == "new"
-        assert "ulimit -n" in str(check("data.workers=20", code=cli.USAGE)["why"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(check: Check, tmp_path: Path) -> None:

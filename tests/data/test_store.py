@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,12 +82,6 @@ def test_a_cache_that_is_too_small_is_refused_with_the_size_needed(
     require_room(tones.root, "", CacheSettings(gigabytes=1e-9), needed)  # local shards are not copied
     with pytest.raises(UsageError, match=r"train/.*--set data\.cache_gb="):
         ShardStore(tones.root, web.url, dataclasses.replace(caching, gigabytes=1e-6)).map_shard(shards_of(tones)[0])
-
-
-def test_a_store_can_be_pickled(tones: Index, web: Web, caching: CacheSettings) -> None:
-    shard, store = shards_of(tones)[0], ShardStore(tones.root, web.url, caching)
-    store.map_shard(shard)
-    assert pickle.loads(pickle.dumps(store)).map_shard(shard)[:] == bytes_of(tones, shard)
 
 
 # --- prefetching ----------------------------------------------------------------------------------------------

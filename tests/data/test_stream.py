@@ -1,4 +1,4 @@
-"""Batches hold what was packed, in the plan's order, for any number of loader workers."""
+"""Batches hold what was packed, in the plan's order, for any number of threads that read ahead."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from kws.errors import UsageError
 from tests.data.samples import LABELS, bytes_of, change_file, flip_bit, natural_plan, one_slot, same, shards_of
 from tests.data.web import Web
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-
 
 def plan_of(corpus: Index, settings: PlanSettings) -> Plan:
     return Plan(corpus.split("train"), LABELS, settings, epoch=0)
 
 
 def batches(corpus: Index, plan: Plan, workers: int, samples: int = 16000) -> list[Batch]:
-    reader = SlotReader(Reader(corpus, "train"), LABELS, Excerpt(samples, "start"))
-    return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
+    reader = SlotReader(Reader(corpus, "train"), LABELS, Excerpt(samples, "start"), workers=workers)
+    return list(stream_batches(lambda: plan.rank_slots(0, 1), reader))
 
 
 @pytest.mark.parametrize(
@@ -70,13 +68,13 @@ def test_a_batch_carries_its_draws_clips_and_labels(tones: Index) -> None:
         assert {batch.wave.dtype, batch.labels.dtype, batch.lengths.dtype} == {torch.int16, torch.int64}
 
 
-def one_by_one(corpus: Index, verify: str, workers: int, reader: SlotReader | None = None) -> list[Batch]:
+def reader_of(corpus: Index, verify: str, workers: int) -> SlotReader:
+    return SlotReader(Reader(corpus, "train", verify), LABELS, Excerpt(16000), workers=workers)
+
+
+def one_by_one(reader: SlotReader) -> list[Batch]:
     slots = [Slot(clip, 0, np.array([clip]), np.array([clip])) for clip in range(12)]
-    return list(
-        stream_batches(
-            lambda: slots, reader or SlotReader(Reader(corpus, "train", verify), LABELS, Excerpt(16000)), workers
-        )
-    )
+    return list(stream_batches(lambda: slots, reader))
 
 
 @pytest.mark.parametrize(
@@ -88,31 +86,29 @@ def test_a_damaged_clip_ends_the_stream_naming_shard_and_clip(copy: Index, verif
     name = Reader(copy, "train").name(7)
     flip_bit(copy, 7)
     with pytest.raises(DamagedError, match=rf"^{copy.root / shard}: clip 7 \({name}\)"):
-        one_by_one(copy, verify, workers)
+        one_by_one(reader_of(copy, verify, workers))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_never_compares_no_checksum(copy: Index, workers: int) -> None:
     flip_bit(copy, 7)
-    assert len(one_by_one(copy, "never", workers)) == 12
+    assert len(one_by_one(reader_of(copy, "never", workers))) == 12
 
 
 @pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_first_compares_a_checksum_once_and_always_every_time(copy: Index, workers: int) -> None:
-    first, always = (
-        SlotReader(Reader(copy, "train", verify), LABELS, Excerpt(16000)) for verify in ("first", "always")
-    )
+    first, always = (reader_of(copy, verify, workers) for verify in ("first", "always"))
     for reader in (first, always):
-        one_by_one(copy, "", workers, reader)
+        one_by_one(reader)
     flip_bit(copy, 7)
-    assert len(one_by_one(copy, "", workers, first)) == 12
+    assert len(one_by_one(first)) == 12
     with pytest.raises(UsageError, match="clip 7"):
-        one_by_one(copy, "", workers, always)
+        one_by_one(always)
 
 
 def test_streaming_does_not_advance_the_global_random_generator(tones: Index) -> None:
     before = torch.random.get_rng_state()
-    one_by_one(tones, "first", workers=1)
+    one_by_one(reader_of(tones, "first", workers=1))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -123,9 +119,10 @@ def natural_batches(
     corpus: Index, workers: int = 0, caching: CacheSettings | None = None, with_plan: bool = True, window: int = 32
 ) -> list[Batch]:
     plan = natural_plan(corpus, window)
-    reader = SlotReader(Reader(corpus, "train", cache_settings=caching or CacheSettings()), LABELS, Excerpt(16000))
+    clips = Reader(corpus, "train", cache_settings=caching or CacheSettings())
     stretches = (lambda: plan.needed_shards(0, 1)) if with_plan else None
-    return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers, needed_shards=stretches))
+    reader = SlotReader(clips, LABELS, Excerpt(16000), workers=workers)
+    return list(stream_batches(lambda: plan.rank_slots(0, 1), reader, needed_shards=stretches))
 
 
 def test_batches_from_http_are_those_from_disk(tones: Index, web: Web, caching: CacheSettings) -> None:
@@ -149,8 +146,8 @@ def test_batches_are_right_in_a_cache_with_room_for_one_shard_only(
     plan = natural_plan(tones)
     slots = list(plan.rank_slots(0, 1))[:6]
     for workers in (0, 1):
-        reader = SlotReader(Reader(remote, "train", cache_settings=small), LABELS, Excerpt(16000))
-        found = list(stream_batches(lambda: slots, reader, workers, needed_shards=lambda: plan.needed_shards(0, 1)))
+        reader = SlotReader(Reader(remote, "train", cache_settings=small), LABELS, Excerpt(16000), workers=workers)
+        found = list(stream_batches(lambda: slots, reader, needed_shards=lambda: plan.needed_shards(0, 1)))
         assert all(same(*pair) for pair in zip(found, natural_batches(tones)[:6], strict=True))
     assert sum(path.stat().st_size for path in (Path(caching.folder) / "shards").iterdir()) <= largest
 
@@ -165,10 +162,9 @@ def test_a_transport_fault_ends_the_stream_naming_the_address(tones: Index, web:
 
 def skipping(corpus: Index, workers: int, caching: CacheSettings | None = None) -> tuple[list[Batch], list[int]]:
     plan = natural_plan(corpus)
-    reader = SlotReader(
-        Reader(corpus, "train", on_bad="skip", cache_settings=caching or CacheSettings()), LABELS, Excerpt(16000)
-    )
-    found = list(stream_batches(lambda: plan.rank_slots(0, 1), reader, workers))
+    clips = Reader(corpus, "train", on_bad="skip", cache_settings=caching or CacheSettings())
+    reader = SlotReader(clips, LABELS, Excerpt(16000), workers=workers)
+    found = list(stream_batches(lambda: plan.rank_slots(0, 1), reader))
     return found, reader.skipped.tolist()
 
 

@@ -1,0 +1,62 @@
+"""Memory for the samples of batches, used again and again: a ring whose entries come back by themselves.
+
+A buffer is free as soon as nobody refers to its batch any more, in whichever thread that happens, so a batch is valid
+for as long as it is held and nothing has to be handed back. Holding many batches costs memory, never correctness.
+"""
+
+from __future__ import annotations
+
+import collections
+import weakref
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Samples = npt.NDArray[np.int16]
+
+
+class BatchBuffers:
+    """Gives out int16 memory for batches, page-locked (pinned) for a CUDA device. Any thread may call it.
+
+    most_free: buffers kept for later use.
+    """
+
+    def __init__(self, device: torch.device, most_free: int) -> None:
+        self._device = device
+        self._free: collections.deque[Samples] = collections.deque(maxlen=most_free)  # drops the oldest when it is full
+
+    def take(self, clips: int, samples: int) -> Tensor:
+        """Returns an int16 tensor (clips, samples) of undefined values."""
+        if self._device.type == "cuda":
+            return self._pinned(clips, samples)
+        return torch.from_numpy(self._from_ring(clips, samples))
+
+    def pinned_copy(self, values: Tensor) -> Tensor:
+        """Returns the values, in pinned memory where the device is CUDA: a copy to it then needs no wait."""
+        if self._device.type != "cuda":
+            return values
+        with torch.cuda.device(self._device):
+            return values.pin_memory()
+
+    def _pinned(self, clips: int, samples: int) -> Tensor:
+        # torch's host allocator is the ring here. It hands memory out again only when its tensors are freed and the
+        # copies to a device that were started from them are complete: it records an event for each stream that
+        # copied, and queries them (ATen/core/CachingHostAllocator.h: record_event, free, process_events).
+        with torch.cuda.device(self._device):
+            return torch.empty((clips, samples), dtype=torch.int16, pin_memory=True)
+
+    def _from_ring(self, clips: int, samples: int) -> Samples:
+        # New memory for each batch would cost as much as reading it: the kernel clears it page by page (docs/log.md).
+        needed = clips * samples
+        try:
+            buffer = self._free.pop()  # the last one used, which may still be in the processor's cache
+        except IndexError:
+            buffer = np.empty(needed, np.int16)
+        if len(buffer) < needed:
+            buffer = np.empty(needed, np.int16)
+        rows = buffer[:needed].reshape(clips, samples)
+        # A tensor made of it keeps this array alive. An array made of it would not: that refers to `buffer` alone.
+        weakref.finalize(rows, self._free.append, buffer).atexit = False
+        return rows
