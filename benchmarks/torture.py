@@ -123,7 +123,7 @@ class Run:
 
 
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The launcher, the ranks and their loader workers."""
+    """The launcher and the ranks."""
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(process.pid)
         return [top, *top.children(recursive=True)]

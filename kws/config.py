@@ -56,7 +56,8 @@ class DataConfig:
     window: int = 4096
     """Shuffle window, in draws per slot: each lane is shuffled within windows of this length."""
     workers: int = 1
-    """Loader processes per rank; 0: clips are read in the training process."""
+    """Threads per rank that read (and decode) clips ahead of the training; 0: clips are read in the training loop.
+    Batches are the same for any number."""
     silence: float = 0.0
     """For task = "words": adds the class `silence`, cut from the corpus's noise, with this fraction of the number of
     all other clips, in every split. 0: no such class."""

@@ -86,7 +86,7 @@ def tiny_settings(shards: Path, epochs: int, global_batch: int) -> str:
 def train_here(run: Path, *settings: str) -> tuple[int, str]:
     """Trains in this process, which costs a tenth of starting the command; returns the exit code and the output.
 
-    The defaults with a tiny network, one epoch and no loader processes; `settings` as after --set.
+    The defaults with a tiny network, one epoch and no threads that read ahead; `settings` as after --set.
     """
     from kws import settings_file
     from kws.distributed import process_group

@@ -7,8 +7,8 @@ Read in this order:
     selection, silence              which clips a task uses; generated clips of the class silence
     store, cache, shard_fetch       shards as memory maps, local or fetched to a cache on the node's disk
     excerpt, clip_lengths           which part of a recording is its clip; the length of a clip
-    reader, stream                  clips by id; batches with labels, through loader workers
-    loader_workers                  what the workers need of /dev/shm, and what ends them
+    gather, reader                  the compiled copy out of memory maps; clips by id
+    read_ahead, buffers, stream     threads that read ahead; memory of batches; batches with labels
     training_set                    all of the above for the settings of a run
     ledger, normalisation           what was consumed, compared with the plan; statistics of the features
 """

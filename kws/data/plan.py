@@ -4,9 +4,9 @@
         -> M lanes of equal length -> each lane shuffled inside windows -> slots
 
 Every rank computes the same plan and reads its own slots of it. Ranks exchange nothing, and the plan depends neither on
-the number of ranks nor on the number of loader workers. Only the counts of the cells are drawn for the whole epoch; the
-clips of a shard are drawn when a slot reaches it, so time and memory grow with a rank's share of the epoch and not with
-the corpus. docs/architecture.md follows one clip through it.
+the number of ranks nor on the number of threads that read ahead. Only the counts of the cells are drawn for the whole
+epoch; the clips of a shard are drawn when a slot reaches it, so time and memory grow with a rank's share of the epoch
+and not with the corpus. docs/architecture.md follows one clip through it.
 """
 
 from __future__ import annotations

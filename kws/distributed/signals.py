@@ -47,7 +47,7 @@ class StopRequest:
     def _listen(self, receiver: socket.socket) -> None:
         while True:
             for number in receiver.recv(64):
-                if number in STOP_SIGNALS:  # other signals have handlers too, such as the loader's for SIGCHLD
+                if number in STOP_SIGNALS:  # other signals may have handlers too
                     self._handle(number)
 
     def begin(self) -> None:

@@ -224,7 +224,7 @@ def put(url: str, data: bytes) -> None:
 
 
 def in_children(count: int, work: Callable[[int], None]) -> None:
-    """Runs work(number) in forked processes, as loader workers are."""
+    """Runs work(number) in forked processes."""
     processes = [FORK.Process(target=work, args=(number,)) for number in range(count)]
     for process in processes:
         process.start()

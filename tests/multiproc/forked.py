@@ -96,7 +96,6 @@ class ForkedRanks:
 def _run(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:
     from kws import cli
 
-    multiprocessing.set_start_method("fork", force=True)  # as in a fresh process: loader workers are forked
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

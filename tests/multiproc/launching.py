@@ -76,7 +76,7 @@ def finish(process: AnyProcess) -> tuple[int, str]:
 
 
 def kill(process: AnyProcess) -> None:
-    """SIGKILL to launcher, ranks and loader workers at once; torchrun's ranks are in sessions of their own."""
+    """SIGKILL to launcher and ranks at once; torchrun's ranks are in sessions of their own."""
     if isinstance(process, ForkedRanks):
         for rank in process.ranks:
             kill(rank)

@@ -1,4 +1,4 @@
-"""A stop under each launcher, with loader workers: the run is saved, status.json says so, and no process is left."""
+"""A stop under each launcher, with a thread that reads ahead: the run is saved, status.json says so, and no process is left."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_signal_to_the_launcher_saves_and_leaves_no_process(
         wait_until(lambda: steps_done(run) >= 4, process)
         top = psutil.Process(process.pid)
         family = [top, *top.children(recursive=True)]
-        assert len([member for member in family if "train" in member.cmdline()]) >= 2 * ranks, "ranks and their workers"
+        assert len([member for member in family if "train" in member.cmdline()]) >= ranks
         process.send_signal(sent)
         code = process.wait(timeout=90)
         _, left = psutil.wait_procs(family, timeout=90)
