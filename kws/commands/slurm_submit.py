@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kws import settings_file, shipped_files
+from kws.commands.slurm_cores import cores_per_gpu
 from kws.data import index
 from kws.errors import UsageError, cannot_write, unreadable
 from kws.models import names
@@ -123,7 +124,9 @@ def _jobs(submission: Submission) -> list[SbatchJob]:
         [word for change in submission.changes for word in ("--set", change)],
     )
     shape = [f"--nodes={submission.nodes}", f"--ntasks-per-node={submission.gpus or submission.tasks}"]
-    shape += [f"--gpus-per-node={submission.gpus}"] if submission.gpus else []
+    if submission.gpus:
+        cores = cores_per_gpu(submission.gpus, submission.options)
+        shape += [f"--gpus-per-node={submission.gpus}", *([f"--cpus-per-task={cores}"] if cores else [])]
     shape += [f"--time={submission.time}"] if submission.time else []
     configs = [str(copies / config.name) for config in submission.configs]
     if not submission.is_array:

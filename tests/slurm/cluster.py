@@ -22,6 +22,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ import psutil
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "util-linux")
 FOLDER = Path(f"/tmp/kws-cluster-{os.getuid()}")
 NET = "10.213.66"
+GPUS = 4
+"""Pretended GPUs of a node."""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 # The init of a host: sets the host up, reports that with a file, and reaps orphans.
@@ -61,7 +64,8 @@ SwitchType=switch/none
 MpiDefault=none
 MailProg=/bin/true
 AccountingStorageType=accounting_storage/none
-# A node has the number of cores below, whatever the machine has.
+# A node has the cores and GPUs below, whatever the machine has. The GPUs are pretended: SLURM gives them to jobs, no
+# program can use them.
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
@@ -74,7 +78,9 @@ ReturnToService=2
 KillWait=15
 MinJobAge=86400
 JobRequeue=1
-NodeName=node[1-{nodes}] NodeAddr={net}.[11-{last}] CPUs=4 RealMemory=4000 State=UNKNOWN
+GresTypes=gpu
+NodeName=DEFAULT CPUs=8 Sockets=2 CoresPerSocket=4 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:a100:{gpus} State=UNKNOWN
+NodeName=node[1-{nodes}] NodeAddr={net}.[11-{last}]
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -151,12 +157,20 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_settings(self) -> None:
-        values = {"net": NET, "folder": self.folder, "nodes": self.nodes, "last": 10 + self.nodes}
+        values = {"net": NET, "folder": self.folder, "nodes": self.nodes, "last": 10 + self.nodes, "gpus": GPUS}
         (self.folder / "etc" / "slurm.conf").write_text(CONFIG.format(**values))
+        self._pretend_gpus()
         hosts = {f"{NET}.1": "login"} | {f"{NET}.{10 + number}": f"node{number}" for number in range(1, self.nodes + 1)}
         # Also in the form that torch's store asks for; otherwise it waits for a name server, and there is none.
         lines = [f"{prefix}{address} {host}" for address, host in hosts.items() for prefix in ("", "::ffff:")]
         (self.folder / "etc" / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+
+    def _pretend_gpus(self) -> None:
+        devices = self.folder / "gpu"
+        devices.mkdir()
+        for number in range(GPUS):
+            os.mknod(devices / f"nvidia{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
+        (self.folder / "etc" / "gres.conf").write_text(f"Name=gpu Type=a100 File={devices}/nvidia[0-{GPUS - 1}]\n")
 
     # --- hosts ------------------------------------------------------------------------------------------------
 

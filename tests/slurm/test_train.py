@@ -68,12 +68,6 @@ def test_a_usage_error_fails_at_once(submit: Submit, tmp_path: Path) -> None:
     assert "Traceback" not in training.log
 
 
-def test_gpus_without_a_task_each_are_refused(submit: Submit, tmp_path: Path) -> None:
-    training = submit(tmp_path, env={"SLURM_GPUS_PER_NODE": "a100:4"})  # this cluster has no GPUs to request
-    assert training.ended() == ("FAILED", "2:0", "0")
-    assert "--ntasks-per-node 4" in training.log
-
-
 # --- faults ---------------------------------------------------------------------------------------------------
 
 
