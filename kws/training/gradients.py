@@ -25,7 +25,7 @@ from kws.distributed import deepspeed_zero
 from kws.distributed.process_group import wrap_ddp
 from kws.distributed.ranks import Ranks
 from kws.run.checkpoint import Checkpoint
-from kws.training.optim import keep_settings, set_lr
+from kws.training.optim import keep_settings, load_state, set_lr
 
 
 class GradientSync(Protocol):
@@ -115,8 +115,7 @@ class ReplicatedOptimizer:
     def load(self, checkpoint: Checkpoint) -> None:
         """Loads what `state_dict` returned; learning rate, weight decay and the like stay as the settings say."""
         state = checkpoint.optimizer()
-        with keep_settings(self._optimizer):
-            self._optimizer.load_state_dict(state["optimizer"])
+        load_state(self._optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
 
 
@@ -188,7 +187,9 @@ class TreeGradients(ReplicatedOptimizer):
         self._gradients = torch.zeros(sum(p.numel() for p in parameters), device=ranks.device)
         at = 0
         for p in parameters:
-            p.grad = self._gradients[at : at + p.numel()].view_as(p)
+            part = self._gradients[at : at + p.numel()]
+            # On a GPU in the layout of the parameter (train.channels_last), which fused optimizers want.
+            p.grad = part.as_strided(p.shape, p.stride()) if p.device.type == "cuda" else part.view_as(p)
             at += p.numel()
 
     def must_run_backward(self, last: bool) -> bool:

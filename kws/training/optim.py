@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +20,25 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     others = [p for p in model.parameters() if p.requires_grad and not (p.ndim > 1 or settings.decay_all)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    if settings.optimizer == "sgd":
-        momentum = settings.momentum
-        nesterov = settings.nesterov and momentum > 0
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+    # A few kernels for all parameters, and no wait for a GradScaler. Not on a CPU, where it would change the bits; not
+    # under ZeRO, where DeepSpeed replaces the parameters by a few flat tensors.
+    fused = True if not settings.zero and _device_type(model) == "cuda" else None
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
+    momentum = settings.momentum
+    sgd = torch.optim.SGD(
+        groups, lr=settings.lr, momentum=momentum, nesterov=settings.nesterov and momentum > 0, fused=fused
+    )
+    if fused and momentum:
+        # Without these, the fused step would leave the momentum uninitialised where a GradScaler makes it skip the
+        # first update (torch 2.13, _fused_sgd). From zeros the first step is the same.
+        for p in (p for group in groups for p in group["params"]):
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p, requires_grad=False)
+    return sgd
+
+
+def _device_type(model: nn.Module) -> str:
+    return next((p.device.type for p in model.parameters()), "cpu")
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: TrainConfig, scale: float = 1.0) -> float:
@@ -100,3 +115,19 @@ def keep_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     yield
     for group, values in zip(optimizer.param_groups, kept, strict=True):
         group.update(values)
+
+
+@torch.no_grad()
+def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads a state dict that may have been saved on another kind of device; settings stay as in `keep_settings`."""
+    # torch moves AdamW's step counters to the device where the *saved* groups are fused.
+    fused = optimizer.defaults["fused"]
+    groups = [{**group, "fused": fused} for group in state["param_groups"]]
+    with keep_settings(optimizer):
+        optimizer.load_state_dict({**state, "param_groups": groups})
+    if not fused:
+        return
+    for p, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == p.shape and value.stride() != p.stride():  # fused kernels want one layout
+                values[name] = torch.empty_like(p).copy_(value)

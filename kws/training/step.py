@@ -181,7 +181,7 @@ class Stepper:
     def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep, waits: bool) -> SlotSums:
         """`waits`: ranks wait for one another in the backward pass."""
         seed_slot(self._settings.seed, planned.step, slot.batch.slot)
-        clips, draws = slot.num_clips, slot.batch.draws
+        clips, draws = slot.num_clips, slot.batch.draws.numpy()
         self._statistics.begin_slot(clips)
         with self._times.part("forward"):
             loss, correct = self._loss(self._forward(features), slot)

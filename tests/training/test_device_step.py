@@ -1,0 +1,112 @@
+"""A training step on a GPU that is not there (tests/fake_cuda.py): no mixing of devices, no wait but the one a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kws.audio.features import Features
+from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig, preset
+from kws.data.index import Index
+from kws.data.reader import Reader
+from kws.data.stream import Batch, SlotReader, stream_batches
+from kws.data.training_set import TrainingSet
+from kws.distributed.ranks import Ranks
+from kws.training import slot_inputs
+from kws.training.optim import build_optimizer
+from kws.training.step import PlannedStep, Stepper, Votes
+from tests.fake_cuda import DEVICE, Copies, HostWaitError, fake_cuda, to_fake_cuda
+from tests.training.one_process import OneProcess
+
+SLOTS, MICRO = 2, 6
+VOTES_BYTES, LABELS_BYTES = 3 * 8, MICRO * 8
+
+
+class Network(nn.Module):
+    """Convolution, batch norm, dropout and a linear layer."""
+
+    def __init__(self, classes: int, channels_last: bool) -> None:
+        super().__init__()
+        convolutions = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(4, 4, 3)]
+        self.body, self.head = nn.Sequential(*convolutions), nn.Linear(4, classes)
+        if channels_last:
+            super().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def to(self, *_: Any, **__: Any) -> Network:
+        """Done above: parameters without values cannot be replaced."""
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(features).mean(dim=(2, 3)))
+        return logits
+
+
+def run_steps(
+    corpus: Index, monkeypatch: pytest.MonkeyPatch, frontend: FrontEndConfig, steps: int = 2, **train: Any
+) -> list[Copies]:
+    """The copies of each of several steps on the fake device."""
+    settings = TrainConfig(global_batch=SLOTS * MICRO, micro_batch=MICRO, **train)
+    training_set = TrainingSet(Config(data=DataConfig(shards=str(corpus.root)), frontend=frontend, train=settings))
+    features, network = Features(frontend.features), Network(len(training_set.task.classes), settings.channels_last)
+    reader = SlotReader(
+        Reader(training_set.index, "train"), training_set.task.class_of, training_set.excerpt, training_set.read_samples
+    )
+    batches = iter(list(stream_batches(lambda: training_set.plan(0).rank_slots(0, 1), reader))[: steps * SLOTS])
+    found = []
+    with fake_cuda(monkeypatch, autocast=settings.precision != "fp32") as copies:
+        stepper = make_stepper(training_set, to_fake_cuda(network), to_fake_cuda(features))
+        for step in range(steps):
+            copies.uploads.clear()
+            copies.downloads.clear()
+            result = stepper.step(PlannedStep(step, 0, SLOTS * MICRO, last=step == steps - 1), batches, Votes())
+            found.append(dataclasses.replace(copies, uploads=[*copies.uploads], downloads=[*copies.downloads]))
+    assert result.clips == 1  # the value that every download has
+    return found
+
+
+def make_stepper(training_set: TrainingSet, network: nn.Module, features: nn.Module) -> Stepper:
+    assert isinstance(features, Features)
+    settings = training_set.config.train
+    if settings.precision != "fp32":  # nothing can be differentiated: tests/fake_cuda.py
+        for p in network.parameters():
+            p.grad = torch.zeros_like(p)
+    optimizer = build_optimizer(network, settings)
+    return Stepper(training_set, network, features, optimizer, Ranks(0, 1, DEVICE, 1, OneProcess()))
+
+
+@pytest.mark.parametrize("name", ["classic", "modern", "none"])
+def test_a_slot_takes_two_copies_to_the_device_and_a_step_one_back(
+    tones: Index, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    first, second = run_steps(tones, monkeypatch, preset(name, features="mel32", mixup_probability=0.5))
+    # Waves and parameters of four slots, and of the first of the next step; the votes.
+    assert len(first.uploads) == 2 * (SLOTS + 1) + 1
+    assert len(second.uploads) == 2 * (SLOTS - 1) + 1
+    assert [first.downloads, second.downloads] == [[6 * 8]] * 2
+
+
+@pytest.mark.parametrize("train", [
+    {"optimizer": "sgd", "clip_grad_norm": 1.0, "ema": 0.9},
+    {"optimizer": "adamw", "reduction": "exact", "channels_last": True, "label_smoothing": 0.1},
+    {"optimizer": "sgd", "precision": "fp16", "clip_grad_norm": 1.0},
+    {"optimizer": "adamw", "precision": "bf16", "channels_last": True},
+])  # fmt: skip
+def test_no_setting_makes_a_step_on_a_device_wait_or_mix_devices(
+    tones: Index, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
+) -> None:
+    for step in run_steps(tones, monkeypatch, preset("none", features="mel32", mixup_probability=0.5), **train):
+        assert len(step.downloads) == 1
+
+
+def test_a_wait_in_a_slot_on_a_device_would_be_noticed(tones: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blocking(parameters: Any, device: torch.device) -> Any:
+        return parameters.to(device) if isinstance(parameters, Tensor) else original(parameters, device)
+
+    original = slot_inputs.to_device
+    monkeypatch.setattr(slot_inputs, "to_device", blocking)
+    with pytest.raises(HostWaitError):
+        run_steps(tones, monkeypatch, preset("none", features="mel32"))
