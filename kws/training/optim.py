@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Opti
     if fused and momentum:
         # Without these, the fused step would leave the momentum uninitialised where a GradScaler makes it skip the
         # first update (torch 2.13, _fused_sgd). From zeros the first step is the same.
-        for p in (p for group in groups for p in group["params"]):
+        for p in decayed + others:
             sgd.state[p]["momentum_buffer"] = torch.zeros_like(p, requires_grad=False)
     return sgd
 

@@ -13,7 +13,7 @@ from kws.audio.features import Features
 from kws.config import Config, DataConfig, FrontEndConfig, TrainConfig, preset
 from kws.data.index import Index
 from kws.data.reader import Reader
-from kws.data.stream import Batch, SlotReader, stream_batches
+from kws.data.stream import SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.training import slot_inputs
