@@ -442,13 +442,10 @@ def official_archive(version: str, lists: bool) -> bytes:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("version", "lists"),
-    [
-        pytest.param("v0.02", True, id="by lists", marks=pytest.mark.heavy), pytest.param("v0.01", False, id="by hash"),
-    ],
-)  # fmt: skip
+    ("version", "lists"), [pytest.param("v0.02", True, id="by lists"), pytest.param("v0.01", False, id="by hash")]
+)
 def test_the_full_official_layout(tmp_path: Path, kws: Kws, version: str, lists: bool) -> None:
     """105,829 clips through a server that drops three times: the recipe's words and counts come out."""
     known = shipped_files.folder("shards") / f"speech_commands_{version}.toml"

@@ -60,7 +60,7 @@ def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: values[order] for name, values in whole.items()}
 
 
-@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.multiproc])])
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=[pytest.mark.heavy, pytest.mark.multiproc])])
 def test_a_draw_is_the_same_on_any_number_of_ranks(processes: bool, tones: Index, tmp_path: Path) -> None:
     configs = [tmp_path / f"{augment}.toml" for augment in ("classic", "modern")]
     for config, features in zip(configs, ("mel32", "logmel40"), strict=True):

@@ -88,7 +88,13 @@ def moments(total: int, step: int) -> Iterator[int]:
     yield from range(max(1, total - 60), total + 1, max(1, step // 3))
 
 
-@pytest.mark.parametrize("step", [200, pytest.param(5, marks=pytest.mark.slow)])
+EVERY = pytest.mark.parametrize(
+    "step", [200, pytest.param(40, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.heavy)]
+)
+"""Kills before every so many operations."""
+
+
+@EVERY
 def test_a_packing_killed_at_any_operation_resumes_to_the_same_bytes(source: Path, tmp_path: Path, step: int) -> None:
     clean, _ = pack.pack([source], tmp_path / "clean", pack.PackOptions(shard_bytes=30_000))
     total = pack_until(0, [source], tmp_path / "counted")
@@ -106,7 +112,7 @@ def test_a_packing_killed_at_any_operation_resumes_to_the_same_bytes(source: Pat
         assert files(corpus.root) == files(clean.root), f"killed before operation {number}"
 
 
-@pytest.mark.parametrize("step", [200, pytest.param(5, marks=pytest.mark.slow)])
+@EVERY
 def test_an_append_killed_at_any_operation_leaves_the_old_or_the_new_corpus_and_resumes(
     source: Path, more: Path, tmp_path: Path, step: int
 ) -> None:
