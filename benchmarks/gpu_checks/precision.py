@@ -1,0 +1,73 @@
+"""Check 7: every precision with every reduction and memory layout: finite losses that fall, and gradients near fp32's."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from benchmarks.gpu_checks.check import Context, Finding
+from benchmarks.gpu_checks.steps import Steps, make_config, one_rank, weights
+from kws.config import preset
+from kws.distributed.ranks import Ranks
+
+LR = 0.05
+WITHIN = 0.03
+
+
+def check(context: Context) -> Finding:
+    """Twelve combinations on one network."""
+    finding = Finding()
+    with one_rank(context) as ranks:
+        # The first one, fp32 in the usual layout, is what the others are compared with.
+        for reduction in ("fast", "exact")[: context.sized(2, 1)]:
+            wanted = _gradient(context, ranks, precision="fp32", reduction=reduction)
+            for precision in ("fp32", "bf16", "fp16"):
+                for channels_last in (False, True):
+                    if precision == "fp16" and not context.on_gpu:
+                        continue  # GradScaler and most operations have no fp16 on CPUs
+                    name = f"{precision}, {reduction}, {'NHWC' if channels_last else 'NCHW'}"
+                    settings = {"precision": precision, "reduction": reduction, "channels_last": channels_last}
+                    with finding.part(name):
+                        _compare(context, ranks, name, settings, wanted, finding)
+    return finding
+
+
+def _compare(
+    context: Context, ranks: Ranks, name: str, settings: dict[str, object], wanted: torch.Tensor, finding: Finding
+) -> None:
+    found = _gradient(context, ranks, **settings)
+    apart = float((found - wanted).norm() / wanted.norm())
+    losses = _losses(context, ranks, **settings)
+    finding.add(
+        f"{name}: gradient to {apart:.2%}, loss {losses[0]:.2f} to {losses[-1]:.2f}", **{f"gradient {name}": apart}
+    )
+    finding.expect(apart <= WITHIN, f"{name}: the gradient differs by {apart:.1%}")
+    finding.expect(all(map(math.isfinite, losses)), f"{name}: losses {losses}")
+    finding.expect(
+        losses[-1] < 0.8 * losses[0], f"{name}: the loss does not fall ({losses[0]:.3f} to {losses[-1]:.3f})"
+    )
+
+
+def _gradient(context: Context, ranks: Ranks, **settings: object) -> torch.Tensor:
+    """The gradient of a step: how far plain SGD moves the weights, divided by its learning rate."""
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "lr": LR, "schedule": "constant"}
+    config = make_config(context, "resnet20", preset("none", features="mel32"), warmup_epochs=0.0, **plain, **settings)
+    steps = Steps(config, ranks, num_steps=1)
+    before = weights(steps)
+    for _ in range(8):  # fp16's scaler leaves out steps until its scale fits
+        steps.step(0)
+        moved = (before - weights(steps)) / LR
+        if bool(moved.any()):
+            return moved
+    raise RuntimeError("no step changed the weights")
+
+
+def _losses(context: Context, ranks: Ranks, **settings: object) -> list[float]:
+    """Mean losses of a training on a few batches."""
+    config = make_config(
+        context, "resnet20", preset("classic", features="mel32"), lr=0.01, warmup_epochs=0.0, **settings
+    )
+    steps = Steps(config, ranks)
+    results = [steps.step() for _ in range(context.sized(20, 6))]
+    return [result.loss / result.clips for result in results]
