@@ -98,6 +98,14 @@ def train_here(run: Path, *settings: str) -> tuple[int, str]:
     return code, output.getvalue()
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a GPU where the machine has one."""
+    if request.param == "cuda":
+        require("gpu", torch.cuda.is_available(), "torch sees no GPU")
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     """A packed corpus of three words with unequal counts, in several small shards."""

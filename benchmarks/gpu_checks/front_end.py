@@ -7,11 +7,11 @@ import psutil
 import torch
 
 from benchmarks.gpu_checks.check import Context, Finding, Skip
-from benchmarks.gpu_checks.float64_front_end import Reference, Sounds, sounds
 from kws.audio.augment import AugmentationChain
 from kws.audio.features import SPECS, Features
 from kws.audio.noise import NoiseBank
 from kws.config import preset
+from tests.audio.float64_chain import Reference, Sounds, sounds
 
 SAMPLES, ROOM, SEED, EPOCH = 16_000, 20_001, 3, 2
 DB = 10.0 / np.log(10.0)

@@ -1,7 +1,7 @@
 """Check 3: how often the host waits for the device: never in a slot, once in a step.
 
-On a GPU torch raises an error at an operation that would wait, and the profiler counts the waits of the CUDA runtime. On
-a CPU the values that the host reads out of tensors are counted, which is where a GPU would be waited for.
+On a GPU torch raises an error at an operation that would wait, and the profiler counts the waits of the CUDA runtime.
+On a CPU the values that the host reads out of tensors are counted, which is where it would wait for a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check(context: Context) -> Finding:
         for chain in ("classic", "modern"):
             for reduction in ("fast", "exact")[: context.sized(2, 1)]:
                 frontend = preset(chain, features="mel32", mixup_probability=0.5)
-                config = make_config(context, "resnet20", frontend, reduction=reduction)
+                config = make_config(context, "resnet20", frontend, reduction=reduction, optimizer="sgd")
                 steps = Steps(config, ranks)
                 for _ in range(context.sized(4, 1)):
                     steps.step()

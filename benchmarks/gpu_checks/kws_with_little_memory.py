@@ -10,7 +10,7 @@ import torch
 
 from kws.cli import main
 
-GPU_FRACTION, CPU_BYTES = 0.02, 600_000_000
+GPU_FRACTION, CPU_BYTES = 0.02, 2_500_000_000
 
 
 def limit_memory() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_checks.check import Context, Finding
 from kws.commands import catalogue
+from kws.distributed.arithmetic import full_float32
 from kws.machine import usable_cores
 from kws.models import registry
 from kws.training.slots import RunningStatistics
@@ -28,7 +29,11 @@ ONE_OF_EACH_KIND = (
 def check(context: Context) -> Finding:
     """Logits of all networks in evaluation mode; gradients of one of each family; running statistics."""
     torch.set_num_threads(max(1, usable_cores() // 4))  # up to four checks run at once
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with full_float32():
+        return _compare_all(context)
+
+
+def _compare_all(context: Context) -> Finding:
     finding, device = Finding(), torch.device(context.device)
     rows = sorted(
         (catalogue.network_row(name, CLASSES) for name in _names(context)), key=lambda row: row["multiply_adds"]

@@ -1,4 +1,4 @@
-"""Check 7: every precision with every reduction and memory layout: finite losses that fall, and gradients near fp32's."""
+"""Check 7: each precision, reduction and memory layout: finite losses that fall, and gradients near those of fp32."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def one_rank(context: Context, **train: Any) -> Iterator[Ranks]:
 def make_config(
     context: Context, network: str, frontend: FrontEndConfig | None = None, speed: bool = False, **train: Any
 ) -> Config:
-    """A config for a few steps on tones; with `speed`, on the clips for measuring speed. train: beside 4 slots of 16."""
+    """A config for a few steps on tones; with `speed`, on the clips for measuring speed. `train`: its settings, by
+    default four slots of 16 clips."""
     shards = corpora.clips(context) if speed else corpora.tones(context)
     settings: dict[str, Any] = {"global_batch": 64, "micro_batch": 16, "device": context.device, **train}
     return Config(
@@ -44,7 +45,7 @@ def make_config(
 
 
 class Steps:
-    """A network in training. Its batches, of the first steps of epoch 0, are in memory (pinned for a GPU) and repeat."""
+    """A network in training. Its batches, of the first steps of epoch 0, are in (pinned) memory and repeat."""
 
     def __init__(self, config: Config, ranks: Ranks, num_steps: int = 2) -> None:
         self.training_set, self.config, self.ranks = TrainingSet(config), config, ranks
@@ -65,12 +66,14 @@ class Steps:
     def _read(self, num_steps: int) -> Iterator[Batch]:
         training_set = self.training_set
         reader = Reader(training_set.index, "train", "never")
-        slots = SlotReader(reader, training_set.task.class_of, training_set.excerpt, training_set.read_samples)
+        slots = SlotReader(
+            reader, training_set.task.class_of, training_set.excerpt, training_set.read_samples,
+            device=self.ranks.device,
+        )  # fmt: skip
         plan = training_set.plan(0)
         for number in range(min(num_steps, plan.steps)):
             for slot in plan.step_slots(number):
-                batch = slots.batch(slot)
-                yield batch if self.ranks.device.type == "cpu" else batch._replace(wave=batch.wave.pin_memory())
+                yield slots.batch(slot)
 
 
 def weights(steps: Steps) -> torch.Tensor:

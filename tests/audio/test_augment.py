@@ -16,6 +16,7 @@ from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.features import SPECS, Features
 from kws.audio.noise import NoiseBank, room_responses
 from kws.config import PRESETS, FrontEndConfig, preset
+from tests.audio import float64_chain
 from tests.audio import librosa_chain as reference
 from tests.audio.sounds import SAMPLES, Sounds, batch, generated
 
@@ -431,3 +432,19 @@ def test_a_chain_of_masks_only_masks_the_evaluation_features() -> None:
     assert not kept.all()
     means = plain.mean(dim=(2, 3), keepdim=True).expand_as(plain)
     torch.testing.assert_close(found[~kept], means[~kept], rtol=0, atol=1e-3)
+
+
+# --- any device against float64 -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["none", "classic", "modern"])
+@pytest.mark.parametrize(
+    "features", ["mel32", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SPECS)[1:])]
+)
+def test_on_any_device_the_chain_equals_one_in_float64(device: torch.device, name: str, features: Any) -> None:
+    made, settings = float64_chain.sounds(12, SAMPLES, 20_001), preset(name, features=features)
+    ours = AugmentationChain(settings, Features(features).to(device), SEED, made.noises, SAMPLES, device)
+    exact = float64_chain.Reference(settings, features, SEED, made.noises, SAMPLES)
+    draws = DRAWS[: len(made.waves)]
+    found = ours(torch.from_numpy(made.waves).to(device), made.lengths, draws, EPOCH).double().cpu()
+    torch.testing.assert_close(found, exact(made.waves, made.lengths, draws, EPOCH), rtol=0, atol=4e-3)  # dB, or 13 dB

@@ -17,6 +17,7 @@ from kws.data.shard_fetch import DamagedError
 from kws.data.store import CacheSettings
 from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.errors import UsageError
+from tests.conftest import require
 from tests.data.samples import LABELS, bytes_of, change_file, flip_bit, natural_plan, one_slot, same, shards_of
 from tests.data.web import Web
 
@@ -49,6 +50,22 @@ def test_batches_are_the_same_for_any_number_of_workers(tones: Index, settings: 
         spread = batches(tones, plan, workers)
         assert len(spread) == len(alone)
         assert all(same(*pair) for pair in zip(spread, alone, strict=True))
+
+
+@pytest.mark.gpu
+def test_batches_for_a_gpu_are_the_same_in_pinned_memory(tones: Index) -> None:
+    require("gpu", torch.cuda.is_available(), "torch sees no GPU")
+    plan = plan_of(tones, PlanSettings("natural", slots=4, micro_batch=7, seed=0))
+    wanted = batches(tones, plan, workers=0)
+    for workers in (0, 2):
+        reader = SlotReader(
+            Reader(tones, "train"), LABELS, Excerpt(16000, "start"), workers=workers, device=torch.device("cuda")
+        )
+        for number, batch in enumerate(stream_batches(lambda: plan.rank_slots(0, 1), reader)):
+            assert batch.wave.is_pinned()
+            assert batch.labels.is_pinned()
+            assert same(batch._replace(wave=batch.wave.cuda(non_blocking=True).cpu()), wanted[number])
+        reader.close()
 
 
 def test_a_slot_without_clips_gives_an_empty_batch(tones: Index) -> None:

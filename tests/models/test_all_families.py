@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kws.distributed.arithmetic import full_float32
 from kws.models.registry import MODELS, build_model
+from tests.conftest import require
 from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
@@ -107,3 +109,18 @@ def test_no_gradient_lacks_a_deterministic_implementation_on_gpus(name: str) -> 
     names = {node.name() for node in found}
     assert any(name.startswith(("ConvolutionBackward", "AddmmBackward")) for name in names)
     assert not [name for name in names if name.startswith(NONDETERMINISTIC)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_logits_and_gradients_are_those_of_the_cpu(family: str) -> None:
+    require("gpu", torch.cuda.is_available(), "torch sees no GPU")
+    own, x = without_dropout(small(family, 3)), torch.randn(4, *SHAPE)
+    other = copy.deepcopy(own).cuda()
+    with full_float32():
+        torch.testing.assert_close(other.eval()(x.cuda()).cpu(), own.eval()(x), rtol=1e-4, atol=1e-4)
+        wanted = gradients(own.train(), x)
+        other.train().zero_grad()
+        F.cross_entropy(other(x.cuda()), LABELS.cuda()).backward()
+    apart = [(p.grad.cpu() - wanted[key]).norm() for key, p in other.named_parameters() if p.grad is not None]
+    assert torch.stack(apart).norm() < 1e-2 * torch.stack([value.norm() for value in wanted.values()]).norm()

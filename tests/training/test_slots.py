@@ -169,3 +169,13 @@ def test_a_norm_without_running_statistics_is_left_alone() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False))
     run_step(model, slots(3, 2))
     assert model.training
+
+
+def test_on_any_device_views_of_a_flat_tensor_change_no_bit_of_the_running_statistics(device: torch.device) -> None:
+    plain, (batch,) = network().to(device), [clips.to(device) for clips in slots(8)]
+    flat = copy.deepcopy(plain)
+    left_by_plain = left_by_one(plain, batch).state_dict()
+    run_step(flat, [batch])
+    for key, value in flat.state_dict().items():
+        if "running" in key:
+            assert torch.equal(value, left_by_plain[key]), key

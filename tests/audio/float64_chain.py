@@ -1,6 +1,7 @@
-"""The front end in float64 on the CPU, one clip at a time, written down step by step: the reference of check 1.
+"""The front end in float64 on the CPU, one clip at a time, written down step by step: a reference for any device.
 
-It shares with kws only the parameters of the augmentation, the impulse responses and the mel filters.
+For the tests and for benchmarks/gpu.py. It shares with kws only the parameters of the augmentation, the impulse
+responses and the mel filters.
 """
 
 from __future__ import annotations
