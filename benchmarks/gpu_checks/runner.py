@@ -131,7 +131,7 @@ class Runner:
         _kill(running.process)
         self._running.remove(running)
         text = output.read_text(errors="replace")
-        row = _row_in(text) if ended else None
+        row = _row_in(text)  # also of a process that hangs at its exit
         if row is None:
             how = f"exit code {running.process.returncode}" if ended else f"not done after {running.limit_s:.0f} s"
             found = f"{how}; last output: {last_line(text)[-200:]}; see {output}"
