@@ -63,6 +63,19 @@ def test_all_values_of_a_section_that_are_out_of_range_are_named_at_once() -> No
     assert len(refusal({"frontend": {"speed": 0.6, "mix": 1.1}, "data": {"window": 0}}).splitlines()) == 3
 
 
+@pytest.mark.parametrize("value", ["5", "5:5", "9:3", "-1:3", "a:b", "0:101", "1:2:3", " 1:2", "1:2\n", ":"])
+def test_profiled_steps_that_are_no_range_are_refused(value: str) -> None:
+    message = refusal({"train": {"profile": value}})
+    assert message.startswith("here.toml: train: profile: ")
+    assert f"profile = {value!r}" in message
+
+
+def test_profiled_steps_are_a_range() -> None:
+    assert TrainConfig(profile="100:110").profile_steps == (100, 110)
+    assert TrainConfig(profile="0:100").profile_steps == (0, 100)
+    assert TrainConfig().profile_steps is None
+
+
 @pytest.mark.parametrize("value", ["long", True, [1.0], None])
 def test_a_clip_length_that_is_no_number_is_refused_in_one_line(value: object) -> None:
     message = refusal({"data": {"clip_seconds": value}})

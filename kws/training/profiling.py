@@ -42,9 +42,11 @@ def profile_note(wanted: tuple[int, int] | None, step: int, total_steps: int) ->
 
 @dataclasses.dataclass
 class StepProfile:
-    """Profiles the steps first, ..., end - 1 of `wanted`, as far as the run comes to them."""
+    """Profiles the steps first, ..., end - 1 of `wanted`, as far as an attempt that begins at
+    `first_step` comes to them."""
 
     wanted: tuple[int, int] | None
+    first_step: int
     folder: Path
     ranks: Ranks
     times: StepTimes
@@ -53,8 +55,12 @@ class StepProfile:
     def __post_init__(self) -> None:
         self._profiler: torch.profiler.profile | None = None
         self._first = self._last = 0
-        if self.ranks.rank >= MOST_RANKS:
+        if self.ranks.rank >= MOST_RANKS or (self.wanted and self.wanted[1] <= self.first_step):
             self.wanted = None
+        if self.wanted:
+            # The first start takes seconds: imports, and a GPU's tracing. They belong to no step.
+            with self.watchdog.no_time_limit("preparing the profile"), self._new_profiler():
+                pass
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
@@ -70,13 +76,16 @@ class StepProfile:
         if number + 1 == self.wanted[1]:
             self.close()
 
-    def _start(self, number: int) -> None:
+    def _new_profiler(self) -> torch.profiler.profile:
         # Kineto prints its begin and end to stderr; it reads this when the first profile starts.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.ranks.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self._profiler, self._first, self._last = torch.profiler.profile(activities=activities), number, number - 1
+        return torch.profiler.profile(activities=activities)
+
+    def _start(self, number: int) -> None:
+        self._profiler, self._first, self._last = self._new_profiler(), number, number - 1
         self._profiler.start()
         self.times.profiling = True
 

@@ -263,7 +263,7 @@ class Trainer:
         stack.enter_context(self.saver)
         self.time_log = TimeLog(self.times, ranks, hosts, self.log, self.folder, self.say, self.state.step)
         wanted = config.train.profile_steps
-        self.profile = StepProfile(wanted, self.folder / "profile", ranks, self.times, self.watchdog)
+        self.profile = StepProfile(wanted, self.state.step, self.folder / "profile", ranks, self.times, self.watchdog)
         stack.callback(self.profile.close)
         if note := profile_note(wanted, self.state.step, length.steps):
             self.say(note)

@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload([
@@ -93,6 +95,22 @@ class ForkedRanks:
         return "".join(rank.communicate(timeout)[0] for rank in self.ranks), None
 
 
+FRONT_END_DELAY = "TEST_FRONT_END_DELAY_S"
+"""Environment variable: seconds by which a process delays the front end of each slot."""
+
+
+def _delay_front_end(seconds: float) -> None:
+    from kws.training.slot_inputs import SlotInputs
+
+    draw = SlotInputs._draw
+
+    def slow_draw(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return draw(*arguments)
+
+    SlotInputs._draw = slow_draw  # type: ignore[method-assign]
+
+
 def _run(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:
     from kws import cli
 
@@ -105,6 +123,8 @@ def _run(arguments: list[str], environment: dict[str, str], output: str, folder:
         os.dup2(handle, number)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if seconds := environment.get(FRONT_END_DELAY):
+        _delay_front_end(float(seconds))
     try:
         code = cli.main(arguments)
     finally:

@@ -28,6 +28,21 @@ def epoch(number: int, at: int, valid: float = 0.5, time: float = 0) -> Row:
     return row | {"valid_loss": 1.1, "valid_accuracy": valid, "lr": 1e-3, "seconds": 9.0, "clips_per_s": 700.0}
 
 
+def timed(row: Row, **parts: float) -> Row:
+    """The event with the seconds of the parts of a step."""
+    return row | {"parts": parts}
+
+
+def rank_times(at: int, steps: int, **seconds: list[float]) -> Row:
+    """The times of several ranks, part by part."""
+    return {"event": "ranks", "time": 0, "step": at, "steps": steps, "seconds": seconds}
+
+
+def straggler(at: int, rank: int, steps: int, slow: bool = True, host: str = HOSTILE) -> Row:
+    row = {"event": "straggler", "time": 0, "step": at, "rank": rank, "host": host, "slow": slow, "steps": steps}
+    return row | {"ratio": 1.4, "part": "data", "wait": 0.2}
+
+
 def write_lines(path: Path, rows: list[Row], tail: str = "") -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
     return path
@@ -54,6 +69,9 @@ def fill(run: Path, words: list[str]) -> None:
     (run / "status.json").write_text(json.dumps({"state": HOSTILE, "code": 0, "step": 20}))
     rows = [start(1, 0), *(step(n, time=n) for n in range(1, 15)), epoch(0, 10, time=12)]
     rows += [start(2, 10, 1, time=100), step(20, time=130), epoch(1, 20, 0.875, time=131)]
+    rows = [timed(row, data=0.1, forward=0.3, backward=0.6) if row["event"] == "step" else row for row in rows]
+    rows += [rank_times(20, 10, data=[0.1, 0.9], backward=[1.0, 1.0], all_reduce=[0.8, 0.0]), straggler(20, 1, 10)]
+    rows = [row | {"time": 131} if row["event"] in ("ranks", "straggler") else row for row in rows]
     write_lines(run / "metrics.jsonl", [*rows, {"event": "end", "time": 132, "step": 20, "state": "finished"}], "{")
     for split in ("valid", "test"):
         (run / "eval" / f"{split}.json").write_text(json.dumps(result_of(words) | {"split": split}))

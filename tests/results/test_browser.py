@@ -59,7 +59,9 @@ def place_of(page: Page, selector: str) -> tuple[float, float]:
 
 
 def test_the_page_draws_all_plots_without_errors_and_runs_no_name(page: Page) -> None:
-    assert page.js("document.querySelectorAll('.js-plotly-plot').length") == 7  # five curves, two matrices
+    assert (
+        page.js("document.querySelectorAll('.js-plotly-plot').length") == 9
+    )  # five curves, two matrices, two of times
     assert page.js("[...document.querySelectorAll('.js-plotly-plot')].every(plot => plot.querySelector('.main-svg'))")
     assert page.js("document.querySelectorAll('img[src=x], a, iframe, form').length") == 0
     assert page.js("document.querySelectorAll('script').length") == 3

@@ -51,6 +51,13 @@ def test_tensorboard_drops_the_steps_that_a_resumed_run_trains_again(tmp_path: P
     assert points(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
+def test_shares_of_the_time_and_the_slowest_rank_are_curves() -> None:
+    found = curves.scalars("step", {"parts": {"data": 1.0, "backward": 3.0}})
+    assert found == {"time/data": 0.25, "time/backward": 0.75}
+    found = curves.scalars("ranks", {"steps": 2, "seconds": {"data": [1.0, 2.0, 1.0], "all_reduce": [1.0, 0.0, 1.0]}})
+    assert found == {"ranks/slowest_to_median": 2.0}
+
+
 def test_events_without_numbers_have_no_curves() -> None:
     assert curves.scalars("start", START) == {}
     assert curves.scalars("end", {"state": "finished"}) == {}

@@ -113,6 +113,37 @@ def test_every_line_fits_the_terminal_and_no_number_is_cut(width: int) -> None:
     assert ("2.41e-03" in lines[3]) == (width >= 80)
 
 
+PARTS = {
+    "data": 1.9, "front_end": 18.2, "forward": 30.1, "backward": 41.0, "all_reduce": 5.2, "update": 3.6, "save": 0.1,
+}  # fmt: skip
+STRAGGLER = {
+    "rank": 5, "host": "node3.cluster.example.org", "slow": True, "ratio": 1.4, "steps": 200, "part": "data",
+    "wait": 0.26,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_parts_of_the_time_and_a_straggler_have_a_line_each_that_fits(width: int) -> None:
+    def prepare(screen: LiveDisplay) -> None:
+        screen.event("step", 3070, VALUES | {"parts": PARTS})
+        screen.event("straggler", 3070, STRAGGLER)
+
+    lines = drawn(width, prepare)
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= width
+    assert "backward 41 %, forward 30 %" in lines[4]
+    assert ("all-reduce 5 %" in lines[4]) == (width >= 80)
+    assert "rank 5 on node3" in lines[5]
+
+
+def test_a_former_straggler_leaves_the_screen() -> None:
+    def prepare(screen: LiveDisplay) -> None:
+        screen.event("straggler", 3070, STRAGGLER)
+        screen.event("straggler", 3080, STRAGGLER | {"slow": False})
+
+    assert not any("rank 5" in line for line in drawn(80, prepare))
+
+
 def test_the_upper_bar_shows_an_evaluation_until_the_next_step() -> None:
     def evaluating(screen: LiveDisplay) -> None:
         screen.advance(11 * 268)
@@ -137,7 +168,7 @@ def test_the_best_accuracy_is_that_of_the_averaged_weights() -> None:
 # --- log file -----------------------------------------------------------------------------------------------
 
 
-def logged(line_seconds: float) -> list[str]:
+def logged(line_seconds: float, **more: object) -> list[str]:
     shown = Console(file=io.StringIO(), soft_wrap=True, markup=False)
     lines = LineDisplay(RunLength(2, 50), shown, line_seconds)
     lines.event("start", 0, {"best": None})
@@ -145,7 +176,7 @@ def logged(line_seconds: float) -> list[str]:
         for step in range(1, 51):
             lines.advance(step)
             if step % 10 == 0:
-                lines.event("step", step, {**VALUES, "epoch": 0})
+                lines.event("step", step, {**VALUES, "epoch": 0, **more})
         lines.event("epoch", 50, {"epoch": 0, "train_loss": 1.5, "valid_loss": 1.25, "valid_accuracy": 0.5})
     return got.get().splitlines()
 
@@ -163,6 +194,10 @@ def test_a_long_epoch_has_lines_for_its_steps() -> None:
         steps[0],
     )
     assert last.startswith("epoch 1/2")
+
+
+def test_a_line_ends_with_the_largest_parts_of_the_time() -> None:
+    assert logged(0.0, parts=PARTS)[0].endswith("  time: backward 41 %, forward 30 %")
 
 
 # --- the command itself ---------------------------------------------------------------------------------------

@@ -135,6 +135,20 @@ def test_status_json_has_the_keys_that_scripts_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
+def test_stragglers_are_noted_only_while_the_run_is_running(tmp_path: Path) -> None:
+    run_folder.note_stragglers(tmp_path, ["rank 1"])
+    assert not (tmp_path / "status.json").exists()
+    run_folder.write_status(tmp_path, "running", 3)
+    run_folder.note_stragglers(tmp_path, ["rank 1"])
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["step"], status["stragglers"]) == ("running", 3, ["rank 1"])
+    run_folder.write_failure(tmp_path, 4, 1, rank=0)
+    run_folder.note_stragglers(tmp_path, ["rank 2"])
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "stragglers" not in status
+
+
 def test_the_first_failure_of_a_run_is_kept(tmp_path: Path) -> None:
     run_folder.write_status(tmp_path, "running", 3)
     run_folder.write_failure(tmp_path, 5, 2, rank=1, why="a mistake")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from kws.data.index import Index
 from kws.distributed import process_group
 from kws.distributed.signals import STOP_SIGNALS
 from kws.errors import UsageError
+from kws.run.step_parts import LABELS
 from kws.training.initial import refuse_other_plan
 from kws.training.step import PlannedStep, Votes
 from kws.training.trainer import FINISHED, PREEMPTED, Trainer
@@ -136,3 +139,57 @@ def test_another_plan_than_the_runs_is_refused(tones: Index, tmp_path: Path) -> 
     trainer.state.planned = "00000000"
     with pytest.raises(UsageError, match=r"numpy .*run\.json.*--run"):
         refuse_other_plan(tmp_path, trainer.training_set, trainer.state)
+
+
+# --- where the time goes ----------------------------------------------------------------------------------------------
+
+
+def names_in(trace: Path) -> set[str]:
+    with gzip.open(trace, "rt", encoding="utf-8") as file:
+        return {event["name"] for event in json.load(file)["traceEvents"]}
+
+
+def summary_of(trace: Path) -> dict[str, Any]:
+    stem = trace.name.removesuffix(".json.gz")
+    assert trace.with_name(f"{stem}.txt").read_text().startswith("steps ")
+    return dict(json.loads(trace.with_name(f"{stem}.summary.json").read_text()))
+
+
+def test_a_profile_that_a_stop_interrupts_is_written_and_the_resumed_run_writes_the_rest(
+    tones: Index, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    code, _ = run(config_of(tones, profile="1:4"), folder, stop_at=2)
+    assert code == PREEMPTED
+    (trace,) = folder.glob("profile/*.json.gz")
+    assert trace.name == "steps-1-3.rank0.json.gz"
+    wanted = {"step 1", "step 2", *(LABELS[part] for part in ("data", "front_end", "forward", "backward", "update"))}
+    assert wanted <= names_in(trace)
+    assert "step 3" not in names_in(trace)
+
+    code, _ = run(config_of(tones, profile="1:4"), folder)
+    assert code == FINISHED
+    assert "train.profile=1:4" in capsys.readouterr().out
+    rest = folder / "profile" / "steps-3-4.rank0.json.gz"
+    found = summary_of(rest)
+    assert (found["first"], found["last"], found["rank"], found["device"]) == (3, 3, 0, "cpu")
+    assert sum(times["host"] for times in found["parts"].values()) == pytest.approx(found["seconds"])
+    assert {"forward", "backward", "front_end"} <= found["parts"].keys()
+    assert found["front_end_device_share"] is None
+    assert last_weights(folder) == last_weights(whole), "a profile changes no bit"
+
+
+def test_the_log_says_where_the_time_went(whole: Path) -> None:
+    steps = events(whole, "step")
+    for row in steps:
+        parts = row["parts"]
+        assert isinstance(parts, dict)
+        assert {"data", "front_end", "forward", "backward", "update"} <= parts.keys()
+    for row in events(whole, "epoch"):
+        assert isinstance(row["parts"], dict)
+        assert {"save", "evaluation"} <= row["parts"].keys()
+    times = [row["time"] for kind in ("start", "end") for row in events(whole, kind)]
+    assert isinstance(times[0], float)
+    assert isinstance(times[1], float)
+    total = sum(sum(row["parts"].values()) for kind in ("step", "epoch", "end") for row in events(whole, kind))  # type: ignore[attr-defined]
+    assert 0.0 < total <= times[1] - times[0]
