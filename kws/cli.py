@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
-from kws.commands import config_files, corpus, runs, settings_list, streams
+from kws.commands import config_files, corpus, doctor, runs, settings_list, streams
 from kws.commands.arguments import make_parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE, ended_by_signals
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
@@ -82,4 +82,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "configs": config_files.configs,
     "settings": settings_list.settings,
     "launch": runs.launch,
+    "doctor": doctor.doctor,
 }

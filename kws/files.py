@@ -86,6 +86,12 @@ def names_in(folder: Path) -> list[str]:
         return []
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 def fsync(path: Path) -> None:
     """Flushes a file, or a folder's list of names, from the page cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -26,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (
         _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_train,
         _add_evaluate, _add_compare, _add_predict, _add_report, _add_models, _add_configs, _add_settings, _add_launch,
+        _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -351,3 +352,25 @@ def _add_launch(commands: Any) -> None:
         "--sbatch", action="append", default=[], metavar="OPTION", help="option for sbatch: --sbatch=--partition=gpu"
     )
     launch.add_argument("--dry-run", action="store_true", help="check and show what would be submitted; submit nothing")
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = _command(
+        commands, "doctor", "check whether this machine, or under a launcher all its machines, are ready to train",
+        "srun kws doctor quick --set data.shards=data/mine",
+    )  # fmt: skip
+    doctor.add_argument(
+        "config", type=path, nargs="?", metavar="CONFIG",
+        help="also measure a step of this config and read its shards: a TOML file, or a name that kws configs lists",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
+    )
+    doctor.add_argument(
+        "--run", type=path, metavar="DIR",
+        help="run folder to check (default: $KWS_RUNS/CONFIG, or runs/CONFIG without $KWS_RUNS); it is not created",
+    )  # fmt: skip
+    doctor.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS",
+        help="longest time of one check, also that of waiting for the other processes (default 60)",
+    )  # fmt: skip

@@ -14,6 +14,7 @@ from kws.data.index import Index
 from kws.data.shard_fetch import ShardSource
 from kws.data.store import CacheSettings, require_room
 from kws.errors import UsageError
+from kws.files import nearest_existing
 from kws.run import folder as run_folder
 from kws.run import lock
 from kws.run.environment import describe_environment
@@ -57,14 +58,8 @@ def load_init(trainer: Trainer) -> str:
     return load_initial_weights(trainer.config, trainer.network, in_shape, classes)
 
 
-def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
 def _refuse_unwritable_run(run: Path) -> None:
-    place = _existing(run)
+    place = nearest_existing(run)
     if not place.is_dir():
         raise UsageError(f"{place}: a file; the run needs a folder: use --run ANOTHER_FOLDER")
     written = [place] + [run / name for name in ("checkpoints", "metrics.jsonl", "tensorboard", "ledger")]
@@ -79,7 +74,7 @@ def _refuse_full_disk(trainer: Trainer) -> None:
     weights = sum(p.numel() * p.element_size() for p in trainer.network.parameters())
     states = 2 if train.optimizer == "adamw" else int(train.momentum > 0.0)
     needed = weights * (1 + states + int(train.ema > 0.0))
-    place = _existing(trainer.folder)
+    place = nearest_existing(trainer.folder)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UsageError(
@@ -96,7 +91,7 @@ def _refuse_small_cache(trainer: Trainer, node_ranks: Sequence[int]) -> None:
         return
     needed = training_set.plan(0 if trainer.done else trainer.epoch).bytes_at_once(node_ranks, trainer.ranks.world_size)
     require_room(index.root, index.source, settings, needed)
-    place = _existing(settings.cache_folder)
+    place = nearest_existing(settings.cache_folder)
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise UsageError(f"{place}: cannot be written; use another --set data.cache_dir=...")
 

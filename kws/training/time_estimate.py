@@ -31,6 +31,17 @@ _FEW, _WARM_UP = 2, 32
 
 
 @dataclasses.dataclass(frozen=True)
+class SlotTimes:
+    """Seconds on one rank: of a slot, of an update, and of the evaluation of a clip."""
+
+    slot: float
+    update: float
+    clip_evaluation: float
+    measured_clips: int
+    """Clips of the slots that were timed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TimeEstimate:
     """Seconds, on the slowest rank. `total`: of the steps and evaluations that are left."""
 
@@ -42,23 +53,30 @@ class TimeEstimate:
 
 
 def estimate_time(trainer: Trainer) -> TimeEstimate:
-    """Measures on all ranks together. torch's random numbers are afterwards as before.
-
-    Raises UsageError on all ranks where a slot does not fit into the memory of a GPU.
-    """
+    """Measures on all ranks together; raises as `measure_slots`."""
     ranks, train, training_set = trainer.ranks, trainer.config.train, trainer.training_set
-    devices = [ranks.device] if ranks.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        ranks.barrier()  # the ranks of a machine compete for its cores, as they will in the run
-        measured = ranks.gather(ranks.on_all(_Measurement(trainer).run))
-    slot, update, clip_evaluation = (max(of_rank[part] for of_rank in measured) for part in range(3))
+    measured = measure_slots(trainer)
+    slot, update = max(times.slot for times in measured), max(times.update for times in measured)
+    clip_evaluation = max(times.clip_evaluation for times in measured)
     step = slot * (train.slots // ranks.world_size) + update
     valid_clips = sum(training_set.selection.class_counts("valid"))
     evaluation = clip_evaluation * valid_clips / ranks.world_size * (2 if train.ema else 1)
     epoch = training_set.steps_per_epoch * step + evaluation / train.eval_epochs
     steps_left = training_set.total_steps - trainer.state.step
     total = epoch * steps_left / training_set.steps_per_epoch
-    return TimeEstimate(step, epoch, total, measured[0][3])
+    return TimeEstimate(step, epoch, total, measured[0].measured_clips)
+
+
+def measure_slots(trainer: Trainer) -> list[SlotTimes]:
+    """The times of each rank, measured on all of them together. torch's random numbers are afterwards as before.
+
+    Raises UsageError on all ranks where a slot does not fit into the memory of a GPU.
+    """
+    ranks = trainer.ranks
+    devices = [ranks.device] if ranks.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        ranks.barrier()  # the ranks of a machine compete for its cores, as they will in the run
+        return ranks.gather(ranks.on_all(_Measurement(trainer).run))
 
 
 class _Measurement:
@@ -73,8 +91,8 @@ class _Measurement:
         if self._settings.channels_last:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def run(self) -> tuple[float, float, float, int]:
-        """Seconds of a slot, of an update, and of the evaluation of a clip; the number of clips timed."""
+    def run(self) -> SlotTimes:
+        """The times of this rank."""
         try:
             return self._run()
         except torch.cuda.OutOfMemoryError as error:
@@ -84,7 +102,7 @@ class _Measurement:
                 "smaller one, or --set train.gradient_checkpointing=true"
             ) from error
 
-    def _run(self) -> tuple[float, float, float, int]:
+    def _run(self) -> SlotTimes:
         size = self._settings.micro_batch
         self._network.train()
         # The first time compiles and allocates. In so many clips each step of the augmentation is applied once.
@@ -96,7 +114,7 @@ class _Measurement:
         self._network.eval()
         evaluation, _ = self._time(lambda: self._evaluate(clips), most=3)
         self._network.train()
-        return slot * size / clips, update, evaluation / clips, times * clips
+        return SlotTimes(slot * size / clips, update, evaluation / clips, times * clips)
 
     def _clips_to_time(self) -> int:
         """Clips of a batch that is timed: a slot, or fewer where a slot would take more than AT_MOST_S. Few clips take
