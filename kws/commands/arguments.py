@@ -357,7 +357,7 @@ def _add_launch(commands: Any) -> None:
 def _add_doctor(commands: Any) -> None:
     doctor = _command(
         commands, "doctor", "check whether this machine, or under a launcher all its machines, are ready to train",
-        "srun kws doctor quick --set data.shards=data/mine",
+        "kws doctor quick --set data.shards=data/mine; for several machines: srun kws doctor quick",
     )  # fmt: skip
     doctor.add_argument(
         "config", type=path, nargs="?", metavar="CONFIG",

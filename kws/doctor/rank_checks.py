@@ -41,6 +41,7 @@ class RankChecks:
             "config": str(examined.path) if examined.path else None,
             "overrides": list(examined.overrides),
             "run": str(examined.run),
+            "device": examined.config.train.device if examined.config else "auto",
         }
         self._torch: Child | None = Child(_TORCH, task)
 
@@ -114,7 +115,7 @@ class RankChecks:
 
     def _torch_answer(self, limits: int = 1) -> Answer:
         if self._torch is None:
-            return {"error": "torch does not import"}
+            return {"error": "torch did not work before"}
         try:
             return self._torch.answer(limits * self._limit_s)
         except ChildError as error:

@@ -78,7 +78,7 @@ def _build(found: dict[str, Any]) -> str:
 
 def _torchaudio(answers: Answers, torch: dict[int, dict[str, Any]]) -> Finding:
     if not torch:
-        return not_checked("torchaudio", "torch does not import")
+        return not_checked("torchaudio", "torch does not work")
     broken = {rank: found["torchaudio_error"] for rank, found in torch.items() if found["torchaudio_error"]}
     if broken:
         return problem("torchaudio", answers.by_value(broken), "imports", "install torchaudio again", broken)
@@ -137,88 +137,61 @@ def _major(cuda: str) -> int:
 
 
 def _gpus(answers: Answers, torch: dict[int, dict[str, Any]]) -> Finding:
-    """What each rank sees, and whether it can use it."""
+    """What each rank sees, and whether it can use its own. Two ranks on one GPU, and ranks without one among ranks with
+    one, are found when they join the process group (kws/distributed/rank_devices.py)."""
     if not torch:
-        return not_checked("GPUs", "torch does not import")
-    machine = answers.machine
-    texts = {rank: _visible(found) for rank, found in torch.items()}
-    hidden = [rank for rank, found in torch.items() if not found["devices"] and machine[rank]["nvidia"]["devices"]]
-    broken = [rank for rank, found in torch.items() if found["devices"] and found["cuda_error"]]
-    if (broken or (hidden and _hides_nothing(answers, hidden))) and _wants_gpu(answers):
-        errors = {rank: torch[rank]["cuda_error"] or "torch is built for CPUs" for rank in broken or hidden}
-        advice = "nvidia-smi shows its state; a container needs --gpus all (docker) or --nv (apptainer)"
-        found = f"a GPU that cannot be used: {answers.by_value(errors)}"
-        return problem("GPUs", found, "a GPU that works for each rank", advice, errors)
-    kinds = {rank: bool(found["devices"]) for rank, found in torch.items()}
-    if len(set(kinds.values())) > 1 and _wants_gpu(answers):
-        advice = "ask for GPUs on all nodes (--gpus-per-node), or use --set train.device=cpu"
-        return problem("GPUs", answers.by_value(texts), "on all ranks or on none", advice, _without(kinds))
-    if answers.config and answers.config.train.device == "cuda" and not all(kinds.values()):
-        advice = "use --set train.device=cpu, or a node with GPUs"
-        return problem("GPUs", answers.by_value(texts), "train.device = cuda", advice, _without(kinds))
-    crowded = _crowded(answers, torch)
-    if crowded and _wants_gpu(answers):
-        advice = "start one process per GPU (--ntasks-per-node, --num_processes)"
-        return problem("GPUs", answers.by_value(texts), "a GPU of its own for each rank", advice, crowded)
-    return ok("GPUs", answers.by_value(texts), "one for each rank" if any(kinds.values()) else "")
+        return not_checked("GPUs", "torch does not work")
+    faults = {rank: found["fault"] for rank, found in torch.items() if found["fault"]}
+    if faults:
+        advice = "see there; a container needs --gpus all (docker) or --nv (apptainer)"
+        return problem("GPUs", answers.by_value(faults), "a GPU that works for each rank", advice, faults)
+    return ok("GPUs", answers.by_value({rank: _visible(found) for rank, found in torch.items()}))
 
 
 def _visible(found: dict[str, Any]) -> str:
     names = [f"{device['name']} ({size_text(device['memory'])})" for device in found["devices"]]
-    if not names:
-        return "none: trains on the CPU"
     same = f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names)
-    return f"{same} for each rank" if len(names) == 1 else f"{same} visible"
-
-
-def _without(kinds: dict[int, bool]) -> list[int]:
-    return [rank for rank, present in kinds.items() if not present]
-
-
-def _hides_nothing(answers: Answers, ranks: list[int]) -> bool:
-    """Whether the GPUs of these ranks are not hidden on purpose, by an empty CUDA_VISIBLE_DEVICES or -1."""
-    return any(answers.machine[rank]["nvidia"]["visible"] not in ("", "-1", "-1,-1") for rank in ranks)
-
-
-def _crowded(answers: Answers, torch: dict[int, dict[str, Any]]) -> list[int]:
-    """The ranks of hosts that have more ranks than GPUs. Ranks that see one GPU each may each see another one."""
-    found = []
-    for members in answers.nodes.values():
-        here = [rank for rank in members if rank in torch and torch[rank]["devices"]]
-        most = max((len(torch[rank]["devices"]) for rank in here), default=0)
-        if 1 < most < len(here):
-            found += here
-    return found
+    if found["device"] == "cpu":
+        return f"{same}, not used: trains on the CPU" if names else "none: trains on the CPU"
+    return f"{same} visible, uses {found['device']}"
 
 
 # --- cores and limits --------------------------------------------------------------------------------------------
 
 
 def _threads(answers: Answers, torch: dict[int, dict[str, Any]]) -> Finding:
-    """torch threads of each rank, against each other and against the cores that the ranks of a node may use."""
+    """torch threads and cores of each rank, against each other and against the cores that the ranks of a node share.
+
+    A training gives all ranks the number of threads that the rank with the fewest cores can use.
+    """
     if not torch:
-        return not_checked("threads", "torch does not import")
+        return not_checked("threads", "torch does not work")
+    machine = answers.machine
+    values = {rank: (found["threads"], machine[rank]["usable_cores"], machine[rank]["omp_threads"])
+              for rank, found in torch.items()}  # fmt: skip
+    found = answers.by_value(values, _threads_text)
     trained = {rank: found["group"]["threads"] for rank, found in answers.training.items() if _joined(found)}
-    threads = trained or {rank: found["threads"] for rank, found in torch.items()}
-    cores = _field(answers, "usable_cores")
-    omp = _field(answers, "omp_threads")
-    texts = {
-        rank: f"{_count(threads[rank], 'thread')}, {_count(cores[rank], 'core')}"
-        + (f", OMP_NUM_THREADS={omp[rank]}" if omp[rank] else "")
-        for rank in threads
-    }
-    found, wanted = answers.by_value(texts), "no more than cores"
-    if len({(threads[rank], omp[rank]) for rank in threads}) > 1:
-        advice = "set train.threads, and the same cores (--cpus-per-task) and OMP_NUM_THREADS on all nodes"
-        odd = _minority(answers, {rank: (threads[rank], omp[rank]) for rank in threads})
-        return problem("threads", found, "equal on all ranks", advice, odd)
-    over = _oversubscribed(answers, threads)
+    if trained:
+        found += f"; a training uses {answers.by_value(trained)}"
+    if len(answers.groups(values)) > 1:
+        advice = "give all nodes the same --cpus-per-task and OMP_NUM_THREADS, or set train.threads"
+        return warning("threads", found, "equal on all ranks", advice, _minority(answers, values))
+    over = _oversubscribed(answers, trained)
     if over:
         host, running, bound = over[0]
         advice = "set train.threads, or bind more cores: --cpus-per-task with srun, not with sbatch alone"
-        found = f"{running} threads on {_count(bound, 'core')}" + (f" on {host}" if len(answers.nodes) > 1 else "")
-        return warning("threads", found, wanted, advice, [rank for name, *_ in over for rank in answers.nodes[name]])
-    return ok("threads", found, wanted)
+        found = f"{_count(running, 'thread')} on {_count(bound, 'core')}" + (
+            f" on {host}" if len(answers.nodes) > 1 else ""
+        )
+        ranks = [rank for name, *_ in over for rank in answers.nodes[name]]
+        return warning("threads", found, "no more threads than cores", advice, ranks)
+    return ok("threads", found, "no more threads than cores")
+
+
+def _threads_text(value: tuple[int, int, str]) -> str:
+    threads, cores, omp = value
+    text = f"{_count(threads, 'torch thread')}, {_count(cores, 'core')}"
+    return f"{text}, OMP_NUM_THREADS={omp}" if omp else text
 
 
 def _joined(found: dict[str, Any]) -> bool:

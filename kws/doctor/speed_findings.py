@@ -48,7 +48,7 @@ def _group(answers: Answers) -> Finding:
 def _why_no_training(answers: Answers) -> str:
     if answers.lost:
         return missing_ranks(answers)
-    return "stopped before" if answers.stopped else "torch does not import on all ranks"
+    return "stopped before" if answers.stopped else "torch does not work on all ranks"
 
 
 def _errors(answers: Answers, name: str) -> dict[int, str]:

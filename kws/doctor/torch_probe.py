@@ -17,7 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from kws.distributed.device import choose_device, probe
 from kws.doctor.child_process import Answer, Send, answer_parent
+from kws.errors import UsageError
 
 LARGE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 """Of the tensors whose all-reduce gives the bandwidth, by type of device."""
@@ -25,8 +27,8 @@ _SMALL_BYTES, _ENOUGH_S, _MOST_TIMES = 4, 0.5, 20
 
 
 def work(task: Answer, send: Send) -> None:
-    """task: {"config": path or None, "overrides", "run"}."""
-    send(describe(int(os.environ.get("LOCAL_RANK", "0"))))
+    """task: {"config": path or None, "overrides", "run", "device": train.device}."""
+    send(describe(task["device"]))
     if sys.stdin.readline():
         _train_a_little(task, send)
 
@@ -34,20 +36,32 @@ def work(task: Answer, send: Send) -> None:
 # --- builds and GPUs -----------------------------------------------------------------------------------------
 
 
-def describe(local_rank: int) -> Answer:
-    """Versions and builds of torch and torchaudio, and the GPUs that this process sees. The GPU of this rank is used,
-    because one that is listed may still not work."""
+def describe(setting: str) -> Answer:
+    """Versions and builds of torch and torchaudio, the GPUs that this process sees, and the one that a training would
+    use, or why it could not. `setting`: train.device."""
     usable = torch.cuda.is_available()
+    device, fault = _own_device(setting)
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
+        "nccl": _nccl() if usable else "",
         "threads": torch.get_num_threads(),
         "devices": [_device(number) for number in range(torch.cuda.device_count())] if usable else [],
-        "cuda_error": _use_gpu(local_rank) if usable else _why_no_gpu(),
-        "nccl": _nccl() if usable else "",
+        "device": device,
+        "fault": fault,
         **_torchaudio(),
     }
+
+
+def _own_device(setting: str) -> tuple[str, str]:
+    """The device of this rank and its fault, as the start of a training finds them. A GPU is used, because one that is
+    listed may still not work."""
+    try:
+        device = choose_device(setting)
+    except UsageError as error:
+        return "", str(error)
+    return str(device), probe(device)
 
 
 def _device(number: int) -> Answer:
@@ -58,27 +72,6 @@ def _device(number: int) -> Answer:
 def _nccl() -> str:
     version: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
     return ".".join(map(str, version))
-
-
-def _use_gpu(local_rank: int) -> str:
-    """Computes something on the GPU of this rank. Returns the first line of the error; "" where it works."""
-    try:
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
-        torch.ones(1024, device=device).sum().item()
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    return ""
-
-
-def _why_no_gpu() -> str:
-    """torch's own reason why it sees no GPU; "" where it was built without CUDA."""
-    if torch.version.cuda is None:
-        return ""
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
-        return str(error).splitlines()[0]
-    return "no GPU visible"
 
 
 def _torchaudio() -> Answer:
