@@ -63,10 +63,11 @@ class Answers:
         return ", ".join([*parts, *([ranks_text(unknown)] if unknown else [])])
 
     def by_value(self, values: dict[int, T], text: Callable[[T], str] = str) -> str:
-        """One value where all ranks have the same; else each value with its ranks, the most frequent first."""
+        """One value where all ranks have the same; else each value with its ranks, the most frequent first. So it is
+        for some ranks, such as those where something failed."""
         groups = self.groups(values)
-        if len(groups) <= 1:
-            return text(groups[0][0]) if groups else "-"
+        if len(groups) == 1 and values.keys() >= self.hosts.keys() - self.lost.keys():
+            return text(groups[0][0])
         more = [f"and {len(groups) - _MOST_GROUPS} more values"] if len(groups) > _MOST_GROUPS else []
         return "; ".join([*(f"{self.where(ranks)}: {text(value)}" for value, ranks in groups[:_MOST_GROUPS]), *more])
 

@@ -89,6 +89,8 @@ def _ahead(seconds: float) -> str:
 
 def folder_rows(answers: Answers) -> list[Finding]:
     """The run folder as rank 0 writes it, and whether it is the same on all ranks."""
+    if not answers.folders and answers.stopped:
+        return []
     return [_run_folder(answers), *([_one_folder(answers)] if answers.world_size > 1 else [])]
 
 
@@ -132,15 +134,13 @@ def _one_folder(answers: Answers) -> Finding:
     if len(answers.groups(paths)) > 1:
         advice = "give --run an absolute path, and start all ranks in one folder (srun --chdir)"
         return problem(check, answers.by_value(paths), wanted, advice, paths.keys() - set(answers.groups(paths)[0][1]))
-    if "error" in answers.marker:
+    if "folder" not in answers.marker:
         return not_checked(check, "rank 0 cannot write there")
     looks = {rank: found.get("look", {"error": "no answer"}) for rank, found in answers.folders.items()}
-    failed = {rank: look["error"] for rank, look in looks.items() if "error" in look}
-    blind = {rank: "another folder than rank 0's" for rank, look in looks.items() if not look.get("sees", True)}
     seen = answers.collected.get("seen", list(looks))
-    unseen = {rank: "its file is not seen by rank 0" for rank in looks if rank not in (seen, *failed, *blind)}
-    unseen = {rank: text for rank, text in unseen.items() if rank not in seen}
-    bad = unseen | blind | failed
+    bad = {rank: "rank 0 does not see its files there" for rank in looks if rank not in seen}
+    bad |= {rank: "another folder than rank 0's" for rank, look in looks.items() if not look.get("sees", True)}
+    bad |= {rank: look["error"] for rank, look in looks.items() if "error" in look}
     if not bad:
         kinds = sorted({look["type"] for look in looks.values() if look["type"]})
         return ok(check, f"all ranks see {answers.marker['folder']} ({', '.join(kinds)})", wanted)

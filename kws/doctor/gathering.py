@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from kws.distributed.connection import Connection
 from kws.doctor.identity import Identity
@@ -173,7 +173,8 @@ def follow(identity: Identity, stages: Stages, connect_s: float, silence_s: floa
     connect_s: how long to try. silence_s: how long rank 0 may be silent. Raises RankError where rank 0 cannot be
     reached, or is lost.
     """
-    with _connect(identity, connect_s) as connected, connected.makefile("rw", encoding="utf-8") as lines:
+    connected, lines = _connect(identity, connect_s)
+    with connected, lines:
         connected.settimeout(silence_s)
         try:
             for line in lines:
@@ -189,7 +190,7 @@ def follow(identity: Identity, stages: Stages, connect_s: float, silence_s: floa
     raise RankError(f"{_name(identity)}: rank 0 ended before all was checked; see what it prints")
 
 
-def _connect(identity: Identity, limit_s: float) -> socket.socket:
+def _connect(identity: Identity, limit_s: float) -> tuple[socket.socket, TextIO]:
     deadline, why = time.monotonic() + limit_s, ""
     while True:
         for port in identity.ports:
@@ -206,23 +207,20 @@ def _connect(identity: Identity, limit_s: float) -> socket.socket:
         time.sleep(_RETRY_S)
 
 
-def _greet(identity: Identity, port: int, limit_s: float) -> socket.socket:
+def _greet(identity: Identity, port: int, limit_s: float) -> tuple[socket.socket, TextIO]:
     """Connects and waits for rank 0's welcome: another program may listen on the port. Raises OSError, ValueError."""
     connected = socket.create_connection((identity.address, port), timeout=limit_s)
     try:
+        lines = connected.makefile("rw", encoding="utf-8")
         hello = {"token": identity.token, "rank": identity.rank, "host": identity.host}
-        connected.sendall(json.dumps(hello).encode() + b"\n")
-        received = b""
-        while not received.endswith(b"\n"):
-            received += (more := connected.recv(4096))
-            if not more:
-                raise OSError("another program listens there")
-        if json.loads(received).get("welcome") != identity.token:
+        lines.write(json.dumps(hello) + "\n")
+        lines.flush()
+        if json.loads(lines.readline() or "{}").get("welcome") != identity.token:
             raise OSError("another program listens there")
     except BaseException:
         connected.close()
         raise
-    return connected
+    return connected, lines
 
 
 def _name(identity: Identity) -> str:

@@ -15,7 +15,9 @@ _SITE = "slurm/site.sh"
 
 
 def rows(answers: Answers) -> list[Finding]:
-    """All rows of this module."""
+    """All rows of this module; none where the examination was stopped before."""
+    if not answers.machine:
+        return []
     torch = {rank: found["torch"] for rank, found in answers.machine.items()}
     working = {rank: found for rank, found in torch.items() if "error" not in found}
     return [
@@ -202,7 +204,7 @@ def _oversubscribed(answers: Answers, threads: dict[int, int]) -> list[tuple[str
     """Hosts with more threads than cores that their ranks may use together: host, threads, cores."""
     found = []
     for host, members in answers.nodes.items():
-        here = [rank for rank in members if rank in threads]
+        here = [rank for rank in members if rank in threads and rank in answers.machine]
         cores = {core for rank in here for core in answers.machine[rank]["cores"]}
         running = sum(threads[rank] for rank in here)
         if running > len(cores):

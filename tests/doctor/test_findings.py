@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -216,10 +215,24 @@ def test_another_number_of_processes_than_the_config_wants_is_a_warning() -> Non
     assert row(healthy(processes=8), "ranks").verdict == "warning"
 
 
-def test_what_was_checked_before_a_stop_is_shown() -> None:
-    answers = Answers(world_size=2, run=Path("runs"), hosts={0: "a", 1: "b"}, stopped="stopped by SIGTERM")
+@pytest.mark.parametrize("stages", range(4))
+def test_what_was_checked_before_a_stop_is_shown(stages: int) -> None:
+    answers = healthy()
+    for name in ("machine", "folders", "shards", "training")[stages:]:
+        setattr(answers, name, {})
+    answers.stopped = "stopped by SIGTERM"
     verdicts = {row.check: row.verdict for row in findings(answers)}
-    assert verdicts["examination"] == "problem"
+    assert [check for check, verdict in verdicts.items() if verdict == "problem"] == ["examination"]
+    assert ("Python" in verdicts, "run folder" in verdicts) == (stages >= 1, stages >= 2)
+
+
+@pytest.mark.parametrize("stage", ["machine", "folders", "shards", "training"])
+def test_a_stage_that_some_ranks_did_not_answer_leaves_the_others(stage: str) -> None:
+    answers = healthy()
+    for rank in (2, 3):
+        del getattr(answers, stage)[rank]
+        answers.lost[rank] = "no answer"
+    assert [row.check for row in findings(answers) if row.verdict == "problem"] == ["ranks"]
 
 
 @pytest.mark.parametrize(
