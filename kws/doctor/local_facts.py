@@ -20,10 +20,10 @@ from typing import Any
 
 from kws.doctor.identity import Identity
 from kws.machine import cpu_name, usable_cores
-from kws.system_errors import SHARED_MEMORY
 
 PACKAGES = ("torch", "torchaudio", "accelerate", "deepspeed", "webdataset", "numpy", "numba", "safetensors")
 """Whose versions the ranks must share."""
+_SHARED_MEMORY = Path("/dev/shm")
 _INFINIBAND = Path("/sys/class/infiniband")
 _NVIDIA = Path("/proc/driver/nvidia")
 
@@ -80,7 +80,7 @@ def _limit(which: int) -> list[int | None]:
 def _shared_memory() -> dict[str, int] | None:
     """Size and free bytes of /dev/shm; None where there is none."""
     try:
-        found = os.statvfs(SHARED_MEMORY)
+        found = os.statvfs(_SHARED_MEMORY)
     except OSError:
         return None
     return {"total": found.f_blocks * found.f_frsize, "free": found.f_bavail * found.f_frsize}
