@@ -60,6 +60,25 @@ def _tasks_on_this_node(env: Mapping[str, str]) -> str:
     return counts[int(env["SLURM_NODEID"])]
 
 
+def step_hosts(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The hosts of this srun step; [] outside one."""
+    parts = re.findall(r"(?:\[[^\]]*\]|[^,\[])+", environ.get("SLURM_STEP_NODELIST", ""))
+    return [host for part in parts for host in _expand(part)]
+
+
+def _expand(name: str) -> list[str]:
+    """gpu[01-03,07] -> gpu01, gpu02, gpu03, gpu07."""
+    before, opened, rest = name.partition("[")
+    if not opened:
+        return [name]
+    inside, _, after = rest.partition("]")
+    numbers: list[str] = []
+    for entry in inside.split(","):
+        low, _, high = entry.partition("-")
+        numbers += [str(number).zfill(len(low)) for number in range(int(low), int(high or low) + 1)]
+    return [f"{before}{number}{end}" for number in numbers for end in _expand(after)]
+
+
 def _first_host(nodes: str) -> str:
     """First host of a SLURM node list: gpu01 of `gpu[01-03,07],login`. Without scontrol, which a container lacks."""
     first = re.match(r"(\[[^\]]*\]|[^,\[])+", nodes)

@@ -141,9 +141,11 @@ def _one_folder(answers: Answers) -> Finding:
     bad = {rank: "rank 0 does not see its files there" for rank in looks if rank not in seen}
     bad |= {rank: "another folder than rank 0's" for rank, look in looks.items() if not look.get("sees", True)}
     bad |= {rank: look["error"] for rank, look in looks.items() if "error" in look}
+    if not bad and len(looks) == 1:
+        return not_checked(check, missing_ranks(answers) if answers.lost else "rank 0 alone answered")
     if not bad:
         kinds = sorted({look["type"] for look in looks.values() if look["type"]})
-        return ok(check, f"all ranks see {answers.marker['folder']} ({', '.join(kinds)})", wanted)
+        return ok(check, f"{answers.marker['folder']}, seen by all that answered ({', '.join(kinds)})", wanted)
     advice = "use --run on a file system that all nodes mount (df RUN on each), at the same path"
     return problem(check, answers.by_value(bad), wanted, advice, bad)
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from kws.distributed import slurm
 from kws.distributed.connection import Connection
 from kws.doctor.identity import Identity
 from kws.errors import RankError
@@ -29,6 +30,7 @@ _CONNECT_S, _RETRY_S, _TICK_S = 5.0, 0.3, 0.1
 _GRACE_S = 5.0
 """A rank's answer may arrive so much later than the limit that the rank itself keeps."""
 _CLOCK, _PINGS, _PING_S = "clock ", 5, 2.0
+_MOST_NAMES = 8
 
 
 class Leader:
@@ -58,7 +60,14 @@ class Leader:
             show(len(self.hosts), wanted)
         for rank in range(wanted):
             if rank not in self.hosts:
-                self.lost[rank] = f"did not connect within {limit_s:.0f} s"
+                self.lost[rank] = f"did not connect within {limit_s:.0f} s{self._absent_hosts()}"
+
+    def _absent_hosts(self) -> str:
+        """The nodes of the srun step from which nobody connected: which ranks they have is not known here."""
+        seen = {name.partition(".")[0] for name in self.hosts.values()}
+        absent = [name for name in slurm.step_hosts() if name.partition(".")[0] not in seen]
+        more = f" and {len(absent) - _MOST_NAMES} more" if len(absent) > _MOST_NAMES else ""
+        return f", none from {', '.join(absent[:_MOST_NAMES])}{more}" if absent else ""
 
     def clock_offsets(self) -> dict[str, tuple[float, float]]:
         """By host: how many seconds its clock is ahead of this one's, and how exactly that is known. Measured with one

@@ -80,3 +80,16 @@ def test_the_tasks_of_this_node_are_read_in_every_form(counts: str, node: int, e
 )
 def test_the_main_address_is_the_first_host_of_the_node_list(nodes: str, first: str) -> None:
     assert adopted(SLURM_STEP_NODELIST=nodes)["MASTER_ADDR"] == first
+
+
+@pytest.mark.parametrize(
+    ("nodes", "hosts"),
+    [
+        ("gpu[08-10,12],login", ["gpu08", "gpu09", "gpu10", "gpu12", "login"]),
+        ("r[0-1]n[1-2]x", ["r0n1x", "r0n2x", "r1n1x", "r1n2x"]),
+        ("node1", ["node1"]),
+    ],
+)
+def test_the_hosts_of_a_step_are_listed(nodes: str, hosts: list[str]) -> None:
+    assert slurm.step_hosts({"SLURM_STEP_NODELIST": nodes}) == hosts
+    assert slurm.step_hosts({}) == []
