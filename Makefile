@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test slow heavy setup lint types full bench clean
+.PHONY: help demo test slow heavy setup lint types full bench gpu clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -41,8 +41,11 @@ types: setup  ## mypy --strict
 
 full: lint types test slow  ## lint, types and all tests but the heavy ones: at most 25 minutes on two cores
 
-bench: setup  ## all benchmarks, one after the other
-	@for script in benchmarks/*.py; do [ -e "$$script" ] || continue; echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: setup  ## all benchmarks but that of `make gpu`, one after the other
+	@for script in benchmarks/*.py; do [ "$$script" != benchmarks/gpu.py ] || continue; echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+gpu: setup  ## proves a machine with a GPU, in ten minutes: correctness, speed (benchmarks/gpu.py)
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## removes .venv, and the data and run of the demo
 	rm -rf .venv data/demo data/demo-spoken runs/demo

@@ -10,7 +10,8 @@ In one process with one thread, on the same clips and with the same augmentation
 
 The ways are measured in alternating rounds, and the median round counts. The results are compared before anything is
 timed. After that, the share of each step, measured alone. Targets: 5 times librosa for the augmentation chain and for
-evaluation features. With a GPU: clips/s there, and the chain's share of a WRN-28-10 training step (target 5 %).
+evaluation features. With a GPU: clips/s there, and the chain's share of a training slot of WRN-28-10 as its config
+trains it: slot size, precision, layout (target 5 %).
 
 Without --data the clips are noise.
 """
@@ -35,6 +36,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the reference in tests/
 
+from kws import settings_file
 from kws.audio.augment import AugmentationChain
 from kws.audio.augment_parameters import AugmentationSampler
 from kws.audio.codec import Pcm
@@ -51,6 +53,7 @@ from kws.models import registry
 from tests.audio import librosa_chain
 from tests.audio.librosa_chain import steps_of
 
+ROOT = Path(__file__).resolve().parent.parent
 BATCH, SAMPLES, SEED = 64, 16000, 0
 CPU = torch.device("cpu")
 Clips = tuple[torch.Tensor, np.ndarray[Any, Any], list[Pcm]]
@@ -199,33 +202,45 @@ def shares(clips: Clips, rounds: int) -> dict[str, float]:
     }, rounds * 4)  # fmt: skip
 
 
-def on_gpu(clips: Clips) -> dict[str, float]:
-    """Clips/s of the preset classic on the GPU, and its share of a training step of WRN-28-10."""
-    device, batch = torch.device("cuda"), 256
+def beside_training(clips: Clips, device: torch.device, name: str = "wrn_28_10") -> dict[str, Any]:
+    """Clips/s of the preset classic on the device, and its share of a training slot of the network: with the slot size,
+    precision and memory layout of its config."""
+    config = settings_file.load(ROOT / "configs" / f"{name}.toml")
+    batch, kind = config.train.micro_batch, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.precision)
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     wave = clips[0].repeat(-(-batch // len(clips[0])), 1)[:batch].to(device)
     lengths, draws = np.full(batch, SAMPLES), np.arange(batch)
     features = Features("mel32").to(device)
     chain = AugmentationChain(preset("classic", features="mel32"), features, SEED, clips[2], SAMPLES, device)
-    network = registry.build_model("wrn_28_10", 35, features.shape(SAMPLES)).to(device)
+    network = registry.build_model(name, 35, features.shape(SAMPLES)).to(device)
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 
-    def step() -> None:
+    def slot() -> None:
         with torch.no_grad():
-            seen = chain(wave, lengths, draws, 0)
-        torch.nn.functional.cross_entropy(network(seen), labels).backward()
+            seen = chain(wave, lengths, draws, 0).to(memory_format=layout)
+        with torch.autocast(device.type, kind, enabled=kind is not None):
+            logits = network(seen)
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
 
-    def seconds(way: Callable[[], Any]) -> float:
-        for _ in range(3):
-            way()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(10):
-            way()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) / 10
+    alone, whole = (seconds_of(way, device) for way in (lambda: chain(wave, lengths, draws, 0), slot))
+    return {
+        "gpu_clips_per_s": batch / alone, f"gpu_share_of_{name}": alone / whole, "gpu_slot_clips": batch,
+        "gpu_precision": config.train.precision,
+    }  # fmt: skip
 
-    alone, whole = seconds(lambda: chain(wave, lengths, draws, 0)), seconds(step)
-    return {"gpu_clips_per_s": batch / alone, "gpu_share_of_wrn_28_10": alone / whole}
+
+def seconds_of(way: Callable[[], Any], device: torch.device, times: int = 10) -> float:
+    """Mean seconds of a call, after three to warm up."""
+    settle = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for _ in range(3):
+        way()
+    settle()
+    start = time.perf_counter()
+    for _ in range(times):
+        way()
+    settle()
+    return (time.perf_counter() - start) / times
 
 
 def show(found: dict[str, float], steps: dict[str, float], difference: float) -> None:
@@ -271,7 +286,7 @@ def main() -> None:
         "us_a_clip": found,
         "us_a_step": steps,
     }
-    print(json.dumps(facts | (on_gpu(clips) if torch.cuda.is_available() else {})))
+    print(json.dumps(facts | (beside_training(clips, torch.device("cuda")) if torch.cuda.is_available() else {})))
 
 
 if __name__ == "__main__":

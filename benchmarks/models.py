@@ -2,11 +2,12 @@
 
     python benchmarks/models.py [--quick] [--only 'wrn*' ...] [--batch N] [--seconds S]
 
-One row per network, each measured in its own process: clips/s in float32, with bfloat16 autocast, with channels_last
-and, with --compile, compiled; and the peak memory of a step in float32, without what was used before. The multiply-adds
-of a step are taken as three times those of the forward pass; `share` compares their rate with that of a float32 matrix
-product on the same device: the rest is memory traffic and overhead. A network with slow steps is measured over fewer
-steps, and in float32 only.
+One row per network, each measured in its own process: clips/s in float32, with bfloat16 autocast, with channels_last,
+with both and, with --compile, compiled; and the peak memory of a step in float32, without what was used before. The
+multiply-adds of a step are taken as three times those of the forward pass; `share` compares their rate with that of a
+matrix product on the same device: the rest is memory traffic and overhead. The product is computed as convolutions are:
+in float32, on GPUs that have TF32 in TF32, which cuDNN uses there; `bf16 share` is that of bfloat16 with channels_last,
+of a product in bfloat16. A network with slow steps is measured over fewer steps, and in float32 only.
 
 On a CPU with one thread and batches of 16; on a GPU with batches of 256.
 """
@@ -36,7 +37,8 @@ from kws.models.cost import count_parameters, multiply_adds
 
 CLASSES = 35
 QUICK = ("resnet32", "tc_resnet8", "matchboxnet_3x1x64", "bcresnet_1", "wrn_40_2_b131")
-MODES = ("fp32", "bf16", "channels_last", "compile")
+BOTH = "bf16 channels_last"
+MODES = ("fp32", "bf16", "channels_last", BOTH, "compile")
 SLOW_STEP_S = 2.0
 
 
@@ -51,11 +53,16 @@ def settle() -> None:
         torch.cuda.synchronize()
 
 
-def matmul_rate(seconds: float) -> float:
-    """Multiply-adds per second of a product of square matrices in float32."""
+def matmul_rate(kind: torch.dtype, seconds: float) -> float:
+    """Multiply-adds per second of a product of square matrices; float32 as in convolutions, so TF32 on a GPU."""
     side = 8192 if device().type == "cuda" else 1024
-    one, other = torch.randn(side, side, device=device()), torch.randn(side, side, device=device())
-    return side**3 / best_time(lambda: one @ other, seconds)
+    one, other = (torch.randn(side, side, device=device()).to(kind) for _ in range(2))
+    products: Any = torch.backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "tf32"  # does nothing on a CPU
+    try:
+        return side**3 / best_time(lambda: one @ other, seconds)
+    finally:
+        products.fp32_precision = before
 
 
 def best_time(way: Callable[[], Any], seconds: float) -> float:
@@ -75,12 +82,12 @@ def best_time(way: Callable[[], Any], seconds: float) -> float:
 def step_of(network: nn.Module, inputs: Tensor, mode: str) -> Callable[[], None]:
     """A function that runs the forward and backward pass of one batch."""
     labels = torch.arange(len(inputs), device=inputs.device) % CLASSES
-    if mode == "channels_last":
-        network, inputs = network.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if "channels_last" in mode else torch.contiguous_format
+    network, inputs = network.to(memory_format=layout), inputs.to(memory_format=layout)  # type: ignore[call-overload]
     run: Callable[[Tensor], Tensor] = torch.compile(network) if mode == "compile" else network
 
     def autocast() -> AbstractContextManager[Any]:
-        return torch.autocast(inputs.device.type, torch.bfloat16) if mode == "bf16" else nullcontext()
+        return torch.autocast(inputs.device.type, torch.bfloat16) if "bf16" in mode else nullcontext()
 
     def step() -> None:
         network.zero_grad()
@@ -146,9 +153,10 @@ def in_own_process(name: str, batch: int, seconds: float, modes: Sequence[str]) 
     return found
 
 
-def show(rows: list[dict[str, Any]], rate: float, batch: int) -> None:
+def show(rows: list[dict[str, Any]], rates: dict[str, float], batch: int) -> None:
     """Prints the table."""
-    table = Table("network", "parameters", "mult-adds", *MODES, "peak MB", "share",
+    names = [mode.replace("channels_last", "NHWC") for mode in MODES]
+    table = Table("network", "parameters", "mult-adds", *names, "peak MB", "share", "bf16 share",
                   title=f"clips/s, forward and backward, batches of {batch}, {device().type}")  # fmt: skip
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
@@ -161,9 +169,12 @@ def show(rows: list[dict[str, Any]], rate: float, batch: int) -> None:
         table.add_row(
             row["name"], f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.1f} M", *speeds,
             f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['share']:.0%}",
+            f"{row['bf16_share']:.0%}" if "bf16_share" in row else "",
         )  # fmt: skip
-    table.caption = f"a matrix product of this device does {rate / 1e9:,.0f} G multiply-adds/s in float32"
-    Console(width=120).print(table)
+    table.caption = f"a matrix product of this device does {rates['fp32'] / 1e9:,.0f} G multiply-adds/s in float32"
+    if "bf16" in rates:
+        table.caption += f" (TF32), {rates['bf16'] / 1e9:,.0f} G in bfloat16"
+    Console(width=140).print(table)
 
 
 def main() -> None:
@@ -191,12 +202,16 @@ def main() -> None:
     seconds = arguments.seconds or (0.5 if arguments.quick else 1.0)
     modes = MODES if arguments.compile else MODES[:-1]
     rows = [in_own_process(name, batch, seconds, modes) for name in track(names, console=Console(stderr=True))]
-    rate = matmul_rate(seconds)
+    rates = {"fp32": matmul_rate(torch.float32, seconds)}
+    if device().type == "cuda":  # a CPU without bfloat16 takes 15 s for one such product
+        rates["bf16"] = matmul_rate(torch.bfloat16, seconds)
     for row in rows:
-        if "error" not in row:
-            row["share"] = 3 * row["multiply_adds"] * row["fp32"] / rate
-    show(rows, rate, batch)
-    print(json.dumps({"device": device().type, "matmul_multiply_adds_per_s": rate, "batch": batch, "rows": rows}))
+        for key, mode, kind in (("share", "fp32", "fp32"), ("bf16_share", BOTH, "bf16")):
+            if mode in row and kind in rates:
+                row[key] = 3 * row["multiply_adds"] * row[mode] / rates[kind]
+    show(rows, rates, batch)
+    facts = {"device": device().type, "matmul_multiply_adds_per_s": rates["fp32"], "batch": batch, "rows": rows}
+    print(json.dumps(facts | {"bf16_matmul_multiply_adds_per_s": rates.get("bf16")}))
 
 
 if __name__ == "__main__":

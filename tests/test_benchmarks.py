@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from kws.data import index
 from tests.conftest import ROOT
@@ -43,3 +44,36 @@ def test_a_benchmark_ends_with_its_keys(script: str, own: bool, tones: index.Ind
     facts = last_line(script, *([] if own else ["--data", tones.root]))
     assert facts.keys() >= KEYS[script]
     assert all(facts[key] > 0 for key in KEYS[script] - {"overhead"})
+
+
+@pytest.mark.parametrize("only", [
+    pytest.param("1,3", marks=pytest.mark.slow), pytest.param("", marks=pytest.mark.heavy, id="all"),
+])  # fmt: skip
+def test_the_acceptance_run_has_a_self_test_without_a_gpu(only: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu.py"),
+        "--device",
+        "cpu",
+        "--quick",
+        "--out",
+        str(tmp_path),
+    ]
+    command += ["--only", only] if only else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=Path("/"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert sorted(row["number"] for row in rows) == ([0, *map(int, only.split(","))] if only else [*range(15)])
+    assert {row["verdict"] for row in rows} == {"self-test"}
+    assert (facts["passed"], facts["failed"]) == (0, 0), "without a GPU nothing is proved"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow
+def test_without_a_gpu_the_acceptance_run_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert "--device cpu" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def measure(context: Context, minutes: float) -> Row:
     """Trains each network for so many minutes; prints a table and returns its rows."""
     gpu = torch.cuda.get_device_name(0) if context.on_gpu else "CPU"
-    product = product_flops(torch.device(context.device), context.sized(8192, 512))
+    product = product_flops(torch.device(context.device), context.sized(8192, 128))
     rows = [_network(context, name, 60.0 * minutes, product) for name in NINE[: context.sized(9, 1)]]
     _show(rows, f"{gpu}, bf16 product {product / 1e12:,.3g} TFLOP/s")
     return {"device": gpu, "product_tflops": product / 1e12, "rows": rows}

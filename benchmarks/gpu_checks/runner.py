@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -54,7 +55,14 @@ def run_here(check: Check, context: Context) -> Row:
     good = "passed" if context.on_gpu else "self-test"
     verdict = "skipped" if skipped else "failed" if finding.faults else good
     found = skipped or "; ".join([*finding.faults, *finding.parts])
-    return row_of(check, verdict, found, time.monotonic() - began, finding.figures)
+    figures = {**finding.figures, "processor_s": round(_processor_seconds(), 1)}
+    return row_of(check, verdict, found, time.monotonic() - began, figures)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it started and that ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @dataclasses.dataclass

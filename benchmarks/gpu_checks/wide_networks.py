@@ -73,7 +73,7 @@ def _settle(device: torch.device) -> None:
 def check(context: Context) -> Finding:
     """Forward pass, backward pass and a fused optimizer, on clips that are on the device."""
     finding, device = Finding(), torch.device(context.device)
-    product = product_flops(device, context.sized(8192, 512))
+    product = product_flops(device, context.sized(8192, 128))
     finding.add(f"bf16 product {product / 1e12:.3g} TFLOP/s", product_tflops=product / 1e12)
     best: dict[str, float] = {}
     for name in ("wrn_28_10", "wrn_52_10") if not context.quick else ("wrn_40_2_b131",):
@@ -142,7 +142,7 @@ def check_training(context: Context) -> Finding:
     run.train()
     (path,) = (run.folder / "profile").glob("*.summary.json")
     found = json.loads(path.read_text())
-    product = product_flops(torch.device(context.device), context.sized(8192, 512))
+    product = product_flops(torch.device(context.device), context.sized(8192, 128))
     row = catalogue.network_row(str(run.settings["model.name"]), CLASSES)
     clips_per_s = float(run.settings["train.global_batch"]) / found["seconds_a_step"]  # type: ignore[arg-type]
     mfu = clips_per_s * 6.0 * row["multiply_adds"] / product
