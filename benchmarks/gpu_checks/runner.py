@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,7 @@ class Runner:
 
     def run(self, checks: Sequence[Check]) -> list[Row]:
         """Runs the checks, the first one, which makes the corpora, before all others. Returns the rows by number."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the checks are ended below
         try:
             self._run_all(checks[:1])
             # Long ones first, so that none is left over at the end; then, one by one, those that measure speed.
