@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -49,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
         line = user_message(error)  # printed by each rank that meets it
         if line is None:
             raise
-        print(f"kws: {line}", file=sys.stderr)
+        print(f"kws: {_rank()}{line}", file=sys.stderr)
         return USAGE
     except StoppedError as error:
         print(f"kws: {error}", file=sys.stderr)
@@ -57,6 +58,13 @@ def _run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+def _rank() -> str:
+    """`rank 3 on node2: ` where there are several ranks, for an error that one of them meets."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return ""
+    return f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}: "
 
 
 def _should_print(error: UsageError) -> bool:

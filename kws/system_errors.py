@@ -21,7 +21,17 @@ LESS_MEMORY = (
     "use a smaller --set train.micro_batch=... in a new --run (train.global_batch can stay), or "
     "--set train.gradient_checkpointing=true, which a run may also resume with"
 )
-_MEMORY_TEXTS = re.compile(r"can't allocate memory|out of memory|Unable to allocate|[Cc]annot allocate memory")
+_LESS_GPU_MEMORY = (
+    f"{LESS_MEMORY}, or --set train.precision=bf16 in a new --run; kws evaluate and predict, whose batches are fixed, "
+    "run on the CPU with CUDA_VISIBLE_DEVICES= before the command; or end other programs on the GPU (nvidia-smi)"
+)
+_GPU_MEMORY_TEXTS = re.compile(
+    r"(CUDA|HIP) (error: )?out of memory|(CUBLAS|CUDNN|CUSOLVER|CUFFT)_(STATUS_)?ALLOC_FAILED|"
+    r"Cuda failure.*out of memory"
+)
+_MEMORY_TEXTS = re.compile(
+    rf"{_GPU_MEMORY_TEXTS.pattern}|can't allocate memory|out of memory|Unable to allocate|[Cc]annot allocate memory"
+)
 
 
 def system_message(error: BaseException) -> str | None:
@@ -146,5 +156,8 @@ def _free(path: Path) -> str:
 
 def memory_message(detail: str) -> str:
     """The line for memory that could not be allocated, on the host or on a GPU."""
-    first = detail.strip().splitlines()[0][:300] if detail.strip() else "no more memory"
+    first = detail.strip().splitlines()[0] if detail.strip() else "no more memory"
+    first = first.partition(" Of the allocated memory")[0][:300]  # what follows is advice on fragmentation
+    if _GPU_MEMORY_TEXTS.search(detail):
+        return f"the GPU is out of memory ({first}); {_LESS_GPU_MEMORY}"
     return f"out of memory ({first}); {LESS_MEMORY}; or end other programs"

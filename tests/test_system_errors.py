@@ -66,6 +66,27 @@ def test_memory_of_the_host_and_of_a_gpu_say_what_to_lower() -> None:
         assert "train.micro_batch" in line
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB. Of the allocated "
+        "memory 70 GiB is allocated by PyTorch. If reserved but unallocated memory is large try PYTORCH_ALLOC_CONF",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "NCCL error in: ProcessGroupNCCL.cpp:3700, unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
+    ],
+)
+def test_memory_of_a_gpu_in_all_its_forms_says_what_to_lower(text: str) -> None:
+    line = user_message(RuntimeError(text))
+    assert line is not None
+    assert "\n" not in line
+    for setting in ("train.micro_batch", "train.gradient_checkpointing=true", "train.precision=bf16"):
+        assert f"--set {setting}" in line
+    assert "fragmentation" not in line
+    assert "If reserved" not in line
+
+
 def test_the_limit_of_open_files_is_the_one_of_this_process() -> None:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert str(soft) in refused(errno.EMFILE)

@@ -32,6 +32,8 @@ from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs  # type: ig
 from kws.config import TrainConfig
 from kws.errors import UsageError
 
+_MOST_BUCKET = 500_000_000
+"""DeepSpeed's default."""
 _TORCH_WRITER = "inline_container"
 """Source file of torch's writer, which its RuntimeErrors name when the disk refuses to write."""
 
@@ -121,9 +123,18 @@ def _deepspeed_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
 def create_engine(accelerator: Accelerator, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     """DeepSpeed's engine for both: parameters become views of flat buffers, the optimizer holds this rank's shard."""
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # flat buffers need this format
+    accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"].update(_bucket_sizes(network))
     with _silence_deepspeed():
         engine, _ = accelerator.prepare(network, optimizer)
     return engine
+
+
+def _bucket_sizes(network: torch.nn.Module) -> dict[str, int]:
+    """Elements of DeepSpeed's buffers: as many as the network has parameters, so that one bucket holds all, as with the
+    default of 5e8. DeepSpeed allocates a bucket whole: by default 2 GB on every rank for the smallest network."""
+    parameters = sum(each.numel() for each in network.parameters())
+    size = min(_MOST_BUCKET, parameters + parameters % 2)  # even: DeepSpeed aligns to two elements
+    return {"reduce_bucket_size": size, "allgather_bucket_size": size}
 
 
 def save_shards(engine: Any, folder: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from kws.distributed.gpus import GpuState, find_gpus, first_line, hidden_by
 from kws.errors import UsageError
 
-ON_CPU = "--set train.device=cpu"
+ON_CPU = "--set train.device=cpu (kws evaluate: CUDA_VISIBLE_DEVICES= before the command)"
 
 
 def choose_device(setting: str, environ: Mapping[str, str] = os.environ, gpus: GpuState | None = None) -> torch.device:

@@ -68,12 +68,13 @@ class Ranks:
         return values
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """Runs `action` on rank 0 and returns its result on every rank. A UsageError there is raised on all ranks."""
+        """Runs `action` on rank 0 and returns its result on every rank. What the user can fix is raised on all ranks as
+        a UsageError: also a full disk or too little memory."""
         result: list[Any] = [None, None]
         if self.is_main:
             try:
                 result[0] = action()
-            except (UsageError, OSError) as error:
+            except (OSError, RuntimeError, MemoryError, UsageError) as error:
                 result[1] = user_message(error)
                 if result[1] is None:
                     raise
@@ -85,13 +86,16 @@ class Ranks:
         return found
 
     def on_all(self, action: Callable[[], T]) -> T:
-        """Runs `action` on every rank and returns this rank's result. A UsageError on any rank is raised on all."""
+        """Runs `action` on every rank and returns this rank's result. What the user can fix on any rank is raised on
+        all as a UsageError, as in on_main."""
         found: list[T] = []
         fault: str | None = None
         try:
             found.append(action())
-        except UsageError as error:
-            fault = str(error)
+        except (OSError, RuntimeError, MemoryError, UsageError) as error:
+            fault = user_message(error)
+            if fault is None:
+                raise
         for rank, text in enumerate(self.gather(fault)):
             if text is not None:
                 raise UsageError(f"rank {rank}: {text}" if rank else text)

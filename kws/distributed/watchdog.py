@@ -37,6 +37,8 @@ from kws.distributed.ranks import Ranks
 from kws.distributed.signals import StopRequest
 
 HEARTBEAT_S, DEAD_S, GRACE_S = 5.0, 60.0, 15.0
+_GPU_GRACE_S = 3.0
+"""With NCCL the training does not leave by itself: it waits for the GPU, which waits for the missing rank."""
 _TICK_S = 0.5
 _CONNECT_TIMEOUT_S = 20.0
 SYNCHRONISING = "computing and exchanging gradients"
@@ -66,6 +68,7 @@ class Watchdog:
 
     `on_fault` is called with the fault's text, in a thread, as soon as it is known. The training then has `grace_s`
     seconds to leave by itself, because its next collective operation fails; after that the process exits with code 1.
+    On GPUs the fault is printed at once and the time is shorter.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Watchdog:
         self._hang_s, self._dead_s = hang_s, dead_s
         self.name = f"rank {ranks.rank} on {socket.gethostname()} (process {os.getpid()})"
         self.fault: Fault | None = None
+        self._on_gpu, self._has_printed = ranks.device.type == "cuda", False
         self._fault_known, self._closing = threading.Event(), threading.Event()
         self._activity, self._progress_at = "starting", time.monotonic()
         self._in_first_step = True
@@ -127,7 +131,7 @@ class Watchdog:
     @property
     def prints_fault(self) -> bool:
         """Whether this rank prints the fault: rank 0, or if that is at fault, one rank of each host."""
-        if self.fault is None or self.fault.printed:
+        if self.fault is None or self.fault.printed or self._has_printed:
             return False
         return self._rank == 0 or (self.fault.rank == 0 and self._first_on_host)
 
@@ -289,7 +293,10 @@ class Watchdog:
         """Keeps the first fault and starts its grace period."""
         if self.fault is not None:
             return
-        self.fault, self._exit_at = fault, time.monotonic() + fault.grace_s
+        grace_s = min(fault.grace_s, _GPU_GRACE_S) if self._on_gpu else fault.grace_s
+        self.fault, self._exit_at = fault, time.monotonic() + grace_s
+        if self._on_gpu:
+            self._print_fault()
         self._fault_known.set()
         if self._rank in fault.print_stacks_of:
             faulthandler.dump_traceback(all_threads=True)
@@ -299,6 +306,10 @@ class Watchdog:
     def _exit_after_grace(self, now: float) -> None:
         if self._exit_at is None or now < self._exit_at or self._closing.is_set():
             return
-        if self.fault and self.prints_fault:
-            print(f"kws: {self.fault.text}", file=sys.stderr, flush=True)
+        self._print_fault()
         os._exit(1)
+
+    def _print_fault(self) -> None:
+        if self.fault and self.prints_fault:
+            self._has_printed = True
+            print(f"kws: {self.fault.text}", file=sys.stderr, flush=True)

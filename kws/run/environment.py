@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _PACKAGES = ("kws", "torch", "torchaudio", "webdataset", "accelerate", "deepspee
 def describe_environment(ranks: Ranks) -> dict[str, Any]:
     """Versions, commit, hardware, SLURM job, world size and threads, under the keys of run.json."""
     return {
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "hardware": {
             "cpu": cpu_name(),
@@ -33,6 +33,14 @@ def describe_environment(ranks: Ranks) -> dict[str, Any]:
         "world_size": ranks.world_size,
         "threads": ranks.threads,
     }
+
+
+def _version(name: str) -> str | None:
+    """Version of a package; None where its metadata is missing, as with a folder in PYTHONPATH, or the package is."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _describe_gpu(device: torch.device) -> dict[str, Any]:

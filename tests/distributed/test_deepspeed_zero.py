@@ -43,3 +43,22 @@ def test_other_stages_and_deepspeed_config_files_are_refused(environ: dict[str, 
 def test_training_does_not_import_deepspeed_unless_a_run_uses_it() -> None:
     code = "import sys, kws.training.trainer; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+_BUCKET = """
+import torch
+from kws.config import TrainConfig
+from kws.distributed import deepspeed_zero, process_group
+
+settings = TrainConfig(device="cpu", threads=1, zero=2, global_batch=4, micro_batch=4)
+with process_group.start(settings) as ranks:
+    network = torch.nn.Linear(6, 5)
+    engine = deepspeed_zero.create_engine(ranks.accelerator, network, torch.optim.AdamW(network.parameters()))
+    print("bucket", engine.optimizer.reduce_bucket_size)
+"""
+
+
+@pytest.mark.slow
+def test_buffers_are_as_large_as_the_network_and_not_2_gb() -> None:
+    done = subprocess.run([sys.executable, "-c", _BUCKET], capture_output=True, text=True, check=False)
+    assert "bucket 36\n" in done.stdout, done.stderr  # 35 parameters, made even

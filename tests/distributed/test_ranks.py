@@ -44,6 +44,17 @@ def test_a_full_disk_on_rank_0_is_a_usage_error_and_other_os_errors_are_not(sing
         single.on_main(lambda: write(errno.EINVAL))
 
 
+def test_memory_that_is_used_up_is_a_usage_error_and_a_bug_is_not(single: Ranks) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    for run in (single.on_main, single.on_all):
+        with pytest.raises(UsageError, match=r"train\.micro_batch"):
+            run(lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")))
+        with pytest.raises(RuntimeError, match="a bug"):
+            run(lambda: fail(RuntimeError("a bug")))
+
+
 def test_a_local_usage_error_is_printed_by_its_own_rank(single: Ranks) -> None:
     with pytest.raises(RankError, match="disk: full"), single.local_errors():
         refuse()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
 from kws.distributed import watchdog
 from kws.distributed.connection import Connection
@@ -39,8 +40,8 @@ class FakeRanks:
 
     world_size = 2
 
-    def __init__(self, rank: int, barrier: threading.Barrier, shared: list[Any]) -> None:
-        self.rank, self._barrier, self._shared = rank, barrier, shared
+    def __init__(self, rank: int, barrier: threading.Barrier, shared: list[Any], device: str) -> None:
+        self.rank, self._barrier, self._shared, self.device = rank, barrier, shared, torch.device(device)
         self.is_main = rank == 0
 
     def gather(self, value: Any) -> list[Any]:
@@ -60,13 +61,13 @@ class FakeRanks:
 class Pair:
     """The watchdogs of both ranks, with their stop requests and the faults that were reported."""
 
-    def __init__(self, hang_s: float, dead_s: float, start_s: float) -> None:
+    def __init__(self, hang_s: float, dead_s: float, start_s: float, device: str) -> None:
         barrier, shared = threading.Barrier(2), [None, None]
         self.stops = [FakeStop(), FakeStop()]
         self.reported = [queue.SimpleQueue[str](), queue.SimpleQueue[str]()]
 
         def make(rank: int) -> Watchdog:
-            ranks: Any = FakeRanks(rank, barrier, shared)
+            ranks: Any = FakeRanks(rank, barrier, shared, device)
             stop: Any = self.stops[rank]
             return Watchdog(ranks, "127.0.0.1", stop, hang_s, self.reported[rank].put, dead_s, start_s)
 
@@ -85,8 +86,8 @@ def make_pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pair]]:
     monkeypatch.setattr(watchdog.os, "_exit", exits.append)  # after the grace period a watchdog ends the process
     pairs: list[Pair] = []
 
-    def make(hang_s: float = 0.0, dead_s: float = 60.0, start_s: float = 60.0) -> Pair:
-        pairs.append(Pair(hang_s, dead_s, start_s))
+    def make(hang_s: float = 0.0, dead_s: float = 60.0, start_s: float = 60.0, device: str = "cpu") -> Pair:
+        pairs.append(Pair(hang_s, dead_s, start_s, device))
         return pairs[-1]
 
     yield make
@@ -137,6 +138,19 @@ def test_a_rank_whose_connection_closes_without_a_goodbye_is_named(
     assert text is not None
     assert f"rank {killed} on {socket.gethostname()}" in text
     assert other.prints_fault
+
+
+def test_on_gpus_a_fault_is_printed_at_once_because_the_training_waits_for_the_gpu(
+    make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pair = make_pair(device="cuda")
+    monkeypatch.setattr(Connection, "send", lambda self, message: None)
+    pair.close(1)
+    monkeypatch.undo()
+    text = pair.watchdogs[0].wait_for_fault(TIMEOUT_S)
+    assert text is not None
+    assert text in capfd.readouterr().err
+    assert not pair.watchdogs[0].prints_fault, "not a second time"
 
 
 def test_a_rank_that_sends_nothing_is_named(make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch) -> None:
