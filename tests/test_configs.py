@@ -63,3 +63,16 @@ def test_its_header_has_command_hardware_time_and_score(path: Path) -> None:
     assert {"command", "hardware", "score"} <= first_words
     assert first_words & {"time", "hours"}
     assert path.name in " ".join(comments) or path.stem == "demo"
+
+
+def test_the_recipes_in_docs_gpus_md_are_those_of_the_configs() -> None:
+    page = (CONFIGS[0].parent.parent / "docs" / "gpus.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    recipes = {name: row[1:5] for row in rows if len(row) == 8 for name in row[0].split(", ")}
+    for path in CONFIGS:
+        if path.stem in ("demo", "quick"):  # for CPUs
+            continue
+        train = settings_file.load(path).train
+        layout = "channels_last" if train.channels_last else "-"
+        counts = [str(count) for count in range(1, train.slots + 1) if train.slots % count == 0]
+        assert recipes[path.stem] == [train.precision, layout, str(train.micro_batch), ", ".join(counts)], path.stem

@@ -329,7 +329,7 @@ def _add_settings(commands: Any) -> None:
 def _add_launch(commands: Any) -> None:
     launch = _command(
         commands, "launch", "submit a training to SLURM, or one per config and then their comparison",
-        "kws launch slurm wrn_28_10 --nodes 4 --gpus 8 --time 12:00:00 --set data.shards=DIR",
+        "kws launch slurm wrn_28_10 --gpus 2 --time 12:00:00 --set data.shards=DIR",
     )  # fmt: skip
     launch.add_argument("where", choices=("slurm",), help="the scheduler")
     launch.add_argument(
