@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,9 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     parent_death.end_with_launcher()
     examined = _examined(arguments)
-    with live_line() as show:
-        answers = examination.examine(examined, Identity.from_environment(), lambda text: show(f"checking: {text}"))
+    identity = Identity.from_environment()
+    with live_line() if identity.rank == 0 else nullcontext(print) as show:
+        answers = examination.examine(examined, identity, lambda text: show(f"checking: {text}"))
     if answers is None:
         return OK  # rank 0 prints, and its exit code counts
     rows = findings(answers)

@@ -145,7 +145,8 @@ def _one_folder(answers: Answers) -> Finding:
         return not_checked(check, missing_ranks(answers) if answers.lost else "rank 0 alone answered")
     if not bad:
         kinds = sorted({look["type"] for look in looks.values() if look["type"]})
-        return ok(check, f"{answers.marker['folder']}, seen by all that answered ({', '.join(kinds)})", wanted)
+        who = "all that answered" if answers.lost else "all ranks"
+        return ok(check, f"{answers.marker['folder']}, seen by {who} ({', '.join(kinds)})", wanted)
     advice = "use --run on a file system that all nodes mount (df RUN on each), at the same path"
     return problem(check, answers.by_value(bad), wanted, advice, bad)
 

@@ -76,10 +76,13 @@ class _Examination:
         self._answers.marker = mark = self._checks.mark(token)
         folder = mark.get("folder", "")
         limit_s = 2 * self._examined.limit_s
-        self._answers.folders = self._stage("folders", {"folder": folder, "token": token}, limit_s)
-        if folder:
-            found = self._checks.collect(folder, token, self._leader.present)
-            self._answers.collected = found
+        answered: list[int] = []
+        try:
+            self._answers.folders = self._stage("folders", {"folder": folder, "token": token}, limit_s)
+            answered = list(self._answers.folders)
+        finally:  # also after Ctrl-C, so that the marker is removed
+            if folder:
+                self._answers.collected = self._checks.collect(folder, token, answered)
 
     def _training(self) -> None:
         """Only with all ranks: joining a process group waits for each of them."""

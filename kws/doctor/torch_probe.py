@@ -103,7 +103,7 @@ def _train_a_little(task: Answer, send: Send) -> None:
     # The parent has limits of its own, and shows how many ranks there are.
     train = dataclasses.replace(config.train, threads=threads, hang_s=0.0, processes=0)
     began = time.monotonic()
-    with process_group.start(train) as ranks:
+    with process_group.start(train, training=True) as ranks:
         ranks.barrier()
         backend = dist.get_backend() if ranks.world_size > 1 else None
         group = {"seconds": time.monotonic() - began, "backend": backend}
