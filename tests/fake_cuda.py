@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_leaves
 from kws import transfers
 
 DEVICE = torch.device("cuda:0")
+real_tensors = _disable_current_modes
+"""Within this block, inside `fake_cuda`, tensors on the host have values: for what reads clips."""
 _ATEN = torch.ops.aten
 _COPIES = (_ATEN._to_copy.default, _ATEN.copy_.default)
 _FUSED = (_ATEN._fused_sgd_.default, _ATEN._fused_adamw_.default)
@@ -39,6 +41,8 @@ class Copies:
 
     uploads: list[int] = dataclasses.field(default_factory=list)
     downloads: list[int] = dataclasses.field(default_factory=list)
+    may_wait: bool = False
+    """Whether the host may wait for uploads: at the start, such as while a checkpoint is loaded."""
 
 
 @contextmanager
@@ -53,14 +57,14 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch, autocast: bool = False) -> Iterat
     def to_numpy(values: Tensor, **options: Any) -> Any:
         """Of tensors on the host, which FakeTensorMode would take for its own."""
         assert not isinstance(values, FakeTensor)
-        with _disable_current_modes():
+        with real_tensors():
             return numpy(values, **options)
 
     def start_download(values: Tensor) -> tuple[Tensor, Callable[[], None]]:
         """Of kws.transfers, the only way from the device to the host. Every value is 1."""
         assert values.device == DEVICE
         copies.downloads.append(values.nbytes)
-        with _disable_current_modes():
+        with real_tensors():
             return torch.ones(values.shape, dtype=values.dtype), lambda: None
 
     monkeypatch.setattr(Tensor, "numpy", to_numpy)
@@ -100,12 +104,16 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if kwargs.get("device") == torch.device("meta"):
             kwargs["device"] = DEVICE  # the answer to the question below comes back
-        if func is torch.ops.prim.device.default and args[0].device == DEVICE:
+        if func is torch.ops.prim.device.default:
             # Only C++ asks so. Autograd would look for streams of a CUDA device, and there are none.
-            return DEVICE if self._autocast else torch.device("meta")
+            hidden = args[0].device == DEVICE and not self._autocast
+            return torch.device("meta") if hidden else args[0].device
         if func is _ATEN._pin_memory.default:
             self._pinned.append(args[0].clone())
             return self._pinned[-1]
+        if func._can_decompose():  # in inference mode also operations that consist of others, such as `to`, come here
+            with self:
+                return func.decompose(*args, **kwargs)
         if func in _FUSED:
             return _check_layouts(zip(*(tensors for tensors in args if tensors), strict=True))
         if func not in _COPIES:
@@ -120,7 +128,7 @@ class _Watch(TorchDispatchMode):
         if source.device.type == copy.device.type:
             return
         pinned = any(source is tensor for tensor in self._pinned)
-        if copy.device.type == "cpu" or not (non_blocking and pinned):
+        if copy.device.type == "cpu" or not ((non_blocking and pinned) or self._copies.may_wait):
             raise HostWaitError(f"a copy of {tuple(source.shape)} from {source.device} to {copy.device}")
         self._copies.uploads.append(source.nbytes)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import math
 import os
 import secrets
 import selectors
@@ -106,10 +105,6 @@ class Watchdog:
     def first_step_done(self) -> None:
         """Call after every step. Until the first call an activity may take START_S where hang_s is shorter."""
         self._in_first_step = False
-
-    def first_step_compiles(self) -> None:
-        """The first step may take any time."""
-        self._start_grace_s = math.inf
 
     @contextlib.contextmanager
     def no_time_limit(self, activity: str) -> Iterator[None]:

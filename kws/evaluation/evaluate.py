@@ -38,6 +38,7 @@ from kws.evaluation.split_result import SplitResult, file_stem
 from kws.evaluation.trained import Trained, check_corpus
 from kws.models.cost import count_parameters, multiply_adds
 from kws.run import folder as run_folder
+from kws.transfers import Download, to_device
 
 BATCH = 64
 """Clips per batch. Fixed, because the last bits of a clip's logits depend on the batch that contains it."""
@@ -120,9 +121,8 @@ def evaluate_split(
     with torch.inference_mode(), full_float32(), closing(stream_batches(own_batches, data.reader)) as batches:
         until_stop = itertools.takewhile(lambda _: not should_stop(), batches)
         counted = _count_batches(until_stop, sum(1 for _ in own_batches()), on_progress)
-        outputs = ranks.on_all(
-            lambda: [_evaluate_batch(model, features, data.views, batch, ranks.device) for batch in counted]
-        )
+        submit = functools.partial(_submit, model, features, data.views, ranks.device)
+        outputs = ranks.on_all(lambda: list(_outputs(counted, submit)))
     model.train(was_training)
     if any(ranks.gather(should_stop())):
         raise EvaluationStopped
@@ -164,17 +164,43 @@ class _BatchOutput(NamedTuple):
     """Sum over the clips, in nats."""
 
 
-def _evaluate_batch(
-    model: nn.Module, features: nn.Module, views: Views, batch: Batch, device: torch.device
-) -> _BatchOutput:
+@dataclasses.dataclass(frozen=True)
+class _Submitted:
+    """A batch that the device computes: its results are on the way to the host."""
+
+    batch: Batch
+    probabilities: Download
+    """(B, C) float32."""
+    loss: Download
+    """() float64."""
+
+    def output(self) -> _BatchOutput:
+        """Waits for the results, and copies them out of pinned memory, so that this is used again."""
+        truth, probabilities = self.batch.labels.numpy().copy(), self.probabilities.wait().numpy().copy()
+        loss = float(self.loss.wait().numpy())
+        return _BatchOutput(self.batch.step, self.batch.clips.numpy(), truth, probabilities, loss)
+
+
+def _outputs(batches: Iterable[Batch], submit: Callable[[Batch], _Submitted]) -> Iterator[_BatchOutput]:
+    """The results of all batches. The device computes a batch while the host takes the results of the one before."""
+    before: _Submitted | None = None
+    for batch in batches:
+        submitted = submit(batch)
+        if before:
+            yield before.output()
+        before = submitted
+    if before:
+        yield before.output()
+
+
+def _submit(model: nn.Module, features: nn.Module, views: Views, device: torch.device, batch: Batch) -> _Submitted:
+    wave, labels = to_device(batch.wave, device), to_device(batch.labels, device)
     # One view at a time, so that the unchanged clip has the same bits with and without crops.
-    logits = [model(view).float().double() for view in views(features(batch.wave.to(device, non_blocking=True)))]
+    logits = [model(view).float().double() for view in views(features(wave))]
     log_softmaxes = torch.stack([torch.log_softmax(of_view, dim=1) for of_view in logits])
-    log_mean = (torch.logsumexp(log_softmaxes, dim=0) - math.log(len(logits))).cpu()
-    loss = -log_mean.gather(1, batch.labels[:, None]).sum().item()
-    return _BatchOutput(
-        batch.step, batch.clips.numpy(), batch.labels.numpy(), log_mean.exp().float().numpy(), loss
-    )  # fmt: skip
+    log_mean = torch.logsumexp(log_softmaxes, dim=0) - math.log(len(logits))
+    loss = -log_mean.gather(1, labels[:, None]).sum()
+    return _Submitted(batch, Download(log_mean.exp().float()), Download(loss))
 
 
 def _joined(outputs: Iterable[_BatchOutput]) -> SplitResult:

@@ -62,6 +62,11 @@ class RunningStatistics:
         self._live.copy_(torch.where(has_clips, totals / clips, self._start.double()))
         self._counters.copy_(self._counted + has_clips)
 
+    def undo_step(self) -> None:
+        """Back to where the step began."""
+        self._live.copy_(self._start)
+        self._counters.copy_(self._counted)
+
     def _is_flat(self) -> bool:
         """Whether the buffers are still views of the flat tensor: moving a model between devices (accelerate does so,
         from "cpu" to "cpu:0") replaces them."""

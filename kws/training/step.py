@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,7 +26,9 @@ from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import SYNCHRONISING
 from kws.errors import UsageError
 from kws.run.checkpoint import Checkpoint
+from kws.training import forward
 from kws.training.ema import Ema
+from kws.training.forward import NoWatchdog, Progress
 from kws.training.gradients import gradient_sync
 from kws.training.optim import lr_at
 from kws.training.slot_inputs import PreparedSlot, SlotInputs
@@ -95,29 +97,24 @@ class StepResult:
 class Stepper:
     """Network, front end and optimizer on this rank's device, ready to step.
 
-    `report_progress` is called with what the rank is about to do, for the watchdog; `times` measures where
-    the time goes.
+    `progress` is told what the rank is about to do; `times` measures where the time goes.
     """
 
     def __init__(
         self, training_set: TrainingSet, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer,
-        ranks: Ranks, report_progress: Callable[[str], None] = lambda activity: None,
-        times: StepTimes | None = None,
+        ranks: Ranks, progress: Progress | None = None, times: StepTimes | None = None,
     ) -> None:  # fmt: skip
         self._times = times or StepTimes()
         self._training_set, self._settings, self._ranks = training_set, training_set.config.train, ranks
-        self._report_progress = report_progress
+        self._progress = progress or NoWatchdog()
         self._slots = len(slots_of_rank(ranks.rank, ranks.world_size, self._settings.slots))
         self._inputs = SlotInputs(training_set, features, ranks, self._times)
-        if self._settings.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        forward.set_up(network, self._settings)
         self.ema = Ema(network, self._settings.ema) if self._settings.ema else None
-        if self._settings.compile:
-            network.compile()
         self._statistics = RunningStatistics(network)
         self._sync = gradient_sync(self._settings, ranks, network, optimizer)
-        self._model = self._sync.model
-        self._model.train()
+        self._sync.model.train()
+        self._forward = forward.ForwardPass(self._sync.model, self._settings, ranks.device, self._progress)
         if self._sync.needs_bucket_warmup:
             self._warm_up_buckets(optimizer)
 
@@ -149,7 +146,7 @@ class Stepper:
     # --- the parts of a step ----------------------------------------------------------------------------------
 
     def _next_slot(self, batches: Iterator[Batch], planned: PlannedStep, ledger: Ledger | None) -> PreparedSlot:
-        self._report_progress("reading clips")
+        self._progress.report_progress("reading clips")
         slot = self._inputs.next(batches, planned.epoch, planned.step)
         if ledger:
             batch = slot.batch
@@ -157,7 +154,7 @@ class Stepper:
         return slot
 
     def _prepare_ahead(self, batches: Iterator[Batch], epoch: int, step: int) -> None:
-        self._report_progress("reading clips")
+        self._progress.report_progress("reading clips")
         self._inputs.prepare_ahead(batches, epoch, step)
 
     def _run_slot(self, slot: PreparedSlot, planned: PlannedStep, last: bool) -> None:
@@ -166,10 +163,11 @@ class Stepper:
         A slot without clips runs nothing, or a backward pass of zeros where other ranks wait for its gradients.
         """
         must_run = self._sync.must_run_backward(last)
-        self._report_progress(SYNCHRONISING if last or must_run else "computing")
+        self._progress.report_progress(SYNCHRONISING if last or must_run else "computing")
         with self._sync.slot(last):
             if slot.features is not None:
-                sums = self._run_clips(slot, slot.features, planned, must_run)
+                with self._forward.time_limit(slot.num_clips):
+                    sums = self._run_clips(slot, slot.features, planned, must_run)
             else:
                 if must_run:
                     self._silent_backward()
@@ -197,15 +195,6 @@ class Stepper:
                 self._times.all_reduce_follows(loss)
             self._sync.backward(loss)
 
-    def _forward(self, inputs: Tensor) -> Tensor:
-        """Features -> logits, float32."""
-        if self._settings.channels_last:
-            inputs = inputs.to(memory_format=torch.channels_last)
-        kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self._settings.precision]
-        with torch.autocast(self._ranks.device.type, kind, enabled=kind is not None):
-            logits: Tensor = self._model(inputs)
-        return logits.float()
-
     def _loss(self, logits: Tensor, slot: PreparedSlot) -> tuple[Tensor, Tensor]:
         """Loss and number of correct clips, summed over the clips, () each."""
         smoothing = self._settings.label_smoothing
@@ -226,7 +215,7 @@ class Stepper:
 
     def _update(self, planned: PlannedStep, totals: Download, lr_scale: float) -> StepResult:
         """Waits for the step's sums, then updates the weights."""
-        self._report_progress(SYNCHRONISING)
+        self._progress.report_progress(SYNCHRONISING)
         loss, correct, clips, *counted = totals.wait().tolist()
         if not math.isfinite(loss):
             self._refuse(loss, planned.step)
@@ -276,9 +265,11 @@ class Stepper:
     # --- silence ----------------------------------------------------------------------------------------------
 
     def _silent_backward(self) -> None:
-        """A backward pass whose gradients are zero."""
-        self._statistics.begin_slot(clips=1)
-        self._backward(self._model(self._inputs.silence(1)).sum() * 0.0, waits=True)
+        """A backward pass whose gradients are zero: of a slot like the others, so that nothing else is compiled."""
+        clips = self._settings.micro_batch
+        self._statistics.begin_slot(clips)
+        with self._forward.time_limit(clips):
+            self._backward(self._forward(self._inputs.silence(clips)).sum() * 0.0, waits=True)
 
     def _warm_up_buckets(self, optimizer: torch.optim.Optimizer) -> None:
         """Two backward passes whose gradients are discarded.
@@ -289,5 +280,5 @@ class Stepper:
         self._statistics.begin_step()
         for _ in range(2):
             self._silent_backward()
-        self._statistics.begin_slot(clips=2)
+        self._statistics.undo_step()
         optimizer.zero_grad(set_to_none=False)

@@ -22,6 +22,7 @@ from kws.audio.augment import AugmentationChain
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
+from kws.training.forward import ForwardPass, NoWatchdog
 from kws.training.trainer import Trainer
 
 ENOUGH_S, AT_MOST_S, AT_MOST_TIMES = 0.5, 5.0, 10
@@ -90,6 +91,7 @@ class _Measurement:
         self._chain = self._make_chain()
         if self._settings.channels_last:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward = ForwardPass(self._network, self._settings, self._device, NoWatchdog())
 
     def run(self) -> SlotTimes:
         """The times of this rank."""
@@ -144,7 +146,7 @@ class _Measurement:
         with torch.no_grad():
             inputs = self._inputs(clips, augmented=True)
         labels = torch.arange(clips, device=self._device) % self._num_classes
-        torch.autograd.backward(nn.functional.cross_entropy(self._logits(inputs), labels))
+        torch.autograd.backward(nn.functional.cross_entropy(self._forward(inputs), labels))
 
     def _evaluate(self, clips: int) -> None:
         with torch.inference_mode(), full_float32():
@@ -158,14 +160,6 @@ class _Measurement:
             return self._chain(wave, np.full(clips, samples), np.arange(clips), 0)
         plain: Tensor = self._features(wave)
         return plain
-
-    def _logits(self, inputs: Tensor) -> Tensor:
-        if self._settings.channels_last:
-            inputs = inputs.to(memory_format=torch.channels_last)
-        kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self._settings.precision]
-        with torch.autocast(self._device.type, kind, enabled=kind is not None):
-            logits: Tensor = self._network(inputs)
-        return logits.float()
 
     def _make_chain(self) -> AugmentationChain | None:
         """The augmentation of the run, with made-up noise where the corpus has some: nothing is read."""

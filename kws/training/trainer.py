@@ -202,8 +202,6 @@ class Trainer:
         state = self.state
         with Attempt(self.folder, self.ranks, self.config.train.hang_s, lambda: state.step, start) as self.attempt:
             self.watchdog = self.attempt.watchdog
-            if self.config.train.compile:
-                self.watchdog.first_step_compiles()
             code = self._run_attempt()
             self.ranks.barrier()  # no rank leaves before all are done
         return code
@@ -323,7 +321,7 @@ class Trainer:
             self.features.normalise_by(self.band_statistics)
         ranks, training_set = self.ranks, self.training_set
         self.stepper = Stepper(
-            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog.report_progress, self.times
+            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog, self.times
         )  # wraps the network, so after its weights are loaded
         if checkpoint:
             with self.watchdog.no_time_limit("resuming"):

@@ -184,15 +184,12 @@ def test_stalled_ranks_are_listed_with_their_activity(
     assert "Current thread" in capfd.readouterr().err, "the stalled rank prints its stacks"
 
 
-def test_a_stall_before_the_first_step_is_found_too_unless_it_compiles(make_pair: Callable[..., Pair]) -> None:
-    compiling = make_pair(hang_s=0.2, start_s=0.3)
-    compiling.watchdogs[1].first_step_compiles()
+def test_a_stall_before_the_first_step_is_found_too(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair(hang_s=0.2, start_s=0.3)
     pair.watchdogs[1].report_progress("reading clips")
     text = pair.watchdogs[0].wait_for_fault(TIMEOUT_S)
     assert text is not None
     assert "rank 1: reading clips" in text
-    assert compiling.watchdogs[0].fault is None
 
 
 def test_an_activity_without_time_limit_is_never_stalled(make_pair: Callable[..., Pair]) -> None:

@@ -22,8 +22,8 @@ from kws.training.step import PlannedStep, Stepper, Votes
 from tests.fake_cuda import DEVICE, Copies, HostWaitError, fake_cuda, to_fake_cuda
 from tests.training.one_process import OneProcess
 
+pytestmark = pytest.mark.xdist_group("device")  # torch imports its compiler for fake tensors: once
 SLOTS, MICRO = 2, 6
-VOTES_BYTES, LABELS_BYTES = 3 * 8, MICRO * 8
 
 
 class Network(nn.Module):
@@ -78,7 +78,9 @@ def make_stepper(training_set: TrainingSet, network: nn.Module, features: nn.Mod
     return Stepper(training_set, network, features, optimizer, Ranks(0, 1, DEVICE, 1, OneProcess()))
 
 
-@pytest.mark.parametrize("name", ["classic", "modern", "none"])
+@pytest.mark.parametrize(
+    "name", ["classic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("modern", "none"))]
+)
 def test_a_slot_takes_two_copies_to_the_device_and_a_step_one_back(
     tones: Index, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -93,7 +95,7 @@ def test_a_slot_takes_two_copies_to_the_device_and_a_step_one_back(
     {"optimizer": "sgd", "clip_grad_norm": 1.0, "ema": 0.9},
     {"optimizer": "adamw", "reduction": "exact", "channels_last": True, "label_smoothing": 0.1},
     {"optimizer": "sgd", "precision": "fp16", "clip_grad_norm": 1.0},
-    {"optimizer": "adamw", "precision": "bf16", "channels_last": True},
+    pytest.param({"optimizer": "adamw", "precision": "bf16", "channels_last": True}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_no_setting_makes_a_step_on_a_device_wait_or_mix_devices(
     tones: Index, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
