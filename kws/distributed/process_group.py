@@ -55,9 +55,9 @@ def start(settings: TrainConfig, training: bool = False) -> Iterator[Ranks]:
     # Longer than the watchdog waits (kws/distributed/watchdog.py), so that the watchdog's message comes first.
     timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))
     # Settings of torch that must precede the first CUDA call belong here.
-    with time_limit(settings.hang_s, "the GPU did not answer"):
+    with time_limit(settings.hang_s, "the GPU did not answer", "nvidia-smi shows its state"):
         own, device = _own_device(settings, slurm.cores_per_task() if by_srun else 0)
-    with rendezvous.connection_errors(), time_limit(settings.hang_s, _not_joined()):
+    with rendezvous.connection_errors(), time_limit(settings.hang_s, _not_joined(), rendezvous.network_advice()):
         store = rendezvous.join_store(timeout)
         ranks = rendezvous.exchange(store, own)
     fault = rank_devices.find_fault(ranks, all_gpus=training and by_srun and slurm.gives_gpus())
@@ -69,7 +69,8 @@ def start(settings: TrainConfig, training: bool = False) -> Iterator[Ranks]:
     torch.set_num_threads(threads)
     if training and settings.hang_s:
         rendezvous.leave_faults_to_watchdog()
-    with rendezvous.connection_errors(), time_limit(settings.hang_s, _not_connected()):
+    not_connected = "the ranks did not connect to each other"
+    with rendezvous.connection_errors(), time_limit(settings.hang_s, not_connected, rendezvous.network_advice()):
         rendezvous.connect(store, device, timeout)
     with contextlib.ExitStack() as leaving:
         leaving.callback(_leave_group)
@@ -104,8 +105,10 @@ def _own_device(settings: TrainConfig, most_threads: int) -> tuple[RankDevice, t
 
 
 @contextlib.contextmanager
-def time_limit(hang_s: float, activity: str) -> Iterator[None]:
+def time_limit(hang_s: float, activity: str, advice: str = "") -> Iterator[None]:
     """Limits how long this process may take to join the others or to read the corpus: max(START_S, train.hang_s).
+
+    `activity`: what was not done in time; `advice`: what the user can do.
 
     For what comes before the watchdog. Torch alone would wait for half an hour. A rank that fails here because another
     one was stopped waits for the launcher's signal, which ends it in the same order (kws/run/early_stop.py).
@@ -115,7 +118,7 @@ def time_limit(hang_s: float, activity: str) -> Iterator[None]:
         rank = os.environ.get("RANK", "0")
         print(
             f"kws: rank {rank} on {socket.gethostname()}: {activity} within {limit_s:.0f} s; see the messages of the "
-            "other ranks, or use a longer --set train.hang_s=...",
+            f"other ranks; {advice + ', or ' if advice else ''}use a longer --set train.hang_s=...",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         faulthandler.dump_traceback(all_threads=True)
@@ -139,10 +142,6 @@ def time_limit(hang_s: float, activity: str) -> Iterator[None]:
 def _not_joined() -> str:
     where = f"{main_address()}:{os.environ.get('MASTER_PORT', '?')}"
     return f"not all {os.environ.get('WORLD_SIZE', '1')} ranks joined the process group at {where}"
-
-
-def _not_connected() -> str:
-    return f"the ranks did not connect to each other; {rendezvous.network_advice()}; this was not done"
 
 
 def main_address() -> str:

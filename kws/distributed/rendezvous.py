@@ -68,12 +68,12 @@ def connect(store: Any, device: torch.device, timeout: timedelta) -> None:
     """Makes the process group, and connects all ranks by a first all-reduce. Nothing for a process without a store."""
     if store is None:
         return
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, world_size, backend = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), backend_of(device)
     dist.init_process_group(
-        backend_of(device), store=PrefixStore("default_pg", store), rank=rank, world_size=world_size,
+        backend, store=PrefixStore("default_pg", store), rank=rank, world_size=world_size,
         timeout=timeout,
         # With the device NCCL connects at once. A single rank has nobody to connect to (DeepSpeed #8248).
-        device_id=device if device.type == "cuda" and world_size > 1 else None,
+        device_id=device if backend == "nccl" and world_size > 1 else None,
     )  # fmt: skip
     count = torch.ones(1, device=device)
     dist.all_reduce(count)
@@ -114,6 +114,6 @@ def _explanation(error: RuntimeError) -> str:
 def network_advice() -> str:
     """What to do where the ranks cannot reach each other."""
     return (
-        "name the network between the nodes: NCCL_SOCKET_IFNAME=ib0 for GPUs, GLOO_SOCKET_IFNAME=ib0 for CPUs (ip addr "
-        "lists them); NCCL_DEBUG=INFO shows what NCCL tries"
+        "name the network between the nodes, NCCL_SOCKET_IFNAME=ib0 for GPUs, GLOO_SOCKET_IFNAME=ib0 for CPUs (ip addr "
+        "lists them; NCCL_DEBUG=INFO shows what NCCL tries)"
     )

@@ -1,4 +1,4 @@
-"""A stop under each launcher, with a thread that reads ahead: the run is saved, status.json says so, no process is left."""
+"""A stop under each launcher, with a thread that reads ahead: the run is saved, says so, and no process is left."""
 
 from __future__ import annotations
 
