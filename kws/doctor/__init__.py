@@ -11,6 +11,7 @@ them may stop it. Read in this order:
     child_process       a child process that answers in JSON, with a limit
     local_facts         what a rank knows about itself without torch: versions, limits, cores, clock, host names
     torch_probe         in a child: torch and GPUs, the process group, all-reduce, a step of the config
+    nccl_log            which network NCCL uses
     folder_probe        in a child: run folder and cache
     shard_probe         in a child: how fast shards are read
     rank_checks         the stages of one rank

@@ -69,8 +69,8 @@ class RankChecks:
         }
 
     def folders(self, task: Answer) -> Answer:
-        """task: {"folder", "token"} of rank 0's marker, {} where it could make none. How the run folder is written on
-        rank 0, and the cache on the first rank of each host (task["writers"])."""
+        """Whether this rank sees rank 0's marker (task: its "folder" and "token"; folder "": it made none), and how
+        rank 0 writes the run folder."""
         answer: dict[str, Any] = {}
         if task["folder"] and self._examined.run.absolute().is_relative_to(task["folder"]):
             look = {"do": "look", "folder": task["folder"], "token": task["token"], "rank": self._identity.rank}

@@ -63,7 +63,9 @@ def _torch(answers: Answers, torch: dict[int, dict[str, Any]]) -> Finding:
     broken = {rank: found["error"] for rank, found in torch.items() if "error" in found}
     if broken:
         advice = 'install it again, for this machine: https://pytorch.org, then python -c "import torch"'
-        return problem("torch", answers.by_value(broken), "imports", advice, broken)
+        if all(text.startswith("no answer") for text in broken.values()):
+            advice = "use a longer --timeout, or put the environment on a faster disk"
+        return problem("torch", answers.by_value(broken), "can be imported", advice, broken)
     return _equal(
         answers,
         "torch",
@@ -119,8 +121,9 @@ def _driver(answers: Answers, torch: dict[int, dict[str, Any]]) -> Finding:
         return ok("GPU driver", "none, and torch is built for CPUs", "")
     texts = {rank: f"{found['driver'] or '?'}, CUDA up to {found['cuda'] or '?'}" for rank, found in present.items()}
     wheel = {rank: str(found["cuda"] or "") for rank, found in torch.items()}
-    built_for_cpu = [rank for rank in present if rank in wheel and not wheel[rank] and not torch[rank]["hip"]]
-    if built_for_cpu and _wants_gpu(answers):
+    # A fault: this rank would use a GPU, and they are not hidden on purpose.
+    built_for_cpu = [rank for rank in present if rank in wheel and not wheel[rank] and torch[rank]["fault"]]
+    if built_for_cpu:
         return problem(
             "GPU driver", f"{answers.by_value(texts)}, but torch is built for CPUs", "torch built for CUDA",
             "install torch for CUDA (https://pytorch.org), or use --set train.device=cpu", built_for_cpu,
@@ -155,7 +158,7 @@ def _visible(found: dict[str, Any]) -> str:
     same = f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names)
     if found["device"] == "cpu":
         return f"{same}, not used: trains on the CPU" if names else "none: trains on the CPU"
-    return f"{same} visible, uses {found['device']}"
+    return f"{same} visible"
 
 
 # --- cores and limits --------------------------------------------------------------------------------------------

@@ -41,8 +41,19 @@ def _group(answers: Answers) -> Finding:
     if answers.world_size == 1:
         return ok("process group", f"one process on {groups[0]['device']}")
     seconds = max(group["seconds"] for group in groups.values())
-    backend = answers.by_value({rank: group["backend"] for rank, group in groups.items()})
-    return ok("process group", f"{backend}, joined in {seconds:.1f} s, device {found}")
+    texts = {
+        rank: f"{group['backend']} over {group['network']}" if group["network"] else group["backend"]
+        for rank, group in groups.items()
+    }
+    found = f"{answers.by_value(texts)}, joined in {seconds:.1f} s, device {found}"
+    on_sockets = [
+        rank for rank, group in groups.items()
+        if group["network"] == "Socket" and answers.machine[rank]["infiniband"] and len(answers.nodes) > 1
+    ]  # fmt: skip
+    if on_sockets:
+        advice = "see why: NCCL_DEBUG=INFO, ibstat, NCCL_IB_DISABLE, NCCL_IB_HCA; a container needs /dev/infiniband"
+        return warning("process group", found, "InfiniBand, which is there", advice, on_sockets)
+    return ok("process group", found)
 
 
 def _why_no_training(answers: Answers) -> str:
@@ -87,9 +98,7 @@ def _all_reduce(answers: Answers, check: str, groups: dict[int, dict[str, Any]])
     wanted = f"{size_text(least)}/s or more"
     if links[slowest].bandwidth >= least:
         return ok(check, found, wanted)
-    fast = [rank for rank in members if answers.machine[rank]["infiniband"]]
-    more = "; InfiniBand is there: NCCL_DEBUG=INFO shows whether it is used" if fast and on_gpu else ""
-    return warning(check, found, wanted, _INTERFACES + more, members)
+    return warning(check, found, wanted, _INTERFACES, members)
 
 
 def link_of(group: dict[str, Any]) -> Link:

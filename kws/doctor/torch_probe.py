@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from kws.distributed.device import choose_device, probe
+from kws.doctor import nccl_log
 from kws.doctor.child_process import Answer, Send, answer_parent
 from kws.errors import UsageError
 
@@ -102,11 +103,11 @@ def _train_a_little(task: Answer, send: Send) -> None:
     threads = config.train.threads or run_folder.recorded_threads(run)
     # The parent has limits of its own, and shows how many ranks there are.
     train = dataclasses.replace(config.train, threads=threads, hang_s=0.0, processes=0)
-    began = time.monotonic()
+    began, log = time.monotonic(), nccl_log.write_log()
     with process_group.start(train, training=True) as ranks:
         ranks.barrier()
         backend = dist.get_backend() if ranks.world_size > 1 else None
-        group = {"seconds": time.monotonic() - began, "backend": backend}
+        group = {"seconds": time.monotonic() - began, "backend": backend, "network": nccl_log.network(log)}
         send({"group": group | {"device": str(ranks.device), "threads": ranks.threads}})
         send({"all_reduce": _all_reduces(ranks)})
         if path:

@@ -33,7 +33,7 @@ def healthy(**training: Any) -> Answers:
     hosts = {rank: f"node{rank // 2 + 1}" for rank in ranks}
     for rank in ranks:
         machine[rank]["addresses"] = {hosts[rank]: [f"10.0.0.{rank // 2 + 1}"], "node1": ["10.0.0.1"]}
-    group = {"seconds": 1.0, "backend": "gloo", "device": "cpu", "threads": 2}
+    group = {"seconds": 1.0, "backend": "gloo", "device": "cpu", "threads": 2, "network": ""}
     return Answers(
         world_size=4, config=Config(train=Config().train.__class__(**training)), run=Path("/runs/a"), hosts=hosts,
         clocks={"node2": (0.001, 0.001)}, machine=machine, marker={"folder": "/runs"},

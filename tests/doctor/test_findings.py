@@ -134,6 +134,9 @@ def test_a_driver_older_than_the_wheel_and_a_wheel_for_cpus() -> None:
     answers = healthy()
     for rank in range(4):
         answers.machine[rank]["nvidia"] |= {"driver": "535.104", "cuda": "12.2"}
+    assert row(answers, "GPU driver").verdict == "ok", "the GPUs are hidden on purpose"
+    for rank in range(4):
+        answers.machine[rank]["torch"]["fault"] = "train.device: auto, and 1 GPU is there"
     assert row(answers, "GPU driver").verdict == "problem"
     for rank in range(4):
         answers.machine[rank]["torch"]["cuda"] = "12.8"
@@ -166,6 +169,15 @@ def test_a_group_that_fails_shows_why_and_no_speed() -> None:
     assert row(answers, "process group").verdict == "problem"
     assert row(answers, "all-reduce").verdict == "not checked"
     assert row(answers, "step").verdict == "not checked"
+
+
+def test_sockets_although_infiniband_is_there_are_a_warning() -> None:
+    answers = healthy()
+    for rank in range(4):
+        answers.training[rank]["group"] |= {"network": "Socket", "device": "cuda:0", "backend": "nccl"}
+    assert row(answers, "process group").verdict == "ok"
+    answers.machine[3]["infiniband"] = ["mlx5_0"]
+    assert (row(answers, "process group").verdict, row(answers, "process group").ranks) == ("warning", (3,))
 
 
 def test_a_slow_link_is_a_warning_with_its_ranks() -> None:

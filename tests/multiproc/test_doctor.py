@@ -55,7 +55,7 @@ def test_a_set_without_a_config_and_a_bad_limit_are_one_line() -> None:
         assert words[0] in output
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_alone_with_a_config_everything_but_several_processes_is_checked(config: Path, tmp_path: Path) -> None:
     cache = f"data.cache_dir={tmp_path / 'cache'}"
     code, output = finish(
@@ -69,8 +69,13 @@ def test_alone_with_a_config_everything_but_several_processes_is_checked(config:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", [torchrun(2), accelerate()], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(torchrun(2), marks=pytest.mark.slow, id="torchrun"),
+        pytest.param(accelerate(), marks=pytest.mark.heavy, id="accelerate"),
+    ],
+)
 def test_under_a_launcher_all_reduce_is_measured_and_one_table_printed(
     launcher: list[str], config: Path, tmp_path: Path
 ) -> None:
