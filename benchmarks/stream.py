@@ -1,19 +1,21 @@
-"""Shuffled int16 batches from local shards: ours, stock WebDataset, one file per clip, and plain memcpy.
+"""Shuffled int16 batches from local shards: ours, litdata, stock WebDataset, one file per clip, and plain memcpy.
 
     python benchmarks/stream.py [--quick] [--data DIR]
 
 All read the same clips of the train split in random order into batches of 64, int16 (64, 16000), on one core:
 
 - ours        the balanced plan and the reader of `kws train`: first the pass that checks every clip's crc32
-              (data.verify=first), then the steady state
+              (data.verify=first), then the steady state, in the process itself (data.workers=0)
+- loader      the same through 1 and 2 threads that read ahead (data.workers)
+- litdata     litdata.StreamingDataset(shuffle=True) of the clips' samples as bytes; left out where it is not installed
 - webdataset  wds.WebDataset(shards).shuffle(1000).decode().map(...).batched(64), with the fastest way to decode the
-              wav: its bytes after the header
+              wav: its bytes after the header; also with two loader processes
 - librosa, soundfile   one WAV file per clip, librosa.load(sr=16000) and soundfile.read(dtype="int16")
-- memcpy      the same bytes copied from memory into a batch, one copy per clip: the limit
+- memcpy      the same bytes copied from memory into a batch, one copy per clip
+- flac        shards of FLAC, decoded in the process and in 1, 2 and 4 threads; not with --quick
 
-The first two are also measured with two loader workers. The ways are measured in alternating rounds, and the fastest of
-each counts, because other programs can only slow it down. Targets: 100,000 clips/s, 8 times webdataset, 20 times
-librosa.
+The ways are measured in alternating rounds, and the fastest of each counts, because other programs can only slow it
+down. Bars: 0.85 of memcpy, 2 times litdata, 20 times webdataset, and through the loader 0.7 of the process itself.
 
 Without --data, clips of noise are packed into a temporary folder.
 """
@@ -22,14 +24,17 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import librosa
 import numpy as np
@@ -56,7 +61,7 @@ Way = Callable[[], Iterator[int]]
 # --- the clips ------------------------------------------------------------------------------------------------
 
 
-def make_clips(folder: Path, clips: int) -> index.Index:
+def make_clips(folder: Path, clips: int, audio_format: Literal["wav", "flac"] = "wav") -> index.Index:
     """A packed corpus of one-second noise clips, 35 words with unequal counts."""
     noise = (np.random.default_rng(0).standard_normal(1 << 20) * 3000).astype(np.int16)
     for number in range(clips):
@@ -65,7 +70,7 @@ def make_clips(folder: Path, clips: int) -> index.Index:
         path = folder / "wav" / f"word{word:02d}" / f"{number % 500:08x}_nohash_{number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(codec.wav_bytes(noise[start : start + SAMPLES]))
-    return pack.pack([folder / "wav"], folder / "shards")[0]
+    return pack.pack([folder / "wav"], folder / "shards", pack.PackOptions(audio_format=audio_format))[0]
 
 
 def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
@@ -81,11 +86,10 @@ def write_files(corpus: index.Index, folder: Path, clips: int) -> list[Path]:
 # --- the ways to read them ------------------------------------------------------------------------------------
 
 
-def ours(reader: SlotReader, corpus: index.Index, workers: int = 0) -> Iterator[int]:
-    """Epochs of the balanced plan, without end; with workers one long epoch, so that their start is not counted."""
+def ours(reader: SlotReader, corpus: index.Index) -> Iterator[int]:
+    """Epochs of the balanced plan, without end."""
     for epoch in itertools.count():
-        plan_settings = PlanSettings("balanced", 1, BATCH, 0, epoch_clips=EPOCH if workers else 0)
-        plan = Plan(corpus.split("train"), range(len(corpus.words)), plan_settings, epoch)
+        plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("balanced", 1, BATCH, 0), epoch)
         for batch in stream_batches(lambda plan=plan: plan.rank_slots(0, 1), reader):  # type: ignore[misc]
             yield len(batch.wave)
 
@@ -120,6 +124,35 @@ def padded(numbers: dict[str, int], sample: tuple[codec.Pcm, dict[str, str]]) ->
     whole = np.zeros(SAMPLES, np.int16)
     whole[: len(wave)] = wave[:SAMPLES]
     return whole, numbers[label["word"]]
+
+
+def write_litdata(corpus: index.Index, folder: Path) -> None:
+    """Writes the train split for litdata: the word's number as two bytes, then the samples."""
+    from litdata.streaming.writer import BinaryWriter
+
+    folder.mkdir()
+    split, reader = corpus.split("train"), Reader(corpus, "train")
+    writer = BinaryWriter(str(folder), chunk_bytes="64MB")
+    for clip in range(len(split)):
+        writer.add_item(clip, np.int16(split.values("word", clip)).tobytes() + reader.read(clip).tobytes())
+    writer.done()
+    writer.merge()
+
+
+def litdata(folder: Path) -> Iterator[int]:
+    """Epochs of a shuffled StreamingDataset, without end."""
+    from litdata import StreamingDataset
+
+    data = StreamingDataset(str(folder), shuffle=True)
+    samples = itertools.chain.from_iterable(itertools.repeat(data))
+    while True:
+        wave, labels = np.empty((BATCH, SAMPLES), np.int16), np.empty(BATCH, np.int64)
+        for row, sample in enumerate(itertools.islice(samples, BATCH)):
+            pcm = np.frombuffer(sample, "<i2")
+            labels[row], kept = pcm[0], min(len(pcm) - 1, SAMPLES)
+            wave[row, :kept], wave[row, kept:] = pcm[1 : kept + 1], 0
+        torch.from_numpy(wave), torch.from_numpy(labels)
+        yield BATCH
 
 
 def files(paths: list[Path], load: Callable[[Path], codec.Pcm]) -> Iterator[int]:
@@ -189,23 +222,41 @@ def best_rates(ways: dict[str, Iterator[int]], rounds: int, seconds: float) -> d
     return found
 
 
-def measure(corpus: index.Index, paths: list[Path], rounds: int, seconds: float) -> dict[str, float]:
+def slot_reader(corpus: index.Index, workers: int = 0, verify: str = "first") -> SlotReader:
+    """The reader of `kws train`."""
+    reader = Reader(corpus, "train", verify=verify)
+    return SlotReader(reader, range(len(corpus.words)), Excerpt(SAMPLES), workers=workers)
+
+
+def measure(corpus: index.Index, folder: Path, clips: int, rounds: int, seconds: float) -> dict[str, float]:
     """Clips per second of every way."""
-    reader = SlotReader(Reader(corpus, "train"), range(len(corpus.words)), Excerpt(SAMPLES))
-    unchecked = SlotReader(Reader(corpus, "train", verify="never"), range(len(corpus.words)), Excerpt(SAMPLES))
+    paths = write_files(corpus, folder / "files", clips)
+    reader, unchecked = slot_reader(corpus), slot_reader(corpus, verify="never")
     first = {"never": rate(every_clip_once(unchecked, corpus), 60), "first": rate(every_clip_once(reader, corpus), 60)}
-    ways = {
-        "ours": ours(reader, corpus),
+    ways = {"ours": ours(reader, corpus), "memcpy": memcpy(corpus)}
+    for workers in (1, 2):
+        ways[f"ours, loader, {workers} threads"] = ours(slot_reader(corpus, workers), corpus)
+    if importlib.util.find_spec("litdata"):
+        write_litdata(corpus, folder / "litdata")
+        ways["litdata"] = litdata(folder / "litdata")
+    else:
+        print("litdata is not installed: left out", file=sys.stderr)
+    ways |= {
         "webdataset": webdataset(corpus),
         "librosa": files(paths, with_librosa),
         "soundfile": files(paths, with_soundfile),
-        "memcpy": memcpy(corpus),
     }
     found = best_rates(ways, rounds, seconds)
-    both = {"ours, 2 workers": ours(reader, corpus, 2), "webdataset, 2 workers": webdataset(corpus, 2)}
-    for name, way in both.items():  # one after the other: idle workers would fill their queues
-        found |= best_rates({name: way}, max(1, rounds - 1), seconds * 2)
+    # Alone, because idle loader processes would go on to fill their queues.
+    found |= best_rates({"webdataset, 2 processes": webdataset(corpus, 2)}, max(1, rounds - 1), seconds * 2)
     return found | {"ours, first pass": first["first"], "ours, first pass, verify=never": first["never"]}
+
+
+def measure_flac(folder: Path, rounds: int, seconds: float) -> dict[str, float]:
+    """Clips per second from shards of FLAC."""
+    corpus = make_clips(folder, 2000, "flac")
+    ways = {f"flac, {workers} threads": ours(slot_reader(corpus, workers), corpus) for workers in (0, 1, 2, 4)}
+    return best_rates(ways, rounds, seconds)
 
 
 def show(found: dict[str, float], clips: int) -> None:
@@ -214,11 +265,10 @@ def show(found: dict[str, float], clips: int) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, value in sorted(found.items(), key=lambda item: -item[1]):
-        base = found["ours, 2 workers" if "2 workers" in name else "ours"]
-        table.add_row(name, f"{value:,.0f}", f"{1e6 / value:.1f}", f"{base / value:.2f} x")
+        table.add_row(name, f"{value:,.0f}", f"{1e6 / value:.1f}", f"{found['ours'] / value:.2f} x")
     table.caption = (
         f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; "
-        "bars: 100,000 clips/s, 8 x webdataset, 20 x librosa"
+        "bars: 0.85 of memcpy, 2 x litdata, 20 x webdataset, loader 0.7 of ours"
     )
     Console(width=100).print(table)
 
@@ -234,7 +284,9 @@ def main() -> None:
     clips, rounds, seconds = (3000, 2, 0.7) if arguments.quick else (20_000, 5, 3.0)
     with tempfile.TemporaryDirectory() as folder:
         corpus = index.load(arguments.data) if arguments.data else make_clips(Path(folder), clips)
-        found = measure(corpus, write_files(corpus, Path(folder) / "files", clips), rounds, seconds)
+        found = measure(corpus, Path(folder), clips, rounds, seconds)
+        if not arguments.quick:
+            found |= measure_flac(Path(folder) / "flac", rounds, seconds)
     show(found, len(corpus.split("train")))
     facts = {
         "clips_per_s": found["ours"],
@@ -242,9 +294,9 @@ def main() -> None:
         "ratio_files_librosa": found["ours"] / found["librosa"],
         "ratio_files_soundfile": found["ours"] / found["soundfile"],
         "ratio_memcpy": found["ours"] / found["memcpy"],
+        "ratio_litdata": found["ours"] / found["litdata"] if "litdata" in found else None,
+        "ratio_loader": found["ours, loader, 1 threads"] / found["ours"],
         "clips_per_s_first_pass": found["ours, first pass"],
-        "clips_per_s_2_workers": found["ours, 2 workers"],
-        "ratio_webdataset_2_workers": found["ours, 2 workers"] / found["webdataset, 2 workers"],
         "all": found,
     }
     print(json.dumps(facts))

@@ -7,6 +7,8 @@ so resuming needs none, and no other part of the program can change what is draw
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,15 @@ def permutation(n: int, *key: Key) -> npt.NDArray[np.int64]:
     return np.argsort(bits(np.arange(n), 1, *key)[:, 0], kind="stable").astype(np.int64)
 
 
+def permutations(sizes: Sequence[int], keys: Sequence[Sequence[Key]]) -> list[npt.NDArray[np.int64]]:
+    """Returns permutation(n, *key) for each size and key: many small ones in a tenth of the time."""
+    seeds = np.array([digest(*key) for key in keys], np.uint64)
+    ends = list(itertools.accumulate(sizes, initial=0))
+    counters = np.arange(ends[-1]) - np.repeat(np.array(ends[:-1], np.int64), sizes)
+    numbers = _mix(np.repeat(seeds, sizes) + (counters + 1).astype(np.uint64) * _GAMMA)
+    return [np.argsort(numbers[low:high], kind="stable") for low, high in itertools.pairwise(ends)]
+
+
 def bits(counters: npt.ArrayLike, count: int, *key: Key) -> npt.NDArray[np.uint64]:
     """Returns `count` random 64-bit numbers for each counter: counters (B,) -> (B, count).
 
@@ -42,7 +53,11 @@ def bits(counters: npt.ArrayLike, count: int, *key: Key) -> npt.NDArray[np.uint6
     """
     offsets = np.arange(1, count + 1, dtype=np.uint64)
     rows = np.asarray(counters, dtype=np.uint64)[:, None] * np.uint64(count) + offsets
-    z: npt.NDArray[np.uint64] = np.uint64(digest(*key)) + rows * _GAMMA
+    return _mix(np.uint64(digest(*key)) + rows * _GAMMA)
+
+
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The output function of SplitMix64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)

@@ -14,7 +14,7 @@ from kws.data import index
 from tests.conftest import ROOT
 
 KEYS = {
-    "stream.py": {"clips_per_s", "ratio_webdataset", "ratio_files_librosa", "ratio_memcpy"},
+    "stream.py": {"clips_per_s", "ratio_webdataset", "ratio_files_librosa", "ratio_memcpy", "ratio_loader"},
     "plan_scale.py": {"seconds", "peak_gb", "resume_ratio"},
     "overhead.py": {"overhead", "checkpoint_stall_steps"},
     "torture.py": {"kills"},

@@ -14,7 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kws.data.raw_memory import address_of
+
 Samples = npt.NDArray[np.int16]
+_ALIGNED = 64
+"""Buffers begin at a multiple of so many bytes, a line of the processor's cache."""
 
 
 class BatchBuffers:
@@ -48,15 +52,16 @@ class BatchBuffers:
             return torch.empty((clips, samples), dtype=torch.int16, pin_memory=True)
 
     def _from_ring(self, clips: int, samples: int) -> Samples:
-        # New memory for each batch would cost as much as reading it: the kernel clears it page by page (docs/log.md).
-        needed = clips * samples
+        # New memory for each batch may cost as much as reading it, because the kernel clears it page by page.
+        needed = clips * samples + _ALIGNED // 2
         try:
             buffer = self._free.pop()  # the last one used, which may still be in the processor's cache
         except IndexError:
             buffer = np.empty(needed, np.int16)
         if len(buffer) < needed:
             buffer = np.empty(needed, np.int16)
-        rows = buffer[:needed].reshape(clips, samples)
+        start = -address_of(buffer) % _ALIGNED // 2
+        rows = buffer[start : start + clips * samples].reshape(clips, samples)
         # A tensor made of it keeps this array alive. An array made of it would not: that refers to `buffer` alone.
         weakref.finalize(rows, self._free.append, buffer).atexit = False
         return rows

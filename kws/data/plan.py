@@ -216,23 +216,35 @@ class Plan:
         """Returns the draws of a shard in random order: clip ids, (draws of the shard,)."""
         rows = self._split.rows(number)
         labels = self._class_of[self._split.values("word", rows).astype(np.int64)]
-        groups = [rows[labels == label] for label in range(self._cells.shape[1])]
         if self._settings.mode == "natural":
-            groups = [rows[labels >= 0]]
-        drawn = [self._draw_cell(number, label, group) for label, group in enumerate(groups)]
+            labels = np.minimum(labels, 0)
+        order = np.argsort(labels, kind="stable")
+        rows, edges = rows[order], np.searchsorted(labels[order], np.arange(self._draws.shape[1] + 1))
+        groups = [rows[low:high] for low, high in itertools.pairwise(edges.tolist())]
+        if self._settings.mode in ("weighted", "power"):
+            drawn = [self._draw_repeatedly(number, label, group) for label, group in enumerate(groups)]
+        else:
+            drawn = self._draw_evenly(number, groups)
         clips = np.concatenate(drawn) if drawn else np.zeros(0, np.int64)
         return clips[counter_rng.permutation(len(clips), *self._key("order", number))]
 
-    def _draw_cell(self, number: int, label: int, rows: Ids) -> Ids:
-        """Returns the draws of one class in one shard, evenly over its clips `rows` or with replacement."""
-        draws, extra = int(self._draws[number, label]), int(self._extras[number, label])
-        if draws == 0:
-            return rows[:0]
-        if extra < 0:
-            picks = counter_rng.uniforms(np.arange(draws), 1, *self._key("with", number, label))[:, 0]
-            return rows[(picks * len(rows)).astype(np.int64)]
-        once_more = rows[counter_rng.permutation(len(rows), *self._key("extra", number, label))[:extra]]
-        return np.concatenate([np.repeat(rows, (draws - extra) // len(rows)), once_more])
+    def _draw_repeatedly(self, number: int, label: int, rows: Ids) -> Ids:
+        """Returns the draws of one class in one shard, of its clips `rows` with replacement."""
+        picks = counter_rng.uniforms(np.arange(self._draws[number, label]), 1, *self._key("with", number, label))[:, 0]
+        return rows[(picks * len(rows)).astype(np.int64)]
+
+    def _draw_evenly(self, number: int, groups: Sequence[Ids]) -> list[Ids]:
+        """Returns the draws of all classes in one shard, of each class evenly over its clips."""
+        draws, extras = self._draws[number], self._extras[number]
+        drawn, chosen = [], np.flatnonzero(draws).tolist()
+        # All classes at once: drawn one by one, they took a fifth of the time of reading.
+        orders = counter_rng.permutations(
+            [len(groups[label]) for label in chosen], [self._key("extra", number, label) for label in chosen]
+        )
+        for label, order in zip(chosen, orders, strict=True):
+            rows, extra = groups[label], int(extras[label])
+            drawn += [np.repeat(rows, (int(draws[label]) - extra) // len(rows)), rows[order[:extra]]]
+        return drawn
 
     def _shuffle_window(self, slot: int, window: int) -> Ids:
         """Returns the draws of one window of a lane in their final order, (window,)."""

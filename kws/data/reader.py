@@ -10,6 +10,7 @@ number of threads may use one reader: each holds the maps that it reads from unt
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import tarfile
 import zlib
@@ -23,39 +24,34 @@ from kws.audio import codec
 from kws.corpus.tasks import SILENCE
 from kws.data import silence
 from kws.data.excerpt import Excerpt
-from kws.data.gather import Members, address_of, gather
+from kws.data.gather import DAMAGED, LEFT, NOT_OPEN, ClipTable, Target, gather
 from kws.data.index import Index, Split
 from kws.data.plan import NeededShards, Slot
+from kws.data.raw_memory import address_of
 from kws.data.selection import TaskSplit
 from kws.data.shard_fetch import DamagedError
-from kws.data.store import DEFAULT_CACHE, CacheSettings, Prefetcher, ShardStore
+from kws.data.store import DEFAULT_CACHE, MAX_OPEN_SHARDS, CacheSettings, Prefetcher, ShardStore
 from kws.errors import UsageError
 
 Ids = npt.NDArray[np.int64]
-_NO_CRC32 = np.zeros(0, np.uint32)
 
 
-class _Rows(NamedTuple):
-    """What `Reader.read_rows` fills: wave (B, samples) and lengths (B,), from the recordings' excerpts on."""
+class _OpenShards(NamedTuple):
+    """Shards that are open: the bytes of each, by its number, and the addresses of all, (shards,), 0 where not open.
 
-    wave: codec.Pcm
-    lengths: Ids
-    excerpt: Excerpt
-
-
-class _Files(NamedTuple):
-    """Where the audio files of clips (n,) are: `data`, the bytes of each of their shards by number, which hold the maps
-    open; the number of each clip's shard; the start of its file in that; its size in bytes."""
+    Never changed, only replaced: whoever reads from it holds its maps open, whatever other threads open and close.
+    """
 
     data: dict[int, memoryview]
-    shard: Ids
-    start: Ids
-    size: Ids
+    addresses: Ids
 
-    def contents(self, at: int) -> memoryview:
-        """Returns the bytes of one file."""
-        start = int(self.start[at])
-        return self.data[int(self.shard[at])][start : start + int(self.size[at])]
+    def with_shards(self, more: dict[int, memoryview]) -> _OpenShards:
+        """Returns these and more shards; of the older ones at most MAX_OPEN_SHARDS, the newest."""
+        data = dict([*self.data.items()][-MAX_OPEN_SHARDS:]) | more
+        addresses = np.zeros_like(self.addresses)
+        for number, contents in data.items():
+            addresses[number] = address_of(np.frombuffer(contents, np.uint8))
+        return _OpenShards(data, addresses)
 
 
 class Reader:
@@ -78,6 +74,8 @@ class Reader:
         # The kernel allocates pages of zeros when they are written: 100 million clips cost nothing at first.
         self._checked, self._bad = (np.zeros(len(self._split), np.bool_) for _ in range(2))
         self._inside = np.zeros(len(self._split.shards), np.bool_)  # shards whose index rows were checked
+        self._table = self._clip_table()
+        self._open = self._none_open = _OpenShards({}, np.zeros(len(self._split.shards), np.int64))
 
     @property
     def cached(self) -> bool:
@@ -91,15 +89,13 @@ class Reader:
 
     def read(self, clip: int) -> codec.Pcm:
         """Returns all samples of one clip, int16 (T,), as packed. Raises DamagedError."""
-        clips = np.array([clip])
-        files = self._locate(clips)
-        contents = files.contents(0)
-        if self._due(clips)[0] and zlib.crc32(contents) != self._split.values("crc32", clip):
-            raise self._damaged(clip)
-        self._checked[clip] = True
-        if not self._split.values("plain", clip):
-            return self._decode(clip, contents)
-        return np.frombuffer(contents, dtype="<i2", offset=codec.WAV_HEADER_BYTES)
+        contents = self._contents(clip, self._shard_data(int(self._split.values("shard", clip))))
+        is_made = clip >= len(self._table.crc32)  # generated silence, which has no crc32
+        if self._verify == "always" or (self._verify == "first" and not self._checked[clip]):
+            if not is_made and zlib.crc32(contents) != self._split.values("crc32", clip):
+                raise self._damaged(clip)
+            self._checked[clip] = True
+        return self._samples(clip, contents)
 
     def read_rows(
         self, clips: Ids, excerpt: Excerpt, samples: int = 0, out: codec.Pcm | None = None
@@ -111,10 +107,10 @@ class Reader:
         that `on_bad` = "skip" leaves out is -1 and its row is undefined. out: the array to fill, contiguous.
         """
         wave = np.empty((len(clips), samples or excerpt.samples), np.int16) if out is None else out
-        rows = _Rows(wave, np.full(len(clips), -1, np.int64), excerpt)
-        for places in self._parts(clips):
-            self._fill(rows, places, clips[places])
-        return wave, rows.lengths
+        target = Target(wave, np.full(len(clips), -1, np.int64), excerpt.samples)
+        for rows in self._parts(clips):
+            self._fill(clips, rows, target, excerpt)
+        return wave, target.lengths
 
     def words(self, clips: Ids) -> Ids:
         """Returns the numbers of the clips' words in Index.words, (B,)."""
@@ -147,69 +143,69 @@ class Reader:
         return member.name.rpartition(".")[0] if member else "?"
 
     def _parts(self, clips: Ids) -> Iterator[Ids]:
-        """Yields which clips are read at once, as their places in `clips`: all, but from the cache shard by shard,
-        because a small cache may not have room for all shards of a batch at once."""
+        """Yields which rows are read at once: all, but from the cache shard by shard, because a small cache may not
+        have room for all shards of a batch."""
         if not self.cached:
-            yield np.arange(len(clips))
+            yield _all_rows(len(clips))
             return
         shards = self._split.values("shard", clips)
         for number in np.unique(shards):
             yield np.flatnonzero(shards == number)
 
-    def _fill(self, into: _Rows, places: Ids, clips: Ids) -> None:
-        """Reads clips (n,) into the rows `places` (n,), padded with zeros, and sets their lengths."""
+    def _fill(self, clips: Ids, rows: Ids, target: Target, excerpt: Excerpt) -> None:
+        """Fills the rows (n,) of the target with their clips, of clips (B,)."""
+        opened = self._none_open if self.cached else self._open
+        state = self._gather(clips, rows, opened, target)
+        if not state.any():  # plain clips of open shards: as a rule all that there is to do
+            return
+        closed = state == NOT_OPEN
+        if closed.any():
+            opened = self._open_shards(clips[rows[closed]])
+            state[closed] = self._gather(clips, rows[closed], opened, target)
+        if (state == DAMAGED).any():
+            self._note_damaged(clips[rows[state == DAMAGED]])
+        for row in rows[state == LEFT].tolist():
+            self._read_row(row, int(clips[row]), opened, target, excerpt)
+
+    def _gather(self, clips: Ids, rows: Ids, opened: _OpenShards, target: Target) -> npt.NDArray[np.uint8]:
+        check, again = self._verify != "never", self._verify == "always"
+        return gather(clips, rows, self._table, opened.addresses, target, check, again)
+
+    def _open_shards(self, clips: Ids) -> _OpenShards:
+        """Returns the open shards, with those of the clips. With `on_bad` = "skip" the clips of a damaged shard are
+        noted, and it stays closed."""
+        more, shards = {}, self._split.values("shard", clips)
+        for number in np.unique(shards).tolist():
+            try:
+                more[number] = self._shard_data(number)
+            except DamagedError:
+                if self.on_bad == "fail":
+                    raise
+                self._bad[clips[shards == number]] = True
+        if self.cached:
+            return self._none_open.with_shards(more)
+        self._open = opened = self._open.with_shards(more)
+        return opened
+
+    def _read_row(self, row: int, clip: int, opened: _OpenShards, target: Target, excerpt: Excerpt) -> None:
+        """Fills the row of a clip that `gather` left: it is encoded, or longer than an excerpt."""
+        number = int(self._split.values("shard", clip))
+        shard = opened.data[number] if number in opened.data else self._shard_data(number)
         try:
-            files = self._locate(clips)
+            pcm = self._samples(clip, self._contents(clip, shard))
         except DamagedError:
             if self.on_bad == "fail":
                 raise
-            self._fill_shard_by_shard(into, places, clips)
+            self._bad[clip] = True
             return
-        plain = self._split.values("plain", clips) != 0
-        members = self._members(files, clips, plain, into)
-        whole = gather(members, into.wave, places)
-        if members.due.any():
-            self._checked[clips[members.due & whole]] = True
-        if not whole.all():
-            self._note_damaged(clips[~whole])
-        into.lengths[places] = np.where(whole, members.samples, -1)
-        for at in np.flatnonzero(whole & ~plain).tolist():
-            self._decode_into(into, int(places[at]), int(clips[at]), files.contents(at))
+        pcm = pcm[excerpt.start(pcm) :][: target.wave.shape[1]]
+        target.wave[row, : len(pcm)], target.wave[row, len(pcm) :] = pcm, 0
+        target.lengths[row] = len(pcm)
 
-    def _fill_shard_by_shard(self, into: _Rows, places: Ids, clips: Ids) -> None:
-        """`_fill` without the clips of shards that are damaged as a whole."""
-        shards = self._split.values("shard", clips)
-        for number in np.unique(shards):
-            of_shard = shards == number
-            try:
-                self._locate(clips[of_shard])
-            except DamagedError:
-                self._bad[clips[of_shard]] = True
-                continue
-            self._fill(into, places[of_shard], clips[of_shard])
-
-    def _members(self, files: _Files, clips: Ids, plain: npt.NDArray[np.bool_], into: _Rows) -> Members:
-        """What `gather` does with each clip; those that are not plain have to be decoded after it."""
-        skipped = np.full(len(clips), codec.WAV_HEADER_BYTES)
-        samples = (files.size - codec.WAV_HEADER_BYTES) // 2
-        for at in np.flatnonzero(plain & (samples > into.excerpt.samples)).tolist():
-            pcm = np.frombuffer(files.contents(at), "<i2", int(samples[at]), codec.WAV_HEADER_BYTES)
-            start = into.excerpt.start(pcm)
-            skipped[at] += 2 * start
-            samples[at] -= start
-        samples = np.where(plain, np.minimum(samples, into.wave.shape[1]), -1)
-        due = self._due(clips)
-        crc32 = self._split.values("crc32", clips) if due.any() else _NO_CRC32
-        bases = {number: address_of(data) for number, data in files.data.items()}
-        addresses = np.array([bases[number] for number in files.shard.tolist()], np.int64) + files.start
-        return Members(addresses, files.size, skipped, samples, due, crc32)
-
-    def _locate(self, clips: Ids) -> _Files:
-        """Maps the shards of the clips. Raises DamagedError for a shard that is damaged as a whole."""
-        shards = self._split.values("shard", clips)
-        data = {number: self._shard_data(number) for number in sorted(set(shards.tolist()))}
-        starts, sizes = (self._split.values(name, clips).astype(np.int64) for name in ("offset", "length"))
-        return _Files(data, shards, starts, sizes)
+    def _contents(self, clip: int, shard: memoryview) -> memoryview:
+        """Returns the clip's audio file, a part of its shard's bytes."""
+        start = int(self._split.values("offset", clip))
+        return shard[start : start + int(self._split.values("length", clip))]
 
     def _shard_data(self, number: int) -> memoryview:
         """Returns the bytes of a shard. Raises UsageError where the index has clips outside of it."""
@@ -228,13 +224,6 @@ class Reader:
             self._inside[number] = True
         return data
 
-    def _due(self, clips: Ids) -> npt.NDArray[np.bool_]:
-        """Whether the crc32 of each clip is to be compared, (n,). Generated silence has none."""
-        if self._verify == "never":
-            return np.zeros(len(clips), np.bool_)
-        packed = clips < len(self._split.columns["crc32"])
-        return packed if self._verify == "always" else packed & ~self._checked[clips]
-
     def _note_damaged(self, clips: Ids) -> None:
         """Notes clips whose crc32 differs. Raises DamagedError with `on_bad` = "fail"."""
         if self.on_bad == "fail":
@@ -247,22 +236,27 @@ class Reader:
         shard = self._split.shards[self._split.values("shard", clip)]
         return DamagedError(f"{self._store.address(shard)}: clip {clip} ({self.name(clip)}): {why}")
 
-    def _decode_into(self, into: _Rows, row: int, clip: int, contents: memoryview) -> None:
-        try:
-            pcm = self._decode(clip, contents)
-        except DamagedError:
-            if self.on_bad == "fail":
-                raise
-            self._bad[clip] = True
-            return
-        pcm = pcm[into.excerpt.start(pcm) :][: into.wave.shape[1]]
-        into.wave[row, : len(pcm)], into.wave[row, len(pcm) :], into.lengths[row] = pcm, 0, len(pcm)
-
-    def _decode(self, clip: int, contents: memoryview) -> codec.Pcm:
+    def _samples(self, clip: int, contents: memoryview) -> codec.Pcm:
+        """Returns all samples of an audio file; of a plain one as a view."""
+        if self._split.values("plain", clip):
+            return np.frombuffer(contents, dtype="<i2", offset=codec.WAV_HEADER_BYTES)
         try:
             return codec.decode(bytes(contents))
         except codec.AudioError as error:
             raise self._damaged(clip, str(error)) from error
+
+    def _clip_table(self) -> ClipTable:
+        columns, made = self._split.columns, self._split.silence if isinstance(self._split, TaskSplit) else None
+        starts, samples = (made.starts, made.samples) if made else (np.zeros(0, np.int64), 0)
+        return ClipTable(
+            columns["shard"], columns["offset"], columns["length"], columns["plain"], columns["crc32"], self._checked,
+            np.frombuffer(self._silence or b" ", np.uint8), starts, samples,
+        )  # fmt: skip
+
+
+@functools.lru_cache
+def _all_rows(count: int) -> Ids:
+    return np.arange(count)
 
 
 def read_noise(index: Index, split: str, cache_settings: CacheSettings = DEFAULT_CACHE) -> list[codec.Pcm]:
