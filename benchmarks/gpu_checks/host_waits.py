@@ -29,7 +29,13 @@ def check(context: Context) -> Finding:
         for chain in ("classic", "modern"):
             for reduction in ("fast", "exact")[: context.sized(2, 1)]:
                 frontend = preset(chain, features="mel32", mixup_probability=0.5)
-                config = make_config(context, "resnet20", frontend, reduction=reduction, optimizer="sgd")
+                config = make_config(
+                    context,
+                    "tc_resnet8" if context.quick else "resnet20",
+                    frontend,
+                    reduction=reduction,
+                    optimizer="sgd",
+                )
                 steps = Steps(config, ranks)
                 for _ in range(context.sized(4, 1)):
                     steps.step()
@@ -60,7 +66,7 @@ def _places(steps: Steps) -> Counter[str]:
         torch.cuda.set_sync_debug_mode("warn")
         steps.step()
         torch.cuda.set_sync_debug_mode("default")
-    return Counter(f"{one.filename}:{one.lineno}" for one in seen if "synchroniz" in str(one.message))
+    return Counter(f"{one.filename}:{one.lineno}" for one in seen if "called a synchronizing" in str(one.message))
 
 
 def _profiled(steps: Steps) -> Counter[str]:

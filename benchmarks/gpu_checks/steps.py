@@ -27,7 +27,8 @@ from kws.training.step import PlannedStep, Stepper, StepResult, Votes
 @contextmanager
 def one_rank(context: Context, **train: Any) -> Iterator[Ranks]:
     """This process as the only rank, on the context's device; `train`: settings of TrainConfig."""
-    with process_group.start(TrainConfig(device=context.device, **train)) as ranks:  # type: ignore[arg-type]
+    threads = 0 if context.on_gpu else 1
+    with process_group.start(TrainConfig(device=context.device, threads=threads, **train)) as ranks:  # type: ignore[arg-type]
         yield ranks
 
 
