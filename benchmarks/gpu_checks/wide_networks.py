@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from benchmarks.gpu_checks import corpora
-from benchmarks.gpu_checks.check import Context, Finding
+from benchmarks.gpu_checks.check import ROOT, Context, Finding
 from benchmarks.gpu_checks.runs import Run
+from kws import settings_file
 from kws.commands import catalogue
 from kws.models import registry
 
@@ -129,15 +130,20 @@ def _measure(row: dict[str, Any], variant: Variant, context: Context, device: to
 
 
 def check_training(context: Context) -> Finding:
-    """wrn_28_10 with the classic chain, in bf16, 256 clips a step in two slots; in the self-test a tiny network."""
-    finding, steps = Finding(), context.sized(60, 8)
-    warm = context.sized(30, 4)
+    """wrn_28_10 with the slots, precision and layout of its config; in the self-test a tiny network."""
+    finding, steps, warm = Finding(), context.sized(60, 8), context.sized(30, 4)
+    own = settings_file.load(ROOT / "configs" / "wrn_28_10.toml")
+    recipe: dict[str, object] = {
+        "model__name": "wrn_28_10", "train__global_batch": own.train.global_batch,
+        "train__micro_batch": own.train.micro_batch, "train__precision": own.train.precision,
+        "train__channels_last": str(own.train.channels_last).lower(), "data__workers": 2,
+    }  # fmt: skip
+    if context.quick:
+        recipe = {"train__global_batch": 16, "train__micro_batch": 8}
     run = Run(
-        context, "wide", model__name="tc_resnet8" if context.quick else "wrn_28_10",
-        data__shards=corpora.clips(context), data__workers=2, data__epoch_clips=context.sized(256, 16) * steps,
-        data__ledger="false", train__epochs=1, train__global_batch=context.sized(256, 16),
-        train__micro_batch=context.sized(128, 8), train__precision="fp32" if context.quick else "bf16", train__channels_last="true",
-        train__optimizer="sgd", train__lr=0.05, train__threads=0, train__profile=f"{warm}:{steps}",
+        context, "wide", data__shards=corpora.clips(context), data__ledger="false", train__epochs=1,
+        data__epoch_clips=int(str(recipe["train__global_batch"])) * steps, train__optimizer="sgd", train__lr=0.05,
+        train__threads=0, train__profile=f"{warm}:{steps}", **recipe,
     )  # fmt: skip
     run.train()
     (path,) = (run.folder / "profile").glob("*.summary.json")
