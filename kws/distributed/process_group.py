@@ -67,8 +67,10 @@ def start(settings: TrainConfig, training: bool = False) -> Iterator[Ranks]:
     threads = settings.threads or (1 if settings.reduction == "exact" else rank_devices.threads_for_all(ranks))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    if training and settings.hang_s:
-        rendezvous.leave_faults_to_watchdog()
+    if device.type == "cuda":
+        rendezvous.avoid_missing_transports()
+        if training and settings.hang_s:
+            rendezvous.leave_faults_to_watchdog()
     not_connected = "the ranks did not connect to each other"
     with rendezvous.connection_errors(), time_limit(settings.hang_s, not_connected, rendezvous.network_advice()):
         rendezvous.connect(store, device, timeout)

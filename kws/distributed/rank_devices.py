@@ -88,6 +88,8 @@ def _machine() -> str:
 
 
 def _pci_address(properties: Any) -> str:
+    if not hasattr(properties, "pci_bus_id"):  # not in all versions of torch
+        return str(properties.uuid)
     return f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}"
 
 

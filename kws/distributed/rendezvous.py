@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import check_cuda_p2p_ib_support  # type: ignore[import-untyped]
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -89,6 +90,16 @@ def leave_faults_to_watchdog(environ: MutableMapping[str, str] = os.environ) -> 
     """
     if not any(name in environ for name in _ASYNC_ERRORS):
         environ[_ASYNC_ERRORS[0]] = "0"
+
+
+def avoid_missing_transports(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Switches off what several GPUs of the RTX 40 series cannot do with an older driver, as accelerate launch does.
+
+    Under torchrun and srun Accelerator would raise NotImplementedError instead.
+    """
+    if not check_cuda_p2p_ib_support():
+        environ.setdefault("NCCL_P2P_DISABLE", "1")
+        environ.setdefault("NCCL_IB_DISABLE", "1")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from kws.distributed.rendezvous import connection_errors, leave_faults_to_watchdog
+from kws.distributed.rendezvous import avoid_missing_transports, connection_errors, leave_faults_to_watchdog
 from kws.errors import RankError
 
 NCCL = """NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled system error
@@ -23,6 +26,26 @@ def test_nccl_leaves_faults_to_the_watchdog_unless_the_user_decides(
     environ: dict[str, str], expected: dict[str, str]
 ) -> None:
     leave_faults_to_watchdog(environ)
+    assert environ == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "driver", "expected"),
+    [
+        ("NVIDIA GeForce RTX 4090", "535.183.01", {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}),
+        ("NVIDIA GeForce RTX 4090", "560.35.03", {}),
+        ("NVIDIA H100", "535.183.01", {}),
+    ],
+)
+def test_cards_without_peer_to_peer_are_used_without_it(
+    card: str, driver: str, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = f"#!/bin/sh\ncase $1 in *count*) printf '2, {card}\\n2, {card}\\n' ;; *) echo {driver} ;; esac\n"
+    (tmp_path / "nvidia-smi").write_text(listed)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    environ: dict[str, str] = {}
+    avoid_missing_transports(environ)
     assert environ == expected
 
 
