@@ -122,8 +122,8 @@ class _Measurement:
         """Clips of a batch that is timed: a slot, or fewer where a slot would take more than AT_MOST_S. Few clips take
         longer, each, than many."""
         clips, slot = _FEW, self._settings.micro_batch
-        self._train(clips)
-        while clips < slot:
+        cold, _ = self._time(lambda: self._train(_FEW), most=1)
+        while clips < slot and cold < 2.0 * AT_MOST_S:  # bf16 where a CPU emulates it: a minute for two clips
             more = min(4 * clips, slot)
             seconds, _ = self._time(lambda: self._train(clips), most=1)  # noqa: B023  # called at once
             if seconds * more / clips > AT_MOST_S:
