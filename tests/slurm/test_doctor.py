@@ -45,22 +45,21 @@ class Doctor:
 
 @pytest.fixture
 def doctor(cluster: Cluster, environment: dict[str, str], tmp_path: Path) -> Doctor:
-    # No OMP_NUM_THREADS: the nodes choose their threads themselves.
-    return Doctor(cluster, {name: value for name, value in environment.items() if name != "OMP_NUM_THREADS"}, tmp_path)
+    return Doctor(cluster, environment, tmp_path)
 
 
 def test_other_threads_a_wrong_clock_and_a_run_folder_of_its_own_are_found_on_one_node(
     doctor: Doctor, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
-    wrong = f"export OMP_NUM_THREADS=1 PYTHONPATH={tmp_path}:$PYTHONPATH"
+    wrong = f"export OMP_NUM_THREADS=2 PYTHONPATH={tmp_path}:$PYTHONPATH"
     # Each node has a /dev/shm of its own.
-    rows, output = doctor("--run", "/dev/shm/runs/a", on_node2=wrong)
+    rows, output = doctor("--run", "/dev/shm/runs/a", "--timeout", "200", on_node2=wrong)
     assert rows["ranks"]["found"] == "2 processes on 2 nodes", output
     assert (rows["clocks"]["verdict"], rows["clocks"]["ranks"]) == ("problem", [1])
     assert f"{NODE2}: clock 61 s ahead of node1" in rows["clocks"]["found"]
     assert (rows["threads"]["verdict"], rows["threads"]["ranks"]) == ("warning", [1])
-    assert "OMP_NUM_THREADS=1" in rows["threads"]["found"]
+    assert "OMP_NUM_THREADS=2" in rows["threads"]["found"]
     assert (rows["one run folder"]["verdict"], rows["one run folder"]["ranks"]) == ("problem", [1])
     assert NODE2 in rows["one run folder"]["found"]
     assert rows["run folder"]["verdict"] == "warning", "/dev/shm is memory"
