@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kws.doctor.answers import Answers
@@ -33,8 +34,11 @@ def _group(answers: Answers) -> Finding:
         return not_checked("process group", _why_no_training(answers))
     failed = _errors(answers, "group")
     if failed:
-        advice = f"see docs/cluster.md, Messages and what to do; {_INTERFACES}"
-        return problem("process group", answers.by_value(failed), "all ranks join", advice, failed)
+        texts = {rank: _what_failed(text) for rank, text in failed.items()}
+        advice = f"{_INTERFACES}; docs/cluster.md, Messages and what to do"
+        if not any("connect" in text or text.startswith("no answer") for text in texts.values()):
+            advice = next(iter(failed.values())).partition("; ")[2] or advice  # the error's own
+        return problem("process group", answers.by_value(texts), "all ranks join", advice, failed)
     groups = {rank: found["group"] for rank, found in answers.training.items()}
     devices = {rank: group["device"].partition(":")[0] for rank, group in groups.items()}
     found = answers.by_value(devices)
@@ -54,6 +58,11 @@ def _group(answers: Answers) -> Finding:
         advice = "see why: NCCL_DEBUG=INFO, ibstat, NCCL_IB_DISABLE, NCCL_IB_HCA; a container needs /dev/infiniband"
         return warning("process group", found, "InfiniBand, which is there", advice, on_sockets)
     return ok("process group", found)
+
+
+def _what_failed(error: str) -> str:
+    """The error of joining or connecting without the rank, which the row names, and without places in source files."""
+    return re.sub(r"^rank \d+ on [^:]+: |\[enforce fail at [^]]*\] ", "", error).partition("; ")[0]
 
 
 def _why_no_training(answers: Answers) -> str:

@@ -165,10 +165,20 @@ def test_few_open_files_and_little_locked_memory_for_infiniband() -> None:
 
 def test_a_group_that_fails_shows_why_and_no_speed() -> None:
     answers = healthy()
-    answers.training = {rank: {"group": {"error": "cannot connect"}} for rank in range(4)}
-    assert row(answers, "process group").verdict == "problem"
+    error = "rank {} on x: cannot connect to the other ranks ([enforce fail at /a/b.cc:84] no address); see theirs"
+    answers.training = {rank: {"group": {"error": error.format(rank)}} for rank in range(4)}
+    found = row(answers, "process group")
+    assert (found.verdict, found.found) == ("problem", "cannot connect to the other ranks (no address)")
+    assert "GLOO_SOCKET_IFNAME" in found.advice
     assert row(answers, "all-reduce").verdict == "not checked"
     assert row(answers, "step").verdict == "not checked"
+
+
+def test_a_group_that_is_refused_shows_the_fix_of_that_error() -> None:
+    answers = healthy()
+    error = "2 processes and 1 GPU on node1: ranks 0 and 1 both use GPU 0; start 1 there"
+    answers.training = {rank: {"group": {"error": error}} for rank in range(4)}
+    assert row(answers, "process group").advice == "start 1 there"
 
 
 def test_sockets_although_infiniband_is_there_are_a_warning() -> None:
