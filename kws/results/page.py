@@ -163,17 +163,14 @@ def _time(use: TimeUse, first_plot: int) -> str:
     if not use.seconds:
         return "<p>Not recorded.</p>"
     plots = "".join(f'<div id="plot-{first_plot + place}"></div>' for place in range(len(use.plots)))
-    parts = [
-        f'<div class="plots">{plots}</div>' if plots else "",
-        f"<h3>Parts of a step, on rank 0, over {use.steps:,} steps</h3>",
-        _table(PART_COLUMNS, part_cells(use), "lrrr"),
-    ]
+    beside = [("Parts of a step, on rank 0", _table(PART_COLUMNS, part_cells(use), "lrrr"))]
     if use.rank_seconds:
         stragglers = _table(EPISODE_COLUMNS, episode_cells(use), "rlrrrlr") if use.episodes else "<p>None.</p>"
-        parts += ["<h3>Stragglers: ranks for which the others waited</h3>", stragglers]
+        beside.append(("Stragglers: ranks for which the others waited", stragglers))
     if use.profiles:
-        parts += ["<h3>Profiles</h3>", _table(PROFILE_COLUMNS, profile_cells(use), "lrrrrrl")]
-    return "".join(parts)
+        beside.append(("Profiles", _table(PROFILE_COLUMNS, profile_cells(use), "lrrrrrl")))
+    tables = "".join(f"<div><h3>{title}</h3>{table}</div>" for title, table in beside)
+    return (f'<div class="plots">{plots}</div>' if plots else "") + f'<div class="beside">{tables}</div>'
 
 
 def _sampling(audit: SamplingAudit | None) -> str:

@@ -11,8 +11,8 @@ PARTS = ("data", "front_end", "forward", "backward", "all_reduce", "update", "sa
 """data: waiting for clips. front_end: augmentation and features. forward: network and loss. backward: this rank's own
 gradients. all_reduce: from the end of this rank's own backward pass until the gradients and sums of all ranks are
 there (what overlaps with the backward pass is not in it; waiting for slower ranks is). update: optimizer, batch-norm
-statistics, averaged weights. save: until training may continue. evaluation: of the valid split. other: the rest, such
-as plans, logs and progress."""
+statistics, averaged weights. save: until training may continue, profiles too. evaluation: of
+the valid split. other: the rest, such as plans, logs and progress."""
 BUSY_PARTS = ("data", "front_end", "forward", "backward", "update", "other")
 """What a rank does before the others have to wait for it: the sum is the rank's busy time."""
 LABELS = {part: part for part in PARTS} | {"front_end": "front end", "all_reduce": "all-reduce"}

@@ -95,7 +95,7 @@ class StepProfile:
         if profiler is None:
             return
         self.times.profiling = False
-        with self.watchdog.no_time_limit("writing the profile"):
+        with self.times.part("save"), self.watchdog.no_time_limit("writing the profile"):
             profiler.stop()
             if self._last >= self._first:
                 self._write(profiler)
