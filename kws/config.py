@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 ExcerptRule = Literal["loudest", "start", "middle"]
 MOST_PROFILED_STEPS = 100
-"""A trace has about a megabyte a slot, and the viewers take some hundred megabytes."""
+"""A trace has about a megabyte a slot before compression, and the viewers take some hundred megabytes."""
 
 
 @contextlib.contextmanager

@@ -10,5 +10,7 @@ this order:
     checkpoint   the files of a checkpoint, pointers, checks
     saver        writes checkpoints in a thread
     log          metrics.jsonl, and who else gets its events: curves (TensorBoard, W&B) and display (the console)
+    step_parts   the parts of a step, by which the log says where the time goes
+    stragglers   which rank the others wait for
     environment  versions and hardware, for run.json
 """

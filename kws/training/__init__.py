@@ -5,6 +5,8 @@ May import every folder of kws/ but `commands`. Read `trainer.py` first (the loo
     step.py            one optimizer step, slot by slot          slots.py   a slot's seed and batch-norm statistics
     slot_inputs.py     from a slot's batch to the network's input, one slot ahead of the network
     gradients.py       how slots add up, on 1 or many ranks      optim.py   optimizer, learning rate of a step
+    step_times.py      seconds by part of a step           time_log.py   of all ranks, in the log; names stragglers
+    profiling.py, trace_summary.py    train.profile: traces of some steps, and their figures
     state.py           position, best values, running means      ema.py, mixup.py, network.py
     initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step
     start_check.py     what a start would be refused for   time_estimate.py   how long a run would take
