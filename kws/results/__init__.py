@@ -2,6 +2,6 @@
 
 May import config, metrics, files, audio's codec and run; neither torch nor a corpus.
 Read: records.py (a run folder's files), formats.py (numbers as text), compare.py and compare_text.py (kws compare),
-report.py with page.py, plots.py, time_use.py, mistake_cards.py and page_style.py (kws report), then the PNGs: canvas.py,
-confusion_picture.py, grid.py, scatter.py. published.py holds accuracies from papers.
+report.py with page.py, plots.py, time_use.py, mistake_cards.py and page_style.py (kws report), then the PNGs:
+canvas.py, confusion_picture.py, grid.py, scatter.py. published.py holds accuracies from papers.
 """
