@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,30 +61,41 @@ def _describe_gpu(device: torch.device) -> dict[str, Any]:
 
 
 def environment_notes(recorded: dict[str, Any], present: dict[str, Any], deterministic: bool) -> list[str]:
-    """What differs between the run.json of a run that resumes and its `present` contents, and lets it end with other
-    bits than an uninterrupted one. Nothing on GPUs without `deterministic`, where bits are not promised."""
-    was, now = recorded.get("hardware", {}), present["hardware"]
-    on_gpu = "gpu" in now
-    if "hardware" not in recorded or (on_gpu and not deterministic):
+    """Why a run may end with other bits than an uninterrupted one: GPUs of several models, and what differs between the
+    run.json of a run that resumes and its `present` contents (`recorded`: {} for a new run). Nothing on GPUs without
+    `deterministic`, where bits are not promised."""
+    models = _gpu_models(present)
+    if models and not deterministic:
         return []
-    changed = [
-        f"{name} {old} before, {new} now"
-        for name, old, new in (
-            ("processor", _processor(was), _processor(now)),
-            ("torch", recorded.get("versions", {}).get("torch"), present["versions"]["torch"]),
-            ("CUDA", was.get("cuda"), now.get("cuda")),
-            ("cuDNN", was.get("cudnn"), now.get("cudnn")),
+    notes = []
+    if len(models) > 1:
+        notes.append(
+            f"GPUs of {len(models)} models ({', '.join(models)}): equal bits need the same model for each rank"
         )
-        if old != new
-    ]
-    if not changed:
-        return []
-    return [f"{'; '.join(changed)}: the run resumes, but may end with other bits than an uninterrupted one"]
+    if "hardware" in recorded and (changed := list(_changes(recorded, present))):
+        notes.append(f"{'; '.join(changed)}: the run resumes, but may end with other bits than an uninterrupted one")
+    return notes
 
 
-def _processor(hardware: dict[str, Any]) -> object:
-    """The model of what computes: the GPU, or else the CPU."""
-    return hardware.get("gpu", hardware.get("cpu"))
+def _changes(recorded: dict[str, Any], present: dict[str, Any]) -> Iterator[str]:
+    was, now = recorded["hardware"], present["hardware"]
+    for name, old, new in (
+        ("processor", _gpu_models(recorded) or [was.get("cpu")], _gpu_models(present) or [now.get("cpu")]),
+        ("torch", recorded.get("versions", {}).get("torch"), present["versions"]["torch"]),
+        ("CUDA", was.get("cuda"), now.get("cuda")),
+        ("cuDNN", was.get("cudnn"), now.get("cudnn")),
+    ):
+        if old != new:
+            yield f"{name} {_listed(old)} before, {_listed(new)} now"
+
+
+def _gpu_models(described: dict[str, Any]) -> list[str]:
+    """The models of the ranks' GPUs, each once, from the device column of the rank table: "cuda:0 NVIDIA H100"."""
+    return sorted({row["device"].partition(" ")[2] for row in described["ranks"]} - {""})
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _commit() -> str | None:

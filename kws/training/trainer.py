@@ -221,10 +221,9 @@ class Trainer:
             )  # the last attempt may have been killed before it wrote this
             self.say(f"{self.folder}: already finished, at step {self.state.step}; next: kws evaluate {self.folder}")
             return FINISHED
-        if checkpoint:
-            recorded = ranks.on_main(lambda: run_folder.recorded_description(self.folder))
-            for line in environment_notes(recorded, facts, config.train.is_deterministic):
-                self.say(f"note: {line}")
+        recorded = ranks.on_main(lambda: run_folder.recorded_description(self.folder)) if checkpoint else {}
+        for line in environment_notes(recorded, facts, config.train.is_deterministic):
+            self.say(f"note: {line}")
         ranks.on_main(lambda: run_folder.record_settings(self.folder, config, facts))
         self.say(start_message(self.training_set, facts, self.state.step))
         number = ranks.on_main(lambda: run_folder.begin_attempt(self.folder, self.state.step))

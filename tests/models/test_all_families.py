@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kws.distributed.arithmetic import full_float32
-from kws.models.registry import MODELS, build_model
+from kws.models.registry import build_model
 from tests.conftest import require
-from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, small
+from tests.models.test_registry import FAMILIES, FAST_FAMILIES, SHAPE, first_of, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*")
 LABELS = torch.arange(4) % 3
@@ -95,7 +95,7 @@ NONDETERMINISTIC = (
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("vgg_a_lrn", "res8_narrow") else pytest.mark.slow) for name in MODELS],
+    ["vgg_a_lrn", *(pytest.param(first_of(family), marks=pytest.mark.slow) for family in FAMILIES)],
 )
 def test_no_gradient_lacks_a_deterministic_implementation_on_gpus(name: str) -> None:
     with torch.device("meta"):  # as on a GPU, other operations may run than on a CPU
