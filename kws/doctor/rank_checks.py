@@ -75,7 +75,7 @@ class RankChecks:
         if task["folder"] and self._examined.run.absolute().is_relative_to(task["folder"]):
             look = {"do": "look", "folder": task["folder"], "token": task["token"], "rank": self._identity.rank}
             answer["look"] = ask_once(_FOLDER, look, self._limit_s)
-        if self._identity.rank == 0:
+        if self._identity.rank == 0 and task["folder"]:
             write = {"do": "write", "folder": str(self._examined.run)}
             answer["write"] = ask_once(_FOLDER, write, self._limit_s)
         return answer

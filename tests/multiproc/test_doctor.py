@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.conftest import require
 from tests.multiproc.launching import ALONE, accelerate, finish, rank_environments, torchrun
 
 pytestmark = pytest.mark.multiproc
@@ -34,10 +37,49 @@ def bad(found: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {check: row["found"] for check, row in found.items() if row["verdict"] == "problem"}
 
 
-def test_a_torch_that_does_not_import_is_a_row_and_the_others_are_checked(tmp_path: Path) -> None:
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process whose torch does not import."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open it')\n")
-    broken = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    return {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system that does not answer: whoever writes to it waits in the kernel and cannot be killed."""
+    image, folder = tmp_path / "image", tmp_path / "frozen"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    commands = (["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, folder], ["fsfreeze", "-f", folder])
+    try:
+        mounted = all(not subprocess.run(command, capture_output=True, check=False).returncode for command in commands)
+    except FileNotFoundError:
+        mounted = False
+    try:
+        require("mount", mounted, "no file system may be mounted and frozen here")
+        yield folder
+    finally:
+        for command in (["fsfreeze", "-u", folder], ["umount", "-l", folder]):
+            with suppress(FileNotFoundError):
+                subprocess.run(command, capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_file_system_that_does_not_answer_is_a_row(frozen: Path, broken: dict[str, str]) -> None:
+    process = start(ALONE, "--json", "--run", str(frozen / "run"), "--timeout", "5", env=broken)
+    output, _ = process.communicate(timeout=200)  # it ends, while the child that it gave up waits
+    found = rows(output)
+    assert process.returncode == 2
+    assert found["run folder"]["verdict"] == "problem"
+    assert str(frozen) in found["run folder"]["found"]
+    assert found["host names"]["verdict"] == "ok"
+
+
+def test_a_torch_that_does_not_import_is_a_row_and_the_others_are_checked(
+    broken: dict[str, str], tmp_path: Path
+) -> None:
     code, output = finish(start(ALONE, "--json", "--run", str(tmp_path / "run"), env=broken))
     found = rows(output)
     assert code == 2, output
