@@ -85,6 +85,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.out = (arguments.out or Path(tempfile.mkdtemp(prefix="kws-gpu-"))).resolve()
     arguments.data = arguments.data.resolve() if arguments.data else None
+    if arguments.device == "cpu":  # several processes on few cores: more threads would wait for one another
+        os.environ["OMP_NUM_THREADS"] = "1"
     return arguments
 
 

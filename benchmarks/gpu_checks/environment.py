@@ -20,9 +20,9 @@ from kws.machine import cpu_name, usable_cores
 
 NEEDED = (
     "torch", "torchaudio", "accelerate", "webdataset", "numpy", "numba", "scipy", "pydantic", "safetensors", "rich",
-    "matplotlib", "tensorboard", "soundfile", "soxr", "librosa",
+    "matplotlib", "tensorboard", "soundfile", "soxr",
 )  # fmt: skip
-OPTIONAL = ("deepspeed", "triton", "plotly", "praatio", "zstandard", "pyarrow", "espeakng_loader")
+OPTIONAL = ("librosa", "deepspeed", "triton", "plotly", "praatio", "zstandard", "pyarrow", "espeakng_loader")
 
 
 def check(context: Context) -> Finding:

@@ -28,7 +28,8 @@ ONE_OF_EACH_KIND = (
 
 def check(context: Context) -> Finding:
     """Logits of all networks in evaluation mode; gradients of one of each family; running statistics."""
-    torch.set_num_threads(max(1, usable_cores() // 4))  # up to four checks run at once
+    if context.on_gpu:
+        torch.set_num_threads(max(1, usable_cores() // 4))  # up to four checks run at once
     with full_float32():
         return _compare_all(context)
 

@@ -12,12 +12,14 @@ from benchmarks.gpu_checks.runs import Run, accelerate, torchrun, unequal
 def check(context: Context) -> Finding:
     """Trains through launch/gpu1.yaml, without and with workers; evaluates, predicts, verifies."""
     finding = Finding()
-    runs = [Run(context, f"workers{count}", data__workers=count, train__epochs=6) for count in (0, 2)]
+    runs = [
+        Run(context, f"workers{count}", data__workers=count, train__epochs=6) for count in (2, 0)[: context.sized(2, 1)]
+    ]
     for run in runs:
         run.train(accelerate("gpu1.yaml"))
-    finding.expect(runs[0].losses() == runs[1].losses() or context.on_gpu, "other losses with 2 workers than with 0")
-    apart = max(abs(a - b) for a, b in zip(*(run.losses() for run in runs), strict=True))
+    apart = max(abs(a - b) for a, b in zip(runs[0].losses(), runs[-1].losses(), strict=True))
     finding.add(f"losses with 0 and 2 workers differ by {apart:.1e}", workers_apart=apart)
+    finding.expect(apart <= 1e-3, f"losses with 0 and 2 workers differ by {apart:.1e}")
     run = runs[0]
     run.command("evaluate", run.folder)
     accuracy = float(json.loads((run.folder / "eval" / "test.json").read_text())["accuracy"])

@@ -143,7 +143,7 @@ def check_training(context: Context) -> Finding:
     run = Run(
         context, "wide", data__shards=corpora.clips(context), data__ledger="false", train__epochs=1,
         data__epoch_clips=int(str(recipe["train__global_batch"])) * steps, train__optimizer="sgd", train__lr=0.05,
-        train__threads=0, train__profile=f"{warm}:{steps}", **recipe,
+        train__threads=context.sized(0, 1), train__profile=f"{warm}:{steps}", **recipe,
     )  # fmt: skip
     run.train()
     (path,) = (run.folder / "profile").glob("*.summary.json")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import librosa
 import numpy as np
 import numpy.typing as npt
 import scipy.signal
@@ -105,10 +104,21 @@ def _moved(frames: Frames, transforms: TransformParameters, row: int) -> Frames:
     """Phase vocoder and frame shift of one clip, (N, K)."""
     wanted, rate, shift = len(frames), transforms.rate[row], int(transforms.shift[row])
     if rate != 1.0:
-        frames = librosa.phase_vocoder(frames.T, rate=rate).T
+        frames = _stretched(frames, rate)
     count, moved = len(frames), np.zeros_like(frames)
     moved[max(0, shift) : count + min(0, shift)] = frames[max(0, -shift) : count - max(0, shift)]
     return np.pad(moved, ((0, max(0, wanted - count)), (0, 0)))[:wanted]
+
+
+def _stretched(frames: Frames, rate: float) -> Frames:
+    """Phase vocoder with interpolated magnitudes (N, K); one output frame after the other, as librosa does it."""
+    padded, phase, output = np.pad(frames, ((0, 2), (0, 0))), np.angle(frames[0]), []
+    for position in np.arange(0, len(frames), rate):
+        left, right = padded[int(position)], padded[int(position) + 1]
+        weight = position % 1.0
+        output.append(((1.0 - weight) * np.abs(left) + weight * np.abs(right)) * np.exp(1j * phase))
+        phase = phase + np.angle(right) - np.angle(left)
+    return np.stack(output)
 
 
 def _rms(wave: Floats) -> float:
