@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from kws.distributed.gpus import find_gpus, first_line, hidden_by
+from tests.privileges import bound_by_permissions
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -30,10 +33,14 @@ def test_a_gpu_that_torch_does_not_see_is_found_by_its_device_file(tmp_path: Pat
     assert find_gpus(tmp_path / "empty").present == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open every file")
+@pytest.mark.slow  # a process of its own, because root may open every file
 def test_a_device_file_without_permission_is_named(tmp_path: Path) -> None:
     (tmp_path / "nvidia0").touch(0o000)
-    assert find_gpus(tmp_path).forbidden == str(tmp_path / "nvidia0")
+    code = f"from pathlib import Path; from kws.distributed.gpus import *; print(find_gpus(Path({str(tmp_path)!r})))"
+    done = subprocess.run(
+        bound_by_permissions([sys.executable, "-c", code]), capture_output=True, text=True, check=True
+    )
+    assert f"present=1, forbidden='{tmp_path}/nvidia0'" in done.stdout
 
 
 def test_gpus_without_device_files_are_listed_by_nvidia_smi(smi: Path) -> None:

@@ -10,12 +10,10 @@ from typing import NoReturn
 import pytest
 import torch
 
-from kws.evaluation import evaluate
-from kws.training.step import Stepper
 from tests.multiproc.launching import status
 
 
-def out_of_memory(*_: object) -> NoReturn:
+def out_of_memory(*_: object, **__: object) -> NoReturn:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB.")
 
 
@@ -26,7 +24,7 @@ def test_training_and_evaluation_say_what_to_lower(
     run = tmp_path / "run"
     words = ("train", config, "--run", run, "--set", "train.epochs=1")
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "_forward", out_of_memory)
+        patch.setattr(torch.autograd, "backward", out_of_memory)
         assert kws_here(*words) == 2
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
@@ -34,11 +32,11 @@ def test_training_and_evaluation_say_what_to_lower(
     assert "--set train.precision=bf16" in shown
     assert (status(run)["state"], status(run)["code"]) == ("failed", 2)
     with monkeypatch.context() as patch:  # also while it evaluates; then the same command resumes
-        patch.setattr(evaluate, "_evaluate_batch", out_of_memory)
+        patch.setattr(torch, "log_softmax", out_of_memory)
         assert kws_here(*words) == 2
     assert kws_here(*words) == 0
     capsys.readouterr()
-    monkeypatch.setattr(evaluate, "_evaluate_batch", out_of_memory)
+    monkeypatch.setattr(torch, "log_softmax", out_of_memory)
     assert kws_here("evaluate", run) == 2
     shown = capsys.readouterr().err
     assert "CUDA_VISIBLE_DEVICES= before the command" in shown
