@@ -17,7 +17,7 @@ from kws.data.stream import SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.training import slot_inputs
-from kws.training.optim import build_optimizer
+from kws.training.optim import build_optimizer, load_state
 from kws.training.step import PlannedStep, Stepper, Votes
 from tests.fake_cuda import DEVICE, Copies, HostWaitError, fake_cuda, to_fake_cuda
 from tests.training.one_process import OneProcess
@@ -102,6 +102,32 @@ def test_no_setting_makes_a_step_on_a_device_wait_or_mix_devices(
 ) -> None:
     for step in run_steps(tones, monkeypatch, preset("none", features="mel32", mixup_probability=0.5), **train):
         assert len(step.downloads) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_checkpoint_of_a_cpu_resumes_on_a_device(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
+    settings = TrainConfig(optimizer=name, global_batch=8, micro_batch=2, channels_last=True)
+
+    def step_on(network: nn.Module) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(network, settings)
+        for p in network.parameters():
+            p.grad = torch.zeros_like(p)
+        return optimizer
+
+    on_cpu = step_on(Network(3, channels_last=False))
+    on_cpu.step()
+    state, network = on_cpu.state_dict(), Network(3, channels_last=True)
+    with fake_cuda(monkeypatch) as copies:
+        optimizer = step_on(to_fake_cuda(network))
+        copies.may_wait = True
+        load_state(optimizer, state)
+        copies.may_wait = False
+        optimizer.step()  # checks devices and layouts
+        values = [value for of_p in optimizer.state.values() for value in of_p.values()]
+    assert optimizer.param_groups[0]["fused"]
+    assert values
+    assert {value.device for value in values} == {DEVICE}
+    assert on_cpu.param_groups[0]["fused"] is None
 
 
 def test_a_wait_in_a_slot_on_a_device_would_be_noticed(tones: Index, monkeypatch: pytest.MonkeyPatch) -> None:

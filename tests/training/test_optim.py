@@ -1,13 +1,14 @@
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kws.config import TrainConfig
-from kws.training.optim import Plateau, build_optimizer, keep_settings, lr_at, set_lr
+from kws.training.optim import Plateau, build_optimizer, keep_settings, load_state, lr_at, set_lr
 
 STEPS = 10
 COSINE = TrainConfig(lr=0.1, epochs=5, warmup_epochs=1.0, schedule="cosine")
@@ -135,3 +136,33 @@ def test_loading_a_state_keeps_the_settings() -> None:
         new.load_state_dict(old.state_dict())
     assert [(group["momentum"], group["weight_decay"]) for group in new.param_groups] == [(0.5, 0.2), (0.5, 0.0)]
     assert all("momentum_buffer" in new.state[p] for group in new.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("saved_fused", [True, None])
+def test_the_state_of_a_fused_optimizer_loads_into_one_that_is_not_and_back(saved_fused: bool | None) -> None:
+    def stepped(fused: bool | None, state: dict[str, Any] | None = None) -> tuple[torch.optim.Optimizer, list[Tensor]]:
+        torch.manual_seed(0)
+        model = small()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+        if state:
+            load_state(optimizer, state)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        return optimizer, [p.detach() for p in model.parameters()]
+
+    saved, _ = stepped(saved_fused)
+    other = None if saved_fused else True
+    same, wanted = stepped(saved_fused, saved.state_dict())
+    loaded, found = stepped(other, saved.state_dict())
+    assert [group["fused"] for group in (*same.param_groups, *loaded.param_groups)] == [saved_fused, other]
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two)
+    assert {int(values["step"]) for values in loaded.state.values()} == {2}
+
+
+def test_optimizers_on_a_cpu_are_not_fused() -> None:
+    for name in ("sgd", "adamw"):
+        optimizer = build_optimizer(small(), TrainConfig(optimizer=name))  # type: ignore[arg-type]
+        assert {group["fused"] for group in optimizer.param_groups} == {None}
+        assert not optimizer.state

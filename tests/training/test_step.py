@@ -138,3 +138,37 @@ def test_a_loss_that_is_not_finite_names_step_slot_and_draws_and_changes_no_weig
     with pytest.raises(UsageError, match=rf"step {STEP}: .*slot 0, draws 0 to {MICRO - 1}.*train\.lr"):
         run.stepper.step(PlannedStep(STEP, EPOCH, SLOTS * MICRO, last=False), iter(run.batches), Votes())
     assert torch.equal(run.network.head.weight, weights)
+
+
+class FirstOfTwo(Ranks):
+    """Rank 0 of two whose sums are its own."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+
+class NormedNetwork(RecordingNetwork):
+    """With a batch norm in front."""
+
+    def __init__(self, bands: int, classes: int) -> None:
+        super().__init__(bands, classes)
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.norm(features))
+
+
+def test_the_warm_up_of_ddp_runs_slots_of_the_usual_size_and_leaves_no_trace(tones: Index) -> None:
+    settings = TrainConfig(global_batch=2 * MICRO, micro_batch=MICRO, precision="bf16")
+    training_set = TrainingSet(
+        Config(data=DataConfig(shards=str(tones.root)), frontend=preset("none", features="mel32"), train=settings)
+    )
+    features, network = Features("mel32"), NormedNetwork(32, len(training_set.task.classes))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    Stepper(training_set, network, features, optimizer, FirstOfTwo(0, 2, CPU, 1, OneProcess()))
+    assert [logits.shape[0] for logits in network.logits] == [MICRO, MICRO]
+    assert {logits.dtype for logits in network.logits} == {torch.bfloat16}
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert all(p.grad is not None and not p.grad.any() for p in network.parameters())
+    assert network.norm.training
