@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 from typing import Any
@@ -145,7 +146,7 @@ def test_the_state_of_a_fused_optimizer_loads_into_one_that_is_not_and_back(save
         model = small()
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
         if state:
-            load_state(optimizer, state)
+            load_state(optimizer, copy.deepcopy(state))  # as from a file
         for p in model.parameters():
             p.grad = torch.ones_like(p)
         optimizer.step()
