@@ -236,3 +236,57 @@ def test_a_slot_of_damaged_clips_only_is_an_empty_batch(copy: Index) -> None:
     batch = SlotReader(Reader(copy, "train", on_bad="skip"), LABELS, Excerpt(16000)).batch(one_slot(3, 4))
     assert [len(tensor) for tensor in batch[2:]] == [0] * 5
     assert batch.wave.shape == (0, 16000)
+
+
+# --- one reader for many streams ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_stream_that_is_closed_early_costs_nothing_of_the_rest(tones: Index, workers: int) -> None:
+    whole, plan = natural_batches(tones), natural_plan(tones)
+    reader = SlotReader(Reader(tones, "train"), LABELS, Excerpt(16000), workers=workers)
+    for step in (3, 0, 5):
+        stream = stream_batches(lambda first=step: plan.rank_slots(0, 1, first), reader)  # type: ignore[misc]
+        found = [next(stream) for _ in range(3)]
+        stream.close()
+        assert all(same(*pair) for pair in zip(found, whole[2 * step : 2 * step + 3], strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_keeps_its_values_while_it_is_held(tones: Index, workers: int) -> None:
+    plan = natural_plan(tones)
+    reader = SlotReader(Reader(tones, "train"), LABELS, Excerpt(16000), workers=workers)
+    held = list[tuple[Batch, torch.Tensor]]()
+    for batch in stream_batches(lambda: plan.rank_slots(0, 1), reader):
+        held.append((batch, batch.wave.clone()))
+        assert all(torch.equal(one.wave, values) for one, values in held[-3:])
+
+
+def test_a_silent_server_does_not_delay_the_end_of_a_stream(tones: Index, web: Web, caching: CacheSettings) -> None:
+    plan, last = natural_plan(tones), shards_of(tones)[-1].name
+    web.faults[last] = ["stall"] * 3
+    remote = Reader(dataclasses.replace(tones, source=web.url), "train", cache_settings=caching)
+    reader = SlotReader(remote, LABELS, Excerpt(16000), workers=1)
+    slots = [slot for slot in plan.rank_slots(0, 1) if last not in names_of(tones, slot)]
+    silent = [slot for slot in plan.rank_slots(0, 1) if last in names_of(tones, slot)]
+    stream = stream_batches(lambda: [*slots[:2], *silent], reader, lambda: ())
+    assert len([next(stream) for _ in range(2)]) == 2
+    web.stalled.wait()
+    stream.close()
+    reader.close()
+    assert not web.resume.is_set()
+
+
+def names_of(corpus: Index, slot: Slot) -> set[str]:
+    return {shards_of(corpus)[number].name for number in corpus.split("train").columns["shard"][slot.clips]}
+
+
+def test_an_index_with_clips_outside_their_shard_is_refused(tones: Index) -> None:
+    split = tones.split("train")
+    offset = np.array(split.columns["offset"])
+    offset[5] += 1 << 30
+    offset.flags.writeable = False  # as memory maps are: otherwise numba compiles once more
+    wrong = dataclasses.replace(split, columns={**split.columns, "offset": offset})
+    corpus = dataclasses.replace(tones, splits={**tones.splits, "train": wrong})
+    with pytest.raises(UsageError, match=shards_of(tones)[0].name):
+        Reader(corpus, "train").read_rows(np.array([5, 6]), Excerpt(16000))
