@@ -6,13 +6,15 @@
 Reading releases Python's lock (numba, libsndfile, sockets), so threads are enough. Processes would have to pass every
 batch through shared memory: measured, two of them read a fourteenth of what one process reads by itself (docs/log.md).
 
-The threads are daemons and nothing waits for them: a thread that reads from a silent server neither delays the end of a
-stream nor that of the process.
+The threads are daemons: one that waits for a silent server keeps neither a stream nor the process from ending. The end
+of the process waits shortly for the others, because Python 3.11 aborts where it ends a daemon inside C++ code.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -25,13 +27,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_EXIT_S = 2.0
+"""How long the end of the process waits for threads that are reading."""
+
+
 class ReadAhead:
     """`threads` threads, started with the first stream. They end when this object is closed or freed."""
 
     def __init__(self, threads: int) -> None:
-        self._threads, self._started = threads, False
-        self._streams: SimpleQueue[_Stream[Any, Any] | None] = SimpleQueue()
-        self._end = weakref.finalize(self, _end_threads, self._streams, threads)
+        self._pool = _Pool(threads)
+        self._end = weakref.finalize(self, self._pool.end)
 
     def stream(self, read: Callable[[T], R], items: Iterator[T], depth: int) -> Generator[R, None, None]:
         """Yields read(item) of each item, in order; an exception of `read` or `items` is raised in its place.
@@ -39,45 +44,76 @@ class ReadAhead:
         `items` is advanced by the threads, by one at a time. At most `depth` results wait to be taken. Closing the
         generator ends the stream; what was read ahead is dropped. Raises UsageError where the system refuses threads.
         """
-        self._start()
         stream = _Stream(read, items, depth)
-        for _ in range(self._threads):
-            self._streams.put(stream)
+        self._pool.begin(stream)
         try:
             yield from stream.results()
         finally:
-            stream.end()
+            self._pool.leave(stream)
 
     def close(self) -> None:
         """Ends the threads once they have read what they are reading; does not wait for them."""
         self._end()
 
+
+class _Pool:
+    """The threads of a ReadAhead. They refer to it and not to the ReadAhead, which would then never be freed."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._waiting = count, SimpleQueue[_Stream[Any, Any] | None]()
+        self._open: list[_Stream[Any, Any]] = []
+        self.threads: list[threading.Thread] = []
+
+    def begin(self, stream: _Stream[Any, Any]) -> None:
+        """Hands a stream to all threads, which are started if they are not running."""
+        if not self.threads:
+            self._start()
+        self._open.append(stream)
+        for _ in range(self._count):
+            self._waiting.put(stream)
+
+    def leave(self, stream: _Stream[Any, Any]) -> None:
+        """Ends a stream."""
+        stream.end()
+        self._open.remove(stream)
+
+    def end(self) -> None:
+        """Makes all threads end."""
+        for stream in [*self._open]:
+            stream.end()
+        for _ in range(self._count):
+            self._waiting.put(None)
+
     def _start(self) -> None:
-        if self._started:
-            return
-        self._started = True
+        names = [f"kws-read-{number}" for number in range(self._count)]
+        self.threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
+        _pools.add(self)
         try:
-            for number in range(self._threads):
-                name = f"kws-read-{number}"
-                threading.Thread(target=_run, args=(self._streams,), name=name, daemon=True).start()
+            for thread in self.threads:
+                thread.start()
         except RuntimeError as error:
-            self.close()
+            self.end()
             raise UsageError(
-                f"data.workers: {self._threads} threads cannot be started ({error}); raise ulimit -u, or use fewer "
+                f"data.workers: {self._count} threads cannot be started ({error}); raise ulimit -u, or use fewer "
                 "--set data.workers=..."
             ) from error
 
-
-def _run(streams: SimpleQueue[_Stream[Any, Any] | None]) -> None:
-    """What a thread does. It must not refer to its ReadAhead, which would then never be freed."""
-    while (stream := streams.get()) is not None:
-        stream.work()
-        del stream  # and with it the results that nobody took
+    def _run(self) -> None:
+        while (stream := self._waiting.get()) is not None:
+            stream.work()
+            del stream  # and with it the results that nobody took
 
 
-def _end_threads(streams: SimpleQueue[_Stream[Any, Any] | None], threads: int) -> None:
-    for _ in range(threads):
-        streams.put(None)
+_pools: weakref.WeakSet[_Pool] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    pools, deadline = [*_pools], time.monotonic() + _EXIT_S
+    for pool in pools:
+        pool.end()
+    for thread in (thread for pool in pools for thread in pool.threads if thread.is_alive()):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Stream(Generic[T, R]):

@@ -133,16 +133,27 @@ def test_threads_that_the_system_refuses_are_a_line(monkeypatch: pytest.MonkeyPa
         list(ReadAhead(5).stream(str, iter(range(3)), depth=1))
 
 
-SILENT = """
+EXIT = """
 import threading
 from kws.data.read_ahead import ReadAhead
-asked = threading.Event()
-stream = ReadAhead(1).stream(lambda number: asked.set() or threading.Event().wait(), iter(range(3)), 1)
+asked, ended = threading.Event(), threading.Event()
+def wait(number):
+    asked.set()
+    threading.Event().wait(0.2 if SHORT else None)
+    ended.set()
+stream = ReadAhead(2).stream(wait, iter(range(1000)), 2)
 threading.Thread(target=next, args=(stream, None), daemon=True).start()
 asked.wait()
+import atexit
+atexit._run_exitfuncs()
+print(ended.is_set())
 """
 
 
-def test_a_thread_that_waits_for_a_silent_server_does_not_keep_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", SILENT], cwd=ROOT, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("short", [True, False])
+def test_the_process_waits_for_threads_that_read_but_not_for_silent_ones(short: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT.replace("SHORT", str(short))],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{short}\n"), done.stderr
