@@ -12,6 +12,7 @@ does not notice counts nothing. Events are read once the GPU has passed them, a 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class StepTimes:
         self._taken = dict.fromkeys(PARTS, 0.0)
         self._contexts = {part: _Part(self, part) for part in PARTS}
         self._labels: list[Any] = []
+        self._thread = threading.get_ident()
         self.profiling = False
         """Whether parts are labelled for torch.profiler."""
 
@@ -129,24 +131,34 @@ class StepTimes:
         loss.register_hook(lambda _: queue(self._begin_all_reduce))  # type: ignore[no-untyped-call]
 
     def _begin_all_reduce(self) -> None:
-        # On a GPU this may run in autograd's thread, while the training's thread waits in backward().
         self._marks.mark(self._parts[-1])
         self._parts[-1] = "all_reduce"
+        # On a GPU this runs in autograd's thread, while the training's thread waits in backward(): a label would be
+        # of the wrong thread, and the trace has NCCL's own.
+        if self._labels and threading.get_ident() == self._thread:
+            self._close_label()
+            self._open_label("all_reduce")
 
     def _enter(self, name: str) -> None:
         self._marks.mark(self._parts[-1])
         self._parts.append(name)
         if self.profiling:
-            label = torch.profiler.record_function(LABELS[name])
-            label.__enter__()  # type: ignore[no-untyped-call]
-            self._labels.append(label)
+            self._open_label(name)
 
     def _leave(self) -> None:
         self._marks.mark(self._parts.pop())
         if self._labels and len(self._labels) == len(self._parts):
-            self._labels.pop().__exit__(None, None, None)
+            self._close_label()
         if len(self._parts) == 1:
             self._marks.collect()
+
+    def _open_label(self, name: str) -> None:
+        label = torch.profiler.record_function(LABELS[name])
+        label.__enter__()  # type: ignore[no-untyped-call]
+        self._labels.append(label)
+
+    def _close_label(self) -> None:
+        self._labels.pop().__exit__(None, None, None)
 
 
 class _Part:

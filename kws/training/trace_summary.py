@@ -95,7 +95,8 @@ class _PartLine:
 
 def _device_seconds(device: Sequence[Event], whole: Sequence[Event], line: _PartLine) -> dict[str, float]:
     """Part -> seconds of the GPU's work, by the time at which the host launched it: the backward pass is launched by
-    autograd's thread, while the training's thread waits inside the part `backward`."""
+    autograd's thread, while the training's thread waits inside the part `backward`. NCCL's work is all_reduce, and lasts
+    until the slowest rank has joined."""
     launched = {
         event["args"]["correlation"]: event["ts"]
         for event in whole
@@ -104,7 +105,8 @@ def _device_seconds(device: Sequence[Event], whole: Sequence[Event], line: _Part
     found: dict[str, float] = defaultdict(float)
     for event in device:
         at = launched.get(event.get("args", {}).get("correlation"))
-        found["other" if at is None else line.part_at(at)] += event["dur"] / 1e6
+        part = "all_reduce" if event["name"].startswith("nccl") else "other" if at is None else line.part_at(at)
+        found[part] += event["dur"] / 1e6
     return dict(found)
 
 

@@ -58,7 +58,9 @@ def test_work_of_a_gpu_belongs_to_the_part_that_launched_it() -> None:
     ]
     found = summarise_trace(STEPS + launches + work)
     device = {part: times["device"] for part, times in found["parts"].items() if times["device"]}
-    assert device == pytest.approx({"front_end": 100e-6, "backward": 400e-6, "data": 100e-6, "other": 500e-6})
+    assert device == pytest.approx(
+        {"front_end": 100e-6, "backward": 300e-6, "all_reduce": 100e-6, "data": 100e-6, "other": 500e-6}
+    )
     assert found["front_end_device_share"] == pytest.approx(1 / 11)
     assert found["gpu_busy_share"] == pytest.approx((350 + 100) / 1000)
     assert [row["name"] for row in found["kernels"]][:2] == ["graph", "conv"]
