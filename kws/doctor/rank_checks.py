@@ -84,10 +84,12 @@ class RankChecks:
         """How fast this rank reads shards, and the first rank of each host (task["writers"]) writes its cache."""
         if self._examined.config is None:
             return {}
+        if not self._examined.config.data.shards:
+            return {"read": {"error": "data.shards: not set; use --set data.shards=DIR, a folder made by kws pack"}}
         data, rank = self._examined.config.data, self._identity.rank
         read = {"shards": data.shards, "rank": rank, "world_size": self._identity.world_size}
         answer = {"read": ask_once(_SHARDS, read, self._limit_s)}
-        if rank in task["writers"]:
+        if rank in task["writers"] and "error" not in answer["read"]:
             cache = {"do": "cache", "shards": data.shards, "cache_dir": data.cache_dir, "cache_gb": data.cache_gb}
             answer["cache"] = ask_once(_FOLDER, cache, self._limit_s)
         return answer
