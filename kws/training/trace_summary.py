@@ -95,8 +95,8 @@ class _PartLine:
 
 def _device_seconds(device: Sequence[Event], whole: Sequence[Event], line: _PartLine) -> dict[str, float]:
     """Part -> seconds of the GPU's work, by the time at which the host launched it: the backward pass is launched by
-    autograd's thread, while the training's thread waits inside the part `backward`. NCCL's work is all_reduce, and lasts
-    until the slowest rank has joined."""
+    autograd's thread, while the training's thread waits inside the part `backward`. NCCL's work is all_reduce: it
+    lasts until the slowest rank has joined."""
     launched = {
         event["args"]["correlation"]: event["ts"]
         for event in whole
