@@ -6,6 +6,7 @@ training does at its start: joining the process group, an all-reduce, and a few 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import statistics
@@ -103,8 +104,11 @@ def _train_a_little(task: Answer, send: Send) -> None:
     threads = config.train.threads or run_folder.recorded_threads(run)
     # The parent has limits of its own, and shows how many ranks there are.
     train = dataclasses.replace(config.train, threads=threads, hang_s=0.0, processes=0)
-    began, log = time.monotonic(), nccl_log.write_log()
-    with process_group.start(train, training=True) as ranks:
+    began = time.monotonic()
+    log = nccl_log.write_log() if torch.cuda.is_available() else None
+    with contextlib.ExitStack() as joined:
+        joined.callback(nccl_log.network, log)  # removes it, where the ranks do not join
+        ranks = joined.enter_context(process_group.start(train, training=True))
         ranks.barrier()
         backend = dist.get_backend() if ranks.world_size > 1 else None
         group = {"seconds": time.monotonic() - began, "backend": backend, "network": nccl_log.network(log)}
