@@ -14,13 +14,13 @@ MOST_GRAPHS, WITHIN = 6, 1e-3
 
 
 def check(context: Context) -> Finding:
-    """Two kinds of networks; small ones, because this is about graphs and not about speed."""
+    """Two kinds of small networks without dropout, whose random numbers torch.compile draws in its own way."""
     finding = Finding()
     with one_rank(context) as ranks:
         for name in ("resnet20", "matchboxnet_3x2x64")[: context.sized(2, 1)]:
             if context.seconds_left > 30.0:
                 with finding.part(name):
-                    _compare(context, ranks, "tc_resnet8" if context.quick else name, finding)
+                    _compare(context, ranks, "ds_cnn_s" if context.quick else name, finding)
     return finding
 
 
