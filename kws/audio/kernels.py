@@ -1,7 +1,7 @@
 """The steps that take the most time on a CPU, compiled by numba: waves, time stretch, frame shift and mixing.
 
 Written as loops over samples they work in a core's L1 cache. The same steps as tensor operations on whole batches
-(kws/audio/frames.py and augment.py, for GPUs) are bound by memory: the phase vocoder takes 250 us a clip that way and
+(kws/audio/frames.py and waves.py, for GPUs) are bound by memory: the phase vocoder takes 250 us a clip that way and
 22 us here. Both implementations give the same numbers; tests compare them with librosa.
 
 Spectra are float32 with real and imaginary parts in turn: N frames of K bins are (N, 2 K).
