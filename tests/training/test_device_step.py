@@ -100,7 +100,7 @@ def test_a_slot_takes_two_copies_to_the_device_and_a_step_one_back(
 def test_no_setting_makes_a_step_on_a_device_wait_or_mix_devices(
     tones: Index, monkeypatch: pytest.MonkeyPatch, train: dict[str, Any]
 ) -> None:
-    for step in run_steps(tones, monkeypatch, preset("none", features="mel32", mixup_probability=0.5), **train):
+    for step in run_steps(tones, monkeypatch, preset("none", features="mel32"), **train):
         assert len(step.downloads) == 1
 
 
