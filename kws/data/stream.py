@@ -1,6 +1,6 @@
 """Streams the batches of a plan, in the plan's order for any number of threads that read ahead.
 
-    slots of the plan -> SlotReader: clips and labels -> Batch -> training loop
+    slots of the plan -> SlotReader: clips and labels -> Batch -> training loop      (a wds.DataPipeline of two stages)
     0 workers: in the loop itself; else in `data.workers` threads that read ahead (kws/data/read_ahead.py)
 
 Each batch has its position (step, slot), so the training loop's own count of finished steps is all that a resume needs.
@@ -9,12 +9,14 @@ Batches that were read ahead and not used are read again.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import webdataset as wds  # type: ignore[import-untyped]
 from torch import Tensor
 
 from kws.data.buffers import BatchBuffers
@@ -116,7 +118,7 @@ def stream_batches(
     needed = needed_shards or (lambda: slot_reader.reader.needed_shards(slots()))
     prefetcher = slot_reader.reader.prefetch(needed())
     try:
-        yield from slot_reader.batches(_advancing(slots(), prefetcher))
+        yield from wds.DataPipeline(functools.partial(_advancing, slots, prefetcher), slot_reader.batches)
     except (OSError, RuntimeError, MemoryError) as error:
         line = user_message(error)
         if line is None:
@@ -127,9 +129,9 @@ def stream_batches(
             prefetcher.close()
 
 
-def _advancing(slots: Iterable[Slot], prefetcher: Prefetcher | None) -> Iterator[Slot]:
-    """The slots; the prefetcher is told which step is being read."""
-    for slot in slots:
+def _advancing(slots: Callable[[], Iterable[Slot]], prefetcher: Prefetcher | None) -> Iterator[Slot]:
+    """The slots; the prefetcher learns which step is being read."""
+    for slot in slots():
         if prefetcher:
             prefetcher.advance(slot.step)
         yield slot

@@ -21,7 +21,7 @@ from typing import Any
 from kws.doctor.identity import Identity
 from kws.machine import cpu_name, usable_cores
 
-PACKAGES = ("torch", "torchaudio", "accelerate", "deepspeed", "numpy", "numba", "safetensors")
+PACKAGES = ("torch", "torchaudio", "accelerate", "deepspeed", "webdataset", "numpy", "numba", "safetensors")
 """Whose versions the ranks must share."""
 _SHARED_MEMORY = Path("/dev/shm")
 _INFINIBAND = Path("/sys/class/infiniband")

@@ -16,7 +16,7 @@ from kws.distributed import slurm
 from kws.distributed.ranks import Ranks
 from kws.machine import cpu_name, usable_cores
 
-_PACKAGES = ("kws", "torch", "torchaudio", "accelerate", "deepspeed", "librosa", "numpy", "soundfile")
+_PACKAGES = ("kws", "torch", "torchaudio", "webdataset", "accelerate", "deepspeed", "librosa", "numpy", "soundfile")
 
 
 def describe_environment(ranks: Ranks) -> dict[str, Any]:
