@@ -93,14 +93,14 @@ def ours(reader: SlotReader, corpus: index.Index) -> Generator[int, None, None]:
         plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("balanced", 1, BATCH, 0), epoch)
         with contextlib.closing(stream_batches(lambda plan=plan: plan.rank_slots(0, 1), reader)) as batches:  # type: ignore[misc]
             for batch in batches:
-                yield len(batch.wave)
+                yield batch.wave.size(0)
 
 
 def every_clip_once(reader: SlotReader, corpus: index.Index) -> Iterator[int]:
     """One pass over the whole split, which checks every clip."""
     plan = Plan(corpus.split("train"), range(len(corpus.words)), PlanSettings("natural", 1, BATCH, 0), 0)
     for batch in stream_batches(lambda: plan.rank_slots(0, 1), reader):
-        yield len(batch.wave)
+        yield batch.wave.size(0)
 
 
 def webdataset(corpus: index.Index, workers: int = 0) -> Iterator[int]:

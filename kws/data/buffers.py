@@ -53,15 +53,20 @@ class BatchBuffers:
 
     def _from_ring(self, clips: int, samples: int) -> Samples:
         # New memory for each batch may cost as much as reading it, because the kernel clears it page by page.
-        needed = clips * samples + _ALIGNED // 2
+        needed = clips * samples
         try:
-            buffer = self._free.pop()  # the last one used, which may still be in the processor's cache
+            buffer = self._free.pop()
         except IndexError:
-            buffer = np.empty(needed, np.int16)
+            buffer = _aligned(needed)
         if len(buffer) < needed:
-            buffer = np.empty(needed, np.int16)
-        start = -address_of(buffer) % _ALIGNED // 2
-        rows = buffer[start : start + clips * samples].reshape(clips, samples)
-        # A tensor made of it keeps this array alive. An array made of it would not: that refers to `buffer` alone.
+            buffer = _aligned(needed)
+        rows = buffer[:needed].reshape(clips, samples)
+        # A tensor made of it keeps this array alive. An array made of it would not: that refers to the memory alone.
         weakref.finalize(rows, self._free.append, buffer).atexit = False
         return rows
+
+
+def _aligned(samples: int) -> Samples:
+    memory = np.empty(samples + _ALIGNED // 2, np.int16)
+    start = -address_of(memory) % _ALIGNED // 2
+    return memory[start : start + samples]
