@@ -13,7 +13,7 @@ from tests.fake_cuda import DEVICE, fake_cuda, to_fake_cuda
 
 pytestmark = pytest.mark.xdist_group("device")  # torch imports its compiler for fake tensors: once
 SAMPLES, CLIPS = 8000, 7
-QUICK = [("modern", "mfcc40")]
+QUICK = [("classic", "mel32"), ("modern", "mfcc40")]
 
 
 @pytest.mark.parametrize(

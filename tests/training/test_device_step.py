@@ -79,7 +79,7 @@ def make_stepper(training_set: TrainingSet, network: nn.Module, features: nn.Mod
 
 
 @pytest.mark.parametrize(
-    "name", ["classic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("modern", "none"))]
+    "name", ["none", *(pytest.param(name, marks=pytest.mark.slow) for name in ("classic", "modern"))]
 )
 def test_a_slot_takes_two_copies_to_the_device_and_a_step_one_back(
     tones: Index, monkeypatch: pytest.MonkeyPatch, name: str
