@@ -54,7 +54,6 @@ def start(settings: TrainConfig, training: bool = False) -> Iterator[Ranks]:
         deepspeed_zero.require_group()
     # Longer than the watchdog waits (kws/distributed/watchdog.py), so that the watchdog's message comes first.
     timeout = timedelta(seconds=max(1800.0, settings.hang_s + 120.0))
-    # Settings of torch that must precede the first CUDA call belong here.
     with time_limit(settings.hang_s, "the GPU did not answer", "nvidia-smi shows its state"):
         own, device = _own_device(settings, slurm.cores_per_task() if by_srun else 0)
     with rendezvous.connection_errors(), time_limit(settings.hang_s, _not_joined(), rendezvous.network_advice()):
