@@ -1,6 +1,6 @@
 """Memory for the samples of batches, used again and again: a ring whose entries come back by themselves.
 
-A buffer is free as soon as nobody refers to its batch any more, in whichever thread that happens, so a batch is valid
+A buffer is free as soon as nothing refers to its batch any more, in whichever thread that happens, so a batch is valid
 for as long as it is held and nothing has to be handed back. Holding many batches costs memory, never correctness.
 """
 

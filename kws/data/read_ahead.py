@@ -1,7 +1,7 @@
 """Threads that read ahead: they are started once and serve one stream after another.
 
     items, in order -> thread k takes the next -> read(item) -> results in the order of the items -> consumer
-                       |<---------- at most `depth` results that nobody has taken ---------->|
+                       |<---------- at most `depth` results that were not taken yet -------->|
 
 Reading releases Python's lock (numba, libsndfile, sockets), so threads are enough. Processes would have to pass every
 batch through shared memory: measured, two of them read a fourteenth of what one process reads by itself (docs/log.md).
@@ -101,7 +101,7 @@ class _Pool:
     def _run(self) -> None:
         while (stream := self._waiting.get()) is not None:
             stream.work()
-            del stream  # and with it the results that nobody took
+            del stream  # and with it the results that were not taken
 
 
 _pools: weakref.WeakSet[_Pool] = weakref.WeakSet()

@@ -89,7 +89,7 @@ def _leave_group() -> None:
 
 
 def _own_device(settings: TrainConfig, most_threads: int) -> tuple[RankDevice, torch.device]:
-    """The device of this rank, and what the other ranks must know about it. A fault is kept for all ranks to see."""
+    """The device of this rank, and its description for the other ranks. A fault is kept for all ranks to see."""
     device, fault = torch.device("cpu"), ""
     try:
         device = choose_device(settings.device)

@@ -1,9 +1,9 @@
-"""What each rank says about its device before the first collective operation, and what must be equal or distinct.
+"""The description of each rank's device, compared before the first collective operation: what must be equal or differ.
 
 Each rank: RankDevice -> all of them, through the store -> find_fault() -> the same UsageError on every rank, or ""
 
 A GPU that is seen by one rank only, two ranks on one GPU, or a rank on the CPU among ranks on GPUs would otherwise end
-in a wait without end, because gloo and NCCL do not meet.
+in a wait without end, because gloo and NCCL cannot communicate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How ranks meet: the store at rank 0, what each rank says there about its device, and the process group.
+"""How ranks connect: the store at rank 0, the description of each rank's device there, and the process group.
 
 join_store -> exchange (RankDevice of every rank) -> connect: init_process_group, then the first all-reduce
 
@@ -40,7 +40,7 @@ def join_store(timeout: timedelta) -> Any:
 
 
 def exchange(store: Any, own: RankDevice) -> list[RankDevice]:
-    """What every rank says about its device, in order of rank."""
+    """The description of every rank's device, in order of rank."""
     if store is None:
         return [own]
     shared, world_size = PrefixStore("kws", store), int(os.environ["WORLD_SIZE"])
@@ -50,7 +50,7 @@ def exchange(store: Any, own: RankDevice) -> list[RankDevice]:
 
 
 def wait_for_readers(store: Any, world_size: int) -> None:
-    """Before all ranks leave with the same error: rank 0, which has the store, waits until all others know it."""
+    """Before all ranks leave with the same error: rank 0, which has the store, waits until all others have read it."""
     if store is None:
         return
     shared = PrefixStore("kws", store)
@@ -73,7 +73,7 @@ def connect(store: Any, device: torch.device, timeout: timedelta) -> None:
     dist.init_process_group(
         backend, store=PrefixStore("default_pg", store), rank=rank, world_size=world_size,
         timeout=timeout,
-        # With the device NCCL connects at once. A single rank has nobody to connect to (DeepSpeed #8248).
+        # With the device NCCL connects at once. A single rank has no other rank to connect to (DeepSpeed #8248).
         device_id=device if backend == "nccl" and world_size > 1 else None,
     )  # fmt: skip
     count = torch.ones(1, device=device)

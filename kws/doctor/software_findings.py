@@ -242,7 +242,7 @@ def _shared_memory(answers: Answers) -> Finding:
     ]
     low = [rank for rank in needed if rank in found and (not found[rank] or found[rank]["free"] < _SHARED_MEMORY)]
     if not low:
-        return ok("/dev/shm", text, "1 GB" if needed else "not needed: not several GPUs")
+        return ok("/dev/shm", text, "1 GB" if needed else "any: only several GPUs need it")
     advice = "start the container with --shm-size=1g or --ipc=host; remove old files there"
     return warning("/dev/shm", text, "1 GB free, for NCCL", advice, low)
 

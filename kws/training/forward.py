@@ -24,7 +24,7 @@ class Progress(Protocol):
 
 
 class NoWatchdog:
-    """Progress that nobody watches."""
+    """Progress reports that are ignored."""
 
     def report_progress(self, activity: str) -> None:
         """Does nothing."""
