@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WIDE = 110
 """Columns from which `what to do` has a column of its own."""
+_MOST_SECONDS = 3600
+"""The longest --timeout: sockets and clocks refuse very large ones."""
 _MARKS = {"not checked": "-"}
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "not checked": "dim"}
 
@@ -57,8 +59,8 @@ def _examined(arguments: argparse.Namespace) -> Examined:
     from kws import settings_file, shipped_files
     from kws.models import names
 
-    if arguments.timeout <= 0:
-        raise UsageError(f"--timeout {arguments.timeout:g}: wanted more than 0 seconds")
+    if not 0 < arguments.timeout <= _MOST_SECONDS:  # nan compares as False
+        raise UsageError(f"--timeout {arguments.timeout:g}: wanted more than 0 and at most {_MOST_SECONDS} seconds")
     runs = Path(os.environ.get("KWS_RUNS", "runs"))
     if arguments.config is None:
         if arguments.set:

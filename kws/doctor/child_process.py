@@ -65,7 +65,7 @@ class Child:
             answer = self._answers.get(timeout=max(0.0, limit_s))
         except queue.Empty:
             self.end()
-            raise ChildError(f"no answer within {limit_s:.0f} s") from None
+            raise ChildError(f"no answer within {limit_s:g} s") from None
         if answer is None:
             raise ChildError(self._why_ended())
         return answer

@@ -60,7 +60,7 @@ class Leader:
             show(len(self.hosts), wanted)
         for rank in range(wanted):
             if rank not in self.hosts:
-                self.lost[rank] = f"did not connect within {limit_s:.0f} s{self._absent_hosts()}"
+                self.lost[rank] = f"did not connect within {limit_s:g} s{self._absent_hosts()}"
 
     def _absent_hosts(self) -> str:
         """The nodes of the srun step from which nobody connected: which ranks they have is not known here."""
@@ -102,7 +102,7 @@ class Leader:
         self._ask(others, name, task)
         deadline = time.monotonic() + limit_s + _GRACE_S
         for rank in self._wait(others, deadline):
-            self.lost.setdefault(rank, f"no answer to {name} within {limit_s:.0f} s")
+            self.lost.setdefault(rank, f"no answer to {name} within {limit_s:g} s")
         while thread.is_alive() and time.monotonic() < deadline:
             thread.join(_TICK_S)  # in short pieces, so that a signal is handled in between
         return self._answers | ({0: mine[0]} if mine else {})

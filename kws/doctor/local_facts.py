@@ -132,7 +132,7 @@ def resolve(names: Iterable[str], limit_s: float) -> dict[str, list[str] | str]:
     _, waiting = concurrent.futures.wait(answers.values(), limit_s)
     for name, answer in answers.items():
         if answer in waiting:
-            found[name] = f"no answer within {limit_s:.0f} s"
+            found[name] = f"no answer within {limit_s:g} s"
             continue
         error = answer.exception()
         found[name] = str(error) if error else answer.result()

@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from kws import cli
 from kws.commands.doctor import table
 from kws.doctor.findings import not_checked, ok, problem
 
@@ -29,3 +30,9 @@ def test_every_row_says_what_was_found_wanted_and_what_to_do(width: int) -> None
     for row in ROWS:
         assert {*row.check.split(), *row.found.split(), *row.wanted.split(), *row.advice.split()} <= set(words)
     assert words.count("problem") == 1
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "inf", "1e10"])
+def test_a_timeout_without_meaning_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--timeout", seconds]) == 2
+    assert "--timeout" in capsys.readouterr().err
