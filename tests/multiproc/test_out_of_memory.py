@@ -17,6 +17,7 @@ def out_of_memory(*_: object, **__: object) -> NoReturn:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB.")
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_say_what_to_lower(
     config: Path, kws_here: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -44,6 +44,7 @@ def test_a_launch_file_for_the_cpu_does_not_override_cuda(config: Path, tmp_path
     assert "ACCELERATE_USE_CPU" in shown
 
 
+@pytest.mark.slow
 def test_a_port_in_use_and_a_missing_network_are_one_line(config: Path, tmp_path: Path) -> None:
     (alone,) = rank_environments(1)
     with socket.create_server(("", int(alone["MASTER_PORT"]))):

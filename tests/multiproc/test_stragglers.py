@@ -11,7 +11,7 @@ from kws.run.step_parts import PARTS
 from tests.multiproc.forked import FRONT_END_DELAY, ForkedProcess
 from tests.multiproc.launching import events, finish, rank_environments, status
 
-pytestmark = pytest.mark.multiproc
+pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]  # one worker trains `pair`
 
 
 def test_the_log_has_the_times_of_every_rank(pair: Path) -> None:
