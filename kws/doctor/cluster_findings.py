@@ -26,7 +26,9 @@ def _ranks(answers: Answers) -> Finding:
     wanted = answers.config.train.processes if answers.config else 0
     found = f"{world} processes on {hosts} node{'s' if hosts > 1 else ''}" if world > 1 else "one process"
     if wanted not in (0, world):
-        return warning(
+        # Alone it may be a first look at the machine; started by a launcher, the training would be refused.
+        verdict = warning if world == 1 else problem
+        return verdict(
             "ranks", found, f"train.processes = {wanted}",
             "start kws doctor as the training will be started: accelerate launch, torchrun or srun",
         )  # fmt: skip
