@@ -233,7 +233,7 @@ def test_a_cache_that_does_not_fit_is_a_warning() -> None:
     assert (row(answers, "cache").verdict, row(answers, "cache").ranks) == ("warning", (2,))
 
 
-def test_another_number_of_processes_than_the_config_wants_is_a_warning() -> None:
+def test_another_number_of_processes_than_the_config_wants_is_a_problem() -> None:
     assert row(healthy(processes=8), "ranks").verdict == "problem"
 
 
