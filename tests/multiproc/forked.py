@@ -111,6 +111,23 @@ def _delay_front_end(seconds: float) -> None:
     SlotInputs._draw = slow_draw  # type: ignore[method-assign]
 
 
+HOLD_READS = "TEST_HOLD_READS"
+"""Environment variable: a file; while it exists, rank 1 reads no clips."""
+
+
+def _hold_reads(file: Path) -> None:
+    from kws.data.stream import SlotReader
+
+    batch = SlotReader.batch
+
+    def held_batch(*arguments: Any) -> Any:
+        while file.exists():
+            time.sleep(0.05)
+        return batch(*arguments)
+
+    SlotReader.batch = held_batch  # type: ignore[method-assign]
+
+
 def _run(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:
     from kws import cli
 
@@ -125,6 +142,8 @@ def _run(arguments: list[str], environment: dict[str, str], output: str, folder:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if seconds := environment.get(FRONT_END_DELAY):
         _delay_front_end(float(seconds))
+    if environment.get("RANK") == "1" and (file := environment.get(HOLD_READS)):
+        _hold_reads(Path(file))
     try:
         code = cli.main(arguments)
     finally:

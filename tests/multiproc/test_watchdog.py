@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from kws.evaluation.ledger_audit import verify_run
 from kws.packing import pack
 from tests.conftest import write_corpus
+from tests.multiproc.forked import HOLD_READS
 from tests.multiproc.launching import finish, kill, start, start_ranks, steps_done, wait_until
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
@@ -62,14 +62,18 @@ def test_a_killed_rank_ends_the_others_and_is_named(killed: int, config: Path, t
     assert name in status["why"]
 
 
-def test_a_stalled_rank_is_found_and_shows_its_stack(config: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: while it exists, rank 1 waits for clips, and rank 0 for rank 1."""
+    monkeypatch.setenv(HOLD_READS, str(tmp_path / "hold"))
+    return tmp_path / "hold"
+
+
+def test_a_stalled_rank_is_found_and_shows_its_stack(config: Path, tmp_path: Path, hold: Path) -> None:
     run = tmp_path / "run"
     with training(2, config, run, "train.hang_s=4") as ranks:
-        workers = psutil.Process(ranks[1].pid).children()
-        for worker in workers:
-            worker.suspend()  # rank 1 waits for clips now, and rank 0 for rank 1
+        hold.touch()
         outcomes = [(rank.communicate(timeout=90)[0], rank.returncode) for rank in ranks]
-        assert psutil.wait_procs(workers, timeout=10)[1] == []
     assert [code for _, code in outcomes] == [1, 1]
     assert "train.hang_s): rank 1: reading clips; rank 0: " in outcomes[0][0]
     assert "stream.py" in outcomes[1][0], "its stack shows where it is"
@@ -110,10 +114,9 @@ def test_repeated_signals_do_not_change_the_exit_code(config: Path, tmp_path: Pa
         assert [rank.returncode for rank in ranks] == [75, 75]
 
 
-def test_a_second_interrupt_ends_a_rank_that_waits_for_another(config: Path, tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_a_rank_that_waits_for_another(config: Path, tmp_path: Path, hold: Path) -> None:
     with training(2, config, tmp_path / "run") as ranks:
-        for worker in psutil.Process(ranks[1].pid).children():
-            worker.suspend()  # rank 0 waits for rank 1 now, in a collective operation
+        hold.touch()  # rank 0 waits for rank 1 soon, in a collective operation
         for _ in range(2):
             time.sleep(3.5)
             ranks[0].send_signal(signal.SIGINT)
