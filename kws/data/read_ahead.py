@@ -26,9 +26,9 @@ from kws.errors import UsageError
 T = TypeVar("T")
 R = TypeVar("R")
 
-
 _EXIT_S = 2.0
 """How long the end of the process waits for threads that are reading."""
+_CLOSED = "the threads that read ahead were closed"
 
 
 class ReadAhead:
@@ -42,7 +42,8 @@ class ReadAhead:
         """Yields read(item) of each item, in order; an exception of `read` or `items` is raised in its place.
 
         `items` is advanced by the threads, by one at a time. At most `depth` results wait to be taken. Closing the
-        generator ends the stream; what was read ahead is dropped. Raises UsageError where the system refuses threads.
+        generator ends the stream; what was read ahead is dropped. Raises UsageError where the system refuses threads,
+        and RuntimeError once `close` was called, also in a stream that is not at its end.
         """
         stream = _Stream(read, items, depth)
         self._pool.begin(stream)
@@ -62,10 +63,13 @@ class _Pool:
     def __init__(self, count: int) -> None:
         self._count, self._waiting = count, SimpleQueue[_Stream[Any, Any] | None]()
         self._open: list[_Stream[Any, Any]] = []
+        self._has_ended = False
         self.threads: list[threading.Thread] = []
 
     def begin(self, stream: _Stream[Any, Any]) -> None:
         """Hands a stream to all threads, which are started if they are not running."""
+        if self._has_ended:
+            raise RuntimeError(_CLOSED)
         if not self.threads:
             self._start()
         self._open.append(stream)
@@ -79,6 +83,7 @@ class _Pool:
 
     def end(self) -> None:
         """Makes all threads end."""
+        self._has_ended = True
         for stream in [*self._open]:
             stream.end()
         for _ in range(self._count):
@@ -134,9 +139,12 @@ class _Stream(Generic[T, R]):
             del found  # its memory may be used for a batch that is read meanwhile
 
     def end(self) -> None:
-        """Makes the threads leave the stream."""
+        """Makes the threads leave the stream. A consumer that takes more results gets an error, and does not wait."""
         self._ended = True
         self._room.release()
+        closed: Future[R] = Future()
+        closed.set_exception(RuntimeError(_CLOSED))
+        self._results.put(closed)
 
     def work(self) -> None:
         """Reads until the items or the stream end; called by each thread."""

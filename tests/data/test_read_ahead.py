@@ -118,6 +118,18 @@ def test_threads_end_when_their_reader_is_closed_or_freed() -> None:
     assert eventually(lambda: not set(reading_threads()) - before)
 
 
+def test_after_closing_a_stream_is_an_error_and_does_not_wait() -> None:
+    used, unused = ReadAhead(1), ReadAhead(1)
+    begun = used.stream(str, iter(range(50)), depth=2)
+    assert next(begun) == "0"
+    for ahead in (used, unused):
+        ahead.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            next(ahead.stream(str, iter(range(3)), depth=2))
+    with pytest.raises(RuntimeError, match="closed"):
+        list(begun)
+
+
 def test_a_stream_that_was_never_used_keeps_no_thread() -> None:
     ahead = ReadAhead(1)
     ahead.stream(str, iter(range(3)), depth=1).close()
