@@ -15,14 +15,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-AGAIN = "then run the same command again"
+_AGAIN = "then run the same command again"
 _MANY_FILES = 65_536
-LESS_MEMORY = (
+_LESS_MEMORY = (
     "use a smaller --set train.micro_batch=... in a new --run (train.global_batch can stay), or "
     "--set train.gradient_checkpointing=true, which a run may also resume with"
 )
 _LESS_GPU_MEMORY = (
-    f"{LESS_MEMORY}, or --set train.precision=bf16 in a new --run; kws evaluate and predict, whose batches are fixed, "
+    f"{_LESS_MEMORY}, or --set train.precision=bf16 in a new --run; kws evaluate and predict, whose batches are fixed, "
     "run on the CPU with CUDA_VISIBLE_DEVICES= before the command; or end other programs on the GPU (nvidia-smi)"
 )
 _GPU_MEMORY_TEXTS = re.compile(
@@ -38,10 +38,10 @@ def system_message(error: BaseException) -> str | None:
     """The line for an error that the state of the machine explains; None for any other error."""
     if isinstance(error, OSError):
         reason = refusal(error)
-        return None if reason is None else f"{error.filename or 'a file'}: {reason}, {AGAIN}"
+        return None if reason is None else f"{error.filename or 'a file'}: {reason}, {_AGAIN}"
     text = str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY_TEXTS.search(text)):
-        return memory_message(text)
+        return _memory_message(text)
     return None
 
 
@@ -57,7 +57,7 @@ def advice(error: OSError) -> str:
     if name in ("EACCES", "EPERM"):
         return _permission(path)
     if name == "EMFILE":
-        return open_files_advice()
+        return _open_files_advice()
     if name in ("ENOSPC", "EDQUOT", "EROFS"):
         return _disk(name, path)
     return _ADVICE.get(name, "")
@@ -122,7 +122,7 @@ def _user_name(number: int) -> str:
         return str(number)
 
 
-def open_files_advice() -> str:
+def _open_files_advice() -> str:
     """What to type where a process may not open more files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MANY_FILES if hard == resource.RLIM_INFINITY else min(_MANY_FILES, hard)
@@ -154,10 +154,10 @@ def _free(path: Path) -> str:
     return f"{space.free / 1e6:,.0f} MB left: df {here}"
 
 
-def memory_message(detail: str) -> str:
+def _memory_message(detail: str) -> str:
     """The line for memory that could not be allocated, on the host or on a GPU."""
     first = detail.strip().splitlines()[0] if detail.strip() else "no more memory"
     first = first.partition(" Of the allocated memory")[0][:300]  # what follows is advice on fragmentation
     if _GPU_MEMORY_TEXTS.search(detail):
         return f"the GPU is out of memory ({first}); {_LESS_GPU_MEMORY}"
-    return f"out of memory ({first}); {LESS_MEMORY}; or end other programs"
+    return f"out of memory ({first}); {_LESS_MEMORY}; or end other programs"
