@@ -30,14 +30,14 @@ def adopt_srun_step(environ: dict[str, str] | None = None) -> bool:
     env["LOCAL_RANK"] = env["SLURM_LOCALID"]
     env["LOCAL_WORLD_SIZE"] = _tasks_on_this_node(env)
     if "MASTER_ADDR" not in env:
-        env["MASTER_ADDR"] = _first_host(env["SLURM_STEP_NODELIST"])
+        env["MASTER_ADDR"] = step_hosts(env)[0]
     # A port derived from the job id, so that two jobs on one node differ, and below Linux's ephemeral ports (32768).
     env.setdefault("MASTER_PORT", str(20_000 + int(env["SLURM_JOB_ID"]) % 12_000))
     return True
 
 
 def cores_per_task(environ: Mapping[str, str] = os.environ) -> int:
-    """Cores that SLURM gave each task; 0 if the job did not say."""
+    """Cores that SLURM gave each task; 0 where the job did not ask for a number."""
     return int(environ.get("SLURM_CPUS_PER_TASK") or 0)
 
 
@@ -61,7 +61,7 @@ def _tasks_on_this_node(env: Mapping[str, str]) -> str:
 
 
 def step_hosts(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The hosts of this srun step; [] outside one."""
+    """The hosts of this srun step, in order; [] outside one. Without scontrol, which a container lacks."""
     parts = re.findall(r"(?:\[[^\]]*\]|[^,\[])+", environ.get("SLURM_STEP_NODELIST", ""))
     return [host for part in parts for host in _expand(part)]
 
@@ -77,9 +77,3 @@ def _expand(name: str) -> list[str]:
         low, _, high = entry.partition("-")
         numbers += [str(number).zfill(len(low)) for number in range(int(low), int(high or low) + 1)]
     return [f"{before}{number}{end}" for number in numbers for end in _expand(after)]
-
-
-def _first_host(nodes: str) -> str:
-    """First host of a SLURM node list: gpu01 of `gpu[01-03,07],login`. Without scontrol, which a container lacks."""
-    first = re.match(r"(\[[^\]]*\]|[^,\[])+", nodes)
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0] if first else nodes)

@@ -31,7 +31,6 @@ from tests.data.web import serve
 
 SAMPLES, FRACTION = 1600, 0.25
 SPLITS = ("train", "valid", "test")
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 def quiet(corpus: Index, fraction: float = FRACTION, samples: int = SAMPLES) -> Index:
