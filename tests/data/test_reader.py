@@ -48,6 +48,23 @@ def test_longer_clips_are_cut_and_shorter_ones_padded(tones: Index) -> None:
         assert not wave[:, kept:].any()
 
 
+def test_few_shards_stay_open_and_rows_are_right_all_the_same(
+    tones: Index, copy: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("reader", "store"):
+        monkeypatch.setattr(f"kws.data.{module}.MAX_OPEN_SHARDS", 1)
+    shard, reader = copy.split("train").columns["shard"], Reader(copy, "train")
+    firsts = [int(np.flatnonzero(shard == number)[0]) for number in range(4)]
+    wanted = [Reader(tones, "train").read(clip)[:9000] for clip in firsts]
+    # With a new shard the others are closed, which the same call reads too; a clip longer than an excerpt comes later.
+    for some in ([0, 1, 2], [3, 0, 1], [2, 3], [0]):
+        for samples in (9000, 16000):
+            wave, _ = reader.read_rows(np.array(firsts)[some], Excerpt(samples, "start"))
+            assert np.array_equal(wave[:, :9000], [wanted[place] for place in some])
+    maps = Path("/proc/self/maps").read_text()
+    assert sum(str(copy.root / each.name) in maps for each in shards_of(copy)) == 2
+
+
 @pytest.mark.parametrize("audio_format", ["wav", "flac"])
 def test_rows_begin_where_the_excerpt_begins(tmp_path: Path, audio_format: Literal["wav", "flac"]) -> None:
     source = tmp_path / "wav" / "word"
