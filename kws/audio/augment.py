@@ -162,7 +162,7 @@ class AugmentationChain:
         return self.apply(wave, to_device(self.draw(lengths, draws, epoch), self._device))
 
     def apply(self, wave: Tensor, steps: BatchSteps) -> Tensor:
-        """Augmented features of waves by steps that were drawn before; both are on the device."""
+        """Augmented features (B, 1, F, N) of waves (B, T) by steps that were drawn before; both are on the device."""
         waves = torch.split(wave, [part.num_clips for part in steps.parts])
         powers = (self._power(self._transform(part, own), own) for part, own in zip(waves, steps.parts, strict=True))
         features = [self._features.scaled(self._features.mel_of_power(power)) for power in powers]

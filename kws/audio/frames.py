@@ -102,8 +102,10 @@ class CompiledFrameSteps:
 
     rate: Tensor
     shift: Tensor
+    """(R,) each: float64 and int64."""
     partner: Tensor
     share: Tensor
+    """(B,) each: int64 and float64."""
 
     @classmethod
     def from_parameters(cls, transforms: TransformParameters, partner: Ints, share: Floats, frames: int) -> Self:

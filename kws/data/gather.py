@@ -20,15 +20,15 @@ from kws.data.raw_memory import address_of, complete_stores, copy_past_cache, cr
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 DONE, NOT_OPEN, DAMAGED, LEFT = range(4)
-"""What became of a row. DONE: it has its clip. NOT_OPEN: the clip's shard is not open. DAMAGED: its crc32 differs from
+"""State of a row. DONE: it has its clip. NOT_OPEN: the clip's shard is not open. DAMAGED: its crc32 differs from
 the index. LEFT: the clip is encoded, or longer than an excerpt, and its crc32 is right where it was due."""
 
 
 class ClipTable(NamedTuple):
-    """Where the clips of a split are. The first six are columns of the index, (clips,) each.
+    """Where the clips of a split are. The first five are columns of the index; they and `checked` are (clips,) each.
 
-    Ids after those of the index are windows of `silence`, the bytes of a WAV file: they are `silence_samples` long and
-    begin at the sample `silence_starts`.
+    Ids after those of the index are windows (W,) of `silence`, the bytes of a WAV file: they are `silence_samples` long
+    and begin at the samples `silence_starts` (W,).
     """
 
     shard: npt.NDArray[np.uint32]
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 def gather(
     clips: Ints, rows: Ints, table: ClipTable, addresses: Ints, target: Target, check: bool, again: bool
 ) -> npt.NDArray[np.uint8]:
-    """Copies clips (B,) into the `rows` (n,) of the target, and sets their lengths. Returns what became of them, (n,).
+    """Copies clips (B,) into the `rows` (n,) of the target, and sets their lengths. Returns the state of each, (n,).
 
     addresses (shards,): of the first byte of each open shard; 0: it is not open. The caller keeps the shards open, and
     has checked that all clips of a shard are inside it. check: compare the crc32 of clips that were not checked; again:

@@ -165,7 +165,7 @@ class ShardStore:
             raise
 
     def release(self) -> None:
-        """Closes this process's maps of cached shards, which may then be removed from the cache. Keeps local maps."""
+        """Closes this store's maps of cached shards, which may then be removed from the cache. Keeps local maps."""
         if self._cache:
             with self._lock:
                 self._maps.clear()
@@ -195,7 +195,7 @@ class Prefetcher:
         self._thread.start()
 
     def advance(self, step: int) -> None:
-        """Says which step is being read. Pins of shards that are no longer needed are released, the reader's too."""
+        """Sets the step that is being read. Pins of shards that are no longer needed are released, the reader's too."""
         with self._changed:
             self._step, self._paused = step, False
             num_released = 0

@@ -29,8 +29,8 @@ from kws.errors import UsageError, user_message
 
 CPU = torch.device("cpu")
 _AHEAD_OF_THREAD = 4
-"""Batches that each thread reads ahead, where MOST_BYTES_AHEAD allows so many."""
-MOST_BYTES_AHEAD = 256_000_000
+"""Batches that each thread reads ahead, where _MOST_BYTES_AHEAD allows so many."""
+_MOST_BYTES_AHEAD = 256_000_000
 """The most memory of batches that wait to be used, per rank; one batch may always wait."""
 
 
@@ -66,7 +66,7 @@ class SlotReader:
     ) -> None:  # fmt: skip
         self.reader, self._excerpt, self._samples = reader, excerpt, max(samples, excerpt.samples)
         self._class_of = np.asarray(list(class_of), dtype=np.int64)
-        self.threads = ReadAhead(workers) if workers else None
+        self._threads = ReadAhead(workers) if workers else None
         self._most_ahead = max(1, workers) * _AHEAD_OF_THREAD
         self._buffers = BatchBuffers(device, self._most_ahead + 2)  # two: those that the training holds
 
@@ -92,17 +92,17 @@ class SlotReader:
 
     def batches(self, slots: Iterator[Slot]) -> Iterator[Batch]:
         """Yields the slots' batches in order, read ahead where there are threads."""
-        if self.threads is None:
+        if self._threads is None:
             yield from map(self.batch, slots)
         elif (first := next(slots, None)) is not None:
             batch_bytes = max(1, len(first.clips)) * 2 * self._samples
-            depth = max(1, min(self._most_ahead, MOST_BYTES_AHEAD // batch_bytes))
-            yield from self.threads.stream(self.batch, itertools.chain([first], slots), depth)
+            depth = max(1, min(self._most_ahead, _MOST_BYTES_AHEAD // batch_bytes))
+            yield from self._threads.stream(self.batch, itertools.chain([first], slots), depth)
 
     def close(self) -> None:
         """Ends the threads, without waiting for one that waits for a silent server."""
-        if self.threads:
-            self.threads.close()
+        if self._threads:
+            self._threads.close()
 
 
 def stream_batches(

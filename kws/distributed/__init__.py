@@ -6,7 +6,7 @@ Imports nothing of kws but config, errors and machine; knows no networks and no 
     process_group   joining and leaving; DDP
     gpus            the GPUs that this process sees
     device          which of them it uses
-    rank_devices    what all ranks say about their devices, compared
+    rank_devices    the devices of all ranks, compared
     arithmetic      deterministic algorithms in training, no TF32 in evaluation
     rendezvous      how ranks meet and connect
     slurm           the environment that srun sets

@@ -28,7 +28,7 @@ _SHARED_GPU = "NCCL_MULTI_RANK_GPU_ENABLE"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankDevice:
-    """What one rank has."""
+    """The device and the machine of one rank."""
 
     rank: int = 0
     host: str = ""
@@ -55,13 +55,13 @@ class RankDevice:
 
     @classmethod
     def from_json(cls, text: str) -> RankDevice:
-        """What another rank wrote."""
+        """The description that another rank put into the store."""
         fields: dict[str, Any] = json.loads(text)
         return cls(**fields | {"visible": tuple(fields["visible"]), "cores": tuple(fields["cores"])})
 
 
 def describe(device: torch.device, fault: str = "", most_threads: int = 0) -> RankDevice:
-    """What this rank tells the others: about its machine, and about `device` unless that has a fault."""
+    """The description of this rank: its machine, and `device` unless that has a fault. `most_threads`: see there."""
     own = RankDevice(
         rank=int(os.environ.get("RANK", "0")), host=socket.gethostname(), machine=_machine(), device=str(device),
         fault=fault, cores=cores_of_process(), most_threads=most_threads,

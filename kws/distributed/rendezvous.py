@@ -104,7 +104,7 @@ def avoid_missing_transports(environ: MutableMapping[str, str] = os.environ) -> 
 
 @contextlib.contextmanager
 def connection_errors() -> Iterator[None]:
-    """Turns torch's errors of joining and connecting into one line, which this rank prints."""
+    """Raises RankError, one line that this rank prints, for torch's errors of joining and connecting."""
     try:
         yield
     except RuntimeError as error:
