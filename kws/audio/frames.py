@@ -106,11 +106,15 @@ class CompiledFrameSteps:
     partner: Tensor
     share: Tensor
     """(B,) each: int64 and float64."""
+    changes: bool
+    """Whether a row is stretched, shifted or mixed."""
 
     @classmethod
     def from_parameters(cls, transforms: TransformParameters, partner: Ints, share: Floats, frames: int) -> Self:
         """See FrameSteps."""
-        return cls(*map(torch.from_numpy, (transforms.rate, transforms.shift, partner, share)))
+        changes = bool((transforms.is_stretched | (transforms.shift != 0)).any() or (partner >= 0).any())
+        rate, shift = torch.from_numpy(transforms.rate), torch.from_numpy(transforms.shift)
+        return cls(rate, shift, torch.from_numpy(partner), torch.from_numpy(share), changes)
 
     def power(self, spectra: Tensor) -> Tensor:
         """See FrameSteps."""
@@ -118,6 +122,9 @@ class CompiledFrameSteps:
 
         out = spectra.real.new_empty(len(self.partner), *spectra.shape[1:])
         pairs = torch.view_as_real(spectra).flatten(-2).numpy()
+        if not self.changes:  # the preset `modern` has none of these steps, and they take half a minute to compile
+            kernels.power(pairs, out.numpy())
+            return out
         rate, shift, partner, share = (values.numpy() for values in (self.rate, self.shift, self.partner, self.share))
         kernels.transformed_power(pairs, rate, shift, partner, share, out.numpy())
         return out

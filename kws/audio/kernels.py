@@ -163,6 +163,16 @@ def _transform_frames_power(spectrum: Samples, rate: float, shift: int, out: Sam
 
 
 @compiled
+def power(spectra: Samples, out: Samples) -> None:
+    """Writes to out (B, N, K) the power of spectra (B, N, 2 K): the same bits as transformed_power without a change."""
+    for row in range(out.shape[0]):
+        for frame in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                real, imag = spectra[row, frame, 2 * k], spectra[row, frame, 2 * k + 1]
+                out[row, frame, k] = real * real + imag * imag
+
+
+@compiled
 def transformed_power(spectra: Samples, rate: Floats, shift: Ints, partner: Ints, share: Floats, out: Samples) -> None:
     """Writes to out (B, N, K) the power of frames that were stretched, shifted and mixed with other rows.
 

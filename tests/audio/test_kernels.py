@@ -113,3 +113,14 @@ def test_without_a_writable_cache_functions_are_compiled_at_each_start(monkeypat
     assert kernels.compiled(len)("four") == 4
     assert [options.get("cache", False) for options in asked] == [True, False]
     assert all(options["nogil"] for options in asked)
+
+
+def test_power_without_a_change_has_the_bits_of_the_transformed_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    spectra = torch.fft.rfft(torch.randn(3, 5, 64, generator=generator)) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    pairs = torch.view_as_real(spectra).flatten(-2).numpy()
+    plain, transformed = (np.full((3, 5, 33), np.nan, np.float32) for _ in range(2))
+    kernels.power(pairs, plain)
+    unmixed = np.full(3, -1)
+    kernels.transformed_power(pairs, np.ones(3), np.zeros(3, np.int64), unmixed, np.zeros(3), transformed)
+    np.testing.assert_array_equal(plain, transformed)
