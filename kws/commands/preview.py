@@ -18,6 +18,7 @@ from kws.errors import UsageError
 from kws.models.memory import activation_bytes
 from kws.run.checkpoint import Checkpoints
 from kws.training import start_check
+from kws.training.initial import load_initial_weights
 from kws.training.time_estimate import estimate_time
 from kws.training.trainer import Trainer
 
@@ -105,7 +106,7 @@ def next_start(trainer: Trainer, node_ranks: Sequence[int] = (0,)) -> Preview:
     wrong = start_check.refusals(trainer, node_ranks)
     if trainer.config.train.init and not newest:
         try:
-            notes.append(start_check.load_init(trainer))
+            notes.append(load_initial_weights(trainer.training_set, trainer.network, trainer.features))
         except UsageError as error:
             wrong.append(str(error))
     why = "; ".join(wrong) or None

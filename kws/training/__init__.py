@@ -6,6 +6,7 @@ May import every folder of kws/ but `commands`. Read `trainer.py` first (the loo
     slot_inputs.py     from a slot's batch to the network's input, one slot ahead of the network
     gradients.py       how slots add up, on 1 or many ranks      optim.py   optimizer, learning rate of a step
     step_times.py      seconds by part of a step           time_log.py   of all ranks, in the log; names stragglers
+    run_checkpoints.py what a checkpoint holds of the run, saving and resuming by all ranks
     profiling.py, trace_summary.py    train.profile: traces of some steps, and their figures
     state.py           position, best values, running means      ema.py, mixup.py, network.py
     initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from kws.audio.features import BandStatistics
-from kws.config import Config
+from kws.audio.features import BandStatistics, Features
 from kws.data import normalisation
 from kws.data.store import CacheSettings
 from kws.data.training_set import TrainingSet
@@ -28,14 +26,13 @@ def measure_normalisation(training_set: TrainingSet) -> BandStatistics:
     )
 
 
-def load_initial_weights(
-    config: Config, network: nn.Module, in_shape: tuple[int, int, int], classes: Sequence[str]
-) -> str:
+def load_initial_weights(training_set: TrainingSet, network: nn.Module, features: Features) -> str:
     """Loads the weights that fit from the run or file that train.init names. Returns a message that says how many.
 
     Raises UsageError where nothing fits.
     """
-    initial = network.state_dict()
+    config, classes = training_set.config, training_set.task.classes
+    in_shape, initial = features.shape(training_set.samples), network.state_dict()
     head = registry.head_tensor_names(config.model.name, len(classes), in_shape)
     found, missing = trained.initial_weights(Path(config.train.init), initial, head, classes)
     network.load_state_dict(initial | found)

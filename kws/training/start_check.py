@@ -18,7 +18,7 @@ from kws.files import nearest_existing
 from kws.run import folder as run_folder
 from kws.run import lock
 from kws.run.environment import describe_environment
-from kws.training.initial import load_initial_weights, refuse_other_plan
+from kws.training.initial import refuse_other_plan
 from kws.training.trainer import Trainer
 
 
@@ -49,13 +49,6 @@ def _refused(check: Callable[[], object]) -> Iterator[str]:
         yield str(error)
     except OSError as error:
         yield f"{error.filename}: {error.strerror}"
-
-
-def load_init(trainer: Trainer) -> str:
-    """Loads train.init into the network, as a new run does. Returns the line that it prints. Raises UsageError where it
-    cannot be loaded."""
-    in_shape, classes = trainer.features.shape(trainer.training_set.samples), trainer.training_set.task.classes
-    return load_initial_weights(trainer.config, trainer.network, in_shape, classes)
 
 
 def _refuse_unwritable_run(run: Path) -> None:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from kws.audio.features import BandStatistics, Features
+from kws.audio.features import Features
 from kws.config import Config
 from kws.data.ledger import Ledger
 from kws.data.plan import Plan, slots_of_rank
@@ -31,16 +31,15 @@ from kws.models.cost import count_parameters
 from kws.run import curves, log
 from kws.run import folder as run_folder
 from kws.run.attempt import Attempt
-from kws.run.checkpoint import Checkpoint, Checkpoints
+from kws.run.checkpoint import Checkpoint
 from kws.run.display import RunLength
 from kws.run.early_stop import Start
 from kws.run.environment import describe_environment, environment_notes
-from kws.run.saver import Saver
-from kws.training.initial import load_initial_weights, measure_normalisation, refuse_other_plan
 from kws.training.network import build_network
 from kws.training.optim import build_optimizer, lr_at
 from kws.training.precision_notes import precision_notes
 from kws.training.profiling import StepProfile, profile_note
+from kws.training.run_checkpoints import RunCheckpoints
 from kws.training.start_message import start_message, unreachable_message
 from kws.training.state import Meter, TrainState
 from kws.training.step import PlannedStep, Stepper, Votes
@@ -70,13 +69,12 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, config.train)
         # Where it is: saved in every checkpoint.
         self.state = TrainState()
-        self.band_statistics: BandStatistics | None = None  # features are normalised by these
         # What this attempt works with; those without a value are made by `run`.
         self.console = log.make_console(ranks.is_main)
         self.say = self.console.print
-        self.checkpoints = Checkpoints(folder, config.train.keep, self.say)
-        self.saver = Saver(self.checkpoints)
-        self.saved_at = time.monotonic()
+        self.checkpoints = RunCheckpoints(
+            folder, self.training_set, ranks, self.network, self.features, self.state, self.say
+        )
         self.meter, self.epoch_meter = Meter(), Meter()  # since the last line of the log; since the epoch's start
         self.times = StepTimes.on(ranks.device)
         self.ledger: Ledger | None = None
@@ -145,8 +143,8 @@ class Trainer:
         """One optimizer step. Returns the votes of all ranks."""
         mine = Votes(
             stop=bool(self.attempt.stop),
-            save=self.ranks.is_main and self._time_to_save(),
-            write_failed=self.saver.failed,
+            save=self.ranks.is_main and self.checkpoints.due,
+            write_failed=self.checkpoints.saver.failed,
         )
         with self.profile.step(planned.step):
             result = self.stepper.step(planned, self.batches, mine, self.ledger, self.state.plateau.scale)
@@ -214,7 +212,7 @@ class Trainer:
         facts["started_in"] = str(Path.cwd())  # what relative paths in the settings are relative to
         ranks.on_main(lambda: run_folder.check_settings(self.folder, config, facts))
         self.attempt.begin()
-        checkpoint = ranks.on_all(self._take_position_from_newest)
+        checkpoint = ranks.on_all(self.checkpoints.take_position)
         if self.done:
             self.attempt.write_status(
                 "finished", FINISHED
@@ -230,7 +228,7 @@ class Trainer:
         with ExitStack() as stack:
             self._open(number, stack, [row["host"] for row in facts["ranks"]])
             self._load(checkpoint)
-            self.saved_at = time.monotonic()
+            self.checkpoints.start_clock()
             code = self.train()
             self._wait_for_writes()
             self.time_log.finish(write=True)
@@ -257,7 +255,7 @@ class Trainer:
         length = RunLength(config.train.epochs, self.training_set.steps_per_epoch)
         run_log = log.RunLog(self.folder, config, length, self.state.step, self.console, ranks.is_main)
         self.log = stack.enter_context(run_log)
-        stack.enter_context(self.saver)
+        stack.enter_context(self.checkpoints.saver)
         self.time_log = TimeLog(self.times, ranks, hosts, self.log, self.folder, self.say, self.state.step)
         wanted = config.train.profile_steps
         self.profile = StepProfile(wanted, self.state.step, self.folder / "profile", ranks, self.times, self.watchdog)
@@ -292,91 +290,32 @@ class Trainer:
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 
-    def _take_position_from_newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, with the position taken over from it; None for a new run."""
-        name = self.ranks.on_main(self._newest_name)
-        if name is None:
-            return None
-        checkpoint = self.checkpoints.find(name)
-        self.state.load_state_dict(checkpoint.state)
-        refuse_other_plan(self.folder, self.training_set, self.state)
-        total = self.training_set.total_steps
-        self.say(f"{self.folder}: resuming from {name}, step {self.state.step} of {total}")
-        return checkpoint
-
-    def _newest_name(self) -> str | None:
-        """Name of the newest whole checkpoint. Moves its pointers again: a kill may have prevented it."""
-        newest = self.checkpoints.newest()
-        if newest is None:
-            return None
-        for pointer in ("last", *newest.state.get("best", ())):
-            self.checkpoints.move_pointer(pointer, newest.path)
-        return newest.name
-
     def _load(self, checkpoint: Checkpoint | None) -> None:
         """Weights, normalisation and optimizer: from the checkpoint, else from train.init, else as initialised."""
-        self.ranks.on_all(lambda: self._load_weights(checkpoint))
-        if self.band_statistics:
-            self.features.normalise_by(self.band_statistics)
-        ranks, training_set = self.ranks, self.training_set
+        self.checkpoints.load(checkpoint, self.watchdog)
         self.stepper = Stepper(
-            training_set, self.network, self.features, self.optimizer, ranks, self.watchdog, self.times
+            self.training_set, self.network, self.features, self.optimizer, self.ranks, self.watchdog, self.times
         )  # wraps the network, so after its weights are loaded
         if checkpoint:
             with self.watchdog.no_time_limit("resuming"):
                 self.stepper.load(checkpoint)
 
-    def _load_weights(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint:
-            self.network.load_state_dict(checkpoint.model())
-            self.band_statistics = checkpoint.state.get("normal")
-            return
-        if self.config.frontend.normalise != "none":
-            with self.watchdog.no_time_limit("measuring features"):
-                self.band_statistics = self.ranks.on_main(lambda: measure_normalisation(self.training_set))
-        if self.config.train.init:
-            in_shape, classes = self.features.shape(self.training_set.samples), self.training_set.task.classes
-            self.say(load_initial_weights(self.config, self.network, in_shape, classes))
-
-    def save(self, suffix: str = "", improved: list[str] | None = None) -> None:
-        """Saves a checkpoint, which a thread writes in the background. `suffix` is for a second checkpoint of the same
-        step, after its evaluation; `improved`: the pointers that move to it."""
-        began, name = time.perf_counter(), f"step-{self.state.step:08d}"
+    def save(self, suffix: str = "", improved: Sequence[str] = ()) -> None:
+        """Saves a checkpoint, as `RunCheckpoints.save`, after what it relies on: ledgers and the list of skipped
+        clips."""
+        began = time.perf_counter()
         if self.config.data.on_bad == "skip":
             self._record_skipped()
         if self.ledger:
             self.ledger.flush()
         with self.times.part("save"), self.watchdog.no_time_limit("saving"):
             self.ranks.barrier()  # every rank's ledger is on the disk before the checkpoint counts
-            if self.stepper.sharded and not suffix:
-                self.ranks.on_main(self.saver.wait)
-                self.stepper.save_shards(self.checkpoints.optimizer_shards(name))
-            self.ranks.on_main(lambda: self._submit(name, suffix, improved or []))
-        self.saved_at = time.monotonic()
-        self.log.event("save", self.state.step, checkpoint=name + suffix, seconds=time.perf_counter() - began)
-
-    def _submit(self, name: str, suffix: str, improved: list[str]) -> None:
-        """Hands the state to the writing thread; rank 0 only."""
-        packed, task = self.training_set.selection.packed, self.training_set.task
-        corpus: dict[str, Any] = {"corpus_id": packed.content_id, "words": packed.words}
-        corpus |= {"task": task.definition.tree(), "classes": task.classes}
-        state = (
-            self.state.state_dict() | corpus | {"epoch": self.epoch, "best": improved, "normal": self.band_statistics}
-        )
-        self.log.flush()
-        if suffix:
-            self.saver.save_copy(name, suffix, state)
-        else:
-            ema = self.stepper.ema.state_dict() if self.stepper.ema else None
-            self.saver.save(name, state, self.network.state_dict(), self.stepper.state_dict(), ema)
+            name = self.checkpoints.save(self.stepper, self.log, suffix, improved)
+        self.log.event("save", self.state.step, checkpoint=name, seconds=time.perf_counter() - began)
 
     def _wait_for_writes(self) -> None:
-        """Every rank waits until the submitted checkpoints are on the disk and their pointers moved."""
         with self.watchdog.no_time_limit("saving"):
-            self.ranks.on_main(self.saver.wait)
-
-    def _time_to_save(self) -> bool:
-        return time.monotonic() - self.saved_at >= 60.0 * self.config.train.save_minutes
+            self.checkpoints.wait()
 
     def _record_skipped(self) -> None:
         """Adds the damaged clips that any rank skipped to RUN/left_out.json."""
