@@ -9,9 +9,11 @@ for it is WORTH_NAMING of the time. With two ranks the median is the faster one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from statistics import median, median_low
+from typing import NamedTuple
 
 from kws.run.step_parts import BUSY_PARTS, LABELS, busy_seconds
 
@@ -41,17 +43,15 @@ class RankShare:
 def compare_ranks(seconds: RankSeconds) -> list[RankShare]:
     """One share a rank, in order of rank."""
     busy = busy_seconds(seconds)
-    usual = median_low(busy)
+    usual, ratios = median_low(busy), _ratios_to_median(busy)
     whole = max(sum(of_rank) for of_rank in zip(*seconds.values(), strict=True))
-    excess = {
-        part: [own - median_low(seconds[part]) for own in seconds[part]] for part in BUSY_PARTS if part in seconds
-    }
+    medians = {part: median_low(seconds[part]) for part in BUSY_PARTS if part in seconds}
     return [
         RankShare(
             rank=rank,
             busy=own,
-            ratio=own / usual if usual > 0.0 else 1.0,
-            part=max(excess, key=lambda part: excess[part][rank]),
+            ratio=ratios[rank],
+            part=max(medians, key=lambda part: seconds[part][rank] - medians[part]),
             wait=max(0.0, own - usual) / whole if whole > 0.0 else 0.0,
         )
         for rank, own in enumerate(busy)
@@ -80,12 +80,28 @@ class Straggler:
         return f"{name}: {self.ratio:.1f} x the median for {self.steps:,} steps, {lost.replace('%', ' %')}"
 
 
+def _ratios_to_median(busy: Sequence[float]) -> list[float]:
+    """(W,) seconds -> (W,)."""
+    usual = median_low(busy)
+    return [own / usual if usual > 0.0 else 1.0 for own in busy]
+
+
+class _Line(NamedTuple):
+    """A line of the log over `steps` steps. `spent`: its length in seconds. `ratios`: busy time of each rank to that of
+    the median rank, (W,)."""
+
+    steps: int
+    seconds: RankSeconds
+    spent: float
+    ratios: list[float]
+
+
 class StragglerDetector:
     """Takes the times of all ranks line by line. `hosts`: the host of each rank, (W,)."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self._hosts = hosts
-        self._lines: deque[tuple[int, RankSeconds]] = deque()
+        self._lines: deque[_Line] = deque()
         self._steps_slow: dict[int, int] = {}
         self._reported: dict[int, Straggler] = {}
 
@@ -97,30 +113,30 @@ class StragglerDetector:
     def add(self, steps: int, seconds: RankSeconds) -> list[Straggler]:
         """Adds a line over `steps` steps. Returns the changes to report: a new straggler; one whose part changed, whose
         excess doubled or halved, or that has lasted ten times as long as when it was last reported; a former one."""
-        self._lines.append((steps, seconds))
-        while self._long_enough(list(self._lines)[1:]):
+        spent = sum(of_part[0] for of_part in seconds.values())
+        self._lines.append(_Line(steps, seconds, spent, _ratios_to_median(busy_seconds(seconds))))
+        while self._is_long_enough(without=1):
             self._lines.popleft()
-        if not self._long_enough(self._lines):
+        if not self._is_long_enough():
             return []
-        shares = self._shares_of_window()
-        changes = [self._judge(share, steps) for share in shares]
+        changes = [self._judge(share, steps) for share in self._shares_of_window()]
         return [change for change in changes if change is not None]
 
-    def _long_enough(self, lines: Sequence[tuple[int, RankSeconds]] | deque[tuple[int, RankSeconds]]) -> bool:
-        spent = sum(sum(of_part[0] for of_part in seconds.values()) for _, seconds in lines)
-        return len(lines) >= WINDOW_LINES and sum(steps for steps, _ in lines) >= WINDOW_STEPS and spent >= WINDOW_S
+    def _is_long_enough(self, without: int = 0) -> bool:
+        """Whether the lines are enough for a judgement, `without` so many of the oldest."""
+        lines = list(itertools.islice(self._lines, without, None))
+        steps, spent = sum(line.steps for line in lines), sum(line.spent for line in lines)
+        return len(lines) >= WINDOW_LINES and steps >= WINDOW_STEPS and spent >= WINDOW_S
 
     def _shares_of_window(self) -> list[RankShare]:
         """Shares over all lines, with the median of the lines' ratios: one slow moment makes no straggler."""
-        parts = self._lines[0][1].keys()
         total = {
-            part: [sum(of_rank) for of_rank in zip(*(line[part] for _, line in self._lines), strict=True)]
-            for part in parts
+            part: [sum(of_rank) for of_rank in zip(*(line.seconds[part] for line in self._lines), strict=True)]
+            for part in self._lines[0].seconds
         }
-        by_line = [compare_ranks(line) for _, line in self._lines]
+        ratios = [median(of_rank) for of_rank in zip(*(line.ratios for line in self._lines), strict=True)]
         return [
-            dataclasses.replace(share, ratio=median(line[share.rank].ratio for line in by_line))
-            for share in compare_ranks(total)
+            dataclasses.replace(share, ratio=ratio) for share, ratio in zip(compare_ranks(total), ratios, strict=True)
         ]
 
     def _judge(self, share: RankShare, steps: int) -> Straggler | None:
@@ -130,7 +146,7 @@ class StragglerDetector:
             lasted = self._steps_slow.pop(rank, 0)
             self._reported.pop(rank, None)
             return dataclasses.replace(before, slow=False, steps=lasted) if before else None
-        first = sum(count for count, _ in self._lines)
+        first = sum(line.steps for line in self._lines)
         self._steps_slow[rank] = self._steps_slow[rank] + steps if rank in self._steps_slow else first
         now = Straggler(
             rank, self._hosts[rank], True, share.ratio, self._steps_slow[rank], share.part, share.wait

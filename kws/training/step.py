@@ -97,7 +97,7 @@ class StepResult:
 class Stepper:
     """Network, front end and optimizer on this rank's device, ready to step.
 
-    `progress` is told what the rank is about to do; `times` measures where the time goes.
+    `progress` gets reports of what the rank does next; `times` measures where the time goes.
     """
 
     def __init__(

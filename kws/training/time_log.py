@@ -54,17 +54,21 @@ class TimeLog:
         return rounded(seconds)
 
     def finish(self, write: bool = False) -> None:
-        """Takes the times that `step_line` asked for. `write`: writes them even if a line of them is not due."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            steps, gathered = pending
+        """Takes the times that `step_line` began to gather. `write`: writes them even if a line of them is not due."""
+        if self._pending:
+            (steps, gathered), self._pending = self._pending, None
             rows = gathered.result()
-            seconds = {part: [row[place] for row in rows] for place, part in enumerate(PARTS)}
-            self._unwritten.append((steps, seconds))
-            self._report_stragglers(steps, seconds)
+            if self.ranks.is_main:
+                self._add_line(steps, rows)
         due = len(self._unwritten) >= max(1, self.ranks.world_size // _RANKS_A_LINE)
         if self._unwritten and (due or write):
             self._write_ranks()
+
+    def _add_line(self, steps: int, rows: list[list[float]]) -> None:
+        """`rows`: seconds of each rank by part, (W, len(PARTS)), over `steps` steps."""
+        seconds = {part: [row[place] for row in rows] for place, part in enumerate(PARTS)}
+        self._unwritten.append((steps, seconds))
+        self._report_stragglers(steps, seconds)
 
     def _write_ranks(self) -> None:
         lines, self._unwritten = self._unwritten, []
