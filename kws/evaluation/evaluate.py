@@ -259,8 +259,8 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
         device=ranks.device, cache_settings=CacheSettings.from_config(config.data),
         views=crops if wanted.crop else whole_clip,
     )  # fmt: skip
-    result = evaluate_split(trained.network, trained.features, data, ranks, on_progress=on_progress)
-    data.close()
+    with closing(data):
+        result = evaluate_split(trained.network, trained.features, data, ranks, on_progress=on_progress)
     summary = result.summary(wanted.split, trained.classes, {"crop": wanted.crop, **provenance(trained)})
     stem = run / "eval" / file_stem(wanted.split, wanted.crop)
 

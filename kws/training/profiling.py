@@ -22,7 +22,7 @@ import torch
 
 from kws import files
 from kws.distributed.ranks import Ranks
-from kws.distributed.watchdog import Watchdog
+from kws.training.forward import Progress
 from kws.training.step_times import StepTimes
 from kws.training.trace_summary import summarise_trace, summary_text
 
@@ -50,7 +50,7 @@ class StepProfile:
     folder: Path
     ranks: Ranks
     times: StepTimes
-    watchdog: Watchdog
+    progress: Progress
 
     def __post_init__(self) -> None:
         self._profiler: torch.profiler.profile | None = None
@@ -59,7 +59,7 @@ class StepProfile:
             self.wanted = None
         if self.wanted:
             # The first start takes seconds: imports, and a GPU's tracing. They belong to no step.
-            with self.watchdog.no_time_limit("preparing the profile"), self._new_profiler():
+            with self.progress.no_time_limit("preparing the profile"), self._new_profiler():
                 pass
 
     @contextlib.contextmanager
@@ -95,7 +95,7 @@ class StepProfile:
         if profiler is None:
             return
         self.times.profiling = False
-        with self.times.part("save"), self.watchdog.no_time_limit("writing the profile"):
+        with self.times.part("save"), self.progress.no_time_limit("writing the profile"):
             profiler.stop()
             if self._last >= self._first:
                 self._write(profiler)

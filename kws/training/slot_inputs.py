@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from kws.audio.augment import AugmentationChain, BatchSteps
+from kws.audio.codec import Pcm
 from kws.audio.features import Features
 from kws.data.reader import read_noise
 from kws.data.store import CacheSettings
@@ -53,12 +54,15 @@ class _Parameters:
 
 
 class SlotInputs:
-    """Prepares slots for a rank."""
+    """Prepares slots for a rank. `noises`: the noise recordings of the augmentation; by default those of the corpus."""
 
-    def __init__(self, training_set: TrainingSet, features: Features, ranks: Ranks, times: StepTimes) -> None:
+    def __init__(
+        self, training_set: TrainingSet, features: Features, ranks: Ranks, times: StepTimes,
+        noises: Sequence[Pcm] | None = None,
+    ) -> None:  # fmt: skip
         self._training_set, self._features, self._device = training_set, features, ranks.device
         self._ranks, self._seed, self._times = ranks, training_set.config.train.seed, times
-        self._chain = self._build_chain()
+        self._chain = self._build_chain(noises)
         self._ahead: PreparedSlot | Exception | None = None
         self._waited = 0.0
 
@@ -128,12 +132,12 @@ class SlotInputs:
             augmentation = self._chain.draw(batch.lengths.numpy(), batch.draws.numpy(), epoch)
         return _Parameters(batch.labels, augmentation, mixup)
 
-    def _build_chain(self) -> AugmentationChain | None:
+    def _build_chain(self, noises: Sequence[Pcm] | None) -> AugmentationChain | None:
         config, frontend = self._training_set.config, self._training_set.config.frontend
         if not frontend.augments:
             return None
-        needs_noise = frontend.noise_probability > 0.0 or frontend.mix_probability > 0.0
-        noises = (
-            read_noise(self._training_set.index, "train", CacheSettings.from_config(config.data)) if needs_noise else []
-        )
+        if noises is None:
+            needs_noise = frontend.noise_probability > 0.0 or frontend.mix_probability > 0.0
+            caching = CacheSettings.from_config(config.data)
+            noises = read_noise(self._training_set.index, "train", caching) if needs_noise else []
         return AugmentationChain(frontend, self._features, self._seed, noises, self._training_set.samples, self._device)

@@ -16,14 +16,17 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kws.audio.augment import AugmentationChain
-from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
+from kws.data.stream import Batch
 from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
 from kws.training.forward import ForwardPass, NoWatchdog
+from kws.training.slot_inputs import SlotInputs
+from kws.training.step_times import StepTimes
 from kws.training.trainer import Trainer
+from kws.transfers import to_device
 
 ENOUGH_S, AT_MOST_S, AT_MOST_TIMES = 0.5, 5.0, 10
 """Timing ends after half a second, but not before three times, or after ten. A slot that would take longer than five
@@ -86,9 +89,9 @@ class _Measurement:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._device = trainer, trainer.ranks.device
         self._settings, self._network, self._features = trainer.config.train, trainer.network, trainer.features
-        self._num_classes = len(trainer.training_set.task.classes)
+        self._training_set = trainer.training_set
         self._random = np.random.default_rng(0)
-        self._chain = self._make_chain()
+        self._inputs = SlotInputs(self._training_set, self._features, trainer.ranks, StepTimes(), self._made_up_noise())
         if self._settings.channels_last:
             self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward = ForwardPass(self._network, self._settings, self._device, NoWatchdog())
@@ -108,7 +111,7 @@ class _Measurement:
         size = self._settings.micro_batch
         self._network.train()
         # The first time compiles and allocates. In so many clips each step of the augmentation is applied once.
-        self._inputs(_WARM_UP, augmented=True)
+        self._inputs.next(iter([self._batch(_WARM_UP)]), 0, 0)
         clips = self._clips_to_time()
         slot, times = self._time(lambda: self._train(clips))
         update, _ = self._time(self._trainer.optimizer.step, most=3)
@@ -143,33 +146,25 @@ class _Measurement:
         return statistics.median(seconds), len(seconds)
 
     def _train(self, clips: int) -> None:
-        with torch.no_grad():
-            inputs = self._inputs(clips, augmented=True)
-        labels = torch.arange(clips, device=self._device) % self._num_classes
-        torch.autograd.backward(nn.functional.cross_entropy(self._forward(inputs), labels))
+        slot = self._inputs.next(iter([self._batch(clips)]), 0, 0)
+        assert slot.features is not None
+        torch.autograd.backward(nn.functional.cross_entropy(self._forward(slot.features), slot.labels))
 
     def _evaluate(self, clips: int) -> None:
+        wave = torch.from_numpy(self._noise((clips, self._training_set.samples)))
         with torch.inference_mode(), full_float32():
-            self._network(self._inputs(clips, augmented=False))
+            self._network(self._features(to_device(wave, self._device)))
 
-    def _inputs(self, clips: int, augmented: bool) -> Tensor:
-        training_set = self._trainer.training_set
-        samples = training_set.read_samples if augmented else training_set.samples
-        wave = torch.from_numpy(self._noise(clips * samples).reshape(clips, samples)).to(self._device)
-        if augmented and self._chain:
-            return self._chain(wave, np.full(clips, samples), np.arange(clips), 0)
-        plain: Tensor = self._features(wave)
-        return plain
+    def _batch(self, clips: int) -> Batch:
+        """A slot of made-up clips, on the host."""
+        samples, numbers = self._training_set.read_samples, torch.arange(clips)
+        wave, labels = torch.from_numpy(self._noise((clips, samples))), numbers % len(self._training_set.task.classes)
+        return Batch(0, 0, numbers, numbers, wave, torch.full((clips,), samples), labels)
 
-    def _make_chain(self) -> AugmentationChain | None:
-        """The augmentation of the run, with made-up noise where the corpus has some: nothing is read."""
-        frontend, training_set = self._trainer.config.frontend, self._trainer.training_set
-        if not frontend.augments:
-            return None
-        has_noise = len(training_set.index.splits.get("noise", ())) > 0
-        noises = [self._noise(10 * SAMPLE_RATE_HZ)] if has_noise else []
-        seed, samples = self._settings.seed, training_set.samples
-        return AugmentationChain(frontend, self._features, seed, noises, samples, self._device)
+    def _made_up_noise(self) -> list[Pcm]:
+        """A noise recording where the corpus has some: nothing is read."""
+        has_noise = len(self._training_set.index.splits.get("noise", ())) > 0
+        return [self._noise((10 * SAMPLE_RATE_HZ,))] if has_noise else []
 
-    def _noise(self, samples: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-        return (self._random.standard_normal(samples) * 1000.0).astype(np.int16)
+    def _noise(self, shape: tuple[int, ...]) -> Pcm:
+        return (self._random.standard_normal(shape) * 1000.0).astype(np.int16)

@@ -3,34 +3,23 @@ test_trainer.py profiles a run."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
 
 from kws.distributed.ranks import Ranks
-from kws.distributed.watchdog import Watchdog
+from kws.training.forward import NoWatchdog
 from kws.training.profiling import MOST_RANKS, StepProfile, profile_note
 from kws.training.step_times import StepTimes
 from tests.training.one_process import OneProcess
-
-
-class NoWatchdog:
-    """A watchdog that never ends anything."""
-
-    @contextlib.contextmanager
-    def no_time_limit(self, activity: str) -> Iterator[None]:
-        yield
 
 
 def profile_steps(folder: Path, wanted: tuple[int, int], steps: range, rank: int = 0) -> None:
     """Runs steps that add two numbers each."""
     ranks = Ranks(rank, rank + 1, torch.device("cpu"), 1, OneProcess())
     times = StepTimes()
-    profile = StepProfile(wanted, steps.start, folder, ranks, times, cast("Watchdog", NoWatchdog()))
+    profile = StepProfile(wanted, steps.start, folder, ranks, times, NoWatchdog())
     for number in steps:
         with profile.step(number), times.part("forward"):
             torch.ones(2) + 1.0
@@ -86,9 +75,7 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_not_the_run(
         ((100, 105), 0, ["nothing"]),
     ],
 )
-def test_the_user_is_told_which_steps_are_not_profiled(
-    wanted: tuple[int, int] | None, step: int, words: list[str]
-) -> None:
+def test_a_note_names_the_steps_that_are_profiled(wanted: tuple[int, int] | None, step: int, words: list[str]) -> None:
     note = profile_note(wanted, step, total_steps=100)
     assert bool(note) == bool(words)
     assert all(word in note for word in words)
