@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +252,29 @@ def test_a_stream_that_is_closed_early_costs_nothing_of_the_rest(tones: Index, w
         found = [next(stream) for _ in range(3)]
         stream.close()
         assert all(same(*pair) for pair in zip(found, whole[2 * step : 2 * step + 3], strict=True))
+
+
+@pytest.mark.parametrize(("most_bytes", "ahead"), [(1, 1), (2 * 8 * 2 * 16000, 2), (1 << 40, 3 * 4)])
+def test_batches_that_wait_are_bounded_in_bytes_and_in_number(
+    tones: Index, monkeypatch: pytest.MonkeyPatch, most_bytes: int, ahead: int
+) -> None:
+    monkeypatch.setattr("kws.data.stream._MOST_BYTES_AHEAD", most_bytes)
+    begun, plan = list[int](), natural_plan(tones)
+
+    class Counted(SlotReader):
+        def batch(self, slot: Slot) -> Batch:
+            begun.append(slot.step)
+            return super().batch(slot)
+
+    reader = Counted(Reader(tones, "train"), LABELS, Excerpt(16000), workers=3)
+    slots = [*plan.rank_slots(0, 1)] * 9
+    with contextlib.closing(stream_batches(lambda: slots, reader)) as batches:
+        for taken in range(1, 20):
+            next(batches)
+            while len(begun) < taken + ahead:
+                time.sleep(0.001)
+            assert len(begun) == taken + ahead
+    reader.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
