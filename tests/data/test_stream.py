@@ -271,7 +271,8 @@ def test_batches_that_wait_are_bounded_in_bytes_and_in_number(
     with contextlib.closing(stream_batches(lambda: slots, reader)) as batches:
         for taken in range(1, 20):
             next(batches)
-            while len(begun) < taken + ahead:
+            deadline = time.monotonic() + 30
+            while len(begun) < taken + ahead and time.monotonic() < deadline:
                 time.sleep(0.001)
             assert len(begun) == taken + ahead
     reader.close()
