@@ -10,7 +10,6 @@ number of threads may use one reader: each holds the maps that it reads from unt
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import tarfile
 import zlib
@@ -146,7 +145,7 @@ class Reader:
         """Yields which rows are read at once: all, but from the cache shard by shard, because a small cache may not
         have room for all shards of a batch."""
         if not self.cached:
-            yield _all_rows(len(clips))
+            yield np.arange(len(clips))
             return
         shards = self._split.values("shard", clips)
         for number in np.unique(shards):
@@ -252,11 +251,6 @@ class Reader:
             columns["shard"], columns["offset"], columns["length"], columns["plain"], columns["crc32"], self._checked,
             np.frombuffer(self._silence or b" ", np.uint8), starts, samples,
         )  # fmt: skip
-
-
-@functools.lru_cache
-def _all_rows(count: int) -> Ids:
-    return np.arange(count)
 
 
 def read_noise(index: Index, split: str, cache_settings: CacheSettings = DEFAULT_CACHE) -> list[codec.Pcm]:
