@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,8 +79,3 @@ class Steps:
 def weights(steps: Steps) -> torch.Tensor:
     """All parameters as one vector on the CPU."""
     return torch.cat([p.detach().flatten().cpu() for p in steps.network.parameters()])
-
-
-def with_train(config: Config, **train: Any) -> Config:
-    """The config with other settings of train."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))

@@ -44,7 +44,7 @@ def _predict(context: Context, run: Run, finding: Finding) -> None:
 def check_nccl(context: Context) -> Finding:
     """torchrun with one rank: DDP and, on a GPU, NCCL. Its bits must be those of a run without them."""
     finding = Finding()
-    plain, ranked = (Run(context, name, train__epochs=2, **deterministic()) for name in ("alone", "torchrun"))
+    plain, ranked = (Run(context, name, train__epochs=2, train__deterministic="true") for name in ("alone", "torchrun"))
     commands = [plain.start(), ranked.start(torchrun(1))]
     for command in commands:
         ended = command.finish(context.seconds_left)
@@ -54,8 +54,3 @@ def check_nccl(context: Context) -> Finding:
         finding.expect(not other, f"{len(other)} tensors differ, such as {other[:1]}")
         finding.add(f"{len(plain.losses())} steps, equal bits")
     return finding
-
-
-def deterministic() -> dict[str, object]:
-    """The setting that makes a GPU's bits repeatable."""
-    return {"train__deterministic": "true"}

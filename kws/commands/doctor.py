@@ -34,7 +34,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Examines this machine, or all machines of a launcher, and shows what was found."""
     from kws.distributed import parent_death
     from kws.doctor import examination
-    from kws.doctor.findings import findings
     from kws.doctor.identity import Identity
 
     parent_death.end_with_launcher()
@@ -44,7 +43,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         answers = examination.examine(examined, identity, lambda text: show(f"checking: {text}"))
     if answers is None:
         return OK  # rank 0 prints, and its exit code counts
-    rows = findings(answers)
+    rows = examination.findings(answers)
     if arguments.json:
         found = [dataclasses.asdict(row) for row in rows]
         print(json.dumps({"ok": _code(rows) == OK, "findings": found, "answers": examination.as_json(answers)}))

@@ -45,7 +45,7 @@ class Answers:
             found.setdefault(host, []).append(rank)
         return found
 
-    def of(self, host: str) -> str:
+    def host_with_ranks(self, host: str) -> str:
         """The name of a host with all its ranks, to head a line."""
         return self.where(self.nodes.get(host, []))
 

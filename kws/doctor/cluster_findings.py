@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from kws.doctor.answers import Answers, ranks_text
-from kws.doctor.findings import Finding, not_checked, ok, problem, size_text, warning
+from kws.doctor.findings import SITE, Finding, not_checked, ok, problem, size_text, warning
 
 _CLOCK_WARNING_S, _CLOCK_PROBLEM_S = 1.0, 30.0
 _FREE_BYTES, _SLOW_BYTES_S = 10**9, 10e6
 _LOOPBACK = ("127.", "::1")
-_SITE = "slurm/site.sh"
 
 
 def rank_rows(answers: Answers) -> list[Finding]:
@@ -54,7 +53,7 @@ def _names(answers: Answers) -> Finding:
         return ok("host names", f"{text} resolve{'s' if len(names) == 1 else ''}")
     advice = (
         "correct /etc/hosts or the name server there (getent hosts NAME); or set GLOO_SOCKET_IFNAME and "
-        f"NCCL_SOCKET_IFNAME to the network's interface in {_SITE}"
+        f"NCCL_SOCKET_IFNAME to the network's interface in {SITE}"
     )
     return problem("host names", answers.by_value(failed), "each node finds itself and rank 0", advice, failed)
 
@@ -74,7 +73,7 @@ def _clocks(answers: Answers) -> Finding:
         most = max(abs(seconds) + error for seconds, error in answers.clocks.values())
         return ok("clocks", f"less than {max(most, 0.001):.3f} s apart", wanted)
     first = answers.hosts[0]
-    texts = [f"{answers.of(host)}: {_ahead(seconds)} {first}" for host, seconds in off.items()]
+    texts = [f"{answers.host_with_ranks(host)}: {_ahead(seconds)} {first}" for host, seconds in off.items()]
     ranks = [rank for host in off for rank in answers.nodes[host]]
     advice = "synchronise the clocks (chronyc tracking; timedatectl): log times and S3 signatures depend on them"
     worst = max(abs(seconds) for seconds in off.values())

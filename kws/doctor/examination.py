@@ -12,7 +12,9 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from kws.doctor import cluster_findings, software_findings, speed_findings
 from kws.doctor.answers import Answers
+from kws.doctor.findings import Finding, problem
 from kws.doctor.gathering import Leader, follow
 from kws.doctor.identity import Identity
 from kws.doctor.rank_checks import TRAINING_LIMITS, Examined, RankChecks
@@ -93,8 +95,21 @@ class _Examination:
         answers.training = self._stage("training", {}, TRAINING_LIMITS * self._examined.limit_s)
 
 
+def findings(answers: Answers) -> list[Finding]:
+    """All rows, in the order of the checks."""
+    rows = cluster_findings.rank_rows(answers)
+    rows += software_findings.rows(answers)
+    rows += cluster_findings.folder_rows(answers)
+    rows += speed_findings.rows(answers)
+    if answers.stopped:
+        rows.append(
+            problem("examination", answers.stopped, "all checks", "see what the launcher and other ranks print")
+        )
+    return rows
+
+
 def as_json(answers: Answers) -> dict[str, Any]:
     """All answers, for programs."""
-    found = dataclasses.asdict(dataclasses.replace(answers, config=None, run=answers.run))
+    found = dataclasses.asdict(dataclasses.replace(answers, config=None))
     del found["config"]
     return found | {"run": str(answers.run)}

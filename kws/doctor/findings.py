@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
-from kws.doctor.answers import Answers
-
 Verdict = Literal["ok", "warning", "problem", "not checked"]
+SITE = "slurm/site.sh"
+"""The settings of a site, which advice names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One row. `ranks`: those that a warning or a problem concerns; [] where it concerns all, or none."""
+    """One row. `ranks`: those that a warning or a problem concerns; () where it concerns all, or none."""
 
     check: str
     verdict: Verdict
@@ -41,21 +41,6 @@ def warning(check: str, found: str, wanted: str, advice: str, ranks: Iterable[in
 def problem(check: str, found: str, wanted: str, advice: str, ranks: Iterable[int] = ()) -> Finding:
     """A training would fail, or go wrong."""
     return Finding(check, "problem", found, wanted, advice, tuple(sorted(ranks)))
-
-
-def findings(answers: Answers) -> list[Finding]:
-    """All rows, in the order of the checks."""
-    from kws.doctor import cluster_findings, software_findings, speed_findings
-
-    rows = cluster_findings.rank_rows(answers)
-    rows += software_findings.rows(answers)
-    rows += cluster_findings.folder_rows(answers)
-    rows += speed_findings.rows(answers)
-    if answers.stopped:
-        rows.append(
-            problem("examination", answers.stopped, "all checks", "see what the launcher and other ranks print")
-        )
-    return rows
 
 
 def size_text(count: float) -> str:

@@ -16,14 +16,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 from kws.distributed import slurm
 from kws.distributed.connection import Connection
+from kws.doctor.child_process import Answer
 from kws.doctor.identity import Identity
 from kws.errors import RankError
 
-Answer = dict[str, Any]
 Stages = Mapping[str, Callable[[Answer], Answer]]
 """The name of a stage -> what a rank does in it."""
 _CONNECT_S, _RETRY_S, _TICK_S = 5.0, 0.3, 0.1

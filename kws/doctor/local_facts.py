@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kws.doctor.identity import Identity
-from kws.machine import cpu_name, usable_cores
+from kws.machine import cores_of_process, cpu_name, usable_cores
 
 PACKAGES = ("torch", "torchaudio", "accelerate", "deepspeed", "webdataset", "numpy", "numba", "safetensors")
 """Whose versions the ranks must share."""
@@ -39,7 +39,7 @@ def describe(identity: Identity) -> Facts:
         "kws": f"{_versions(['kws'])['kws'] or 'from PYTHONPATH'} (code {_code_digest()})",
         "packages": _versions(PACKAGES),
         "cpu": cpu_name(),
-        "cores": sorted(os.sched_getaffinity(0)),
+        "cores": list(cores_of_process()),
         "usable_cores": usable_cores(),
         "machine_cores": os.cpu_count() or 1,
         "omp_threads": os.environ.get("OMP_NUM_THREADS", ""),

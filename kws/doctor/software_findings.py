@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from kws.doctor.answers import Answers
-from kws.doctor.findings import Finding, not_checked, ok, problem, size_text, warning
+from kws.doctor.findings import SITE, Finding, not_checked, ok, problem, size_text, warning
 
 _PYTHON = (3, 11)
 _OPEN_FILES, _FILES_OF_RUN = 1024, 128
 _SHARED_MEMORY = 1 << 30
 """NCCL takes about 10 MB of /dev/shm for each pair of neighbouring GPUs and channel; a container has 64 MB."""
-_SITE = "slurm/site.sh"
 
 
 def rows(answers: Answers) -> list[Finding]:
@@ -55,7 +54,7 @@ def _equal(answers: Answers, check: str, values: dict[int, str], wanted: str) ->
     found = answers.by_value(values)
     if len(answers.groups(values)) <= 1:
         return ok(check, found, wanted)
-    advice = f"use one environment on all nodes: activate it in {_SITE}, and look at PYTHONPATH"
+    advice = f"use one environment on all nodes: activate it in {SITE}, and look at PYTHONPATH"
     return problem(check, found, wanted, advice, _minority(answers, values))
 
 
@@ -226,7 +225,7 @@ def _open_files(answers: Answers) -> Finding:
     found = answers.by_value(limits, lambda limit: "unlimited" if limit is None else f"{limit:,}")
     if not low:
         return ok("ulimit -n", found, f"{wanted:,} or more")
-    advice = f"ulimit -n {wanted} in the job script or in {_SITE}"
+    advice = f"ulimit -n {wanted} in the job script or in {SITE}"
     return warning("ulimit -n", found, f"{wanted:,} or more", advice, low)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from kws.doctor.answers import Answers
 from kws.doctor.cluster_findings import missing_ranks
-from kws.doctor.findings import Finding, not_checked, ok, problem, seconds_text, size_text, warning
+from kws.doctor.findings import SITE, Finding, not_checked, ok, problem, seconds_text, size_text, warning
 from kws.doctor.scaling import SHARE, Link, Work
 
 _GPU_LINK_BYTES_S, _CPU_LINK_BYTES_S = 1e9, 50e6
 _SLOW_RANK = 1.3
 _INTERFACES = (
-    "set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME in slurm/site.sh to the interface that joins the nodes (ip -br addr)"
+    f"set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME in {SITE} to the interface that joins the nodes (ip -br addr)"
 )
 
 
@@ -253,5 +253,6 @@ def _share(answers: Answers) -> Finding:
 def _slowest_link(answers: Answers) -> Link | None:
     """The link between nodes, or that inside a node where there is one node only."""
     found = [answer.get("all_reduce", {}) for answer in answers.training.values()]
-    groups = [of["nodes"] for of in found if of.get("nodes")] or [of["all"] for of in found if of.get("all")]
+    groups = [of_rank["nodes"] for of_rank in found if of_rank.get("nodes")]
+    groups = groups or [of_rank["all"] for of_rank in found if of_rank.get("all")]
     return min((link_of(group) for group in groups), key=lambda link: link.bandwidth, default=None)

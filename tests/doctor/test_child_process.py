@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -71,4 +70,3 @@ def test_a_module_that_does_not_import_is_an_error(tmp_path: Path, monkeypatch: 
     (tmp_path / "broken_child.py").write_text("import a_package_that_is_missing\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert "a_package_that_is_missing" in ask_once("broken_child", {}, 30.0)["error"]
-    assert sys.executable

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from kws.doctor.answers import Answers, ranks_text
-from kws.doctor.findings import Finding, findings
+from kws.doctor.examination import findings
+from kws.doctor.findings import Finding
 from tests.doctor.made_answers import GPU, alone, healthy
 
 Fault = Callable[[Answers], object]
