@@ -7,8 +7,6 @@ so resuming needs none, and no other part of the program can change what is draw
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,13 @@ def digest(*key: Key) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def digests(numbers: npt.NDArray[np.int64], *key: Key) -> npt.NDArray[np.uint64]:
+    """Returns digest(*key, number) for each number, (n,)."""
+    prefix = "".join(f"s{part}\x1f" if isinstance(part, str) else f"i{int(part)}\x1f" for part in key) + "i"
+    hashes = [hashlib.blake2b(f"{prefix}{number}".encode(), digest_size=8).digest() for number in numbers.tolist()]
+    return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
+
+
 def generator(*key: Key) -> np.random.Generator:
     """Returns a numpy generator seeded with the key, for distributions that have no counter-based form here."""
     return np.random.Generator(np.random.PCG64(digest(*key)))
@@ -33,16 +38,37 @@ def permutation(n: int, *key: Key) -> npt.NDArray[np.int64]:
 
     An argsort of 64-bit random numbers, because numpy's shuffle may change between versions.
     """
-    return np.argsort(bits(np.arange(n), 1, *key)[:, 0], kind="stable").astype(np.int64)
+    return random_order(bits(np.arange(n), 1, *key)[:, 0])
 
 
-def permutations(sizes: Sequence[int], keys: Sequence[Sequence[Key]]) -> list[npt.NDArray[np.int64]]:
-    """Returns permutation(n, *key) for each size and key: many small ones in a tenth of the time."""
-    seeds = np.array([digest(*key) for key in keys], np.uint64)
-    ends = list(itertools.accumulate(sizes, initial=0))
-    counters = np.arange(ends[-1]) - np.repeat(np.array(ends[:-1], np.int64), sizes)
+def permutations(sizes: npt.NDArray[np.int64], seeds: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Returns a permutation of each size (n,), end to end: that of permutation(size, *key), where seed = digest(*key).
+
+    Many small ones take a twentieth of the time that they take one by one.
+    """
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    start = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    counters = np.arange(len(group)) - start
     numbers = _mix(np.repeat(seeds, sizes) + (counters + 1).astype(np.uint64) * _GAMMA)
-    return [np.argsort(numbers[low:high], kind="stable") for low, high in itertools.pairwise(ends)]
+    order = random_order(numbers)
+    return order[stable_order(group[order], len(sizes))] - start
+
+
+def random_order(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Returns the stable argsort of random 64-bit numbers (n,), in half its time.
+
+    Sorts the numbers with their places in the low bits; where two are then equal but for their places, sorts again.
+    """
+    low = np.uint64((1 << max(1, len(numbers) - 1).bit_length()) - 1)
+    ordered = np.sort((numbers & ~low) | np.arange(len(numbers), dtype=np.uint64))
+    if not (ordered[1:] ^ ordered[:-1] > low).all():
+        return np.argsort(numbers, kind="stable")
+    return (ordered & low).astype(np.int64)
+
+
+def stable_order(values: npt.NDArray[np.int64], end: int) -> npt.NDArray[np.int64]:
+    """Returns the stable argsort of whole numbers 0..end-1, (n,); numpy sorts 16 bits by radix, ten times as fast."""
+    return np.argsort(values.astype(np.uint16) if end <= 1 << 16 else values, kind="stable")
 
 
 def bits(counters: npt.ArrayLike, count: int, *key: Key) -> npt.NDArray[np.uint64]:

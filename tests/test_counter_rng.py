@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from kws import counter_rng
 
@@ -46,3 +47,24 @@ def test_a_permutation_has_every_number_once() -> None:
     assert sorted(counter_rng.permutation(1000, "k")) == list(range(1000))
     assert counter_rng.permutation(0, "k").shape == (0,)
     assert counter_rng.permutation(1, "k").tolist() == [0]
+
+
+def test_permutations_are_those_of_their_keys_end_to_end() -> None:
+    sizes, numbers = np.array([5, 0, 1, 300]), np.array([3, 7, 1, 2])
+    found = counter_rng.permutations(sizes, counter_rng.digests(numbers, "k", 9))
+    wanted = [counter_rng.permutation(int(size), "k", 9, int(n)) for size, n in zip(sizes, numbers, strict=True)]
+    assert found.tolist() == np.concatenate(wanted).tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 64, 4097])
+def test_random_order_is_the_stable_argsort(count: int) -> None:
+    numbers = counter_rng.bits(np.arange(count), 1, "k")[:, 0]
+    for values in (numbers, numbers >> np.uint64(40), numbers % np.uint64(3)):  # more and more ties
+        assert counter_rng.random_order(values).tolist() == np.argsort(values, kind="stable").tolist()
+
+
+@pytest.mark.parametrize("end", [5, 1 << 16, (1 << 16) + 1])
+def test_stable_order_is_the_stable_argsort(end: int) -> None:
+    values = (counter_rng.uniforms(np.arange(999), 1, "k")[:, 0] * end).astype(np.int64)
+    values[:2] = end - 1
+    assert counter_rng.stable_order(values, end).tolist() == np.argsort(values, kind="stable").tolist()

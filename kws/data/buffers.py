@@ -7,6 +7,8 @@ for as long as it is held and nothing has to be handed back. Holding many batche
 from __future__ import annotations
 
 import collections
+import contextlib
+import mmap
 import weakref
 
 import numpy as np
@@ -17,8 +19,8 @@ from torch import Tensor
 from kws.data.raw_memory import address_of
 
 Samples = npt.NDArray[np.int16]
-_ALIGNED = 64
-"""Buffers begin at a multiple of so many bytes, a line of the processor's cache."""
+_HUGE_PAGE = 1 << 21
+"""Bytes of a huge page of x86 and most ARM systems; a buffer begins at a multiple of it."""
 
 
 class BatchBuffers:
@@ -67,6 +69,14 @@ class BatchBuffers:
 
 
 def _aligned(samples: int) -> Samples:
-    memory = np.empty(samples + _ALIGNED // 2, np.int16)
-    start = -address_of(memory) % _ALIGNED // 2
-    return memory[start : start + samples]
+    """Memory in huge pages where the system has them.
+
+    Measured on 64 clips into one of six buffers: 220 us, and 363 us with pages of 4 kB (docs/log.md).
+    """
+    memory = mmap.mmap(-1, 2 * samples + _HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.int16)
+    start = -address_of(whole) % _HUGE_PAGE // 2
+    return whole[start : start + samples]

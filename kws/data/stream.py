@@ -3,6 +3,9 @@
     slots of the plan -> SlotReader: clips and labels -> Batch -> training loop      (a wds.DataPipeline of two stages)
     0 workers: in the loop itself; else in `data.workers` threads that read ahead (kws/data/read_ahead.py)
 
+Small slots are read several at a time: reading pushes Python's own data out of the processor's cache, so each step of
+Python after it is slow, and the batch of 64 clips cost half as much again as its copy (docs/log.md). An error of a clip
+may therefore be raised some slots before its batch.
 Each batch has its position (step, slot), so the training loop's own count of finished steps is all that a resume needs.
 Batches that were read ahead and not used are read again.
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +31,12 @@ from kws.data.store import Prefetcher
 from kws.errors import UsageError, user_message
 
 CPU = torch.device("cpu")
-_AHEAD_OF_THREAD = 4
-"""Batches that each thread reads ahead, where _MOST_BYTES_AHEAD allows so many."""
+_CLIPS_AT_ONCE = 512
+"""Slots are read together up to so many clips, beginning with their number of the first slot."""
+_AHEAD_OF_THREAD = 2
+"""Reads that each thread is ahead, where _MOST_BYTES_AHEAD allows so many."""
 _MOST_BYTES_AHEAD = 256_000_000
-"""The most memory of batches that wait to be used, per rank; one batch may always wait."""
+"""The most memory of batches that wait to be used, per rank; those of one read may always wait."""
 
 
 class Batch(NamedTuple):
@@ -77,27 +82,42 @@ class SlotReader:
 
     def batch(self, slot: Slot) -> Batch:
         """Reads the slot's clips. Clips that the reader skips as damaged are missing from the batch."""
-        wave = self._buffers.take(len(slot.clips), self._samples)
-        numbers = np.empty((4, len(slot.clips)), np.int64)  # one array: each step of Python counts at 5 us a clip
-        numbers[0], numbers[1] = slot.draws, slot.clips
-        _, numbers[2] = self.reader.read_rows(slot.clips, self._excerpt, self._samples, wave.numpy())
-        np.take(self._class_of, self.reader.words(slot.clips), out=numbers[3])
-        if self.reader.on_bad == "skip" and (numbers[2] < 0).any():
-            kept = numbers[2] >= 0
-            numbers = np.ascontiguousarray(numbers[:, kept])
-            wave.numpy()[: numbers.shape[1]] = wave.numpy()[kept]
-            wave = wave[: numbers.shape[1]]
-        draws, clips, lengths, labels = torch.from_numpy(numbers).unbind()
-        return Batch(slot.step, slot.slot, draws, clips, wave, lengths, self._buffers.pinned_copy(labels))
+        return self._read([slot])[0]
 
     def batches(self, slots: Iterator[Slot]) -> Iterator[Batch]:
         """Yields the slots' batches in order, read ahead where there are threads."""
-        if self._threads is None:
-            yield from map(self.batch, slots)
-        elif (first := next(slots, None)) is not None:
-            batch_bytes = max(1, len(first.clips)) * 2 * self._samples
-            depth = max(1, min(self._most_ahead, _MOST_BYTES_AHEAD // batch_bytes))
-            yield from self._threads.stream(self.batch, itertools.chain([first], slots), depth)
+        first = next(slots, None)
+        if first is None:
+            return
+        slots, clips = itertools.chain([first], slots), max(1, len(first.clips))
+        # A small cache of remote shards may not have room for those of several slots.
+        num_slots = 1 if self.reader.cached else max(1, _CLIPS_AT_ONCE // clips)
+        parts = iter(lambda: list(itertools.islice(slots, num_slots)), [])
+        read: Iterator[list[Batch]] = map(self._read, parts)
+        if self._threads:
+            most = _MOST_BYTES_AHEAD // (num_slots * clips * 2 * self._samples)
+            read = self._threads.stream(self._read, parts, max(1, min(self._most_ahead, most)))
+        for batches in read:
+            yield from batches
+
+    def _read(self, slots: Sequence[Slot]) -> list[Batch]:
+        """Reads the batches of several slots, which share their memory."""
+        clips, sizes = np.concatenate([slot.clips for slot in slots]), [len(slot.clips) for slot in slots]
+        wave = self._buffers.take(len(clips), self._samples)
+        numbers = np.empty((4, len(clips)), np.int64)
+        numbers[0], numbers[1] = np.concatenate([slot.draws for slot in slots]), clips
+        _, numbers[2] = self.reader.read_rows(clips, self._excerpt, self._samples, wave.numpy())
+        np.take(self._class_of, self.reader.words(clips), out=numbers[3])
+        if self.reader.on_bad == "skip" and (numbers[2] < 0).any():
+            kept = numbers[2] >= 0
+            sizes = [int(part.sum()) for part in np.split(kept, np.cumsum(sizes[:-1]))]
+            numbers = np.ascontiguousarray(numbers[:, kept])
+            wave.numpy()[: numbers.shape[1]] = wave.numpy()[kept]
+            wave = wave[: numbers.shape[1]]
+        draws, ids, lengths, labels = torch.from_numpy(numbers).unbind()
+        columns = (draws, ids, wave, lengths, self._buffers.pinned_copy(labels))
+        parts = zip(*(torch.split_with_sizes(column, sizes) for column in columns), strict=True)
+        return [Batch(slot.step, slot.slot, *part) for slot, part in zip(slots, parts, strict=True)]
 
     def close(self) -> None:
         """Ends the threads, without waiting for one that waits for a silent server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -254,28 +255,40 @@ def test_a_stream_that_is_closed_early_costs_nothing_of_the_rest(tones: Index, w
         assert all(same(*pair) for pair in zip(found, whole[2 * step : 2 * step + 3], strict=True))
 
 
-@pytest.mark.parametrize(("most_bytes", "ahead"), [(1, 1), (2 * 8 * 2 * 16000, 2), (1 << 40, 3 * 4)])
-def test_batches_that_wait_are_bounded_in_bytes_and_in_number(
+@pytest.mark.parametrize(("most_bytes", "ahead"), [(1, 1), (2 * 16 * 2 * 16000, 2), (1 << 40, 3 * 2)])
+def test_reads_that_wait_are_bounded_in_bytes_and_in_number(
     tones: Index, monkeypatch: pytest.MonkeyPatch, most_bytes: int, ahead: int
 ) -> None:
     monkeypatch.setattr("kws.data.stream._MOST_BYTES_AHEAD", most_bytes)
+    monkeypatch.setattr("kws.data.stream._CLIPS_AT_ONCE", 16)
     begun, plan = list[int](), natural_plan(tones)
 
     class Counted(SlotReader):
-        def batch(self, slot: Slot) -> Batch:
-            begun.append(slot.step)
-            return super().batch(slot)
+        def _read(self, slots: Sequence[Slot]) -> list[Batch]:
+            begun.append(len(slots))
+            return super()._read(slots)
 
     reader = Counted(Reader(tones, "train"), LABELS, Excerpt(16000), workers=3)
     slots = [*plan.rank_slots(0, 1)] * 9
     with contextlib.closing(stream_batches(lambda: slots, reader)) as batches:
         for taken in range(1, 20):
-            next(batches)
+            next(batches), next(batches)  # two slots of 8 clips are a read
             deadline = time.monotonic() + 30
             while len(begun) < taken + ahead and time.monotonic() < deadline:
                 time.sleep(0.001)
-            assert len(begun) == taken + ahead
+            assert begun == [2] * (taken + ahead)
     reader.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 512])
+def test_slots_that_are_read_together_are_the_same_batches(
+    tones: Index, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("kws.data.stream._CLIPS_AT_ONCE", at_once)
+    plan = natural_plan(tones)
+    found = batches(tones, plan, workers=0)
+    for slot, batch in zip(plan.rank_slots(0, 1), found, strict=True):
+        assert same(SlotReader(Reader(tones, "train"), LABELS, Excerpt(16000, "start")).batch(slot), batch)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
