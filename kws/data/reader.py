@@ -81,6 +81,11 @@ class Reader:
         """Whether clips are read from copies in the node's shard cache."""
         return self._store.cached
 
+    def only_copies(self, clips: Ids) -> bool:
+        """Whether reading these clips is only copying: none is decoded, or in a cache that may have room for few
+        shards."""
+        return not self.cached and bool(self._split.values("plain", clips).all())
+
     @property
     def skipped(self) -> Ids:
         """Ids of the damaged clips left out so far, (n,)."""

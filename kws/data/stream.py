@@ -32,8 +32,8 @@ from kws.errors import UsageError, user_message
 
 CPU = torch.device("cpu")
 _CLIPS_AT_ONCE = 512
-"""Slots are read together up to so many clips, beginning with their number of the first slot."""
-_AHEAD_OF_THREAD = 2
+"""Slots of clips that are only copied are read together, as many as have so many clips if all are like the first."""
+_AHEAD_OF_THREAD = 4
 """Reads that each thread is ahead, where _MOST_BYTES_AHEAD allows so many."""
 _MOST_BYTES_AHEAD = 256_000_000
 """The most memory of batches that wait to be used, per rank; those of one read may always wait."""
@@ -90,8 +90,7 @@ class SlotReader:
         if first is None:
             return
         slots, clips = itertools.chain([first], slots), max(1, len(first.clips))
-        # A small cache of remote shards may not have room for those of several slots.
-        num_slots = 1 if self.reader.cached else max(1, _CLIPS_AT_ONCE // clips)
+        num_slots = max(1, _CLIPS_AT_ONCE // clips) if self.reader.only_copies(first.clips) else 1
         parts = iter(lambda: list(itertools.islice(slots, num_slots)), [])
         read: Iterator[list[Batch]] = map(self._read, parts)
         if self._threads:
