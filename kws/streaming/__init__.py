@@ -1,0 +1,13 @@
+"""Continuous audio: features and scores as samples come in, events, and how often they are right.
+
+May import evaluation and every folder below it; training and commands import this folder, never the other way round.
+scores, events, truth, counting, curves and mixing work without torch.
+
+    samples -> StreamFeatures -> WindowScorer or NetworkScorer -> Scores -> Detector -> Event -> counted against truth
+
+Read in this order:
+    scores     what a scorer gives: times and probabilities
+    front_end  frames of features as samples come in
+    window     the last window of frames, every few frames, through any network
+    scorers    the scorer that a trained network gets
+"""
