@@ -58,6 +58,22 @@ def wilson_interval(correct: int, n: int, z: float = 1.959964) -> tuple[float, f
     return low, high
 
 
+def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the exact interval (low, high) of the mean of a Poisson variable that was observed as `count`.
+
+    Garwood, Biometrika 28, 1936. Divided by the hours of observation it is the interval of a rate. Nothing observed
+    gives (0, 3.0): the one-sided limit, at most 3 in the time of observation. Raises ValueError for a count below 0.
+    """
+    from scipy.special import gammaincinv  # takes 50 ms
+
+    if count < 0:
+        raise ValueError(f"poisson_interval: count {count}; wanted 0 or more")
+    if count == 0:
+        return 0.0, -math.log(1 - confidence)
+    outside = (1 - confidence) / 2
+    return float(gammaincinv(count, outside)), float(gammaincinv(count + 1, 1 - outside))
+
+
 def few_clips_notes(sizes: Mapping[str, int]) -> list[str]:
     """Returns a line about those of valid and test that have too few clips to tell a good network from a bad one.
 

@@ -121,13 +121,17 @@ def _label(where: str, fields: Sequence[str], length_s: float) -> Label:
     """The label. Raises ValueError that says what is wrong."""
     if len(fields) < 2:
         raise ValueError(f"found {fields[0].strip()[:40]!r}; wanted START, END and LABEL with tabs between them")
-    start, end = parse_seconds(fields[0]), parse_seconds(fields[1])
-    label = fields[2].strip() if fields[2:] else ""
-    word = parse_word(label) if label else ""
+    label = label_of(where, parse_seconds(fields[0]), parse_seconds(fields[1]), fields[2] if fields[2:] else "")
+    if label.start == label.end and label.word == NOISE_FOLDER:
+        raise ValueError("a point label for noise; wanted a label with start and end")
+    if label.start >= length_s or label.end > length_s + _ROUNDING_S:
+        raise ValueError(f"to {label.end:g} s; wanted labels of this recording, which has {length_s:.2f} s")
+    return label
+
+
+def label_of(where: str, start: float, end: float, text: str) -> Label:
+    """The label with that text, "" for an empty one. Raises ValueError for wrong times or an invalid word."""
+    word = parse_word(text) if text.strip() else ""
     if not 0 <= start <= end:
         raise ValueError(f"from {start:g} to {end:g} s; wanted 0 or more, and an end after the start")
-    if start == end and word == NOISE_FOLDER:
-        raise ValueError("a point label for noise; wanted a label with start and end")
-    if start >= length_s or end > length_s + _ROUNDING_S:
-        raise ValueError(f"to {end:g} s; wanted labels of this recording, which has {length_s:.2f} s")
     return Label(where, start, end, word)
