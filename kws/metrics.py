@@ -1,5 +1,5 @@
-"""Classification metrics, numpy only: confusion matrix, Wilson interval, per-class scores, calibration error, McNemar's
-test."""
+"""Classification metrics, free of torch: confusion matrix, Wilson and Poisson intervals, per-class scores, calibration
+error, McNemar's test."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
     Garwood, Biometrika 28, 1936. Divided by the hours of observation it is the interval of a rate. Nothing observed
     gives (0, 3.0): the one-sided limit, at most 3 in the time of observation. Raises ValueError for a count below 0.
     """
-    from scipy.special import gammaincinv  # takes 50 ms
+    from scipy.special import gammaincinv  # type: ignore[import-untyped]
 
     if count < 0:
         raise ValueError(f"poisson_interval: count {count}; wanted 0 or more")

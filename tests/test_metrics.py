@@ -15,6 +15,7 @@ from kws.metrics import (
     confused_pairs,
     confusion_matrix,
     mcnemar_p,
+    poisson_interval,
     summarise_confusion,
     wilson_interval,
 )
@@ -162,3 +163,25 @@ def test_mcnemar_of_many_clips(counts: tuple[int, int]) -> None:
 def test_mcnemar_refuses_negative_counts() -> None:
     with pytest.raises(ValueError, match="-1 and 3"):
         mcnemar_p(-1, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    # Garwood's limits; 0: one-sided, ln 20.
+    [(0, 0.0, 2.9957), (1, 0.02532, 5.5716), (2, 0.2422, 7.2247), (10, 4.7954, 18.3904), (100, 81.3640, 121.6271)],
+)
+def test_poisson_interval_has_the_tabulated_limits(count: int, low: float, high: float) -> None:
+    assert poisson_interval(count) == pytest.approx((low, high), abs=1e-3)
+
+
+def test_poisson_interval_covers_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    draws = rng.poisson(3.0, 2000)
+    limits = {count: poisson_interval(count) for count in set(draws.tolist())}
+    covered = np.mean([limits[count][0] <= 3.0 <= limits[count][1] for count in draws.tolist()])
+    assert covered >= 0.95
+
+
+def test_poisson_interval_refuses_a_negative_count() -> None:
+    with pytest.raises(ValueError, match="-1"):
+        poisson_interval(-1)

@@ -1,7 +1,7 @@
 """Continuous audio: features and scores as samples come in, events, and how often they are right.
 
 May import evaluation and every folder below it; training and commands import this folder, never the other way round.
-scores, events, truth, counting, curves and mixing work without torch.
+scores, events, truth, counting, curves, thresholds and mixing work without torch.
 
     samples -> StreamFeatures -> WindowScorer or NetworkScorer -> Scores -> Detector -> Event -> counted against truth
 
@@ -10,4 +10,9 @@ Read in this order:
     front_end  frames of features as samples come in
     window     the last window of frames, every few frames, through any network
     scorers    the scorer that a trained network gets
+    events     scores become events: smoothing, threshold, refractory time
+    truth      the words spoken in a recording, from label tracks and tables
+    counting   events against them: hits, misses, false accepts, latency
+    curves     the same for all thresholds in one pass: the DET curve
+    thresholds chosen on one set of recordings, used on others
 """
