@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import io
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,23 @@ def real_mini(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     require("real", archive.exists(), f"the real clips are not at {REAL} (set KWS_REAL_DATA)")
     corpus, _ = pack.pack([archive], tmp_path_factory.mktemp("real") / "mini")
     return corpus
+
+
+@pytest.fixture
+def microphone_file(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """microphone_file(pcm, name="default") gives the environment in which ALSA's device of that name records these
+    samples, with its file plugin; the default device records silence if the name is another."""
+    there = bool(find_spec("sounddevice") and ctypes.util.find_library("portaudio"))
+    require("microphone", there, "sounddevice or PortAudio is absent (apt-get install libportaudio2)")
+
+    def environment(pcm: codec.Pcm, name: str = "default") -> dict[str, str]:
+        (tmp_path / "microphone.raw").write_bytes(pcm.tobytes())
+        plugin = f'type file\n slave.pcm null\n file /dev/null\n infile "{tmp_path}/microphone.raw"\n format raw'
+        devices = {"null": "type null", "default": "type null", name: plugin}  # PortAudio aborts without a default
+        (tmp_path / "asound.conf").write_text("".join(f"pcm.!{key} {{\n {devices[key]}\n}}\n" for key in devices))
+        return {"ALSA_CONFIG_PATH": str(tmp_path / "asound.conf")}
+
+    return environment
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ Read in this order:
     containers, chunks  headers by their structure: where the sound is (sound_bytes), what is missing
     ffmpeg, remarks     what libsndfile does not read; what was fixed or looks implausible
     audio_files         audio files below folders, decoded by threads
+    microphone          blocks of samples from a microphone
     features            samples -> mel features, the network's input; ta imports torchaudio
     augment_parameters  what is drawn for each training draw; noise and rooms: background noise, reverberation
     augment             the augmentation chain that applies it

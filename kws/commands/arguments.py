@@ -102,6 +102,15 @@ def _add_record(commands: Any) -> None:
         "--speaker", default="me", metavar="NAME", help="the speaker, which becomes part of the file names (default me)"
     )
     record.add_argument("--seconds", type=float, default=1.0, help="length of a take in seconds (default 1)")
+    _add_device(record)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="", metavar="NAME|N",
+        help="the microphone: a part of its name or its number, as python -m sounddevice lists them (default: the "
+        "system's input)",
+    )  # fmt: skip
 
 
 def _add_pack(commands: Any) -> None:

@@ -99,16 +99,17 @@ def _print_status(line: str) -> None:
 
 def record(arguments: argparse.Namespace) -> int:
     """Records takes of a word with the microphone."""
-    from kws.corpus import microphone
+    from kws.audio.microphone import Microphone
+    from kws.corpus import takes
 
-    session = microphone.RecordingSession(
+    session = takes.RecordingSession(
         arguments.word, arguments.dir, arguments.speaker, arguments.count, arguments.seconds
     )
     first, code = session.first_number(), OK
     try:
-        with microphone.Microphone() as open_microphone, live_line() as show:
-            for event in microphone.record(session, open_microphone):
-                if isinstance(event, microphone.RejectedTake):
+        with Microphone(arguments.device) as microphone, live_line() as show:
+            for event in takes.record(session, microphone):
+                if isinstance(event, takes.RejectedTake):
                     print(f"rejected: {event.why}; say it again", file=sys.stderr)
                 else:
                     prompt = event.countdown or f"say {session.word}"

@@ -73,13 +73,37 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @contextmanager
+def stop_request() -> Iterator[Callable[[], bool]]:
+    """Around work that has no end of its own: Ctrl-C, SIGTERM and SIGHUP only ask it to stop, and it asks with the
+    yielded function whether one came. A second Ctrl-C raises KeyboardInterrupt."""
+    asked = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if number == signal.SIGINT and asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    with _on_signals(ask, signal.SIGINT, *_end_signals()):
+        yield asked.is_set
+
+
+@contextmanager
 def _on_end_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handles SIGTERM and, unless nohup ignores it, SIGHUP in the with block; in the main thread only, as Python
-    wants."""
+    """Handles SIGTERM and, unless nohup ignores it, SIGHUP in the with block."""
+    with _on_signals(handler, *_end_signals()):
+        yield
+
+
+def _end_signals() -> list[signal.Signals]:
+    return [number for number in (signal.SIGTERM, signal.SIGHUP) if not signals.is_ignored_hangup(number)]
+
+
+@contextmanager
+def _on_signals(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Handles the signals in the with block; in the main thread only, as Python wants."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if not signals.is_ignored_hangup(number)]
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -11,5 +11,5 @@ packed corpus. Read in this order:
     tasks                                           which words belong to which class
     recipe, fetch                                   known corpora (the files of shards/), downloading them
     espeak, voices, acoustic_conditions, synth      speech synthesis: engine, speakers, rooms and noise, a whole corpus
-    microphone                                      recording takes of a word
+    takes                                           recording takes of a word with the microphone
 """

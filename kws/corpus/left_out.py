@@ -14,6 +14,8 @@ from kws.audio import formats
 
 HIDDEN = "hidden"
 """The kind of files that are hidden, or that macOS and Windows leave everywhere."""
+NEAR_MISSES = "near misses"
+"""The kind of clips that `kws listen` kept and nobody has sorted yet."""
 HEADER, REMARKS_HEADER = "source\tfile\treason\n", "source\tfile\tremark\n"
 
 
@@ -78,7 +80,7 @@ class LeftOut:
         ]
 
     def notes(self) -> list[str]:
-        """At most two notes: what is no audio, and what is hidden."""
+        """Notes on what is no audio, what is hidden, and near misses."""
         endings = sorted(
             ((kind, count) for kind, count in self.counts.items() if kind.startswith(".") or kind == "without ending"),
             key=lambda item: (-item[1], item[0]),
@@ -88,6 +90,9 @@ class LeftOut:
         notes = [f"left out {', '.join(shown)}: not audio"] if shown else []
         if self.counts[HIDDEN]:
             notes.append(f"left out {self.counts[HIDDEN]:,} hidden files, such as those of macOS (._*, .DS_Store)")
+        if self.counts[NEAR_MISSES]:
+            count = self.counts[NEAR_MISSES]
+            notes.append(f"left out {count:,} near misses of kws listen; to use one, move it to its word's folder")
         return notes
 
     def _list(self, source: Path, name: str, reason: str) -> None:

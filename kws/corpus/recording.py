@@ -13,6 +13,8 @@ from kws.audio import codec
 from kws.errors import unreadable
 
 NOISE_FOLDER = "_background_noise_"
+NEAR_MISS_FOLDER = "_near_misses_"
+"""Where `kws listen` keeps clips that hold a word or not; packing leaves them out."""
 Span = tuple[float, float]
 """Start and end of an excerpt, in seconds."""
 

@@ -15,9 +15,10 @@ from kws.audio import codec, formats
 from kws.corpus import archives, label_track, split_lists, survey
 from kws.corpus.archives import SourceFile
 from kws.corpus.layout import Folder, Layout, Reading
-from kws.corpus.left_out import HIDDEN, LeftOut
+from kws.corpus.left_out import HIDDEN, NEAR_MISSES, LeftOut
 from kws.corpus.name_pattern import NameFields, NamePattern
 from kws.corpus.recording import (
+    NEAR_MISS_FOLDER,
     NOISE_FOLDER,
     Recording,
     excerpt_name,
@@ -77,6 +78,8 @@ class SourceReader:
             folder, base = _parts(name)
             if survey.is_hidden(folder, base):
                 self._left_out.passed_over(self._path, name, HIDDEN, "hidden")
+            elif NEAR_MISS_FOLDER in folder:
+                self._left_out.passed_over(self._path, name, NEAR_MISSES, "a near miss of kws listen")
             elif base in LISTS and file.is_regular:
                 self._read_list(file, folder, base)
             elif base not in _OWN_FILES and self._is_audio(file, base) and self._is_usable(file, name, folder):

@@ -15,4 +15,5 @@ Read in this order:
     counting   events against them: hits, misses, false accepts, latency
     curves     the same for all thresholds in one pass: the DET curve
     thresholds chosen on one set of recordings, used on others
+    near_misses, kept_clips, listening   `kws listen`: what nearly was an event, the clips that are kept, the microphone
 """

@@ -43,14 +43,17 @@ def test_the_content_decides_and_all_else_is_counted(
         soundfile.write(name, tone(700, 800, seed=number), 16000, format=kind, subtype=subtype)
     hidden = ("__MACOSX/yes/._a.wav", ".git/config", "yes/.DS_Store", "no/Thumbs.db")
     others = ("README", "yes/notes.txt", "no/picture.jpg", "odd\nname.txt")
+    near = "_near_misses_/yes/s0_nohash_0.wav"
+    (source / near).parent.mkdir(parents=True)
+    (source / near).write_bytes(codec.wav_bytes(tone(900, 800)))
     for name in (*hidden, *others):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(b"\0\5\26\7" + bytes(100))
     assert cli.main(["pack", str(source), str(tmp_path / "out"), "--json"]) == cli.OK
     facts = json.loads(capsys.readouterr().out)
     assert sum(facts["clips"].values()) == 8 + len(FORMATS)
-    assert facts["left_out"] == {"hidden": 4, ".txt": 2, ".jpg": 1, "without ending": 1}
-    assert set(listed(tmp_path / "out")) == {*hidden, *others[:3], "odd\\nname.txt"}
+    assert facts["left_out"] == {"hidden": 4, "near misses": 1, ".txt": 2, ".jpg": 1, "without ending": 1}
+    assert set(listed(tmp_path / "out")) == {*hidden, near, *others[:3], "odd\\nname.txt"}
 
 
 def test_nothing_left_out_leaves_no_list_and_the_list_is_no_part_of_the_corpus(source: Path, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Recording from a file in place of a microphone, with ALSA's file plugin for PortAudio."""
+"""Recording takes from a file in place of a microphone, with ALSA's file plugin for PortAudio."""
 
 from __future__ import annotations
 
-import ctypes.util
 import json
 import os
 import pty
@@ -18,14 +17,14 @@ import numpy as np
 import pytest
 
 from kws.audio import codec
-from kws.corpus import microphone
-from kws.corpus.microphone import RecordingSession
+from kws.corpus import takes
 from kws.corpus.source import NOISE_FOLDER, Sources
+from kws.corpus.takes import RecordingSession
 from kws.errors import UsageError
 from tests.conftest import require, tone
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-WAIT = np.zeros(int(microphone.COUNTDOWN_S * len(microphone.COUNTDOWN) * 16000), np.int16)
+WAIT = np.zeros(int(takes.COUNTDOWN_S * len(takes.COUNTDOWN) * 16000), np.int16)
 SILENT, CLIPPED = (
     (tone(440) // 1000).astype(np.int16),
     np.clip(tone(300).astype(int) * 9, -32768, 32767).astype(np.int16),
@@ -34,17 +33,11 @@ HIGH, LOW = tone(800, seed=1), tone(200, seed=2)
 
 
 @pytest.fixture
-def fake_microphone(tmp_path: Path) -> Callable[..., dict[str, str]]:
+def fake_microphone(microphone_file: Callable[..., dict[str, str]]) -> Callable[..., dict[str, str]]:
     """The environment in which the microphone records these takes, each after its countdown."""
-    there = bool(find_spec("sounddevice") and ctypes.util.find_library("portaudio"))
-    require("microphone", there, "sounddevice or PortAudio is absent (apt-get install libportaudio2)")
 
-    def environment(*takes: codec.Pcm) -> dict[str, str]:
-        whole = np.concatenate([part for take in takes for part in (WAIT, take)])
-        (tmp_path / "microphone.raw").write_bytes(whole.tobytes())
-        plugin = f'type file\n slave.pcm null\n file /dev/null\n infile "{tmp_path}/microphone.raw"\n format raw'
-        (tmp_path / "asound.conf").write_text(f"pcm.!default {{\n {plugin}\n}}\npcm.null {{ type null }}\n")
-        return {"ALSA_CONFIG_PATH": str(tmp_path / "asound.conf")}
+    def environment(*recorded: codec.Pcm) -> dict[str, str]:
+        return microphone_file(np.concatenate([part for take in recorded for part in (WAIT, take)]))
 
     return environment
 
@@ -149,11 +142,11 @@ def test_a_microphone_of_another_rate_is_resampled(
     time_s = np.arange(3 * 44100) / 44100
     env = {**os.environ, **fake_microphone((9000 * np.sin(2 * np.pi * 440 * time_s)).astype(np.int16))}
     code = (
-        "from kws.corpus import microphone; from pathlib import Path\n"
+        "from kws.audio import microphone; from kws.corpus import takes; from pathlib import Path\n"
         "microphone.Microphone._supports = lambda self, rate: False\n"
         "with microphone.Microphone() as open_one:\n"
         "    assert open_one._rate == 44100, open_one._rate\n"
-        f"    list(microphone.record(microphone.RecordingSession('yes', Path({str(tmp_path)!r}), 'me', 1), open_one))\n"
+        f"    list(takes.record(takes.RecordingSession('yes', Path({str(tmp_path)!r}), 'me', 1), open_one))\n"
     )
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
     pcm = np.array(samples(tmp_path / "yes" / "me_nohash_0.wav"))
@@ -176,7 +169,7 @@ def test_without_a_microphone_recording_is_refused(
     done = kws("record", "yes", tmp_path / "mine", env=env)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("kws: record: no microphone")
+    assert done.stderr.startswith("kws: no microphone")
     assert not (tmp_path / "mine").exists()
 
 
@@ -193,7 +186,7 @@ def test_without_library_or_portaudio_the_message_says_what_to_install(absent: s
     code = f"import sys; {absent}; from kws import cli; sys.exit(cli.main(['record', 'yes', {str(tmp_path)!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("kws: record: ")
+    assert done.stderr.startswith("kws: the microphone needs ")
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
 
@@ -215,9 +208,3 @@ def test_impossible_names_and_takes_are_refused(session: tuple[str, ...], says: 
     word, *rest = session
     with pytest.raises(UsageError, match=says.replace("(", r"\(")):
         RecordingSession(word, tmp_path, *rest)  # type: ignore[arg-type]
-
-
-def test_levels_are_relative_to_full_scale() -> None:
-    assert microphone.level_db(np.full(800, -32768, np.int16)) == 0.0
-    assert microphone.level_db(np.zeros(800, np.int16)) == -96.0
-    assert microphone.level_db(np.full(800, 3277, np.int16)) == pytest.approx(-20, abs=0.01)

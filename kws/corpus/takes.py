@@ -2,27 +2,25 @@
 
     microphone -> 50 ms blocks -> countdown, then a take -> level check -> DIR/WORD/SPEAKER_nohash_N.wav, 16 kHz PCM16
 
-The library `sounddevice` (PortAudio) is an optional dependency, imported only when recording.
+The microphone itself is kws/audio/microphone.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 
 from kws.audio import codec
+from kws.audio.microphone import Microphone, level_db
 from kws.corpus.recording import NOISE_FOLDER, parse_word
 from kws.errors import UsageError, cannot_write, filename_in_error
 from kws.files import write_bytes
 
-BLOCK_S, COUNTDOWN_S, COUNTDOWN = 0.05, 0.5, ("3", "2", "1")
+COUNTDOWN_S, COUNTDOWN = 0.5, ("3", "2", "1")
 SILENT_DB = -45.0
 """A take is silent if its loudest block is below this level re full scale. Of 864 real clips none is; the softest has
 -42."""
@@ -47,8 +45,7 @@ class RecordingSession:
             object.__setattr__(self, "word", parse_word(self.word))
         except ValueError as error:
             raise UsageError(f"record: {error}") from error
-        if not re.fullmatch(r"[^\W_][\w-]*", self.speaker) or "_nohash_" in self.speaker:
-            raise UsageError(f"--speaker {self.speaker!r}: wanted letters, numbers, - and _, such as anna")
+        check_speaker(self.speaker)
         if self.count < 1 or not 0.2 <= self.seconds <= 600:
             raise UsageError(
                 f"--count {self.count} --seconds {self.seconds:g}: wanted 1 take or more, of 0.2 to 600 seconds"
@@ -71,6 +68,12 @@ class RecordingSession:
         return max((int(name[1]) + 1 for name in names if name), default=0)
 
 
+def check_speaker(name: str) -> None:
+    """Raises UsageError for a name that cannot be part of a file name, NAME_nohash_N.wav."""
+    if not re.fullmatch(r"[^\W_][\w-]*", name) or "_nohash_" in name:
+        raise UsageError(f"--speaker {name!r}: wanted letters, numbers, - and _, such as anna")
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockLevel:
     """A recorded block: the take it belongs to (from 1), the countdown to show ("" during the take), and its level."""
@@ -85,59 +88,6 @@ class RejectedTake:
     """A take that was not kept and is repeated, and the reason."""
 
     why: str
-
-
-class Microphone:
-    """The system's default microphone, mono int16. Records inside a with statement.
-
-    Raises UsageError where the library, PortAudio or a microphone is missing, or the microphone is disconnected.
-    """
-
-    def __init__(self) -> None:
-        self._library = _library()
-        try:
-            default_hz = self._library.query_devices(kind="input")["default_samplerate"]
-            self._rate = codec.SAMPLE_RATE_HZ if self._supports(codec.SAMPLE_RATE_HZ) else round(default_hz)
-            self._stream = self._library.InputStream(self._rate, channels=1, dtype="int16")
-        except self._library.PortAudioError as error:
-            raise UsageError(
-                f"record: no microphone ({error.args[0]}); plug one in or choose it as the system's input"
-            ) from error
-
-    def _supports(self, rate: int) -> bool:
-        try:
-            self._library.check_input_settings(samplerate=rate, channels=1, dtype="int16")
-        except self._library.PortAudioError:
-            return False
-        return True
-
-    def __enter__(self) -> Self:
-        self._stream.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stream.close()
-
-    def blocks(self, seconds: float) -> Iterator[tuple[codec.Pcm, bool]]:
-        """Records for that many seconds, at the microphone's own rate. With each block: whether samples were lost
-        before it."""
-        left = round(seconds * self._rate)
-        while left:
-            size = min(left, round(BLOCK_S * self._rate))
-            try:
-                samples, lost = self._stream.read(size)
-            except self._library.PortAudioError as error:
-                raise UsageError(
-                    f"the microphone does not respond ({error.args[0]}); the takes so far are kept"
-                ) from error
-            left -= size
-            yield samples[:, 0].copy(), bool(lost)
-
-    def as_pcm(self, samples: codec.Pcm) -> codec.Pcm:
-        """Samples at the microphone's rate, resampled to 16 kHz."""
-        if self._rate == codec.SAMPLE_RATE_HZ:
-            return samples
-        return codec.pcm_from_float(samples.astype(np.float32) / 32768, self._rate)
 
 
 def record(session: RecordingSession, microphone: Microphone) -> Iterator[BlockLevel | RejectedTake]:
@@ -187,21 +137,3 @@ def reject_reason(blocks: list[codec.Pcm], word: str) -> str:
     if word != NOISE_FOLDER and max(map(level_db, blocks)) < SILENT_DB:
         return "silent: no speech was recorded"
     return ""
-
-
-def level_db(block: codec.Pcm) -> float:
-    """RMS level relative to full scale, in dB; -96 for silence."""
-    power = float(np.mean(np.square(block.astype(np.float64) / 32768)))
-    return max(-96.0, 10 * math.log10(power)) if power else -96.0
-
-
-def _library() -> Any:
-    try:
-        import sounddevice  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise UsageError("record: needs the library sounddevice; type: pip install 'kws[record]'") from error
-    except OSError as error:  # importing it loads PortAudio
-        raise UsageError(
-            "record: needs PortAudio; type: apt-get install libportaudio2 (or your system's package of it)"
-        ) from error
-    return sounddevice
