@@ -61,6 +61,10 @@ class DataConfig:
     silence: float = 0.0
     """For task = "words": adds the class `silence`, cut from the corpus's noise, with this fraction of the number of
     all other clips, in every split. 0: no such class."""
+    negatives: float = 0.0
+    """Fraction of the draws of an epoch that are windows of the corpus's negatives (kws pack --negatives): long
+    recordings without the words. They belong to the class `unknown`, which task = "words" then has too. The other draws
+    are as `sampling` says. Evaluations have the same fraction of windows. 0: none."""
     clip_seconds: Annotated[float | Literal["auto"], BeforeValidator(_seconds_or_auto)] = "auto"
     """Length of a clip, in seconds. auto: long enough for 99 % of the corpus's train clips and 90 % of those of each
     word, in steps of 0.1 s, from 1 to 5 s. The run records the number and keeps it when it resumes. Shorter recordings
@@ -90,6 +94,7 @@ class DataConfig:
                 "task, silence: silence is a setting of task = words only; other tasks define it in their file; "
                 "use --set data.silence=0, or --set data.task=words",
             )
+            check(0.0 <= self.negatives <= 0.95, "negatives: wanted 0 to 0.95")
             check(self.window >= 1, "window: wanted 1 or more draws")
             check(self.workers >= 0, "workers: wanted 0 or more")
             check(self.cache_gb > 0.0, "cache_gb: wanted more than 0 GB")

@@ -139,6 +139,11 @@ def _add_pack(commands: Any) -> None:
         "--recipe", metavar="NAME|FILE",
         help="check words and counts against a recipe in shards/, or a TOML file; exit code 1 if they differ",
     )  # fmt: skip
+    pack.add_argument(
+        "--negatives", action="append", type=path, default=[], metavar="FOLDER",
+        help="long recordings in which nobody says the words: training draws windows of them as the class unknown "
+        "(data.negatives); may be repeated; with --append no SRC is needed",
+    )  # fmt: skip
     pack.add_argument("--append", action="store_true", help="add the recordings to the corpus in DIR, as new shards")
     pack.add_argument(
         "--valid", type=float, metavar="PERCENT",

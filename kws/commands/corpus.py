@@ -132,7 +132,7 @@ def pack(arguments: argparse.Namespace) -> int:
 
     *sources, out = arguments.paths
     allowed = AllowedFaults.parse(arguments.allow_faults)
-    if not sources:
+    if not sources and not (arguments.append and arguments.negatives):
         raise UsageError("pack: wanted one or more sources and then a folder for the shards: kws pack SRC... DIR")
     part = _part(arguments.part) if arguments.part else pack.WHOLE
     if part != pack.WHOLE:
@@ -148,7 +148,7 @@ def pack(arguments: argparse.Namespace) -> int:
         audio_format=arguments.format, part=part, percents=_percents(arguments.valid, arguments.test),
         valid_speakers=_speakers(arguments.valid_speakers, "valid"),
         test_speakers=_speakers(arguments.test_speakers, "test"), append=arguments.append, names=arguments.names,
-        tables=tuple(arguments.table),
+        tables=tuple(arguments.table), negatives=tuple(arguments.negatives),
         allow_leaks=arguments.allow_leaks or (recipe is not None and recipe.allow_leaks),
     )  # fmt: skip
     corpus, report = _pack(sources, out, options, _processes(arguments.processes))
@@ -201,8 +201,13 @@ def _show_packed(
     left_out, packed, faults = report.num_skipped, sum(clips.values()), report.skipped + differs
     code = FAILED if differs else allowed.exit_code(left_out, packed)
     if as_json:
-        print(json.dumps({"clips": clips, "content_id": corpus.content_id, "faults": faults, "notes": report.notes,
-                          "left_out": report.left_out}))  # fmt: skip
+        facts = {"clips": clips, "content_id": corpus.content_id, "faults": faults, "notes": report.notes}
+        facts |= {"left_out": report.left_out}
+        if corpus.negatives:
+            from kws.data import negatives
+
+            facts["negatives"] = {split: negatives.seconds(group) for split, group in corpus.negatives.items()}
+        print(json.dumps(facts))
         return code
     for note in report.notes:
         print(f"note: {note}")
@@ -216,8 +221,17 @@ def _show_packed(
         number = sum(report.left_out.values())
         files = "file" if number == 1 else "files"
         print(f"{number:,} {files} left out, listed in {corpus.root / 'index' / publish.LEFT_OUT}")
-    print(f"{corpus.root}: {_counts_text(clips)}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
+    found = f"{_counts_text(clips)}{_negatives_text(corpus)}"
+    print(f"{corpus.root}: {found}; corpus {corpus.content_id}; next: kws inspect {corpus.root}")
     return code
+
+
+def _negatives_text(corpus: Index) -> str:
+    """How long the negatives of each split are; "" where there are none."""
+    from kws.data import negatives
+
+    hours = [f"{negatives.seconds(group) / 3600:.3g} h {split}" for split, group in corpus.negatives.items()]
+    return f"; negatives: {', '.join(hours)}" if hours else ""
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -303,7 +317,8 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(json.dumps(contents.corpus_facts(corpus) | {"leaks": leaks.leaks_in_index(corpus).counts}))
     else:
         console().print(contents.words_table(corpus), contents.splits_table(corpus))
-        lines = leaks.describe_index(corpus) + contents.shuffle_lines(corpus) + contents.length_lines(corpus)
+        lines = leaks.describe_index(corpus) + contents.negatives_lines(corpus)
+        lines += contents.shuffle_lines(corpus) + contents.length_lines(corpus)
         print("\n".join(lines + [f"note: {note}" for note in contents.split_notes(corpus)]))
     return OK
 
@@ -373,7 +388,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from kws.packing import external_index, scan
 
     corpus = index.load(arguments.dir)
-    total = sum(map(len, corpus.splits.values()))
+    total = sum(map(len, corpus.groups.values()))
     with progress("verifying") as show:
         clips, faults = scan.verify(corpus, external_index.shards_of(corpus), lambda done: show(done, total))
     for fault in faults:

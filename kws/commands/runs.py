@@ -123,7 +123,7 @@ def _show_evaluation(run: Path, summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary), flush=True)
         return
-    console().print(report.class_table(summary), report.pair_table(summary))
+    console().print(report.class_table(summary), report.pair_table(summary), report.open_set_table(summary))
     print(f"{run}: {report.result_line(summary)}; picture: {picture}", flush=True)
     for note in metrics.few_clips_notes({summary["split"]: summary["n"]}):
         print(f"note: {note}", flush=True)

@@ -15,6 +15,9 @@ from kws.errors import unreadable
 NOISE_FOLDER = "_background_noise_"
 NEAR_MISS_FOLDER = "_near_misses_"
 """Where `kws listen` keeps clips that hold a word or not; packing leaves them out."""
+NEGATIVES_FOLDER = "_negatives_"
+"""In place of the word, in the names and shards of long recordings without the words (kws/corpus/negatives.py)."""
+NO_WORDS = (NOISE_FOLDER, NEGATIVES_FOLDER)
 Span = tuple[float, float]
 """Start and end of an excerpt, in seconds."""
 

@@ -116,10 +116,15 @@ def rounded_share(share: float, count: int) -> int:
     return math.ceil(Fraction(str(share)) * count)
 
 
-def words_task(words: Iterable[str], silence: float = 0.0) -> Definition:
-    """The task `words` of a corpus; with `silence` > 0 one more class, with that share of all clips."""
+def words_task(words: Iterable[str], silence: float = 0.0, has_unknown: bool = False) -> Definition:
+    """The task `words` of a corpus; with `silence` > 0 one more class, with that share of all clips. has_unknown: the
+    class unknown is there too, for windows of negatives."""
     section = Silence(share=silence, of="all", kind="noise") if silence else None
-    return Definition(name=WORDS, classes=tuple(sorted({*words, SILENCE} if section else words)), silence=section)
+    special = {SILENCE} if section else set()
+    if has_unknown:
+        special.add(UNKNOWN)
+    others: Literal["unknown", "drop"] = "unknown" if has_unknown else "drop"
+    return Definition(name=WORDS, classes=tuple(sorted({*words, *special})), others=others, silence=section)
 
 
 def resolve(definition: Definition, words: Sequence[str]) -> Task:

@@ -5,6 +5,8 @@
     DIR/index/speakers.npy                       names of the speakers
     DIR/index/SPLIT/COLUMN.npy                   one value per clip; a clip's id is its row in its split
     DIR/index/SPLIT/cells.npy                    number of clips of each word in each shard, (shards, words)
+    DIR/negatives/{train,valid,test}/NNNNNN.tar  long recordings without the words, if there are any
+    DIR/index/negatives/{train,valid,test}       the same columns for them
 
 The rows are in the order of the shards, so each shard is a contiguous range of rows.
 """
@@ -27,6 +29,10 @@ from kws.errors import UsageError, did_you_mean, unreadable
 
 VERSION = 2
 SPLITS = ("train", "valid", "test", "noise")
+NEGATIVES = {split: f"negatives/{split}" for split in ("train", "valid", "test")}
+"""Split -> the group of its long recordings without the words (kws/data/negatives.py), which may be missing."""
+GROUPS = (*SPLITS, *NEGATIVES.values())
+"""All groups of shards that a corpus may have: its splits, then its negatives."""
 COLUMNS = {
     "shard": np.uint32,  # number of the shard among the split's shards
     "offset": np.uint64,  # bytes from the start of the shard to the first byte of the audio member
@@ -90,8 +96,8 @@ class Split:
 class Index:
     """A corpus: its folder, words, speakers, splits and content id.
 
-    source: "" where the shards are inside the folder, else the base address of the shards (ShardSource of
-    kws/data/shard_fetch.py).
+    negatives: split -> its long recordings without the words, where it has any. source: "" where the shards are inside
+    the folder, else the base address of the shards (ShardSource of kws/data/shard_fetch.py).
     """
 
     root: Path
@@ -99,6 +105,12 @@ class Index:
     content_id: str
     splits: Mapping[str, Split]
     source: str = ""
+    negatives: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+
+    @property
+    def groups(self) -> dict[str, Split]:
+        """The splits and the negatives, by the names in GROUPS."""
+        return {**self.splits, **{NEGATIVES[split]: group for split, group in self.negatives.items()}}
 
     @functools.cached_property
     def speakers(self) -> Column:
@@ -132,7 +144,11 @@ def load(root: Path) -> Index:
                 f"{path}: version {head['version']} of the index, wanted {VERSION}; pack again with kws pack"
             )
         splits = {name: _load_split(root, name, entry["shards"]) for name, entry in head["splits"].items()}
-        return Index(root, tuple(head["words"]), head["content_id"], splits, str(head.get("source", "")))
+        negatives = {
+            split: _load_split(root, NEGATIVES[split], entry["shards"])
+            for split, entry in head.get("negatives", {}).items()
+        }
+        return Index(root, tuple(head["words"]), head["content_id"], splits, str(head.get("source", "")), negatives)
     except FileNotFoundError as error:
         raise UsageError(
             f"{root}: no packed corpus there (no {Path(error.filename).name}); "
@@ -167,30 +183,31 @@ def _load_split(root: Path, name: str, shards: Sequence[Mapping[str, Any]]) -> S
 
 
 def write(
-    root: Path, words: Sequence[str], speakers: Sequence[str], splits: Mapping[str, Split], source: str = ""
+    root: Path, words: Sequence[str], speakers: Sequence[str], groups: Mapping[str, Split], source: str = ""
 ) -> Index:
-    """Writes the index of the corpus in folder `root` and opens it. `source`: see Index.source.
+    """Writes the index of the corpus in folder `root` and opens it. `groups`: see GROUPS; negatives without recordings
+    are left out. `source`: see Index.source.
 
     index.json is written last and atomically, so that an interrupted write is never taken for an index.
     """
     folder = root / "index"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "speakers.npy", np.array([name.encode() for name in speakers] or [b""]))
-    for name, split in splits.items():
-        (folder / name).mkdir(exist_ok=True)
+    negatives = {split: groups[name] for split, name in NEGATIVES.items() if len(groups.get(name, ()))}
+    splits = {name: group for name, group in groups.items() if name not in NEGATIVES.values()}
+    for name, split in {**splits, **{NEGATIVES[split]: group for split, group in negatives.items()}}.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for column, dtype in COLUMNS.items():
             np.save(folder / name / f"{column}.npy", np.asarray(split.columns[column], dtype=dtype))
         np.save(folder / name / "cells.npy", np.asarray(split.cells, dtype=np.uint32))
     head = {
         "format": "kws-index",
         "version": VERSION,
-        "content_id": content_id(words, splits),
+        "content_id": content_id(words, groups),
         "words": list(words),
         **({"source": source} if source else {}),
-        "splits": {
-            name: {"clips": len(split), "shards": [dataclasses.asdict(shard) for shard in split.shards]}
-            for name, split in splits.items()
-        },
+        "splits": {name: _entry(split) for name, split in splits.items()},
+        **({"negatives": {split: _entry(group) for split, group in negatives.items()}} if negatives else {}),
     }
     for left in folder.glob(".index.json.*"):  # the partial file of a process that was killed here
         left.unlink()
@@ -198,9 +215,14 @@ def write(
     return load(root)
 
 
-def content_id(words: Sequence[str], splits: Mapping[str, Split]) -> str:
+def _entry(split: Split) -> dict[str, Any]:
+    """The entry of a split or of negatives in index.json."""
+    return {"clips": len(split), "shards": [dataclasses.asdict(shard) for shard in split.shards]}
+
+
+def content_id(words: Sequence[str], groups: Mapping[str, Split]) -> str:
     """Returns the id of a corpus, 32 hex digits: equal for equal words and shards, whatever their folder or address."""
-    shards = [[name, shard.name, shard.clips, shard.sha256] for name in sorted(splits) for shard in splits[name].shards]
+    shards = [[name, shard.name, shard.clips, shard.sha256] for name in sorted(groups) for shard in groups[name].shards]
     return hashlib.sha256(json.dumps([list(words), shards]).encode()).hexdigest()[:32]
 
 

@@ -2,6 +2,7 @@
 
     draws per (class, shard) cell -> draws of each shard, shuffled -> shards in random order, end to end
         -> M lanes of equal length -> each lane shuffled inside windows -> slots
+    with data.negatives: a share of windows of the negatives beside the draws of each shard
 
 Every rank computes the same plan and reads its own slots of it. Ranks exchange nothing, and the plan depends neither on
 the number of ranks nor on the number of threads that read ahead. Only the counts of the cells are drawn for the whole
@@ -16,6 +17,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,8 @@ import numpy.typing as npt
 from kws import counter_rng
 from kws.config import Config
 from kws.data.index import Split
+from kws.data.negatives import WindowDraws
+from kws.data.selection import TaskSplit
 from kws.errors import UsageError
 
 Mode = Literal["natural", "balanced", "weighted", "power"]
@@ -33,7 +37,8 @@ Ids = npt.NDArray[np.int64]
 @dataclasses.dataclass(frozen=True)
 class PlanSettings:
     """The settings that a plan depends on: data.sampling, slots per step, clips per slot, train.seed, data.epoch_clips
-    (0: as many as the split has), data.window (draws per shuffle window) and data.alpha (for `power`)."""
+    (0: as many as the split has), data.window (draws per shuffle window), data.alpha (for `power`) and
+    data.negatives."""
 
     mode: Mode
     slots: int
@@ -42,13 +47,14 @@ class PlanSettings:
     epoch_clips: int = 0
     window: int = 4096
     alpha: float = 0.5
+    negatives: float = 0.0
 
     @classmethod
     def from_config(cls, config: Config) -> PlanSettings:
         """Takes the settings out of a run's config."""
         data, train = config.data, config.train
         numbers = (train.slots, train.micro_batch, train.seed, data.epoch_clips, data.window, data.alpha)
-        return cls(data.sampling, *numbers)
+        return cls(data.sampling, *numbers, negatives=data.negatives)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,8 @@ class Plan:
     """The plan of one epoch.
 
     class_of: the class of each word of the index, -1 for words outside the task. `steps` is the number of steps of the
-    epoch, `clips` the number of its draws. Raises UsageError where the split has no clip of the task.
+    epoch, `clips` the number of its draws, `num_windows` how many of them are windows of negatives. Raises UsageError
+    where the split has no clip of the task.
     """
 
     def __init__(self, split: Split, class_of: Sequence[int], settings: PlanSettings, epoch: int) -> None:
@@ -87,13 +94,20 @@ class Plan:
         if cells.sum() == 0:
             raise UsageError(f"split {split.name}: no clip of the task's words; check data.task and data.shards")
         batch = settings.slots * settings.micro_batch
-        wanted = settings.epoch_clips or int(cells.sum())
+        windows = split.negatives if isinstance(split, TaskSplit) else None
+        share = Fraction(str(settings.negatives)) if windows else Fraction(0)
+        wanted = settings.epoch_clips or round(int(cells.sum()) / (1 - share))
         self.steps = -(-wanted // batch)
         self.clips = wanted if settings.mode == "natural" else self.steps * batch
+        self.num_windows = round(self.clips * share)
         self._cells = cells
         self._draws, self._extras = self._count(cells)  # (shards, classes) each
         self._order = counter_rng.permutation(len(cells), *self._key("shards"))
         self._ends = np.cumsum(self._draws.sum(axis=1)[self._order])
+        self._negatives = WindowDraws(windows, self.num_windows, *self._key("negatives")) if windows else None
+        # Windows that are drawn with the first, the first two, ... shards: so their share is the same everywhere.
+        self._negative_ends = self._ends * self.num_windows // max(1, self._ends[-1])
+        self._ends = self._ends + self._negative_ends
         self._lane_ends = np.cumsum([self._lane_length(slot) for slot in range(settings.slots)])
         # The steps go through the lanes in order, so the same shards and windows are used many times in a row.
         self._shard_draws = functools.lru_cache(maxsize=settings.slots + 1)(self._draw_shard)
@@ -105,7 +119,8 @@ class Plan:
 
         Saved in checkpoints, because another version of numpy may draw other numbers.
         """
-        drawn = (self._draws, self._extras, self._order, self.slot(0, 0).clips)
+        drawn = [self._draws, self._extras, self._order, self.slot(0, 0).clips]
+        drawn += [self._negatives.order] if self._negatives else []
         return f"{zlib.crc32(b''.join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in drawn)):08x}"
 
     def slot(self, step: int, slot: int) -> Slot:
@@ -170,7 +185,12 @@ class Plan:
         last = int(np.searchsorted(self._ends, high, side="left"))
         ends = self._ends[max(0, first - 1) : last + 1]
         drawn = np.diff(ends) if first else np.diff(ends, prepend=0)  # 0: a shard without draws
-        return [int(number) for number in self._order[first : last + 1][drawn > 0]]
+        shards = [int(number) for number in self._order[first : last + 1][drawn > 0]]
+        return shards + (self._negatives.shards(*self._negatives_with(first, last)) if self._negatives else [])
+
+    def _negatives_with(self, first: int, last: int) -> tuple[int, int]:
+        """Returns the first of the windows that are drawn with the shards at these places of the order, and the end."""
+        return int(self._negative_ends[first - 1]) if first else 0, int(self._negative_ends[last])
 
     def _key(self, *name: counter_rng.Key) -> tuple[counter_rng.Key, ...]:
         return ("plan", self._settings.seed, self._epoch, *name)
@@ -195,13 +215,13 @@ class Plan:
         draws: number of draws of each cell. extras: how many of the cell's clips are drawn once more than its others;
         -1 in all cells where clips are drawn with replacement.
         """
-        rng = counter_rng.generator(*self._key("counts"))
+        rng, total = counter_rng.generator(*self._key("counts")), self.clips - self.num_windows
         sizes = cells.sum(axis=0)  # clips of each class
         if self._settings.mode in ("weighted", "power"):
-            return _with_replacement(rng, cells, self.clips, self._alpha()), np.full_like(cells, -1)
+            return _with_replacement(rng, cells, total, self._alpha()), np.full_like(cells, -1)
         if self._settings.mode == "natural":
             cells, sizes = cells.sum(axis=1, keepdims=True), sizes.sum(keepdims=True)
-        totals = _even_shares(rng, self.clips, sizes)
+        totals = _even_shares(rng, total, sizes)
         draws, extras = np.zeros_like(cells), np.zeros_like(cells)
         for label in np.flatnonzero(sizes):
             base, rest = divmod(int(totals[label]), int(sizes[label]))
@@ -213,7 +233,7 @@ class Plan:
         return 1.0 if self._settings.mode == "weighted" else self._settings.alpha
 
     def _draw_shard(self, number: int) -> Ids:
-        """Returns the draws of a shard in random order: clip ids, (draws of the shard,)."""
+        """Returns the draws of a shard, and the windows that are drawn with it, in random order: clip ids, (n,)."""
         rows, num_classes = self._split.rows(number), self._draws.shape[1]
         labels = self._class_of[self._split.values("word", rows).astype(np.int64)]
         if self._settings.mode == "natural":
@@ -225,6 +245,9 @@ class Plan:
             clips = self._draw_repeatedly(number, rows, edges)
         else:
             clips = self._draw_evenly(number, rows, labels, edges)
+        if self._negatives:
+            at = int(np.flatnonzero(self._order == number)[0])
+            clips = np.concatenate([clips, self._negatives.draw(*self._negatives_with(at, at))])
         return clips[counter_rng.permutation(len(clips), *self._key("order", number))]
 
     def _draw_repeatedly(self, number: int, rows: Ids, edges: Ids) -> Ids:

@@ -24,7 +24,8 @@ from kws.corpus.tasks import SILENCE
 from kws.data import silence
 from kws.data.excerpt import Excerpt
 from kws.data.gather import DAMAGED, LEFT, NOT_OPEN, ClipTable, Target, gather
-from kws.data.index import Index, Split
+from kws.data.index import Index, Shard, Split
+from kws.data.negatives import NegativeWindows
 from kws.data.plan import NeededShards, Slot
 from kws.data.raw_memory import address_of
 from kws.data.selection import TaskSplit
@@ -73,6 +74,8 @@ class Reader:
         # The kernel allocates pages of zeros when they are written: 100 million clips cost nothing at first.
         self._checked, self._bad = (np.zeros(len(self._split), np.bool_) for _ in range(2))
         self._inside = np.zeros(len(self._split.shards), np.bool_)  # shards whose index rows were checked
+        self._windows = self._split.negatives if isinstance(self._split, TaskSplit) else None
+        self._checked_negatives = np.zeros(len(self._windows.packed) if self._windows else 0, np.bool_)
         self._table = self._clip_table()
         self._open = self._none_open = _OpenShards({}, np.zeros(len(self._split.shards), np.int64))
 
@@ -94,7 +97,7 @@ class Reader:
     def read(self, clip: int) -> codec.Pcm:
         """Returns all samples of one clip, int16 (T,), as packed. Raises DamagedError."""
         contents = self._contents(clip, self._shard_data(int(self._split.values("shard", clip))))
-        is_made = clip >= len(self._table.crc32)  # generated silence, which has no crc32
+        is_made = clip >= len(self._table.crc32)  # generated silence or a window, which have no crc32
         if self._verify == "always" or (self._verify == "first" and not self._checked[clip]):
             if not is_made and zlib.crc32(contents) != self._split.values("crc32", clip):
                 raise self._damaged(clip)
@@ -135,7 +138,15 @@ class Reader:
         shard = self._split.shards[self._split.values("shard", clip)]
         if silence.is_silence(shard):
             return f"{SILENCE}-{clip}"
-        view, end = self._store.map_shard(shard), int(self._split.values("offset", clip))
+        if self._windows and clip >= self._windows.first_row:
+            recordings, starts = self._windows.locate(np.array([clip]))
+            end, seconds = int(self._windows.packed.columns["offset"][recordings[0]]), starts[0] / codec.SAMPLE_RATE_HZ
+            return f"{self._member_name(shard, end)} at {seconds:.2f} s"
+        return self._member_name(shard, int(self._split.values("offset", clip)))
+
+    def _member_name(self, shard: Shard, end: int) -> str:
+        """The key of the member of a shard whose contents begin at byte `end`."""
+        view = self._store.map_shard(shard)
         # A long or non-ASCII name is in a block of its own before the header, marked x.
         before = view[max(0, end - 3 * 512) : end]
         headers = before if before[156:157] == b"x" and before[257:262] == b"ustar" else before[-512:]
@@ -158,6 +169,10 @@ class Reader:
 
     def _fill(self, clips: Ids, rows: Ids, target: Target, excerpt: Excerpt) -> None:
         """Fills the rows (n,) of the target with their clips, of clips (B,)."""
+        if self._windows:
+            is_window = clips[rows] >= self._windows.first_row
+            self._fill_windows(clips, rows[is_window], target, self._windows)
+            rows = rows[~is_window]
         opened = self._none_open if self.cached else self._open
         state = self._gather(clips, rows, opened, target)
         if not state.any():  # plain clips of open shards: as a rule all that there is to do
@@ -170,6 +185,40 @@ class Reader:
             self._note_damaged(clips[rows[state == DAMAGED]])
         for row in rows[state == LEFT].tolist():
             self._read_row(row, int(clips[row]), opened, target, excerpt)
+
+    def _fill_windows(self, clips: Ids, rows: Ids, target: Target, windows: NegativeWindows) -> None:
+        """Fills the rows (n,) of the target with windows of negatives. As in longer recordings, what follows a window
+        fills the rest of a row."""
+        recordings, starts = windows.locate(clips[rows])
+        packed, width = windows.packed, target.wave.shape[1]
+        shards = windows.first_shard + packed.columns["shard"][recordings].astype(np.int64)
+        left = packed.columns["samples"][recordings].astype(np.int64) - starts
+        first = packed.columns["offset"][recordings].astype(np.int64) + codec.WAV_HEADER_BYTES + 2 * starts
+        opened = self._none_open if self.cached else self._open
+        if not opened.data.keys() >= set(shards.tolist()):
+            opened = self._open_shards(clips[rows])
+        for at, row in enumerate(rows.tolist()):
+            data = opened.data.get(int(shards[at]))
+            if data is None or not self._is_whole(windows, int(recordings[at]), data, int(clips[row])):
+                self._bad[clips[row]] = True
+                continue
+            count = min(width, int(left[at]))
+            target.wave[row, :count] = np.frombuffer(data, "<i2", count, int(first[at]))
+            target.wave[row, count:] = 0
+            target.lengths[row] = count
+
+    def _is_whole(self, windows: NegativeWindows, recording: int, shard: memoryview, clip: int) -> bool:
+        """Whether the crc32 of a recording of the negatives is right, where it is due. Raises DamagedError with
+        `on_bad` = "fail"."""
+        if self._verify == "never" or (self._verify == "first" and self._checked_negatives[recording]):
+            return True
+        start, length, crc32 = (int(windows.packed.columns[name][recording]) for name in ("offset", "length", "crc32"))
+        if zlib.crc32(shard[start : start + length]) != crc32:
+            if self.on_bad == "fail":
+                raise self._damaged(clip)
+            return False
+        self._checked_negatives[recording] = True
+        return True
 
     def _gather(self, clips: Ids, rows: Ids, opened: _OpenShards, target: Target) -> npt.NDArray[np.uint8]:
         check, again = self._verify != "never", self._verify == "always"
@@ -222,11 +271,15 @@ class Reader:
             start, size, plain = (self._split.columns[name][rows] for name in ("offset", "length", "plain"))
             ends = start.astype(np.int64) + size.astype(np.int64)
             if (ends > len(data)).any() or (size[plain != 0] < codec.WAV_HEADER_BYTES).any():
-                raise UsageError(
-                    f"{self._store.address(shard)}: the index has clips that are not inside this shard; pack it again"
-                )
+                raise self._outside(shard)
+            if self._windows and self._windows.bytes_needed(number) > len(data):
+                raise self._outside(shard)
             self._inside[number] = True
         return data
+
+    def _outside(self, shard: Shard) -> UsageError:
+        address = self._store.address(shard)
+        return UsageError(f"{address}: the index has clips that are not inside this shard; pack it again")
 
     def _note_damaged(self, clips: Ids) -> None:
         """Notes clips whose crc32 differs. Raises DamagedError with `on_bad` = "fail"."""

@@ -1,6 +1,7 @@
 """Applies a task to an index: decides which clips the task uses and which class each has. The only place that does.
 
     index + task definition -> Selection: an index whose splits have the task's clips only -> plan, reader, evaluation
+    with data.negatives: the splits also have the windows of the corpus's negatives, as clips of the class unknown
 
 Of the unknown words a split uses exactly as many clips as the task says: those whose hashed names are lowest. That does
 not depend on the seed, the audio format or the shards. No column is copied: the subset is stored as its highest hash.
@@ -17,9 +18,11 @@ import numpy.typing as npt
 
 from kws import counter_rng
 from kws.corpus import tasks
-from kws.corpus.tasks import SILENCE, SPLITS, Definition, Task
+from kws.corpus.tasks import SILENCE, SPLITS, UNKNOWN, Definition, Task
+from kws.data import negatives as negative_windows
 from kws.data import silence
 from kws.data.index import Column, Index, Split, count_cells
+from kws.data.negatives import NegativeWindows
 from kws.data.silence import SilenceClips
 from kws.errors import UsageError
 
@@ -45,20 +48,23 @@ class UnknownSubset:
 
 @dataclasses.dataclass(frozen=True)
 class TaskSplit(Split):
-    """A split as a task uses it: a part of the clips of the unknown words, and generated silence.
+    """A split as a task uses it: a part of the clips of the unknown words, generated silence, windows of negatives.
 
-    Packed clips keep their ids; silence has the ids after them. `cells` counts the clips that can be drawn.
+    Packed clips keep their ids; silence has the ids after them, windows those after silence. `cells` counts the clips
+    that can be drawn; windows are drawn apart from them.
     """
 
     subset: UnknownSubset | None = None
     silence: SilenceClips | None = None
+    negatives: NegativeWindows | None = None
 
     def __len__(self) -> int:
-        return super().__len__() + (len(self.silence) if self.silence else 0)
+        made = (self.silence, self.negatives)
+        return super().__len__() + sum(len(clips) for clips in made if clips is not None)
 
     def rows(self, number: int) -> Rows:
         """Returns the ids of the shard's clips that the task uses, and of the silence that is drawn with it."""
-        if self.silence and number == self.silence.shard_number:
+        if number >= self.num_packed_shards:
             return np.zeros(0, np.int64)
         rows = super().rows(number)
         rows = rows[self.subset.uses(self, rows)] if self.subset else rows
@@ -68,20 +74,36 @@ class TaskSplit(Split):
         """Returns the values of a column for these clips, packed or silence, in the shape of `rows`."""
         rows = np.asarray(rows)
         packed = rows < super().__len__()
-        if self.silence is None or packed.all():
+        if packed.all():
             return super().values(column, rows)
-        values = self.silence.values(column, np.maximum(rows, self.silence.first_row))
+        values = np.empty(rows.shape, self.columns[column].dtype)
         values[packed] = super().values(column, rows[packed])
+        windows = rows >= self.negatives.first_row if self.negatives else np.zeros_like(packed)
+        for made, chosen in ((self.silence, ~packed & ~windows), (self.negatives, windows)):
+            if made is not None and chosen.any():
+                values[chosen] = made.values(column, rows[chosen])
         return values
+
+    @property
+    def num_packed_shards(self) -> int:
+        """Number of the shards that have clips in them: neither virtual ones nor those of negatives."""
+        made = 0 if self.silence is None else 1
+        return len(self.shards) - made - (len(self.negatives.packed.shards) if self.negatives else 0)
+
+    def evaluated_windows(self) -> Rows:
+        """Returns the ids of the windows of negatives on which the split is evaluated."""
+        return self.negatives.evaluated() if self.negatives else np.zeros(0, np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """A corpus as `packed`, and as the `task` uses it: `index`, which has one more word where the task has silence."""
+    """A corpus as `packed`, and as the `task` uses it: `index`, which has one more word where the task has silence, and
+    the word unknown where it has windows of negatives. negatives: their share of the draws of an epoch."""
 
     packed: Index
     index: Index
     task: Task
+    negatives: float = 0.0
 
     def class_counts(self, split: str) -> list[int]:
         """Returns the number of clips of each class in a split; zeros where the corpus has no such split."""
@@ -99,14 +121,14 @@ class Selection:
     def notes(self) -> list[str]:
         """Returns lines for the user: the use of words outside the classes, and sizes other than the official ones."""
         definition = self.task.definition
-        parts = [*self._unknown_note(), *self._silence_note()]
+        parts = [*self._unknown_note(), *self._silence_note(), *self._negatives_note()]
         head = f"{definition.name}: {len(definition.classes)} classes"
         lines = [f"{head}; {', '.join(parts)}"] if parts or definition.name != tasks.WORDS else []
         found = {split: self.split_sizes().get(split, 0) for split in definition.clips}
         if found != definition.clips:
             sizes = ("/".join(f"{count:,}" for count in each.values()) for each in (found, definition.clips))
             lines.append("not the official corpus ({}): {}, official {}".format(definition.corpus, *sizes))
-        return lines
+        return [*lines, *self._unused_note()]
 
     def _unknown_note(self) -> Iterator[str]:
         definition, words = self.task.definition, self.packed.words
@@ -114,7 +136,7 @@ class Selection:
         is_unknown = definition.others == "unknown"
         if is_unknown:
             others = [number for number, word in enumerate(words) if definition.is_other(word)]
-        if others or is_unknown:
+        if others or (is_unknown and not self.negatives):
             total, used = (_train_clips(index, others) for index in (self.packed, self.index))
             clips = f"({used:,} of {total:,} clips used)" if is_unknown else f"({total:,} clips)"
             words_are = "1 word is" if len(others) == 1 else f"{len(others)} words are"
@@ -126,16 +148,48 @@ class Selection:
             count = self.class_counts("train")[self.task.classes.index(SILENCE)]
             yield f"{count:,} {'windows of noise' if wanted.kind == 'noise' else 'clips of zeros'} are silence"
 
+    def _negatives_note(self) -> Iterator[str]:
+        found = {split: windows for split in SPLITS if (windows := self._windows(split))}
+        if self.negatives:
+            hours = found["train"].seconds / 3600
+            evaluated = " and ".join(
+                f"{len(windows.evaluated()):,} of {split}" for split, windows in found.items() if split != "train"
+            )
+            yield (
+                f"{self.negatives:.3g} of the draws are windows of {hours:.3g} h of negatives, which are unknown"
+                f"{f' (evaluated: {evaluated})' if evaluated else ''}"
+            )
+
+    def _windows(self, split: str) -> NegativeWindows | None:
+        chosen = self.index.splits.get(split)
+        return chosen.negatives if isinstance(chosen, TaskSplit) else None
+
+    def _unused_note(self) -> Iterator[str]:
+        """That negatives are there and not used, and that nothing is unknown in a task that has this class."""
+        definition, packed = self.task.definition, self.packed.negatives
+        if packed and not self.negatives:
+            hours = sum(negative_windows.seconds(group) for group in packed.values()) / 3600
+            yield f"{hours:.3g} h of negatives are not used; --set data.negatives=0.3 draws windows of them"
+        if definition.others == "unknown" and not self.negatives:
+            label = self.task.classes.index(UNKNOWN)
+            if not self.class_counts("train")[label]:
+                yield (
+                    "the class unknown has no clip in train: the network cannot learn it; pack recordings of other "
+                    "words, or long ones without the words with kws pack --negatives FOLDER, and set data.negatives"
+                )
+
 
 def _train_clips(index: Index, words: list[int]) -> int:
     """Returns the number of clips of these words in the train split."""
     return int(index.splits["train"].cells[:, words].sum()) if "train" in index.splits else 0
 
 
-def apply_task(index: Index, definition: Definition, samples: int) -> Selection:
-    """Applies a task to a corpus, for clips of `samples` samples. Raises UsageError where the corpus lacks a word or
-    noise that the task needs."""
+def apply_task(index: Index, definition: Definition, samples: int, negatives: float = 0.0) -> Selection:
+    """Applies a task to a corpus, for clips of `samples` samples. negatives: the share of windows of negatives
+    (data.negatives). Raises UsageError where the corpus lacks a word, noise or negatives that the task needs."""
     words = index.words
+    if negatives:
+        _check_negatives(index, definition)
     if definition.silence:
         if SILENCE in words:
             raise UsageError(
@@ -143,9 +197,49 @@ def apply_task(index: Index, definition: Definition, samples: int) -> Selection:
                 "distinguished from generated silence; pack it under another name, or train without silence"
             )
         words = (*words, SILENCE)
+    if negatives and UNKNOWN not in words:
+        words = (*words, UNKNOWN)
     task = tasks.resolve(definition, words)
     splits = {name: _task_split(index, split, task, samples) for name, split in index.splits.items()}
-    return Selection(index, dataclasses.replace(index, words=words, splits=splits), task)
+    if negatives:
+        word = words.index(UNKNOWN)
+        splits |= {
+            name: _with_windows(split, index.negatives.get(name), word, samples, negatives)
+            for name, split in splits.items()
+            if name in SPLITS
+        }
+    return Selection(index, dataclasses.replace(index, words=words, splits=splits), task, negatives)
+
+
+def _check_negatives(index: Index, definition: Definition) -> None:
+    """Raises UsageError where windows of negatives cannot be drawn."""
+    if definition.others != "unknown":
+        raise UsageError(
+            f"data.negatives: the task {definition.name} has no class {UNKNOWN} for them; wanted a task with others = "
+            f'"unknown" (see shards/README.md), or --set data.negatives=0'
+        )
+    if not len(index.negatives.get("train", ())):
+        raise UsageError(
+            f"data.negatives: {index.root} has no negatives in train; add some: kws pack {index.root} --append "
+            "--negatives FOLDER, or --set data.negatives=0"
+        )
+    for group in index.negatives.values():
+        negative_windows.check_plain(group, str(index.root))
+
+
+def _with_windows(split: Split, packed: Split | None, word: int, samples: int, share: float) -> TaskSplit:
+    """Adds the windows of negatives to a split, and a column of `cells` for the word unknown where it is new. An
+    evaluation uses as many as make up `share` of its clips, where there are so many that do not overlap."""
+    clips = split if isinstance(split, TaskSplit) else TaskSplit(split.name, split.shards, split.columns, split.cells)
+    cells = np.pad(clips.cells, ((0, 0), (0, max(0, word + 1 - clips.cells.shape[1]))))
+    if packed is None or not len(packed):
+        return dataclasses.replace(clips, cells=cells)
+    wanted = round(int(cells.sum()) * share / (1.0 - share))
+    count = min(wanted, negative_windows.most_evaluated(packed, samples))
+    packed = dataclasses.replace(packed, columns={name: np.asarray(column) for name, column in packed.columns.items()})
+    windows = NegativeWindows(packed, len(clips), len(clips.shards), word, samples, count)
+    cells = np.pad(cells, ((0, len(packed.shards)), (0, 0)))
+    return dataclasses.replace(clips, shards=(*clips.shards, *windows.shards()), cells=cells, negatives=windows)
 
 
 def _silence_setting(definition: Definition) -> str:

@@ -41,7 +41,7 @@ class TrainingSet:
         self.excerpt = Excerpt.from_config(config.data)
         self.samples = self.excerpt.samples
         self.selection = selection.apply_task(
-            packed, definition or _task_definition(config, packed.words), self.samples
+            packed, definition or _task_definition(config, packed.words), self.samples, config.data.negatives
         )
         self.index, self.task = self.selection.index, self.selection.task
         if len(self.task.classes) < 2:
@@ -114,5 +114,5 @@ class TrainingSet:
 def _task_definition(config: Config, words: Sequence[str]) -> Definition:
     """Returns the task that the settings name, for a corpus of these words."""
     if config.data.task == tasks.WORDS:
-        return tasks.words_task(words, config.data.silence)
+        return tasks.words_task(words, config.data.silence, has_unknown=config.data.negatives > 0.0)
     return tasks.load(config.data.task)

@@ -26,14 +26,16 @@ from kws.data import index as index_file
 from kws.data import selection
 from kws.data.excerpt import Excerpt
 from kws.data.index import Index
+from kws.data.other_sounds import OtherSounds
 from kws.data.plan import Slot
 from kws.data.reader import Reader
+from kws.data.selection import TaskSplit
 from kws.data.store import DEFAULT_CACHE, CacheSettings
 from kws.data.stream import CPU, Batch, SlotReader, stream_batches
 from kws.distributed.arithmetic import full_float32
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
-from kws.evaluation import mistakes
+from kws.evaluation import mistakes, open_set
 from kws.evaluation.split_result import SplitResult, file_stem
 from kws.evaluation.trained import Trained, check_corpus
 from kws.models.cost import count_parameters, multiply_adds
@@ -138,6 +140,8 @@ def selected_clips(index: Index, split: str, task: Task) -> npt.NDArray[np.int64
     found, labels = index.split(split), np.asarray(task.class_of)
     rows = (found.rows(number) for number in range(len(found.shards)))  # by shard: each lists its silence clips too
     clips = np.sort(np.concatenate([some[labels[found.values("word", some)] >= 0] for some in rows]))
+    if isinstance(found, TaskSplit):
+        clips = np.concatenate([clips, found.evaluated_windows()])
     if len(clips) == 0:
         raise UsageError(f"{index.root}: split {split} has no clip of the classes {', '.join(task.classes)}")
     return clips
@@ -253,7 +257,7 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
     config = trained.config
     index = ranks.on_all(lambda: _load_corpus(wanted, Path(config.data.shards)))
     check_corpus(index, trained.checkpoint, "give the folder of that corpus with --shards")
-    chosen = ranks.on_all(lambda: selection.apply_task(index, trained.task, trained.samples))
+    chosen = ranks.on_all(lambda: selection.apply_task(index, trained.task, trained.samples, config.data.negatives))
     data = EvaluationData(
         index=chosen.index, split=wanted.split, task=chosen.task, excerpt=trained.excerpt, workers=config.data.workers,
         device=ranks.device, cache_settings=CacheSettings.from_config(config.data),
@@ -261,7 +265,11 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
     )  # fmt: skip
     with closing(data):
         result = evaluate_split(trained.network, trained.features, data, ranks, on_progress=on_progress)
+        figures = open_set.measure(
+            trained, index, wanted.split, result, functools.partial(_evaluate_others, trained, data, ranks)
+        )
     summary = result.summary(wanted.split, trained.classes, {"crop": wanted.crop, **provenance(trained)})
+    summary["open_set"] = figures
     stem = run / "eval" / file_stem(wanted.split, wanted.crop)
 
     def save() -> None:
@@ -271,6 +279,12 @@ def evaluate_run(wanted: RunEvaluation, ranks: Ranks, on_progress: Progress = no
 
     ranks.on_main(save)
     return summary
+
+
+def _evaluate_others(trained: Trained, data: EvaluationData, ranks: Ranks, sounds: OtherSounds) -> SplitResult:
+    """The result of the sounds that are no word, read as the clips of `data` are."""
+    with closing(dataclasses.replace(data, index=sounds.index, task=sounds.task)) as others:
+        return evaluate_split(trained.network, trained.features, others, ranks)
 
 
 def _load_corpus(wanted: RunEvaluation, recorded: Path) -> Index:

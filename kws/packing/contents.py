@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kws import counter_rng, metrics
 from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.corpus.tasks import SPLITS
 from kws.data.clip_lengths import ClipLengths, auto_excerpt
 from kws.data.index import Index, Split
 from kws.data.plan import Plan, PlanSettings
@@ -27,6 +28,11 @@ def corpus_facts(index: Index) -> dict[str, Any]:
     return {
         "content_id": index.content_id,
         "splits": {name: _split_facts(index, split) for name, split in index.splits.items()},
+        **(
+            {"negatives": {name: _split_facts(index, group) for name, group in index.negatives.items()}}
+            if index.negatives
+            else {}
+        ),
         "words": {
             word: {name: int(counts[number]) for name, counts in _counts(index).items()}
             for number, word in enumerate(index.words)
@@ -122,6 +128,16 @@ def splits_table(index: Index) -> Table:
     return table
 
 
+def negatives_lines(index: Index) -> list[str]:
+    """How many negatives each split has, in one line; none where the corpus has no negatives."""
+    parts = [
+        f"{row['seconds'] / 3600:.2f} h {split} ({row['clips']:,} recordings or pieces of ten minutes)"
+        for split, group in index.negatives.items()
+        for row in [_split_facts(index, group)]
+    ]
+    return [f"negatives: {', '.join(parts)}"] if parts else []
+
+
 def shuffle_lines(index: Index) -> list[str]:
     """How well the shards are shuffled, in one line; none where that cannot be measured."""
     quality = shuffle_quality(index.splits["train"]) if "train" in index.splits else None
@@ -196,11 +212,11 @@ def _split_facts(index: Index, split: Split) -> dict[str, Any]:
     return {
         "clips": len(split),
         "speakers": len(np.unique(split.columns["speaker"])) - bool(unknown),
-        "clips_by_unknown": 0 if split.name == "noise" else unknown,
+        "clips_by_unknown": unknown if split.name in SPLITS else 0,
         "seconds": round(float(seconds.sum()), 1),
         "clip_seconds": [round(float(f(seconds)), 2) for f in (np.min, np.median, np.max)] if len(split) else [],
         "shards": len(split.shards),
         "bytes": sum(shard.bytes for shard in split.shards),
-        "mixedness": None if split.name == "noise" else shuffle_quality(split),
-        "imbalance": round(float(present.max() / present.min()), 2) if split.name != "noise" and len(present) else None,
+        "mixedness": shuffle_quality(split) if split.name in SPLITS else None,
+        "imbalance": round(float(present.max() / present.min()), 2) if split.name in SPLITS and len(present) else None,
     }

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from kws import counter_rng
 from kws.audio import codec, remarks
-from kws.corpus.source import NOISE_FOLDER, Recording
+from kws.corpus.recording import NO_WORDS
+from kws.corpus.source import Recording
 from kws.errors import filename_in_error, unreadable
 from kws.packing.journal import DecodedRecording
 
@@ -130,7 +131,7 @@ def _row(
     base = clip_key(recording.name)
     count, sound = (0, 0) if decoded is None else (len(decoded.pcm), codec.pcm_hash(decoded.pcm))
     found = () if decoded is None else decoded.remarks
-    if recording.word == NOISE_FOLDER:
+    if recording.word in NO_WORDS:
         found = tuple(remark for remark in found if remark not in remarks.NOT_OF_NOISE)
     return DecodedRecording(
         numbered.seq, numbered.mark, recording.name, str(recording.origin), recording.word, recording.speaker,

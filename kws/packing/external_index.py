@@ -24,11 +24,11 @@ from braceexpand import braceexpand
 from kws.corpus import layout
 from kws.corpus.layout import Folder, FolderCount, Layout, Reading
 from kws.corpus.name_pattern import NamePattern
-from kws.corpus.recording import to_nfc
-from kws.corpus.source import NOISE_FOLDER, split_by_hash
+from kws.corpus.recording import NEGATIVES_FOLDER, NO_WORDS, NOISE_FOLDER, to_nfc
+from kws.corpus.source import split_by_hash
 from kws.corpus.split_names import SHARD_SPLITS, split_in
 from kws.data import index as index_file
-from kws.data.index import SPLITS, Column, Index, Shard, Split
+from kws.data.index import GROUPS, NEGATIVES, Column, Index, Shard, Split
 from kws.data.shard_fetch import ShardSource
 from kws.errors import UsageError, cannot_write
 from kws.packing import scan, source_formats
@@ -212,14 +212,14 @@ class _Collector:
         if self._pattern and not self._pattern.is_for_paths:
             raise UsageError(f"--names {names!r}: wanted a pattern for whole keys, such as '{{speaker}}/{{word}}/{{}}'")
         self.words, self.report = tuple(words), report
-        self._split, self._allowed = split, frozenset(words) | {NOISE_FOLDER}
+        self._split, self._allowed = split, frozenset(words) | {*NO_WORDS}
         self._word_ids: dict[str | Folder, int] = {word: number for number, word in enumerate(words)}
         self._speaker_ids: dict[str, int] = {}
         self._folders: dict[Folder, FolderCount] = {}
         self._scanned: list[_ScannedTable] = []
-        self._num_clips = dict.fromkeys(SPLITS, 0)
-        self._tables: dict[str, list[Column]] = {name: [] for name in SPLITS}
-        self._shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
+        self._num_clips = dict.fromkeys(GROUPS, 0)
+        self._tables: dict[str, list[Column]] = {name: [] for name in GROUPS}
+        self._shards: dict[str, list[Shard]] = {name: [] for name in GROUPS}
         self._num_unassigned = 0  # clips with neither a split nor a speaker
         self._num_hashed = 0  # clips whose split is by the hash of the speaker
 
@@ -256,7 +256,7 @@ class _Collector:
         readings = [self._read_token(folders, token) for token in self._word_ids]
         for reading in readings:
             self._check_word(where, "/".join((*reading.others, reading.word)), reading.word)
-        words = list(self.words) or sorted({reading.word for reading in readings} - {NOISE_FOLDER})
+        words = list(self.words) or sorted({reading.word for reading in readings} - {*NO_WORDS})
         num_clips = sum(len(scanned.table) for scanned in self._scanned)
         if len(words) >= _MANY_WORDS and 2 * len(words) > num_clips:
             self.report.notes.append(f"{num_clips:,} clips have {len(words):,} words, such as {words[0]!r}: sentences?")
@@ -268,7 +268,7 @@ class _Collector:
             found = [self._clips_of(scanned.name, readings[word], old_speakers[speaker]) for word, speaker in pairs]
             self._add_to_splits(scanned, found, which.reshape(-1), words, speakers)
         return words, speakers, {
-            name: scan.split_from_tables(name, self._tables[name], self._shards[name], len(words)) for name in SPLITS
+            name: scan.split_from_tables(name, self._tables[name], self._shards[name], len(words)) for name in GROUPS
         }  # fmt: skip
 
     def _read_token(self, folders: Layout, token: str | Folder) -> Reading:
@@ -287,7 +287,7 @@ class _Collector:
         speakers: Sequence[str],
     ) -> None:  # fmt: skip
         """Divides a shard's clips among the splits. which: (clips,), the place of each clip in `found`."""
-        word_of = np.array([0 if one.split == "noise" else words.index(one.word) for one in found], np.uint64)
+        word_of = np.array([0 if one.word in NO_WORDS else words.index(one.word) for one in found], np.uint64)
         speaker_of = np.array([bisect.bisect_left(speakers, one.speaker) for one in found], np.uint64)
         counts = np.bincount(which, minlength=len(found))
         self._num_hashed += int(sum(counts[at] for at, one in enumerate(found) if one.how == "hashed"))
@@ -307,6 +307,8 @@ class _Collector:
         if reading.word == NOISE_FOLDER:
             return _ClipsOf("noise", reading.word, speaker)
         known = self._split or _split_from_name(shard) or split_in(reading.split)
+        if reading.word == NEGATIVES_FOLDER:
+            return _ClipsOf(NEGATIVES[known or split_by_hash(speaker)], reading.word, speaker)
         if not known and speaker:
             return _ClipsOf(split_by_hash(speaker), reading.word, speaker, "hashed")
         return _ClipsOf(known or "train", reading.word, speaker, "given" if known else "assumed")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from kws.corpus.source import NOISE_FOLDER
+from kws.corpus.recording import NO_WORDS
 from kws.errors import UsageError
 
 _VERSION = "4"
@@ -42,6 +42,7 @@ _GIVEN = (
 """The split that the sources give a recording: the last of those with its name. It needs the index by_name."""
 _JOURNAL_FILES = ("journal", "lock")
 """What the names of the journal's own files begin with."""
+_HAS_WORD = "word NOT IN ({})".format(", ".join(f"'{name}'" for name in NO_WORDS))
 _EXAMPLES = 3
 _SIGNED = 1 << 63
 """Subtracted from unsigned 64-bit numbers before they are stored, as sqlite's integers are signed. Keeps their
@@ -322,8 +323,8 @@ class Journal:
         return None if found is None else str(found)
 
     def example(self) -> str:
-        """The name of a recording that is no noise; "" where there is none."""
-        found = self._one("SELECT name FROM recordings WHERE fault IS NULL AND word != ?", NOISE_FOLDER)
+        """The name of a recording of a word; "" where there is none."""
+        found = self._one(f"SELECT name FROM recordings WHERE fault IS NULL AND {_HAS_WORD}")
         return "" if found is None else str(found)
 
     def count(self, split: str | None = None) -> int:
@@ -336,8 +337,8 @@ class Journal:
         return int(self._one("SELECT count(*) FROM recordings WHERE fault IS NOT NULL") or 0)
 
     def words(self) -> list[str]:
-        """The words of all clips, sorted, without noise."""
-        found = self._db.execute("SELECT DISTINCT word FROM recordings WHERE taken AND word != ?", (NOISE_FOLDER,))
+        """The words of all clips, sorted."""
+        found = self._db.execute(f"SELECT DISTINCT word FROM recordings WHERE taken AND {_HAS_WORD}")
         return sorted(word for (word,) in found)
 
     def speakers(self) -> list[str]:
@@ -345,37 +346,37 @@ class Journal:
         return sorted(speaker for (speaker,) in self._db.execute("SELECT DISTINCT speaker FROM recordings WHERE taken"))
 
     def count_cells(self) -> dict[tuple[str, str], int]:
-        """(word, split) -> number of clips, without noise."""
-        query = "SELECT word, split, count(*) FROM recordings WHERE taken AND word != ? GROUP BY word, split"
-        return {(word, split): clips for word, split, clips in self._db.execute(query, (NOISE_FOLDER,))}
+        """(word, split) -> number of clips."""
+        query = f"SELECT word, split, count(*) FROM recordings WHERE taken AND {_HAS_WORD} GROUP BY word, split"
+        return {(word, split): clips for word, split, clips in self._db.execute(query)}
 
     def source_formats(self) -> dict[tuple[str, str], dict[str, int]]:
-        """(word, split) -> format of the source file -> number of clips, without noise."""
+        """(word, split) -> format of the source file -> number of clips."""
         columns = "word, split, source"
-        query = f"SELECT {columns}, count(*) FROM recordings WHERE taken AND word != ? GROUP BY {columns}"
+        query = f"SELECT {columns}, count(*) FROM recordings WHERE taken AND {_HAS_WORD} GROUP BY {columns}"
         found: dict[tuple[str, str], dict[str, int]] = {}
-        for word, split, source, clips in self._db.execute(query, (NOISE_FOLDER,)):
+        for word, split, source, clips in self._db.execute(query):
             found.setdefault((word, split), {})[source] = clips
         return found
 
     def count_unknown_speakers(self) -> int:
-        """Number of clips by unknown speakers, without noise."""
-        query = "SELECT count(*) FROM recordings WHERE taken AND word != ? AND speaker = ''"
-        return int(self._one(query, NOISE_FOLDER) or 0)
+        """Number of clips of words by unknown speakers."""
+        query = f"SELECT count(*) FROM recordings WHERE taken AND {_HAS_WORD} AND speaker = ''"
+        return int(self._one(query) or 0)
 
     def largest_speaker(self) -> tuple[str, int]:
         """The speaker with most clips, and their number; ("", 0) where none is known."""
         query = (
-            "SELECT speaker, count(*) AS clips FROM recordings WHERE taken AND word != ? AND speaker != ''"
+            f"SELECT speaker, count(*) AS clips FROM recordings WHERE taken AND {_HAS_WORD} AND speaker != ''"
             " GROUP BY speaker ORDER BY clips DESC, speaker LIMIT 1"
         )
-        return self._db.execute(query, (NOISE_FOLDER,)).fetchone() or ("", 0)
+        return self._db.execute(query).fetchone() or ("", 0)
 
     def units(
         self, unit_of: Callable[[str, str], str], words: Sequence[str]
     ) -> Iterator[tuple[str, str, str, int, str]]:
         """(unit, word, split, clips, speaker) of all clips of the units that say one of the words; one for each unit
-        and word, without noise.
+        and word.
 
         `unit_of(name, speaker)`: what stays together in one split. Clips of one unit have one split and one speaker.
         """
@@ -391,9 +392,9 @@ class Journal:
         )
         yield from self._db.execute(
             "SELECT unit_of(name, speaker) AS unit, word, min(split), count(*), max(speaker) FROM recordings"
-            " WHERE taken AND word != ? AND unit IN (SELECT unit FROM chosen_units)"
-            " GROUP BY unit, word ORDER BY unit, word", (NOISE_FOLDER,),
-        )  # fmt: skip
+            f" WHERE taken AND {_HAS_WORD} AND unit IN (SELECT unit FROM chosen_units)"
+            " GROUP BY unit, word ORDER BY unit, word"
+        )
         self._db.executescript("DROP TABLE chosen_words; DROP TABLE chosen_units;")
 
     def move_units(self, unit_of: Callable[[str, str], str], moves: Mapping[str, str]) -> None:
@@ -405,9 +406,9 @@ class Journal:
         self._db.create_function("moved", 3, moved, deterministic=True)
         self._db.execute("BEGIN")
         self._db.execute(
-            "UPDATE recordings SET split = moved(name, speaker, split) WHERE word != ? AND"
-            " moved(name, speaker, split) != split", (NOISE_FOLDER,),
-        )  # fmt: skip
+            f"UPDATE recordings SET split = moved(name, speaker, split) WHERE {_HAS_WORD} AND"
+            " moved(name, speaker, split) != split"
+        )
         self._db.execute("COMMIT")
 
     def clips(self, split: str) -> Iterator[Clip]:

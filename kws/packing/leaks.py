@@ -4,7 +4,7 @@
 
 Only these columns are read, in chunks; memory holds one sorted column of 64-bit numbers. Noise is left out: it has no
 words, and every split uses a part of each noise recording that no other split uses. So is digital silence, which is the
-same everywhere and teaches nothing about the test split.
+same everywhere and teaches nothing about the test split. Negatives count as recordings of one more word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kws.audio import codec
-from kws.data.index import Column, Index
+from kws.data.index import NEGATIVES, Column, Index
 
 _EXAMPLES, _CHUNK = 3, 1 << 22
 Place = tuple[int, int]
@@ -30,13 +30,28 @@ NameOf = Callable[[Place], str]
 @dataclasses.dataclass(frozen=True)
 class ClipColumns:
     """Columns (clips,) of clips of one split: numbers of word and speaker, hash and number of the samples. The same
-    number means the same word or speaker in all that are audited together."""
+    number means the same word or speaker in all that are audited together. group: see kws.data.index.GROUPS; "": the
+    split."""
 
     split: str
     word: Column
     speaker: Column
     sound: Column
     samples: Column
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the group that the clips are in."""
+        return self.group or self.split
+
+
+_NO_WORD = (1 << 32) - 1
+
+
+def no_word(count: int) -> Column:
+    """The number of the word of negatives, (count,)."""
+    return np.full(count, _NO_WORD, np.uint32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +98,27 @@ def leaks_in_index(index: Index) -> Leaks:
 
 
 def columns_of_index(index: Index) -> list[ClipColumns]:
-    """The columns of a packed corpus, an entry a split, without noise."""
-    return [
-        ClipColumns(name, *(split.columns[column] for column in ("word", "speaker", "sound", "samples")))
+    """The columns of a packed corpus, an entry a split, without noise; then those of its negatives."""
+    clips = [
+        ClipColumns(
+            name, split.columns["word"], split.columns["speaker"], split.columns["sound"], split.columns["samples"]
+        )
         for name, split in index.splits.items()
         if name != "noise"
     ]
+    return clips + [
+        ClipColumns(
+            name, no_word(len(group)), group.columns["speaker"], group.columns["sound"], group.columns["samples"],
+            NEGATIVES[name],
+        )
+        for name, group in index.negatives.items()
+    ]  # fmt: skip
 
 
 def describe_index(index: Index) -> list[str]:
     """The leaks of a packed corpus as text, a line for each kind that occurs; clips are named SPLIT/NUMBER."""
     parts = columns_of_index(index)
-    return describe(leaks_in_index(index), parts, lambda place: f"{parts[place[0]].split}/{place[1]}")
+    return describe(leaks_in_index(index), parts, lambda place: f"{parts[place[0]].name}/{place[1]}")
 
 
 def describe(leaks: Leaks, parts: Sequence[ClipColumns], name_of: NameOf) -> list[str]:

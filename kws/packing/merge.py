@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kws.corpus.source import NOISE_FOLDER
-from kws.data.index import Column, Index
+from kws.corpus.recording import NO_WORDS
+from kws.data.index import NEGATIVES, Column, Index
 from kws.packing import leaks
 from kws.packing.journal import Journal
+
+_WORDLESS = ("noise", *NEGATIVES.values())
 
 
 class MergedIds:
@@ -27,7 +29,7 @@ class MergedIds:
         old_words = base.words if base else ()
         old_speakers = _names(base.speakers) if base else []
         self.words, self.speakers = sorted({*old_words, *words}), sorted({*old_speakers, *speakers})
-        self.word_ids = {word: number for number, word in enumerate(self.words)} | {NOISE_FOLDER: 0}
+        self.word_ids = {word: number for number, word in enumerate(self.words)} | dict.fromkeys(NO_WORDS, 0)
         self.speaker_ids = {speaker: number for number, speaker in enumerate(self.speakers)}
         self._new_ids = {
             "word": np.array([self.word_ids[word] for word in old_words], np.uint32),
@@ -36,14 +38,14 @@ class MergedIds:
 
     def renumbered(self, split: str, name: str, column: Column) -> Column:
         """A column of the old corpus, or a part of it, with the merged numbers."""
-        if name not in self._new_ids or (name == "word" and split == "noise"):
+        if name not in self._new_ids or (name == "word" and split in _WORDLESS):
             return column
         return self._new_ids[name][column]
 
     def cells(self, split: str, old: Column) -> Column:
         """Number of clips of each merged word in each shard of the old corpus: (shards, words)."""
         cells = np.zeros((len(old), len(self.words)), np.uint32)
-        cells[:, np.arange(old.shape[1]) if split == "noise" else self._new_ids["word"]] = old
+        cells[:, np.arange(old.shape[1]) if split in _WORDLESS else self._new_ids["word"]] = old
         return cells
 
 
@@ -53,7 +55,7 @@ def _names(speakers: Column) -> list[str]:
 
 def next_shard_number(base: Index | None, split: str) -> int:
     """The number of the first shard that is added to a split."""
-    names = [shard.name for shard in base.splits[split].shards] if base and split in base.splits else []
+    names = [shard.name for shard in base.groups[split].shards] if base and split in base.groups else []
     found = [int(match[1]) for name in names if (match := re.fullmatch(rf"{split}/(\d{{6,}})\.tar", name))]
     return max(found, default=-1) + 1
 
@@ -62,11 +64,12 @@ class ClipLookup:
     """Finds clips of a corpus by the hash of their name."""
 
     def __init__(self, base: Index) -> None:
-        names = np.concatenate([split.columns["name"] for split in base.splits.values()])
-        sounds = np.concatenate([split.columns["sound"] for split in base.splits.values()])
+        groups = base.groups
+        names = np.concatenate([group.columns["name"] for group in groups.values()])
+        sounds = np.concatenate([group.columns["sound"] for group in groups.values()])
         order = np.argsort(names, kind="stable")
-        self._splits = tuple(base.splits)
-        which = np.repeat(np.arange(len(self._splits), dtype=np.uint8), [len(split) for split in base.splits.values()])
+        self._splits = tuple(groups)
+        which = np.repeat(np.arange(len(self._splits), dtype=np.uint8), [len(group) for group in groups.values()])
         self._names, self._sounds, self._which = names[order], sounds[order], which[order]
 
     def find(self, name_hash: int) -> tuple[int, str] | None:
@@ -81,17 +84,21 @@ def base_columns(base: Index, ids: MergedIds) -> list[leaks.ClipColumns]:
     """The columns of the old corpus that the audit for leaks reads, one entry a split."""
     return [
         leaks.ClipColumns(
-            part.split, ids.renumbered(part.split, "word", part.word),
-            ids.renumbered(part.split, "speaker", part.speaker), part.sound, part.samples,
+            part.split, part.word if part.group else ids.renumbered(part.split, "word", part.word),
+            ids.renumbered(part.split, "speaker", part.speaker), part.sound, part.samples, part.group,
         )
         for part in leaks.columns_of_index(base)
     ]  # fmt: skip
 
 
-def new_columns(journal: Journal, split: str, ids: MergedIds) -> leaks.ClipColumns:
-    """The columns of a split's new clips that the audit for leaks reads."""
+def new_columns(journal: Journal, group: str, ids: MergedIds) -> leaks.ClipColumns:
+    """The columns of new clips, or negatives, of a split that the audit for leaks reads."""
     words, speakers = ids.word_ids, ids.speaker_ids
-    rows = ((words[clip.word], speakers[clip.speaker], clip.sound, clip.samples) for clip in journal.clips(split))
+    rows = ((words[clip.word], speakers[clip.speaker], clip.sound, clip.samples) for clip in journal.clips(group))
     kinds = [("word", np.uint32), ("speaker", np.uint32), ("sound", np.uint64), ("samples", np.uint32)]
     table = np.fromiter(rows, np.dtype(kinds))
-    return leaks.ClipColumns(split, *(table[name] for name, _ in kinds))
+    word, speaker, sound, samples = (table[name] for name, _ in kinds)
+    split = next((split for split, name in NEGATIVES.items() if name == group), "")
+    if split:
+        return leaks.ClipColumns(split, leaks.no_word(len(table)), speaker, sound, samples, group)
+    return leaks.ClipColumns(group, word, speaker, sound, samples)

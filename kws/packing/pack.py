@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from kws import counter_rng
+from kws.corpus.negatives import Negatives
 from kws.corpus.source import Recording, Sources
 from kws.data import index as index_file
-from kws.data.index import SPLITS, Index
+from kws.data.index import GROUPS, NEGATIVES, Index
 from kws.distributed.worker_pool import WorkerLostError, Workers
 from kws.errors import UnreadableError, UsageError, cannot_write
 from kws.packing import decoding, leaks, publish, recording_notes, shard_writer, split_lists, split_notes, splits
@@ -57,7 +61,8 @@ class PackOptions:
     folder. allow_leaks: leaks between splits are noted instead of refused. names: pattern of file names
     (kws.corpus.name_pattern), "" for none. percents, valid_speakers, test_speakers: see splits.SplitOptions. are_plain:
     the sources are known to hold WORD/FILE, so that archives are read only once. tables: names of the
-    tables in source folders to read; empty: those that are found.
+    tables in source folders to read; empty: those that are found. negatives: folders of long recordings without the
+    words (kws.corpus.negatives), which are packed as wav whatever the format.
     """
 
     audio_format: AudioFormat = "wav"
@@ -71,6 +76,7 @@ class PackOptions:
     tables: tuple[str, ...] = ()
     valid_speakers: tuple[str, ...] = ()
     test_speakers: tuple[str, ...] = ()
+    negatives: tuple[Path, ...] = ()
 
     @property
     def splits(self) -> splits.SplitOptions:
@@ -99,9 +105,12 @@ def pack(
     """
     with decoding.reading():
         corpus = Sources(sources, options.names, options.are_plain, options.tables)
+    shares = options.splits.shares
+    negatives = Negatives(options.negatives, (shares.valid, shares.test))
     is_new = not out.exists()
     made_of = json.dumps(
         [[str(path.absolute()) for path in sources], options.part, options.append, options.names, *options.tables]
+        + [f"--negatives {path.absolute()}" for path in options.negatives]
     )
     try:
         publish.restore_index(out)
@@ -109,6 +118,7 @@ def pack(
         if finished:
             return finished, PackReport(notes=["was packed completely before"])
         base = _base(out, options.append)
+        negatives.known_split = _units_of(base).get
         journal = Journal(out / ".packing")
     except (OSError, sqlite3.Error) as error:
         raise UsageError(cannot_write(_written(error, out), error, "nothing was packed")) from error
@@ -116,7 +126,7 @@ def pack(
         publish.withdraw_shards(out, journal)
         journal.begin(made_of=made_of, base=base.content_id if base else "")
         with Workers(processes) as workers:
-            return _Packing(corpus, out, options, journal, base, workers, progress).run()
+            return _Packing((corpus, negatives), out, options, journal, base, workers, progress).run()
     except WorkerLostError as error:
         fewer = f"use fewer --processes than {processes}, or end other programs"
         raise _unfinished(f"{out}: {error}; nothing was packed; {fewer}", journal) from error
@@ -177,6 +187,17 @@ def _base(out: Path, append: bool) -> Index | None:
     return None
 
 
+def _units_of(base: Index | None) -> dict[str, str]:
+    """The split of each unit of the negatives of the corpus that is added to."""
+    if base is None:
+        return {}
+    return {
+        base.speakers[number].decode(): split
+        for split, group in base.negatives.items()
+        for number in np.unique(group.columns["speaker"]).tolist()
+    }
+
+
 def check_free(out: Path) -> None:
     """Raises UsageError for a folder that holds anything but the scratch folders of an earlier packing or fetch."""
     if (out / "index" / "index.json").exists():
@@ -191,10 +212,11 @@ class _Packing:
     """One packing, from its sources to the finished corpus."""
 
     def __init__(
-        self, corpus: Sources, out: Path, options: PackOptions, journal: Journal, base: Index | None, workers: Workers,
-        progress: Progress,
+        self, sources: tuple[Sources, Negatives], out: Path, options: PackOptions, journal: Journal,
+        base: Index | None, workers: Workers, progress: Progress,
     ) -> None:  # fmt: skip
-        self._corpus, self._out, self._options, self._journal, self._base = corpus, out, options, journal, base
+        self._corpus, self._negatives = sources
+        self._out, self._options, self._journal, self._base = out, options, journal, base
         self._workers, self._progress, self._report = workers, progress, PackReport()
         self._num_kept_shards = 0
 
@@ -202,6 +224,7 @@ class _Packing:
         """The index of the corpus, and the report."""
         with (self._journal.folder / publish.LEFT_OUT).open("w", encoding="utf-8") as listing:
             self._corpus.list_left_out(listing)
+            self._negatives.left_out = self._corpus.found.left_out
             num_kept, num_recordings = self._decode()
             self._choose_clips(num_recordings)
         if self._base and not self._journal.count():
@@ -221,7 +244,7 @@ class _Packing:
     def _decode(self) -> tuple[int, int]:
         """Decodes all recordings. Returns how many had been decoded by an earlier call, and how many there are."""
         with decoding.reading():
-            total = self._corpus.total_bytes
+            total = self._corpus.total_bytes + self._negatives.total_bytes
         done, num_kept, num_recordings = 0, 0, 0
 
         def advance(numbered: decoding.NumberedRecording) -> None:
@@ -231,7 +254,8 @@ class _Packing:
 
         def missing() -> Iterator[decoding.NumberedRecording]:
             nonlocal num_kept, num_recordings
-            for numbered in decoding.number_recordings(filter(self._is_in_part, self._corpus)):
+            recordings = itertools.chain(self._corpus, self._negatives)
+            for numbered in decoding.number_recordings(filter(self._is_in_part, recordings)):
                 num_recordings += 1
                 if self._journal.is_decoded(numbered.seq, numbered.mark):
                     num_kept += 1
@@ -268,10 +292,10 @@ class _Packing:
             self._corpus.found.left_out.damaged(origin, name, reason)
         report.skipped += self._corpus.ignored
         report.num_skipped = self._corpus.found.left_out.num_faults
-        report.notes += self._corpus.notes + self._corpus.found.left_out.notes()
+        report.notes += self._corpus.notes + self._negatives.notes + self._corpus.found.left_out.notes()
         report.left_out = dict(self._corpus.found.left_out.counts)
         report.notes += recording_notes.of_duplicates(journal)
-        if not journal.words():
+        if not journal.words() and not (self._base and journal.count()):
             paths = ", ".join(map(str, self._corpus.paths))
             example = next((f", such as {name}: {reason}" for _, name, reason in journal.faults()), "")
             raise UsageError(f"{paths}: no readable clip ({journal.count_faults()} damaged{example})")
@@ -293,7 +317,7 @@ class _Packing:
         """Leaves out clips that the corpus has already. Raises UsageError for another recording of the same name."""
         lookup = ClipLookup(base)
         known, elsewhere = list[str](), list[str]()
-        for split in SPLITS:
+        for split in GROUPS:
             for clip in self._journal.clips(split):
                 found = lookup.find(clip_name_hash(clip.key))
                 if found is None:
@@ -317,6 +341,8 @@ class _Packing:
 
     def _note_splits(self, rule: splits.SplitRule) -> None:
         notes, found, options = self._report.notes, self._corpus.found, self._options
+        if not self._journal.words():  # only negatives are added
+            return
         notes += split_notes.of_words(self._journal, self._base)
         if found.names_training:
             notes += split_notes.without_split(self._journal)
@@ -331,12 +357,12 @@ class _Packing:
     def _audit(self, ids: MergedIds) -> None:
         """Refuses (or with `allow_leaks` notes) leaks between the splits of old and new clips together."""
         old = base_columns(self._base, ids) if self._base else []
-        new = [new_columns(self._journal, split, ids) for split in SPLITS if split != "noise"]
+        new = [new_columns(self._journal, group, ids) for group in GROUPS if group != "noise"]
 
         def name_of(place: leaks.Place) -> str:
             number, row = place
-            split = [*old, *new][number].split
-            return f"{self._out}: {split}/{row}" if number < len(old) else self._journal.name_at(split, row)
+            group = [*old, *new][number].name
+            return f"{self._out}: {group}/{row}" if number < len(old) else self._journal.name_at(group, row)
 
         parts = [*old, *new]
         lines = leaks.describe(leaks.find_leaks(parts, ids.speakers), parts, name_of)
@@ -356,7 +382,7 @@ class _Packing:
 
         def missing() -> Iterator[shard_writer.ShardContents]:
             nonlocal done
-            for split in SPLITS:
+            for split in GROUPS:
                 for shard in self._shards(split, ids):
                     if self._journal.is_written(split, shard.number, shard.digest):
                         self._num_kept_shards += 1
@@ -371,17 +397,18 @@ class _Packing:
             self._progress("write", done, total)
 
     def _shards(self, split: str, ids: MergedIds) -> Iterator[shard_writer.ShardContents]:
-        """The contents of each shard of a split."""
+        """The contents of each shard of a split or of its negatives."""
         options, journal = self._options, self._journal
+        audio_format = "wav" if split in NEGATIVES.values() else options.audio_format  # windows are read from anywhere
         clips = (
             shard_writer.IndexedClip(clip, ids.word_ids[clip.word], ids.speaker_ids[clip.speaker])
             for clip in journal.clips(split)
         )
         number = next_shard_number(self._base, split)
-        for group in shard_writer.group_into_shards(clips, options.shard_bytes, options.audio_format):
-            digest = contents_digest(options.audio_format, group)
+        for group in shard_writer.group_into_shards(clips, options.shard_bytes, audio_format):
+            digest = contents_digest(audio_format, group)
             yield shard_writer.ShardContents(
-                journal.folder, split, number, digest, options.audio_format, journal.resumed, group
+                journal.folder, split, number, digest, audio_format, journal.resumed, group
             )
             number += 1
         journal.delete_shards(split, number)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from kws import files
 from kws.data import index as index_file
-from kws.data.index import COLUMNS, SPLITS, Column, Index, Shard, Split
+from kws.data.index import COLUMNS, GROUPS, NEGATIVES, SPLITS, Column, Index, Shard, Split
 from kws.errors import UsageError
 from kws.packing import source_formats
 from kws.packing.journal import Journal, WrittenShard
@@ -51,9 +51,9 @@ def withdraw_shards(out: Path, journal: Journal) -> None:
     for shard in journal.shards():
         with contextlib.suppress(FileNotFoundError):
             (out / shard.name).replace(journal.folder / shard.name)
-    for split in SPLITS:
+    for group in (*GROUPS, NEGATIVES["train"].partition("/")[0]):
         with contextlib.suppress(OSError):  # not there, or not empty
-            (out / split).rmdir()
+            (out / group).rmdir()
     journal.delete_fact("target")
 
 
@@ -67,14 +67,15 @@ def publish_corpus(out: Path, journal: Journal, base: Index | None, ids: MergedI
         if (out / shard.name).exists():
             raise UsageError(f"{out / shard.name}: exists already, and is no part of this corpus; move it elsewhere")
     columns = journal.folder / "columns"
-    splits = {split: _joined(columns, split, journal, base, ids) for split in SPLITS}
-    written = index_file.write(journal.folder, ids.words, ids.speakers, splits)
+    groups = {group: _joined(columns, group, journal, base, ids) for group in GROUPS}
+    written = index_file.write(journal.folder, ids.words, ids.speakers, groups)
     for name in (LEFT_OUT, REMARKS):
         _publish_list(name, journal.folder, out)
     journal.set_fact("target", written.content_id)
     for split in SPLITS:
         (out / split).mkdir(exist_ok=True)
     for shard in journal.shards():
+        (out / shard.name).parent.mkdir(parents=True, exist_ok=True)
         (journal.folder / shard.name).replace(out / shard.name)
     formats = source_formats.added(source_formats.load(base) if base else {}, journal.source_formats())
     source_formats.save(journal.folder, written.content_id, formats)
@@ -91,8 +92,8 @@ def finish(out: Path, journal: Journal) -> None:
 
 
 def _joined(folder: Path, split: str, journal: Journal, base: Index | None, ids: MergedIds) -> Split:
-    """One split: the rows of the old shards, then those of the new shards."""
-    old = base.splits.get(split) if base else None
+    """One split, or the negatives of one: the rows of the old shards, then those of the new shards."""
+    old = base.groups.get(split) if base else None
     shards, cells = list(old.shards) if old else [], [ids.cells(split, old.cells)] if old else []
     start = len(old) if old else 0
     columns = _empty_columns(folder / split, start + journal.count_in_shards(split))

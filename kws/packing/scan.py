@@ -25,7 +25,7 @@ from kws import counter_rng
 from kws.audio import codec
 from kws.corpus.archives import StrictInfo
 from kws.corpus.source import NOISE_FOLDER
-from kws.data.index import COLUMNS, Column, Index, Shard, Split, count_cells
+from kws.data.index import COLUMNS, NEGATIVES, Column, Index, Shard, Split, count_cells
 from kws.errors import UsageError
 from kws.packing import labels
 from kws.transport import describe_error
@@ -258,7 +258,7 @@ def verify(
 ) -> VerifyResult:
     """Compares every shard with the index. `done` is called with the number of clips compared so far."""
     parts: dict[str, list[tuple[Split, int, Shard]]] = {}
-    for split in index.splits.values():
+    for split in index.groups.values():
         for number, shard in enumerate(split.shards):  # a shard packed by others may hold clips of several splits
             parts.setdefault(shard.name, []).append((split, number, shard))
     num_sound, num_compared, faults = 0, 0, list[str]()
@@ -307,7 +307,7 @@ def _compare(
         return
     wanted = {column: split.columns[column][row].item() for column in COLUMNS}
     found = dataclasses.asdict(clip) | {"shard": shard}
-    wanted["word"] = clip.word if split.name == "noise" else _name(index.words, wanted["word"])
+    wanted["word"] = clip.word if split.name in ("noise", *NEGATIVES.values()) else _name(index.words, wanted["word"])
     wanted["speaker"] = _name(index.speakers, wanted["speaker"])
     wrong = [column for column in COLUMNS if found[column] != wanted[column]]
     if clip.folder:  # which of its folders is what depends on all keys

@@ -78,7 +78,7 @@ def write_shard(shard: ShardContents) -> WrittenShard:
     Raises UsageError where a scratch file is damaged.
     """
     path = shard.folder / f"{shard.split}/{shard.number:06d}.tar"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with files.replaced(path, durable=True) as partial, partial.open("wb") as file:
         tar = _Tar(file)
         rows = list(_write_clips(shard, tar))

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kws.corpus.recording import NOISE_FOLDER, to_nfc
+from kws.corpus.recording import NEGATIVES_FOLDER, NOISE_FOLDER, to_nfc
 from kws.corpus.source import split_by_hash, split_key
 from kws.corpus.source_reader import Findings
-from kws.data.index import Index
+from kws.data.index import NEGATIVES, Index
 from kws.errors import UsageError
 from kws.packing import balance
 from kws.packing.journal import Journal
@@ -88,9 +88,12 @@ class SplitRule:
         self._contradicted = dict[str, str]()
 
     def split_of(self, name: str, word: str, speaker: str, given: str) -> str:
-        """The split of a clip. speaker: "" if unknown. given: by its source; "": not."""
+        """The split of a clip, or the group of negatives (kws.data.index.GROUPS). speaker: "" if unknown. given: by its
+        source; "": not."""
         if word == NOISE_FOLDER:
             return "noise"
+        if word == NEGATIVES_FOLDER:
+            return NEGATIVES[given]
         given = self._found.listed.get(name, given)
         if speaker in self._named:
             if given not in ("", self._named[speaker]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
+from kws.results import open_set
 from kws.results.formats import (
     CLASS_COLUMNS,
     PAIR_COLUMNS,
@@ -200,9 +201,18 @@ def _split_section(result: Row, mistakes: str, matrix: str) -> str:
         matrix,
         f'<div class="beside"><div><h3>Classes</h3>{classes}</div>',
         f"<div><h3>Most confused pairs</h3>{_pairs(result)}</div></div>",
+        _open_set(result) if open_set.has_open_set(result) else "",
         f'<h3>Worst mistakes</h3><div class="cards">{mistakes}</div>' if mistakes else "",
     ]
     return _section(f"Evaluation: {name}", "".join(parts))
+
+
+def _open_set(result: Row) -> str:
+    """What share of sounds that are no wanted word is taken for one."""
+    names = open_set.open_set_columns(result)
+    table = _table(names, open_set.open_set_cells(result), "r" * len(names))
+    text = f"{open_set.EXPLANATION} {open_set.silence_line(result).capitalize()}."
+    return f"<h3>Open set: what is taken for a word</h3><p>{escape(text)}</p>{table}"
 
 
 def _pairs(result: Row) -> str:

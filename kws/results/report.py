@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kws import files
-from kws.results import records
+from kws.results import open_set, records
 from kws.results.confusion_picture import confusion_png
 from kws.results.formats import (
     CLASS_COLUMNS,
@@ -54,6 +54,22 @@ def pair_table(result: Row) -> Table | str:
     for cells in pair_cells(result):
         table.add_row(*map(Text, cells))
     return table if table.row_count else "no word was taken for another"
+
+
+def open_set_table(result: Row) -> Table | str:
+    """What share of other sounds is taken for a word, as a terminal table; "" where the result does not have it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not open_set.has_open_set(result):
+        return ""
+    table = Table(title="open set: share taken for a word (95 % interval)", header_style="bold")
+    for name in open_set.open_set_columns(result):
+        table.add_column(name, justify="right", overflow="fold")
+    for cells in open_set.open_set_cells(result):
+        table.add_row(*map(Text, cells))
+    table.caption = open_set.silence_line(result)
+    return table
 
 
 def result_line(result: Row) -> str:
