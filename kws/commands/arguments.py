@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kws {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_train,
+        _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_mix, _add_train,
         _add_evaluate, _add_compare, _add_predict, _add_report, _add_models, _add_configs, _add_settings, _add_launch,
         _add_doctor,
     ):  # fmt: skip
@@ -240,6 +240,62 @@ def _add_index(commands: Any) -> None:
         "--words", metavar="FILE|A,B", help="the words, for shards that store them as numbers, in the order of these"
     )
     _add_allow_faults(index)
+
+
+def _add_mix(commands: Any) -> None:
+    mix = _command(
+        commands, "mix",
+        "mix clips of a packed corpus with background sound into labelled continuous streams, to test detection on; "
+        "run the same command again to resume",
+        "kws mix data/mine streams --words stop,seven --background musan.tar.gz --hours 2",
+    )  # fmt: skip
+    mix.add_argument("shards", type=path, metavar="SHARDS", help="folder of a packed corpus")
+    mix.add_argument("out", type=path, metavar="OUT", help="folder for the streams: FLAC, label tracks, mix.json")
+    mix.add_argument(
+        "--split", default="test",
+        help="split whose clips are used: test (default), valid or train; clips whose speaker is in train too are left "
+        "out",
+    )  # fmt: skip
+    mix.add_argument(
+        "--words", metavar="FILE|A,B", help="the words of the label tracks (default: all words of the corpus)"
+    )
+    mix.add_argument(
+        "--distractors", type=float, default=0.0, metavar="N",
+        help="clips of the other words an hour, without labels (default 0)",
+    )  # fmt: skip
+    mix.add_argument(
+        "--background", type=path, action="append", default=[], metavar="DIR|ARCHIVE",
+        help="recordings of background sound: a folder, or an archive such as those of DiPCo, LibriSpeech, MUSAN and "
+        "DEMAND; may be repeated, for equal shares of the time (default: generated noise)",
+    )  # fmt: skip
+    mix.add_argument(
+        "--unpacked", type=path, metavar="DIR",
+        help="folder for the contents of archives, to be used again (default: OUT.background)",
+    )  # fmt: skip
+    mix.add_argument("--hours", type=float, default=1.0, help="length of all streams together (default 1)")
+    mix.add_argument("--minutes", type=float, default=10.0, help="longest length of a file (default 10)")
+    mix.add_argument(
+        "--words-per-hour", type=float, default=240.0, metavar="N", help="words with a label an hour (default 240)"
+    )
+    mix.add_argument(
+        "--gap", type=float, default=2.0, metavar="SECONDS",
+        help="shortest time from the end of the speech of a clip to the start of the next (default 2)",
+    )  # fmt: skip
+    mix.add_argument(
+        "--snr", default="5:20", metavar="LOW:HIGH",
+        help="level of a word above the background around it in dB; write --snr=-5:10 for negative ones (default 5:20)",
+    )  # fmt: skip
+    mix.add_argument(
+        "--level", default="-50:-30", metavar="LOW:HIGH",
+        help="level of the background in dB of full scale, written as --level=-60:-40 (default -50:-30)",
+    )  # fmt: skip
+    mix.add_argument(
+        "--rooms", type=float, default=0.5, metavar="SHARE", help="share of the clips in a synthetic room (default 0.5)"
+    )
+    mix.add_argument(
+        "--reverb", default="0.1:0.6", metavar="LOW:HIGH", help="reverberation times in seconds (default 0.1:0.6)"
+    )
+    mix.add_argument("--seed", type=int, default=0, help="random seed: equal seeds give equal bytes (default 0)")
 
 
 # --- runs ------------------------------------------------------------------------------------------------------

@@ -81,12 +81,23 @@ def _loudest_start(pcm: Pcm, samples: int) -> int:
 
 
 def _levels(pcm: Pcm) -> Levels:
-    """RMS of each 10 ms without its mean, above the noise floor, in int16 steps, (T // 160,)."""
+    """The levels of a recording above its noise floor, (T // 160,)."""
+    levels = frame_levels(pcm)
+    above: Levels = np.maximum(levels - noise_floor(levels), 0)
+    return above
+
+
+def noise_floor(levels: Levels) -> int:
+    """The noise floor of a recording from its levels."""
+    place = len(levels) * _FLOOR_PERCENT // 100
+    return int(np.partition(levels, place)[place])
+
+
+def frame_levels(pcm: Pcm) -> Levels:
+    """RMS of each 10 ms without its mean, in int16 steps: int16 (T,) -> (T // 160,), at least one."""
     usable = len(pcm) // _HOP * _HOP
     frames = (pcm[:usable] if usable else np.resize(pcm, _HOP)).reshape(-1, _HOP).astype(np.float64)
     # Exact: sums of integers below 2^53, whatever the order in which a processor adds them.
     variance = np.einsum("ij,ij->i", frames, frames) - frames.sum(axis=1) ** 2 / _HOP
-    levels = np.sqrt(np.maximum(variance, 0.0) / _HOP).astype(np.int64)
-    floor = np.partition(levels, len(levels) * _FLOOR_PERCENT // 100)[len(levels) * _FLOOR_PERCENT // 100]
-    above: Levels = np.maximum(levels - floor, 0)
-    return above
+    levels: Levels = np.sqrt(np.maximum(variance, 0.0) / _HOP).astype(np.int64)
+    return levels

@@ -16,4 +16,5 @@ Read in this order:
     curves     the same for all thresholds in one pass: the DET curve
     thresholds chosen on one set of recordings, used on others
     near_misses, kept_clips, listening   `kws listen`: what nearly was an event, the clips that are kept, the microphone
+    mixing     labelled streams from clips and background sound: `kws mix`
 """

@@ -1,0 +1,209 @@
+"""The recordings of background sound: found in folders and archives, without what contains the target words, in parts.
+
+    folder, archive or file -> recordings -> transcripts, label tracks: when are target words said?
+                            -> the rest of each recording, in parts of at most a minute, of which streams are made
+
+A path below an archive means that part of it: musan.tar.gz/musan/noise.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kws.audio import codec
+from kws.audio.audio_files import find_audio
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.corpus import archives, label_track
+from kws.errors import UsageError, unreadable
+from kws.streaming.mixing import unpacking
+from kws.streaming.mixing.known_layouts import Utterance, layout_of, split_words
+
+PART_S, SHORTEST_S = 60.0, 0.5
+"""Longest and shortest part of a recording."""
+_MARGIN_S = 0.5
+"""What is left out before and after an utterance with a target word."""
+Parts = npt.NDArray[np.int64]
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, the total (0: unknown) and what it is."""
+
+
+@dataclasses.dataclass
+class Source:
+    """The recordings of one --background.
+
+    recordings: their paths below `roots`, by number. parts: (P, 3): number of the recording, first sample and number of
+    samples at 16 kHz. corpora: recordings of each known corpus. faults: recordings that cannot be read, and why.
+    """
+
+    name: str
+    recordings: list[Path] = dataclasses.field(default_factory=list)
+    names: list[str] = dataclasses.field(default_factory=list)
+    parts: Parts = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    corpora: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    licences: dict[str, str] = dataclasses.field(default_factory=dict)
+    faults: list[str] = dataclasses.field(default_factory=list)
+    without_transcript: int = 0
+    with_words_s: float = 0.0
+    too_short: int = 0
+    other_channels: int = 0
+
+    @property
+    def hours(self) -> float:
+        """Sound that can be used."""
+        return float(self.parts[:, 2].sum()) / SAMPLE_RATE_HZ / 3600
+
+    def notes(self) -> Iterator[str]:
+        """Lines for the user."""
+        known = ", ".join(self.corpora)
+        yield f"background {self.name}: {len(self.recordings):,} recordings{f' ({known})' if known else ''}, " + (
+            f"{self.hours:.2f} h"
+        )
+        if self.other_channels:
+            yield (
+                f"{self.name}: {self.other_channels:,} files are left out: other channels of the same time, of which "
+                "one is used"
+            )
+        if self.with_words_s:
+            yield (
+                f"{self.name}: {self.with_words_s / 60:.1f} min are left out: their transcripts have the words of the "
+                "label tracks"
+            )
+        if self.without_transcript:
+            yield (
+                f"{self.name}: {self.without_transcript:,} recordings have no transcript; a word of the label tracks "
+                "that is said in them would count as a false accept"
+            )
+        if self.too_short:
+            yield f"{self.name}: {self.too_short:,} recordings are shorter than {SHORTEST_S:g} s and not used"
+
+    def facts(self) -> dict[str, object]:
+        """For the manifest; without paths, which differ between machines."""
+        return {
+            "name": self.name, "recordings": len(self.recordings), "hours": round(self.hours, 6),
+            "corpora": self.licences, "left_out": self.faults, "with_words_s": round(self.with_words_s, 3),
+            "without_transcript": self.without_transcript, "too_short": self.too_short,
+        }  # fmt: skip
+
+
+def open_source(path: Path, targets: Sequence[frozenset[str]], unpacked: Path, progress: Progress) -> Source:
+    """Finds the recordings of one --background, unpacking archives below the folder `unpacked`.
+
+    targets: the words of each label. Raises UsageError where there is no usable sound.
+    """
+    source = Source(path.name)
+    for root in _roots(path, unpacked, progress):
+        _add_recordings(source, root, targets, progress)
+    if not len(source.parts):
+        why = f"; {source.faults[0]}" if source.faults else ""
+        raise UsageError(
+            f"--background {path}: no usable sound of {SHORTEST_S:g} s in {len(source.recordings)} recordings{why}"
+        )
+    return source
+
+
+def _roots(path: Path, unpacked: Path, progress: Progress) -> list[Path]:
+    """The folders and files with the recordings of a --background: itself, or what its archives are unpacked to."""
+    archive = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if archive is not None and archives.is_archive(archive.name):
+        return [_unpacked(archive, unpacked, progress) / path.relative_to(archive)]
+    if not path.is_dir():
+        return [path]
+    try:
+        inside = sorted(file for file in path.iterdir() if file.is_file() and archives.is_archive(file.name))
+    except OSError as error:
+        raise unreadable(error, path) from error
+    roots = [_unpacked(file, unpacked / path.name, progress) for file in inside]
+    return roots if roots and not _has_audio(path) else [path, *roots]
+
+
+def _has_audio(folder: Path) -> bool:
+    try:
+        return bool(find_audio([folder]))
+    except UsageError:
+        return False
+
+
+def _unpacked(archive: Path, folder: Path, progress: Progress) -> Path:
+    name = archive.name
+    while archives.is_archive(name) or name.endswith(".tar"):
+        name = name.rpartition(".")[0]
+    target = folder / (name.removesuffix(".tar") or archive.name)
+    unpacking.lay_out(archive, target, lambda count: progress(count, 0, f"unpacking {archive.name}"))
+    return target
+
+
+def _add_recordings(source: Source, root: Path, targets: Sequence[frozenset[str]], progress: Progress) -> None:
+    paths, parts = find_audio([root]), [source.parts]
+    for done, path in enumerate(paths):
+        progress(done, len(paths), f"backgrounds: {source.name}")
+        name = path.relative_to(root).as_posix() if path != root else path.name
+        layout = layout_of(path.as_posix())
+        if layout and path != root and not layout.used.search(name):
+            source.other_channels += 1
+            continue
+        try:
+            with path.open("rb") as file:
+                seconds = codec.duration_s(file)
+        except codec.AudioError as error:
+            source.faults.append(f"{name}: {error}")
+            continue
+        except OSError as error:
+            raise unreadable(error, path) from error
+        if layout:
+            source.corpora[layout.name] += 1
+            source.licences[layout.name] = layout.licence
+        utterances = layout.transcript(path) if layout else _labels(path, seconds)
+        source.without_transcript += utterances is None
+        spans = list(_without_words(utterances or (), targets, seconds))
+        source.with_words_s += seconds - sum(end - start for start, end in spans)
+        source.too_short += seconds < SHORTEST_S
+        parts.append(_parts(len(source.recordings), spans))
+        source.recordings.append(path)
+        source.names.append(name)
+    source.parts = np.concatenate(parts)
+
+
+def _labels(path: Path, seconds: float) -> list[Utterance] | None:
+    """The labels of the label track beside a recording; None where there is none."""
+    track = label_track.find_track(path)
+    if track is None:
+        return None
+    labels = label_track.read(track, seconds)
+    return [Utterance(label.start, label.end, split_words(label.word)) for label in labels]
+
+
+def _without_words(
+    utterances: Sequence[Utterance], targets: Sequence[frozenset[str]], seconds: float
+) -> Iterator[tuple[float, float]]:
+    """Start and end of the stretches in which nothing is said that has all words of a target, in seconds."""
+    said = sorted(
+        (spoken.start_s, spoken.end_s) for spoken in utterances if any(target <= spoken.words for target in targets)
+    )
+    start = 0.0
+    for first, last in said:
+        if first - _MARGIN_S > start:
+            yield start, min(first - _MARGIN_S, seconds)
+        start = max(start, last + _MARGIN_S)
+    if start < seconds:
+        yield start, seconds
+
+
+def _parts(recording: int, spans: Sequence[tuple[float, float]]) -> Parts:
+    """The parts of a recording: each span in equal parts of at most PART_S."""
+    parts = list[tuple[int, int, int]]()
+    for start_s, end_s in spans:
+        start, end = math.ceil(start_s * SAMPLE_RATE_HZ), math.floor(end_s * SAMPLE_RATE_HZ)
+        if end - start < SHORTEST_S * SAMPLE_RATE_HZ:
+            continue
+        count = math.ceil((end - start) / (PART_S * SAMPLE_RATE_HZ))
+        edges = [start + (end - start) * number // count for number in range(count + 1)]
+        parts += [(recording, low, high - low) for low, high in itertools.pairwise(edges)]
+    return np.array(parts, np.int64).reshape(-1, 3)
