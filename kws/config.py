@@ -112,9 +112,10 @@ class FrontEndConfig:
 
     __pydantic_config__ = _STRICT
 
-    features: Literal["mel32", "mel40", "logmel40", "logmel40_30ms", "mfcc40"] = "logmel40"
+    features: Literal["mel32", "mel40", "logmel40", "logmel40_30ms", "mfcc40", "logmel40_stream"] = "logmel40"
     """mel32, mel40: 32 or 40 mel bands in decibels, 128 ms window, 32 ms hop. logmel40, logmel40_30ms: log of 40 mel
-    bands, 25 or 30 ms window, 10 ms hop. mfcc40: 40 MFCCs, 30 ms window, 10 ms hop."""
+    bands, 25 or 30 ms window, 10 ms hop. mfcc40: 40 MFCCs, 30 ms window, 10 ms hop. logmel40_stream: as logmel40, but
+    without the clip's mean and without frames over the clip's ends, for networks that run on continuous audio."""
     normalise: Literal["none", "corpus"] = "none"
     """corpus: shift and scale each band to mean 0 and standard deviation 1 over the train split."""
     augment: Literal["none", "classic", "modern"] = "modern"
@@ -134,6 +135,9 @@ class FrontEndConfig:
     shift_ms: float = 100.0
     """Move the clip earlier or later by up to this many ms; the gap is silence, or the rest of a recording
     that is longer than clip_seconds."""
+    place: Literal["start", "anywhere"] = "start"
+    """Where a recording that is shorter than data.clip_seconds lies in a training clip, before it is moved by shift_ms.
+    start: at the beginning, as in evaluation. anywhere: at a random place, as a word in continuous audio."""
     reverb_probability: float = 0.2
     reverb_seconds: tuple[float, float] = (0.1, 0.4)
     """Convolve with the impulse response of a synthetic room; range of its reverberation time (decay by 60 dB)."""
@@ -187,7 +191,8 @@ class FrontEndConfig:
     def augments(self) -> bool:
         """Whether any augmentation step changes training clips (mixup, which combines whole slots, aside)."""
         masks = self.time_masks * self.time_mask_ms + self.band_masks * self.band_mask_bands
-        return masks > 0 or any(getattr(self, f"{name}_probability") > 0.0 for name in STEPS if name != "mixup")
+        steps = any(getattr(self, f"{name}_probability") > 0.0 for name in STEPS if name != "mixup")
+        return masks > 0 or steps or self.place != "start"
 
 
 STEPS = ("amplitude", "volume", "speed", "shift", "reverb", "noise", "stretch", "frame_shift", "mix", "mixup")

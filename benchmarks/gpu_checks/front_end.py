@@ -15,14 +15,14 @@ from tests.audio.float64_chain import Reference, Sounds, sounds
 
 SAMPLES, ROOM, SEED, EPOCH = 16_000, 20_001, 3, 2
 DB = 10.0 / np.log(10.0)
-SCALE_DB = {"db": 1.0, "mfcc": 1.0, "log": 3.0 * DB}
-"""dB in one unit of the features: natural logarithms are divided by 3."""
+SCALE_DB = {"db": 1.0, "mfcc": 1.0, "log": 3.0 * DB, "fixed": 4.0 * DB}
+"""dB in one unit of the features: natural logarithms are divided by 3 or 4."""
 OUTLIERS = 0.01
 """Of the clips: in bins 60 dB below the strongest, float32 leaves the vocoder's phases uncertain, on any device."""
 
 
 def check(context: Context) -> Finding:
-    """Three chains with five kinds of features; then the large noise bank."""
+    """Three chains with each kind of features; then the large noise bank."""
     finding, made = Finding(), sounds(context.sized(64, 6), SAMPLES, ROOM)
     for chain in ("none", "classic", "modern"):
         apart = np.concatenate([_differences(context, made, chain, name) for name in SPECS])

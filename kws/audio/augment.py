@@ -200,9 +200,9 @@ class AugmentationChain:
         """The steps of the clips, `limit` clips at a time."""
         sampler = self.sampler
         drawn = _DrawnClips(
-            lengths, sampler.clip_transforms(draws, epoch), sampler.room_indices(draws, epoch, len(self._rooms)),
-            sampler.added_noise(draws, epoch), sampler.mixed_noise(draws, epoch),
-            sampler.noise_transforms(draws, epoch),
+            lengths, sampler.clip_transforms(draws, epoch, lengths),
+            sampler.room_indices(draws, epoch, len(self._rooms)), sampler.added_noise(draws, epoch),
+            sampler.mixed_noise(draws, epoch), sampler.noise_transforms(draws, epoch),
         )  # fmt: skip
         if len(draws) <= limit:
             return [self._steps_of(drawn)]

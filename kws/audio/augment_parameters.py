@@ -80,12 +80,26 @@ class AugmentationSampler:
     def __init__(self, settings: FrontEndConfig, seed: int, samples: int) -> None:
         self._settings, self._seed, self._samples = settings, seed, samples
 
-    def clip_transforms(self, draws: Ints, epoch: int) -> TransformParameters:
-        """Parameters of the clips themselves."""
+    @property
+    def places(self) -> bool:
+        """Whether recordings that are shorter than a clip lie at a random place of it."""
+        return self._settings.place == "anywhere"
+
+    def clip_transforms(self, draws: Ints, epoch: int, lengths: Ints | None = None) -> TransformParameters:
+        """Parameters of the clips themselves, whose recordings have `lengths` samples (B,); None: as long as clips."""
         found = self._transforms(draws, epoch, "")
         gain = found.gain * 10.0 ** (self._symmetric(draws, epoch, "volume", self._settings.volume_db) / 20.0)
-        start = found.start - np.rint(self.shift_ms(draws, epoch) * SAMPLE_RATE_HZ / 1000.0) * found.step
+        start = found.start
+        if self.places and lengths is not None:
+            start = self._placed(draws, epoch, lengths, found)
+        start = start - np.rint(self.shift_ms(draws, epoch) * SAMPLE_RATE_HZ / 1000.0) * found.step
         return dataclasses.replace(found, gain=gain, start=start)
+
+    def _placed(self, draws: Ints, epoch: int, lengths: Ints, found: TransformParameters) -> Floats:
+        """TransformParameters.start of clips at a random place of the training clip, where they are shorter than it."""
+        spare = np.floor(self._samples - lengths / found.step)
+        place = np.floor(counter_rng.uniforms(draws, 1, "augment", self._seed, epoch, "place")[:, 0] * (spare + 1.0))
+        return np.where(spare > 0.0, -place * found.step, found.start)
 
     def noise_transforms(self, draws: Ints, epoch: int) -> TransformParameters:
         """Parameters of the noise that is mixed into the spectrograms: amplitude, speed, stretch and frame shift."""

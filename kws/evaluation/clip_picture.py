@@ -47,7 +47,7 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
     with torch.inference_mode():
         waves = [plain[0].float() / 32768.0, *chain.waves(wave, lengths, numbers, 0)]
         images = [features(plain)[0, 0], *(chain(wave, lengths, numbers, 0)[:, 0] if draws else [])]
-        titles = ["no augmentation (evaluation, prediction)", *describe_augmentation(chain, numbers)]
+        titles = ["no augmentation (evaluation, prediction)", *describe_augmentation(chain, numbers, lengths)]
     figure = Figure(figsize=(11.0, 1.9 * len(waves) + 0.7), layout="constrained")
     axes = figure.subplots(len(waves), 2, squeeze=False, sharex="col")
     loudest, colour_range = max(float(wave.abs().max()) for wave in waves), _colour_range(images, config)
@@ -67,17 +67,20 @@ def draw_clip(config: Config, name: str, draws: int, path: Path) -> None:
         raise UsageError(cannot_write(path, error, "give another --out")) from error
 
 
-def describe_augmentation(chain: AugmentationChain, draws: Ints) -> list[str]:
-    """One line per draw of the first epoch: the augmentation parameters of the steps that change it."""
+def describe_augmentation(chain: AugmentationChain, draws: Ints, lengths: Ints | None = None) -> list[str]:
+    """One line per draw of the first epoch, of recordings of these lengths (B,): the augmentation parameters of the
+    steps that change it."""
     sampler, bank = chain.sampler, chain.bank
-    transforms, rooms = sampler.clip_transforms(draws, 0), sampler.room_indices(draws, 0, NUM_ROOMS)
+    transforms, rooms = sampler.clip_transforms(draws, 0, lengths), sampler.room_indices(draws, 0, NUM_ROOMS)
     noise, mix = sampler.added_noise(draws, 0), sampler.mixed_noise(draws, 0)
     lines, shift_ms = [], sampler.shift_ms(draws, 0)
+    begins_ms = -transforms.start / transforms.step * 1000 / SAMPLE_RATE_HZ
     for row, draw in enumerate(draws.tolist()):
         parts = [
             (transforms.gain[row] != 1.0, f"loudness {20.0 * np.log10(max(transforms.gain[row], 1e-9)):+.1f} dB"),
             (transforms.step[row] != 1.0, f"played at {transforms.step[row]:.2f}"),
             (abs(shift_ms[row]) >= 0.5, f"moved by {shift_ms[row]:+.0f} ms"),
+            (sampler.places and lengths is not None, f"begins at {begins_ms[row]:.0f} ms"),
             (rooms[row] >= 0, f"room {rooms[row]}"),
             (noise.applied[row] and bank.num_windows, f"noise {noise.level[row]:.0f} dB below"),
             (transforms.rate[row] != 1.0, f"stretched at {transforms.rate[row]:.2f}"),

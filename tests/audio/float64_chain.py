@@ -37,15 +37,16 @@ class Reference:
 
     def __call__(self, waves: Pcm, lengths: Ints, draws: Ints, epoch: int) -> torch.Tensor:
         """int16 (B, T) -> features, float64 (B, 1, F, N)."""
-        self._draw(draws, epoch)
+        self._draw(lengths, draws, epoch)
         power = np.stack([self._power(waves[row, : lengths[row]], row) for row in range(len(draws))])
         mel = self._features.mel_of_power(torch.from_numpy(power))
         return self._masked(self._features.scaled(mel), draws, epoch)
 
-    def _draw(self, draws: Ints, epoch: int) -> None:
+    def _draw(self, lengths: Ints, draws: Ints, epoch: int) -> None:
         """Draws the parameters of all clips."""
         sampler = self._sampler
-        self._own, self._other = sampler.clip_transforms(draws, epoch), sampler.noise_transforms(draws, epoch)
+        self._own = sampler.clip_transforms(draws, epoch, lengths)
+        self._other = sampler.noise_transforms(draws, epoch)
         self._added, self._mixed = sampler.added_noise(draws, epoch), sampler.mixed_noise(draws, epoch)
         self._room = sampler.room_indices(draws, epoch, len(self._rooms))
 

@@ -54,6 +54,11 @@ def transformed(
     return steps.waves(wave, np.full(len(wave), wave.shape[1]), np.arange(len(wave)) if draws is None else draws, epoch)
 
 
+def transformed_of(steps: AugmentationChain, wave: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
+    """The result of the steps on the waves of shorter recordings."""
+    return steps.waves(wave, lengths, np.arange(len(wave)), 0)
+
+
 @pytest.fixture(params=["compiled", "batched"])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The chain with the functions for CPUs, and with those for GPUs (run on the CPU)."""
@@ -243,6 +248,21 @@ def test_a_shift_moves_the_clip_by_whole_samples_and_leaves_silence() -> None:
 
 def test_a_shift_past_the_end_leaves_silence() -> None:
     assert not transformed(chain(only(shift_probability=1.0, shift_ms=1e6)), torch.ones(1, SHORT), np.array([7])).any()
+
+
+def test_a_short_recording_lies_whole_at_a_random_place_with_silence_around_it(implementation: str) -> None:
+    wave, lengths = clips(40), np.random.default_rng(0).integers(1, SHORT, 40)
+    wave *= torch.arange(SHORT) < torch.from_numpy(lengths)[:, None]
+    places = set()
+    for row, clip, length in zip(
+        transformed_of(chain(only(place="anywhere")), wave, lengths), wave, lengths.tolist(), strict=True
+    ):
+        place = int(row.nonzero()[0])
+        wanted = torch.zeros(SHORT)
+        wanted[place : place + length] = clip[:length]
+        assert torch.equal(row, wanted)
+        places.add(place)
+    assert len(places) > 30
 
 
 @pytest.mark.parametrize("about", ["start", "middle"])

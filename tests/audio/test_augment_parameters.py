@@ -157,6 +157,53 @@ def test_masks_stay_within_their_limits() -> None:
     assert not sampler_for(ALL).masks(DRAWS, 0, "frames", 2, 0, 40).any()
 
 
+# --- where a short recording lies -----------------------------------------------------------------------------
+
+ANYWHERE = preset("none", place="anywhere")
+
+
+def first_samples(settings: FrontEndConfig, lengths: np.ndarray, draws: np.ndarray = DRAWS) -> np.ndarray:
+    """At which sample of the training clip each recording begins."""
+    found = sampler_for(settings).clip_transforms(draws, 0, lengths)
+    return -found.start / found.step
+
+
+def test_a_short_recording_lies_anywhere_in_its_clip() -> None:
+    found = first_samples(ANYWHERE, np.full(COUNT, 6000))
+    assert_uniform(found, 0, SAMPLES - 6000)
+    assert (found % 1 == 0).all()
+    order = np.random.default_rng(1).permutation(COUNT)
+    np.testing.assert_array_equal(first_samples(ANYWHERE, np.full(COUNT, 6000), DRAWS[order]), found[order])
+
+
+@pytest.mark.parametrize("about", ["start", "middle"])
+def test_a_short_recording_at_another_speed_is_not_cut(about: str) -> None:
+    settings = dataclasses.replace(ANYWHERE, speed_probability=1.0, speed=0.3, speed_about=about)
+    lengths = np.random.default_rng(2).integers(1, SAMPLES // 2, COUNT)
+    found = first_samples(settings, lengths)
+    step = sampler_for(settings).clip_transforms(DRAWS, 0).step
+    assert found.min() >= -1e-6
+    assert (found + lengths / step <= SAMPLES).all()
+
+
+def test_a_recording_as_long_as_its_clip_is_not_moved() -> None:
+    for length in (SAMPLES, SAMPLES + 100):
+        assert (first_samples(ANYWHERE, np.full(COUNT, length)) == 0).all()
+
+
+def test_the_place_is_moved_by_the_shift_and_changes_nothing_else() -> None:
+    placed = dataclasses.replace(ALL, place="anywhere", speed_probability=0.0)
+    still = dataclasses.replace(placed, shift_probability=0.0)
+    lengths = np.full(COUNT, 6000)
+    shift = np.rint(sampler_for(placed).shift_ms(DRAWS, 0) * 16)
+    np.testing.assert_allclose(first_samples(placed, lengths), first_samples(still, lengths) + shift, atol=1e-6)
+    one, other = (
+        sampler_for(s).clip_transforms(DRAWS, 0, lengths) for s in (ALL, dataclasses.replace(ALL, place="anywhere"))
+    )
+    for name in ("gain", "step", "rate", "shift"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
 # --- what the values depend on --------------------------------------------------------------------------------
 
 

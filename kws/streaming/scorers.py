@@ -1,0 +1,39 @@
+"""The scorer of continuous audio that a trained network gets: the sliding window, or its streaming form."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.errors import UsageError
+from kws.evaluation.trained import Trained
+from kws.streaming.scores import Scorer
+from kws.streaming.window import WindowScorer, step_frames
+
+Form = Literal["auto", "window", "stream"]
+"""window: the whole network on the last window every hop_ms. stream: each layer keeps what it needs of the past. auto:
+stream where the network and its features allow it, else window."""
+
+
+def make_scorer(trained: Trained, form: Form = "auto", hop_ms: float = 100.0) -> Scorer:
+    """A scorer for one recording; each recording needs its own. `hop_ms` is the time between the scores of a sliding
+    window, rounded to whole frames; a streaming network gives a score at each step of its stride.
+
+    Raises UsageError where form is "stream" and the network cannot be streamed, and for a hop_ms that is not above 0
+    or longer than a window.
+    """
+    if form == "stream":
+        raise UsageError(f"model.name: {trained.config.model.name} cannot be streamed; use the sliding window")
+    return WindowScorer(trained, hop_ms)
+
+
+def scorer_notes(trained: Trained, form: Form = "auto", hop_ms: float = 100.0) -> list[str]:
+    """Lines for the user about what `make_scorer` changes: a time between scores that is rounded."""
+    frame_ms = 1000 * trained.features.spec.hop / SAMPLE_RATE_HZ
+    step_ms = step_frames(trained, hop_ms) * frame_ms
+    if step_ms == hop_ms:
+        return []
+    return [
+        f"a score every {step_ms:g} ms instead of {hop_ms:g}: frames of {trained.features.name} are {frame_ms:g} ms "
+        "apart"
+    ]
