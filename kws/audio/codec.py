@@ -111,7 +111,7 @@ def duration_s(file: IO[bytes]) -> float:
     """Duration of a recording in seconds, from its header. Raises AudioError where it is not audio."""
 
     def duration(view: IO[bytes]) -> float:
-        with _open(view) as sound:
+        with open_sound(view) as sound:
             return float(sound.frames / max(sound.samplerate, 1))
 
     return _from_file(file, duration)[0]
@@ -135,7 +135,7 @@ class _Part(NamedTuple):
     def source(self) -> str:
         """See Decoded."""
         channels = 1 if self.samples.ndim == 1 else self.samples.shape[1]
-        return _source(self.rate_hz, channels, self.format)
+        return source_text(self.rate_hz, channels, self.format)
 
 
 def _decode_any(data: bytes) -> Decoded:
@@ -160,8 +160,7 @@ def _mono_pcm(part: _Part) -> Decoded:
     samples, rate_hz, scale = part.samples, part.rate_hz, part.scale
     if samples.dtype == np.int16:
         return Decoded(samples, source=part.source)
-    if rate_hz < _LEAST_RATE_HZ:  # a damaged header: resampling would fill the memory
-        raise AudioError(f"sample rate {rate_hz} Hz, wanted {_LEAST_RATE_HZ:,} or more")
+    check_rate(rate_hz)
     found = remarks.of_rate(rate_hz)
     if scale != 1.0:
         samples, found = samples / np.float32(scale), (*found, remarks.SCALED)
@@ -170,9 +169,15 @@ def _mono_pcm(part: _Part) -> Decoded:
     return Decoded(pcm, (*found, *more, *remarks.of_floats(mono)), part.source)
 
 
+def check_rate(rate_hz: int) -> None:
+    """Raises AudioError for a rate at which there is no speech."""
+    if rate_hz < _LEAST_RATE_HZ:  # a damaged header: resampling would fill the memory
+        raise AudioError(f"sample rate {rate_hz} Hz, wanted {_LEAST_RATE_HZ:,} or more")
+
+
 def _read_by_ffmpeg(contents: bytes, error: UnreadableError) -> tuple[_Part, tuple[str, ...]]:
     """A file that libsndfile does not read, with remarks. Raises AudioError."""
-    form = _ffmpeg_format(contents[: formats.HEAD_BYTES], error)
+    form = ffmpeg_format(contents[: formats.HEAD_BYTES], error)
     try:
         read = ffmpeg.read(contents, form)
     except ffmpeg.FfmpegError as second:
@@ -186,7 +191,7 @@ def _read_by_ffmpeg(contents: bytes, error: UnreadableError) -> tuple[_Part, tup
     return part, (*found, remarks.FFMPEG_ERRORS) if read.reported else found
 
 
-def _ffmpeg_format(head: bytes, error: UnreadableError) -> formats.AudioFormat:
+def ffmpeg_format(head: bytes, error: UnreadableError) -> formats.AudioFormat:
     """The format to tell ffmpeg. Raises AudioError where it is none, or where ffmpeg is not installed."""
     form = formats.audio_format(head)
     if form is None:
@@ -210,7 +215,7 @@ def _from_file(file: IO[bytes], read: Callable[[IO[bytes]], _Result]) -> tuple[_
         return read(view), sound.remarks
     except UnreadableError as error:
         view.seek(0)
-        form = _ffmpeg_format(view.read(formats.HEAD_BYTES), error)
+        form = ffmpeg_format(view.read(formats.HEAD_BYTES), error)
         try:
             with ffmpeg.as_wav(file, form) as wav:
                 return read(wav), (remarks.FFMPEG_INSTEAD if form.by_soundfile else remarks.FFMPEG,)
@@ -221,7 +226,7 @@ def _from_file(file: IO[bytes], read: Callable[[IO[bytes]], _Result]) -> tuple[_
 def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> _Part:
     """Samples of a part of a file; `window(frames, rate)` returns the part's first frame and its end."""
     try:
-        with _open(file) as sound:
+        with open_sound(file) as sound:
             exact = sound.subtype == "PCM_16" and sound.channels == 1 and sound.samplerate == SAMPLE_RATE_HZ
             first, end = window(sound.frames, sound.samplerate)
             seek = min(first, max(0, sound.frames - _VORBIS_PAGE)) if sound.subtype == "VORBIS" else first
@@ -230,24 +235,25 @@ def _read(file: IO[bytes], window: Callable[[int, int], tuple[int, int]]) -> _Pa
             samples = sound.read(end - seek, dtype="int16" if exact else "float32", always_2d=not exact)[first - seek :]
             scale = _scale(sound, samples) if sound.subtype in ("FLOAT", "DOUBLE") else 1.0
     except (soundfile.SoundFileError, RuntimeError) as error:
-        raise UnreadableError(f"not readable as audio ({_reason(error)})") from error
+        raise UnreadableError(f"not readable as audio ({reason(error)})") from error
     if len(samples) == 0:
         raise AudioError("no samples")
     if len(samples) < end - first:
         raise AudioError(f"ends early: {len(samples)} of {end - first} samples")
-    return _Part(samples, sound.samplerate, _format(sound), scale)
+    return _Part(samples, sound.samplerate, format_name(sound), scale)
 
 
-def _format(sound: soundfile.SoundFile) -> str:
+def format_name(sound: soundfile.SoundFile) -> str:
     """Container and coding: WAV PCM_16, OGG VORBIS."""
     return f"{sound.format.replace('WAVEX', 'WAV')} {sound.subtype}"
 
 
-def _source(rate_hz: int, channels: int, form: str) -> str:
+def source_text(rate_hz: int, channels: int, form: str) -> str:
+    """A file's sound in words: 44.1 kHz, 2 channels, FLAC PCM_16."""
     return f"{rate_hz / 1000:g} kHz, {channels} channel{'s' * (channels > 1)}, {form}"
 
 
-_PLAIN = _source(SAMPLE_RATE_HZ, 1, "WAV PCM_16")
+_PLAIN = source_text(SAMPLE_RATE_HZ, 1, "WAV PCM_16")
 
 
 def _scale(sound: soundfile.SoundFile, samples: npt.NDArray[np.float32]) -> float:
@@ -263,18 +269,30 @@ def _scale(sound: soundfile.SoundFile, samples: npt.NDArray[np.float32]) -> floa
     return remarks.full_scale(peak, integers)
 
 
-def _open(file: IO[bytes]) -> soundfile.SoundFile:
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from start to end. soundfile seeks after each read of a seekable file, and after a seek an
+    MP3 continues with other samples."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def open_sound(file: IO[bytes], sequential: bool = False) -> soundfile.SoundFile:
+    """The file, opened by libsndfile; `sequential`: to be read in blocks from its start.
+
+    Raises AudioError where it is empty, UnreadableError where it is not readable.
+    """
     file.seek(0)
     try:
-        return soundfile.SoundFile(file)
+        return (_Sequential if sequential else soundfile.SoundFile)(file)
     except (soundfile.SoundFileError, RuntimeError) as error:
         empty = file.seek(0, io.SEEK_END) == 0
         if empty:
             raise AudioError("empty file") from error
-        raise UnreadableError(f"not readable as audio ({_reason(error)})") from error
+        raise UnreadableError(f"not readable as audio ({reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The error's message, without the address of the buffer."""
     return str(getattr(error, "error_string", error))
 
@@ -286,12 +304,22 @@ def pcm_from_float(samples: npt.NDArray[np.floating], rate_hz: int) -> Pcm:
     """
     if rate_hz < 1:
         raise AudioError(f"sample rate {rate_hz} Hz, wanted 1 or more")
-    if not np.isfinite(samples).all():
-        raise AudioError("has samples that are not finite numbers")
+    check_finite(samples)
     if rate_hz != SAMPLE_RATE_HZ:
         samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ)
     if len(samples) == 0:
         raise AudioError("shorter than one sample at 16 kHz")
+    return rounded(samples)
+
+
+def check_finite(samples: npt.NDArray[np.floating]) -> None:
+    """Raises AudioError for NaN and infinity."""
+    if not np.isfinite(samples).all():
+        raise AudioError("has samples that are not finite numbers")
+
+
+def rounded(samples: npt.NDArray[np.floating]) -> Pcm:
+    """Floats in [-1, 1] -> int16, rounded; clipped where they are beyond."""
     pcm: Pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     return pcm
 

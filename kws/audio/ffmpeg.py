@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -101,32 +101,97 @@ def _run(command: Sequence[str], num_bytes: int, out: IO[bytes] | None = None) -
         raise UsageError(f"{command[0]}: cannot be started ({error.strerror}); run the same command again") from error
     except subprocess.TimeoutExpired as error:
         raise FfmpegError(f"ffmpeg: nothing after {limit:.0f} s") from error
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return done.stdout or b"", _reported(done.returncode, done.stderr.decode(errors="replace"), command)
+
+
+def _reported(code: int, errors: str, command: Sequence[str]) -> str:
+    """The first line that ffmpeg wrote to stderr, or "". Raises FfmpegError where it failed or the file is cut."""
+    lines = errors.strip().splitlines()
     reported = lines[0].partition("] ")[2] or lines[0] if lines else ""
-    if done.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
-        name = signal.Signals(-done.returncode).name
+    if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
+        name = signal.Signals(-code).name
         raise UsageError(f"ffmpeg was ended by {name} (out of memory?); run the same command again")
-    if done.returncode and "No space left" in done.stderr.decode(errors="replace"):
+    if code and "No space left" in errors:
         raise _no_space("No space left on device")
-    if done.returncode and "matches no streams" in reported:
+    if code and "matches no streams" in reported:
         raise FfmpegError("ffmpeg: no sound in it, perhaps only pictures")
-    if done.returncode:
+    if code:
         reason = (lines[-1] if lines else "").replace(command[command.index("-i") + 1], "the file")
-        raise FfmpegError(f"ffmpeg: {reported or reason or f'exit code {done.returncode}'}")
+        raise FfmpegError(f"ffmpeg: {reported or reason or f'exit code {code}'}")
     if _CUT_OFF.search(reported):
         raise FfmpegError(f"ends early ({reported})")
-    return done.stdout or b"", reported
+    return reported
 
 
 def _parse_wav(wav: bytes) -> tuple[npt.NDArray[np.float32], int]:
     """Samples (T, channels) and rate of the float WAV file that ffmpeg wrote to a pipe: its sizes are placeholders."""
+    body, channels, rate_hz = _parse_header(wav)
+    values = np.frombuffer(wav, "<f4", (len(wav) - body) // 4, body)
+    return values[: len(values) // channels * channels].reshape(-1, channels), rate_hz
+
+
+def _parse_header(wav: bytes) -> tuple[int, int, int]:
+    """Byte offset of the samples, channels and rate."""
     form, body = wav.find(b"fmt "), wav.find(b"data", 0, _HEADER_BYTES)
     if form < 0 or body < 0:
         raise FfmpegError("ffmpeg: no sound in it")
     channels = int.from_bytes(wav[form + 10 : form + 12], "little")
-    rate_hz = int.from_bytes(wav[form + 12 : form + 16], "little")
-    values = np.frombuffer(wav, "<f4", (len(wav) - body - 8) // 4, body + 8)
-    return values[: len(values) // channels * channels].reshape(-1, channels), rate_hz
+    return body + 8, channels, int.from_bytes(wav[form + 12 : form + 16], "little")
+
+
+class Stream(NamedTuple):
+    """What a running ffmpeg reads: rate, channels, and the samples, float32 (n, channels) at a time."""
+
+    rate_hz: int
+    channels: int
+    blocks: Generator[npt.NDArray[np.float32], None, str]
+    """Returns the first error that ffmpeg reported, or ""."""
+
+
+@contextlib.contextmanager
+def stream(path: Path, form: AudioFormat, block_s: float) -> Iterator[Stream]:
+    """A file of any length, in blocks of `block_s` seconds (the last is shorter), in flat memory, without a copy on
+    disk. The blocks raise FfmpegError and UsageError as `read`, at the end for a file that is cut."""
+    command = _decode_command(path, form)
+    with tempfile.TemporaryFile(prefix="kws-") as errors:
+        try:
+            process = subprocess.Popen(  # in a session of its own, as in _run
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
+        except OSError as error:
+            raise UsageError(
+                f"{command[0]}: cannot be started ({error.strerror}); run the same command again"
+            ) from error
+        with process:
+            try:
+                yield _stream_of(process, errors, command, block_s)
+            finally:
+                process.kill()
+
+
+def _stream_of(process: subprocess.Popen[bytes], errors: IO[bytes], command: Sequence[str], block_s: float) -> Stream:
+    out = cast(IO[bytes], process.stdout)
+
+    def end() -> str:
+        errors.seek(0)
+        return _reported(process.wait(), errors.read().decode(errors="replace"), command)
+
+    head = out.read(_HEADER_BYTES)
+    if len(head) < _HEADER_BYTES:
+        end()
+    body, channels, rate_hz = _parse_header(head)
+
+    def blocks() -> Generator[npt.NDArray[np.float32], None, str]:
+        rest, size, frames = head[body:], 4 * channels, max(1, round(block_s * rate_hz))
+        while True:
+            data = rest + out.read(max(frames * size - len(rest), 0))
+            usable = min(len(data) // size, frames) * size
+            if not usable:
+                return end()
+            yield np.frombuffer(data[:usable], "<f4").reshape(-1, channels)
+            rest = data[usable:]
+
+    return Stream(rate_hz, channels, blocks())
 
 
 _Key = tuple[Path, int, int, int]

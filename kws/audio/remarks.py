@@ -81,17 +81,31 @@ def mono(samples: Samples) -> tuple[Samples, tuple[str, ...]]:
     average: Samples = samples.mean(axis=1)
     if samples.shape[1] != 2:
         return average, ()
-    first, second = (float(np.dot(channel, channel)) for channel in samples.T)
+    first_only, found = of_channels(*(float(np.dot(one, one)) for one in (samples[:, 0], samples[:, 1], average)))
+    return samples[:, 0] if first_only else average, found
+
+
+def of_channels(first: float, second: float, average: float) -> tuple[bool, tuple[str, ...]]:
+    """Whether only the first of two channels is to be used, with remarks, from the energies of both and of their
+    average."""
     if not (first and second):
-        return average, (SILENT_CHANNEL,) if first or second else ()
-    if 2 * float(np.dot(average, average)) < _CANCELLED * (first + second):
-        return samples[:, 0], (ANTIPHASE,)
-    return average, ()
+        return False, (SILENT_CHANNEL,) if first or second else ()
+    cancel = 2 * average < _CANCELLED * (first + second)
+    return cancel, (ANTIPHASE,) if cancel else ()
 
 
 def of_floats(samples: Samples) -> tuple[str, ...]:
     """The remark about float samples, any shape, of which many are beyond 1."""
     if samples.min(initial=0.0) >= -_BEYOND and samples.max(initial=0.0) <= _BEYOND:
         return ()
-    beyond = np.count_nonzero(samples > _BEYOND) + np.count_nonzero(samples < -_BEYOND)
-    return (CLIPPED,) if beyond > _MANY * samples.size else ()
+    return of_beyond(count_beyond(samples), samples.size)
+
+
+def count_beyond(samples: Samples) -> int:
+    """How many float samples are clearly beyond 1."""
+    return int(np.count_nonzero(samples > _BEYOND) + np.count_nonzero(samples < -_BEYOND))
+
+
+def of_beyond(beyond: int, size: int) -> tuple[str, ...]:
+    """The remark about so many of `size` samples beyond 1."""
+    return (CLIPPED,) if beyond > _MANY * size else ()

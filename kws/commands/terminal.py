@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,19 @@ def _on_signals(handler: Callable[[int, Any], None], *numbers: signal.Signals) -
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def text_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> Any:
+    """A terminal table; `align` has an "l" or an "r" for each column. No text in it is read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, header_style="bold")
+    for name, side in zip(names, align, strict=True):
+        table.add_column(Text(name), justify="left" if side == "l" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 @contextmanager

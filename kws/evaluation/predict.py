@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,12 @@ from kws.data.excerpt import TOLERANCE
 from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
 from kws.evaluation.trained import Trained
+from kws.evaluation.waves import batch_of, to_pcm
 from kws.results import grid
 
 BATCH = 64
 Floats = npt.NDArray[np.float32]
+Words = list[tuple[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,35 +62,38 @@ class _ScoredFile(NamedTuple):
 
 
 class Recognizer:
-    """A trained network as a callable from waveform to words and probabilities."""
+    """A trained network as a callable from waveforms to words and probabilities."""
 
     def __init__(self, trained: Trained) -> None:
         self._trained = trained
         self.classes = trained.classes
 
     @classmethod
-    def from_run(cls, run: Path, checkpoint: str = "best_accuracy") -> Recognizer:
+    def from_run(cls, run: Path, checkpoint: str = "best_accuracy") -> Self:
         """Loads a run's checkpoint, on the GPU if there is one. Raises UsageError where there is no such run or
         checkpoint."""
         return cls(Trained.from_run(run, checkpoint, torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
-    def __call__(self, wave: npt.ArrayLike, rate: int = codec.SAMPLE_RATE_HZ) -> list[tuple[str, float]]:
-        """Samples (T,), float in [-1, 1] or int16, at `rate` Hz -> [(word, probability), ...], most probable first.
+    def __call__(
+        self, waves: npt.ArrayLike | Sequence[npt.ArrayLike], rate: int = codec.SAMPLE_RATE_HZ
+    ) -> Words | list[Words]:
+        """[(word, probability), ...] of a wave, most probable first; for a batch a list of these.
 
-        Raises UsageError for any other kind of array.
+        A wave is samples (T,), float in [-1, 1] or int16, at `rate` Hz; a batch is (B, T), or a list of B waves of
+        different lengths. Of a wave that is longer than a clip the same part is used as in training. Raises UsageError
+        for any other kind of array.
         """
-        samples = np.asarray(wave)
-        if samples.ndim != 1 or len(samples) == 0:
-            raise UsageError(f"wave: shape {samples.shape}, wanted one channel of at least one sample")
-        if samples.dtype != np.int16 and samples.dtype.kind != "f":
-            raise UsageError(f"wave: samples of type {samples.dtype}, wanted int16, or float in [-1, 1]")
-        floats = samples.astype(np.float32) / 32768.0 if samples.dtype == np.int16 else samples.astype(np.float32)
-        try:
-            pcm = codec.pcm_from_float(floats, rate)
-        except codec.AudioError as error:
-            raise UsageError(f"wave: {error}") from error
-        (scored,) = self._score_files(iter([DecodedFile(Path(), pcm)]))
-        return list(self._ranked(scored.probabilities))
+        found = [list(self._ranked(row)) for row in self.probabilities(waves, rate)]
+        return found[0] if batch_of(waves) is None else found
+
+    def probabilities(self, waves: npt.ArrayLike | Sequence[npt.ArrayLike], rate: int = codec.SAMPLE_RATE_HZ) -> Floats:
+        """Waves as for a call -> the probability of each class, (B, C) float32 in the order of `classes`; of one wave
+        (1, C)."""
+        batch = batch_of(waves)
+        single: list[Any] = [waves]
+        files = (DecodedFile(Path(), to_pcm(wave, rate)) for wave in (single if batch is None else batch))
+        rows = [scored.probabilities for scored in self._score_files(files)]
+        return np.stack(rows) if rows else np.zeros((0, len(self.classes)), np.float32)
 
     def files(self, paths: Iterable[Path], skipped: list[SkippedFile]) -> Iterator[Prediction]:
         """Yields the files' predictions in order; files that cannot be read are appended to `skipped`.

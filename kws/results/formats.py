@@ -83,3 +83,11 @@ def pair_cells(result: Row) -> list[list[str]]:
     """The rows of the table of most confused pairs, with one text for each of PAIR_COLUMNS."""
     pairs = metrics.confused_pairs(result["confusion"], result["classes"])
     return [[p["truth"], p["predicted"], f"{p['clips']:,}", number(p["share"], ".1%")] for p in pairs]
+
+
+def clock_time(seconds: object) -> str:
+    """A time in a recording: 3723.4 -> "1:02:03.4"; "-" where `seconds` is not a number."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    tenths = round(10 * seconds)
+    return f"{tenths // 36000}:{tenths // 600 % 60:02d}:{tenths // 10 % 60:02d}.{tenths % 10}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import zipfile
 from html import escape
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from kws.audio import codec
 from kws.results.formats import number
+from kws.results.page_parts import embedded
 from kws.results.records import Row
 
 
@@ -31,8 +31,8 @@ def mistake_cards(run: Path, result: Row) -> str:
 
 def _card(clip: dict[str, Any], classes: list[str]) -> str:
     truth, predicted = (escape(str(classes[int(clip[key])])) for key in ("truth", "predicted"))
-    sound = _embedded("audio/wav", codec.wav_bytes(clip["wave"][: max(1, int(clip["lengths"]))]))
-    picture = _embedded("image/png", _spectrogram(clip["features"]))
+    sound = embedded("audio/wav", codec.wav_bytes(clip["wave"][: max(1, int(clip["lengths"]))]))
+    picture = embedded("image/png", _spectrogram(clip["features"]))
     predicted_p, truth_p = number(float(clip["probability"]), ".0%"), number(float(clip["likely"]), ".1%")
     return (
         f'<figure><img class="sound" alt="spectrogram" src="{picture}"><figcaption><b>{truth}</b>, predicted '
@@ -40,10 +40,6 @@ def _card(clip: dict[str, Any], classes: list[str]) -> str:
         f"<small>{escape(str(clip['names']))}</small></figcaption>"
         f'<audio controls preload="metadata" src="{sound}"></audio></figure>'
     )
-
-
-def _embedded(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _spectrogram(features: npt.NDArray[np.float16]) -> bytes:

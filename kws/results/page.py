@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -20,6 +19,7 @@ from kws.results.formats import (
     result_figures,
     split_name,
 )  # fmt: skip
+from kws.results.page_parts import picture_card, section, table
 from kws.results.page_style import STYLE, plot_scripts, security_policy
 from kws.results.records import AttemptSummary, Row, SamplingAudit
 from kws.results.time_use import (
@@ -70,14 +70,14 @@ def render(content: PageContent) -> str:
     )
     body = [
         f"<header><h1>{title}</h1>{_headline(content)}</header>",
-        _section("Training", _clip_notes(content.run) + _curves(len(content.curves))),
-        _section("Time", _time(content.time_use, len(content.curves) + len(content.matrices))),
-        evaluated or _section("Evaluation", "<p>Not evaluated yet.</p>"),
-        _section("Sampling", _sampling(content.sampling)),
-        _section("History", _history(content.attempts)),
-        _section("Ranks", _ranks(content.run.get("ranks"), rank_columns(content.time_use))),
-        _section("Software, hardware, corpus", _environment(content.run)),
-        _section("Configuration", f'<div class="scroll"><pre>{escape(content.config)}</pre></div>'),
+        section("Training", _clip_notes(content.run) + _curves(len(content.curves))),
+        section("Time", _time(content.time_use, len(content.curves) + len(content.matrices))),
+        evaluated or section("Evaluation", "<p>Not evaluated yet.</p>"),
+        section("Sampling", _sampling(content.sampling)),
+        section("History", _history(content.attempts)),
+        section("Ranks", _ranks(content.run.get("ranks"), rank_columns(content.time_use))),
+        section("Software, hardware, corpus", _environment(content.run)),
+        section("Configuration", f'<div class="scroll"><pre>{escape(content.config)}</pre></div>'),
     ]
     made = f"<footer>Written {clock(datetime.now(UTC).timestamp())} by kws report.</footer>"
     tail, allowed = plot_scripts([*content.curves, *content.matrices, *content.time_use.plots])
@@ -155,7 +155,7 @@ def _matrix(number: int, plot: Row, picture: bytes) -> str:
     """The element in which the script draws a confusion matrix; without scripts, its picture."""
     words = len(plot["data"][0]["z"])
     size = f"min-width:{240 + 26 * words}px;max-width:{420 + 40 * words}px;height:{plot['layout']['height']}px"
-    still = _picture(picture, "Confusion matrix", min_width=200 + 24 * words)
+    still = picture_card(picture, "Confusion matrix", min_width=200 + 24 * words)
     return f'<div class="scroll"><div id="plot-{number}" style="{size}"></div></div><noscript>{still}</noscript>'
 
 
@@ -164,13 +164,13 @@ def _time(use: TimeUse, first_plot: int) -> str:
     if not use.seconds:
         return "<p>Not recorded.</p>"
     plots = "".join(f'<div id="plot-{first_plot + place}"></div>' for place in range(len(use.plots)))
-    beside = [("Parts of a step, on rank 0", _table(PART_COLUMNS, part_cells(use), "lrrr"))]
+    beside = [("Parts of a step, on rank 0", table(PART_COLUMNS, part_cells(use), "lrrr"))]
     if use.rank_seconds:
-        stragglers = _table(EPISODE_COLUMNS, episode_cells(use), "rlrrrlr") if use.episodes else "<p>None.</p>"
+        stragglers = table(EPISODE_COLUMNS, episode_cells(use), "rlrrrlr") if use.episodes else "<p>None.</p>"
         beside.append(("Stragglers: ranks for which the others waited", stragglers))
     if use.profiles:
-        beside.append(("Profiles", _table(PROFILE_COLUMNS, profile_cells(use), "lrrrrrl")))
-    tables = "".join(f"<div><h3>{title}</h3>{table}</div>" for title, table in beside)
+        beside.append(("Profiles", table(PROFILE_COLUMNS, profile_cells(use), "lrrrrrl")))
+    tables = "".join(f"<div><h3>{title}</h3>{content}</div>" for title, content in beside)
     return (f'<div class="plots">{plots}</div>' if plots else "") + f'<div class="beside">{tables}</div>'
 
 
@@ -190,12 +190,12 @@ def _sampling(audit: SamplingAudit | None) -> str:
         text += " The consumed draws match the plan."
     else:
         text += " The ledger is behind the plan: it is flushed with each checkpoint; see also kws verify."
-    return f"<p>{text}</p>{_table(names, rows, 'lrrr'[: len(names)])}"
+    return f"<p>{text}</p>{table(names, rows, 'lrrr'[: len(names)])}"
 
 
 def _split_section(result: Row, mistakes: str, matrix: str) -> str:
     name = split_name(result)
-    classes = _table(CLASS_COLUMNS, class_cells(result), "lrrrrl")
+    classes = table(CLASS_COLUMNS, class_cells(result), "lrrrrl")
     parts = [
         f"<p>{escape('; '.join(result_figures(result)))}.</p>",
         matrix,
@@ -204,20 +204,20 @@ def _split_section(result: Row, mistakes: str, matrix: str) -> str:
         _open_set(result) if open_set.has_open_set(result) else "",
         f'<h3>Worst mistakes</h3><div class="cards">{mistakes}</div>' if mistakes else "",
     ]
-    return _section(f"Evaluation: {name}", "".join(parts))
+    return section(f"Evaluation: {name}", "".join(parts))
 
 
 def _open_set(result: Row) -> str:
     """What share of sounds that are no wanted word is taken for one."""
     names = open_set.open_set_columns(result)
-    table = _table(names, open_set.open_set_cells(result), "r" * len(names))
+    shares = table(names, open_set.open_set_cells(result), "r" * len(names))
     text = f"{open_set.EXPLANATION} {open_set.silence_line(result).capitalize()}."
-    return f"<h3>Open set: what is taken for a word</h3><p>{escape(text)}</p>{table}"
+    return f"<h3>Open set: what is taken for a word</h3><p>{escape(text)}</p>{shares}"
 
 
 def _pairs(result: Row) -> str:
     rows = pair_cells(result)
-    return _table(PAIR_COLUMNS, rows, "llrr") if rows else "<p>No clip was confused with another word.</p>"
+    return table(PAIR_COLUMNS, rows, "llrr") if rows else "<p>No clip was confused with another word.</p>"
 
 
 def _history(attempts: Sequence[AttemptSummary]) -> str:
@@ -236,7 +236,7 @@ def _history(attempts: Sequence[AttemptSummary]) -> str:
         )
         for a in attempts
     ]
-    return _table(names, rows, "rlrrrrl")
+    return table(names, rows, "rlrrrrl")
 
 
 def _end(attempt: AttemptSummary) -> str:
@@ -251,7 +251,7 @@ def _ranks(ranks: object, times: Sequence[Row]) -> str:
     if not rows:
         return "<p>Not recorded.</p>"
     names = list(dict.fromkeys(["rank", "host", "device", "slots", *(key for row in rows for key in row)]))
-    return _table(names, [[row.get(name, "-") for name in names] for row in rows], "r" + "l" * (len(names) - 1))
+    return table(names, [[row.get(name, "-") for name in names] for row in rows], "r" + "l" * (len(names) - 1))
 
 
 def _environment(run: Row) -> str:
@@ -270,35 +270,8 @@ def _environment(run: Row) -> str:
         for name, value in (whole.items() if isinstance(whole, dict) else [(None, whole)])
         if value is not None
     ]
-    return _table(("what", "value"), rows, "ll") if rows else "<p>Not recorded.</p>"
+    return table(("what", "value"), rows, "ll") if rows else "<p>Not recorded.</p>"
 
 
 def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-# --- pieces ------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _picture(png: bytes, text: str, min_width: int) -> str:
-    """A picture on a white card, which makes it readable on the dark page; `min_width` is in px."""
-    data = base64.b64encode(png).decode("ascii")
-    width = int.from_bytes(png[16:20], "big") * 5 // 8  # drawn at 140 dots per inch: text has its normal size
-    size = f"width:{width}px;min-width:{min(min_width, width)}px"
-    image = f'<img alt="{escape(text)}" style="{size}" src="data:image/png;base64,{data}">'
-    return f'<div class="scroll card">{image}</div>'
-
-
-def _table(names: Iterable[str], rows: Iterable[Iterable[object]], align: str) -> str:
-    """`align` has an "l" (text) or an "r" (number) for each column."""
-
-    def line(tag: str, cells: Iterable[object]) -> str:
-        pairs = zip(cells, align, strict=True)
-        return "<tr>" + "".join(f'<{tag} class="{side}">{escape(str(cell))}</{tag}>' for cell, side in pairs) + "</tr>"
-
-    body = "".join(line("td", row) for row in rows)
-    return f'<div class="scroll"><table><thead>{line("th", names)}</thead><tbody>{body}</tbody></table></div>'

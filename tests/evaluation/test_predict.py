@@ -75,7 +75,8 @@ def test_floats_and_another_rate_are_the_same_sound(recognizer: Recognizer, tone
     ("wave", "rate", "says"),
     [
         (np.zeros(0, np.int16), 16000, r"shape \(0,\)"),
-        (np.zeros((2, 100), np.int16), 16000, r"shape \(2, 100\), wanted one channel"),
+        (np.zeros((100, 2), np.int16), 16000, "2 channels"),
+        (np.zeros((2, 3, 100), np.int16), 16000, "for a batch"),
         (np.zeros(100, np.int32), 16000, "type int32, wanted int16, or float"),
         (np.full(100, np.nan), 16000, "not finite"),
         (np.zeros(100), 0, "0 Hz"),
@@ -86,6 +87,20 @@ def test_an_array_that_is_no_waveform_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=says):
         recognizer(wave, rate)
+
+
+def test_a_batch_gives_the_answers_of_its_waves(recognizer: Recognizer, tones: index.Index) -> None:
+    waves = [clip(tones, number)[:16000] for number in range(3)]
+    wanted = [dict(recognizer(wave)) for wave in waves]  # type: ignore[arg-type]
+    shorter = [waves[0], waves[1][:9000] / 32768, waves[2]]
+    for found in (recognizer(np.stack(waves)), recognizer(waves)):
+        assert [dict(row) for row in found] == [pytest.approx(row, abs=1e-5) for row in wanted]  # type: ignore[arg-type]
+    assert len(recognizer(shorter)) == 3
+    rows = recognizer.probabilities(np.stack(waves))
+    assert rows.shape == (3, len(recognizer.classes))
+    assert rows[1].tolist() == pytest.approx([wanted[1][word] for word in recognizer.classes], abs=1e-5)
+    assert recognizer.probabilities(waves[0]).shape == (1, len(recognizer.classes))
+    assert recognizer(np.zeros((0, 16000))) == []
 
 
 def test_prediction_and_evaluation_agree(run: Path, recognizer: Recognizer, tones: index.Index) -> None:
