@@ -5,6 +5,7 @@ May import: kws.errors only (and torch). Knows no audio, no corpus and no traini
 Read in this order:
     registry     every network by name; build_model. names: the same names without torch
     tc_resnet, ds_cnn, ...   one family per file; a family imports no other
-    layers, depthwise        layers that several families share
+    time_context             how temporal layers get their past; networks that take a stream chunk by chunk
+    layers, depthwise, separable   layers that several families share
     recompute    gradient checkpointing; cost, memory: what a network costs
 """

@@ -22,10 +22,18 @@ The paper has 40 bands, which the stages reduce to 20, 10, 5 and 5, and uses 5 s
 of bands, each norm uses the largest number of sub-bands up to 5 that divides its bands (1 is plain batch norm), and
 the head's kernel covers all bands where fewer than 5 remain. Weights are initialised as in torch and in the authors'
 code.
+
+`time_padding`: `same` as in the paper, or `causal` or `valid` (kws/models/time_context.py) in stem, f1 and head; the
+padding of the bands does not change. An output depends on 117 frames.
 """
+
+import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from kws.models.time_context import TimeConv1d, TimeConv2d, TimeNetwork, TimePadding, last_frames
 
 PAPER = "Kim et al., Broadcasted Residual Learning, Interspeech 2021, arXiv 2106.04140"
 SMALLEST = (8, 1)  # bands, frames: stem and two stages halve the bands
@@ -89,14 +97,23 @@ class SubSpectralNorm(nn.Module):
 class Block(nn.Module):
     """y = relu([x +] f2(x) + f1(mean of f2(x) over the bands)): (B, Cin, F, N) -> (B, Cout, ceil(F / stride), N)."""
 
-    def __init__(self, c_in: int, c_out: int, bands: int, stride: int, dilation: int, dropout: float) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        bands: int,
+        stride: int,
+        dilation: int,
+        dropout: float,
+        time_padding: TimePadding = "same",
+    ) -> None:
         super().__init__()
         change = [] if c_in == c_out else [Pointwise(c_in, c_out), nn.BatchNorm2d(c_out), nn.ReLU()]
         self.f2 = nn.Sequential(
             *change, FrequencyConv(c_out, bands, stride), SubSpectralNorm(c_out, -(-bands // stride))
         )
         self.f1 = nn.Sequential(
-            nn.Conv1d(c_out, c_out, 3, 1, dilation, dilation, groups=c_out, bias=False),
+            TimeConv1d(c_out, c_out, 3, 1, dilation, dilation, groups=c_out, time_padding=time_padding),
             nn.BatchNorm1d(c_out),
             nn.SiLU(),
             Pointwise(c_out, c_out),
@@ -106,42 +123,50 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.f2(x)
-        y = y + self.f1(y.mean(dim=2)).unsqueeze(2)
-        return torch.relu(y + x if self.shortcut else y)
+        added = self.f1(y.mean(dim=2)).unsqueeze(2)
+        y = last_frames(y, added.shape[-1]) + added
+        return torch.relu(y + last_frames(x, y.shape[-1]) if self.shortcut else y)
 
 
-class BCResNet(nn.Module):
+class BCResNet(TimeNetwork):
     """(B, 1, F, N) features to (B, classes) logits; `width` is 8 tau."""
 
-    def __init__(self, bands: int, classes: int, width: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self, bands: int, classes: int, width: int, dropout: float = 0.1, time_padding: TimePadding = "same"
+    ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, 2 * width, 5, (2, 1), 2, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()
-        )
+        self.time_padding = time_padding
+        stem = TimeConv2d(1, 2 * width, 5, (2, 1), 2, time_padding=time_padding)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(2 * width), nn.ReLU())
         stages, channels, bands = [], 2 * width, -(-bands // 2)
         for i, (blocks, eighths, stride) in enumerate(STAGES):
-            stages.append(_stage(blocks, channels, width * eighths // 8, bands, stride, 2**i, dropout))
+            block = functools.partial(Block, dilation=2**i, dropout=dropout, time_padding=time_padding)
+            stages.append(_stage(block, blocks, channels, width * eighths // 8, bands, stride))
             channels, bands = width * eighths // 8, -(-bands // stride)
         self.stages = nn.Sequential(*stages)
+        kernel = (min(5, bands), 5)
         self.head = nn.Sequential(
-            nn.Conv2d(channels, channels, (min(5, bands), 5), padding=(0, 2), groups=channels, bias=False),
+            TimeConv2d(channels, channels, kernel, padding=(0, 2), groups=channels, time_padding=time_padding),
             Pointwise(channels, 4 * width),
             nn.BatchNorm2d(4 * width),
             nn.ReLU(),
         )
         self.linear = nn.Linear(4 * width, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.head(self.stages(self.stem(x)))
-        return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+    def maps(self, x: Tensor) -> Tensor:
+        return self.head(self.stages(self.stem(x)))  # type: ignore[no-any-return]
+
+    def classify(self, mean: Tensor) -> Tensor:
+        return self.linear(mean)  # type: ignore[no-any-return]
 
 
-def build_bcresnet(num_classes: int, in_shape: tuple[int, int, int], *, tau: float) -> BCResNet:
+def build_bcresnet(
+    num_classes: int, in_shape: tuple[int, int, int], *, tau: float, time_padding: TimePadding = "same"
+) -> BCResNet:
     """BC-ResNet-{tau} for features of shape (1, F, N)."""
-    return BCResNet(in_shape[1], num_classes, int(8 * tau))
+    return BCResNet(in_shape[1], num_classes, int(8 * tau), time_padding=time_padding)
 
 
-def _stage(blocks: int, c_in: int, c_out: int, bands: int, stride: int, dilation: int, dropout: float) -> nn.Sequential:
-    first = Block(c_in, c_out, bands, stride, dilation, dropout)
-    rest = [Block(c_out, c_out, -(-bands // stride), 1, dilation, dropout) for _ in range(blocks - 1)]
-    return nn.Sequential(first, *rest)
+def _stage(block: Callable[..., Block], blocks: int, c_in: int, c_out: int, bands: int, stride: int) -> nn.Sequential:
+    first = block(c_in, c_out, bands, stride)
+    return nn.Sequential(first, *(block(c_out, c_out, -(-bands // stride), 1) for _ in range(blocks - 1)))

@@ -20,9 +20,11 @@ from kws.models import (
     densenet,
     dpn,
     ds_cnn,
+    ds_tc_resnet,
     kwt,
     layers,
     matchboxnet,
+    mixednet,
     res_kws,
     resnet,
     resnet_cifar,
@@ -30,6 +32,7 @@ from kws.models import (
     vgg,
     wrn,
 )
+from kws.models.time_context import TimePadding
 
 InShape = tuple[int, int, int]
 """Shape of one clip's features: (in_channels, F, N), mostly (1, F, N)."""
@@ -49,8 +52,10 @@ class Entry:
     """Whether it takes any number of input channels, or only one."""
 
 
-def _matchboxnet(blocks: int, repeat: int, channels: int) -> Entry:
-    builder = partial(matchboxnet.build_matchboxnet, blocks=blocks, repeat=repeat, channels=channels)
+def _matchboxnet(blocks: int, repeat: int, channels: int, time_padding: TimePadding = "same") -> Entry:
+    builder = partial(
+        matchboxnet.build_matchboxnet, blocks=blocks, repeat=repeat, channels=channels, time_padding=time_padding
+    )
     return Entry("matchboxnet", builder, matchboxnet.PAPER, matchboxnet.SMALLEST)
 
 
@@ -59,8 +64,8 @@ def _cifar_resnet(depth: int) -> Entry:
     return Entry("resnet_cifar", builder, resnet_cifar.PAPER, resnet_cifar.SMALLEST)
 
 
-def _tc_resnet(per_stage: int, width: float = 1.0) -> Entry:
-    builder = partial(tc_resnet.build_tc_resnet, per_stage=per_stage, width=width)
+def _tc_resnet(per_stage: int, width: float = 1.0, time_padding: TimePadding = "same") -> Entry:
+    builder = partial(tc_resnet.build_tc_resnet, per_stage=per_stage, width=width, time_padding=time_padding)
     return Entry("tc_resnet", builder, tc_resnet.PAPER, tc_resnet.SMALLEST)
 
 
@@ -100,12 +105,19 @@ def _densenet_bc(depth: int, growth: int) -> Entry:
     return _densenet(((depth - 4) // 6,) * 3, growth, small_stem=True)
 
 
-def _bcresnet(tau: float) -> Entry:
-    return Entry("bcresnet", partial(bcresnet.build_bcresnet, tau=tau), bcresnet.PAPER, bcresnet.SMALLEST)
+def _bcresnet(tau: float, time_padding: TimePadding = "same") -> Entry:
+    builder = partial(bcresnet.build_bcresnet, tau=tau, time_padding=time_padding)
+    return Entry("bcresnet", builder, bcresnet.PAPER, bcresnet.SMALLEST)
 
 
-def _ds_cnn(size: str) -> Entry:
-    return Entry("ds_cnn", partial(ds_cnn.build_ds_cnn, size=size), ds_cnn.PAPER, ds_cnn.SIZES[size].smallest)
+def _ds_cnn(size: str, time_padding: TimePadding = "same") -> Entry:
+    builder = partial(ds_cnn.build_ds_cnn, size=size, time_padding=time_padding)
+    return Entry("ds_cnn", builder, ds_cnn.PAPER, ds_cnn.SIZES[size].smallest(time_padding))
+
+
+def _ds_tc_resnet(time_padding: TimePadding) -> Entry:
+    builder = partial(ds_tc_resnet.build_ds_tc_resnet, time_padding=time_padding)
+    return Entry("ds_tc_resnet", builder, ds_tc_resnet.PAPER, ds_tc_resnet.SMALLEST)
 
 
 def _res_kws(depth: int, channels: int = res_kws.WIDE) -> Entry:
@@ -122,6 +134,11 @@ MODELS: dict[str, Entry] = {
     "matchboxnet_3x2x64": _matchboxnet(3, 2, 64),
     "matchboxnet_3x2x112": _matchboxnet(3, 2, 112),
     "matchboxnet_6x2x64": _matchboxnet(6, 2, 64),
+    "matchboxnet_3x1x64_causal": _matchboxnet(3, 1, 64, "causal"),
+    "matchboxnet_3x2x64_causal": _matchboxnet(3, 2, 64, "causal"),
+    "ds_tc_resnet": _ds_tc_resnet("same"),
+    "ds_tc_resnet_causal": _ds_tc_resnet("causal"),
+    "mixednet": Entry("mixednet", mixednet.build_mixednet, mixednet.PAPER, mixednet.SMALLEST),
     "resnet20": _cifar_resnet(20),
     "resnet32": _cifar_resnet(32),
     "resnet44": _cifar_resnet(44),
@@ -130,15 +147,19 @@ MODELS: dict[str, Entry] = {
     "tc_resnet8_1.5": _tc_resnet(1, 1.5),
     "tc_resnet14": _tc_resnet(2),
     "tc_resnet14_1.5": _tc_resnet(2, 1.5),
+    "tc_resnet8_causal": _tc_resnet(1, time_padding="causal"),
     "bcresnet_1": _bcresnet(1),
     "bcresnet_1.5": _bcresnet(1.5),
     "bcresnet_2": _bcresnet(2),
     "bcresnet_3": _bcresnet(3),
     "bcresnet_6": _bcresnet(6),
     "bcresnet_8": _bcresnet(8),
+    "bcresnet_1_causal": _bcresnet(1, "causal"),
     "ds_cnn_s": _ds_cnn("s"),
     "ds_cnn_m": _ds_cnn("m"),
     "ds_cnn_l": _ds_cnn("l"),
+    "ds_cnn_s_causal": _ds_cnn("s", "causal"),
+    "ds_cnn_s_valid": _ds_cnn("s", "valid"),
     "res8": _res_kws(8),
     "res8_narrow": _res_kws(8, res_kws.NARROW),
     "res15": _res_kws(15),

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from kws.models.cost import count_parameters
-from kws.models.matchboxnet import DepthwiseConv1d, MatchboxNet
+from kws.models.matchboxnet import MatchboxNet
 from kws.models.registry import build_model
+from kws.models.separable import DepthwiseConv1d
 
 
 @pytest.mark.parametrize(

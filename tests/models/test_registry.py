@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kws.errors import UsageError
-from kws.models import densenet, dpn, resnet, vgg, wrn
+from kws.models import densenet, dpn, mixednet, resnet, vgg, wrn
 from kws.models.registry import MODELS, InShape, build_model, head_tensor_names
 from tests.models.checks import assert_trains
 
@@ -23,16 +23,19 @@ REQUIRED = {
     *("densenet_bc_100_12", "densenet_bc_190_40", "densenet_bc_250_24"),
     *("densenet_121", "densenet_169", "densenet_201", "densenet_264"),
     *(f"bcresnet_{tau}" for tau in ("1", "1.5", "2", "3", "6", "8")),
+    *("ds_tc_resnet", "ds_tc_resnet_causal", "mixednet", "tc_resnet8_causal", "bcresnet_1_causal"),
+    *("matchboxnet_3x1x64_causal", "matchboxnet_3x2x64_causal", "ds_cnn_s_causal", "ds_cnn_s_valid"),
     *("ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "kwt_1", "kwt_2", "kwt_3"),
     *(f"res{depth}{width}" for depth in (8, 15, 26) for width in ("", "_narrow")),
 }
-# A small network by the same builder, for families whose networks are all large.
+# A small network by the same builder, for families whose networks are all large or need more frames than SHAPE has.
 SMALL: dict[str, Callable[[int, InShape], nn.Module]] = {
     "vgg": partial(vgg.build_vgg, configuration="A", batch_norm=True),
     "resnet": partial(resnet.build_resnet, blocks=(1, 1, 1, 1), cardinality=0),
     "resnext": partial(resnet.build_resnet, blocks=(1, 1, 1), cardinality=4, width=8, small_stem=True),
     "wrn": partial(wrn.build_wrn, depth=10, width=2),
     "dpn": partial(dpn.build_dpn, blocks=(1, 2), increments=(16, 32), inner=32),
+    "mixednet": partial(mixednet.build_mixednet, kernels=((3,), (3, 5))),
     "densenet": partial(densenet.build_densenet, layers=(2, 2, 2), growth=8, small_stem=True),
 }
 FAMILIES = sorted({entry.family for entry in MODELS.values()})
