@@ -69,7 +69,7 @@ def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
 
 
 def networks_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows as a terminal table with one section per family; 80 columns have no room for the last one, the features."""
+    """The rows as a terminal table with one section per family; 80 columns have no room for the features, the last."""
     found = Table("network", "parameters", "a clip", "a second", "receptive\nfield", "stream", "input", "features")
     found.title, found.box, found.show_edge = "with 35 classes, in millions of multiply-adds", box.SIMPLE_HEAD, False
     found.padding, found.pad_edge = 0, False

@@ -9,6 +9,7 @@ Read in this order:
     scores     what a scorer gives: times and probabilities
     front_end  frames of features as samples come in
     window     the last window of frames, every few frames, through any network
+    network    streaming networks: each frame once, with the states of the layers
     scorers    the scorer that a trained network gets
     events     scores become events: smoothing, threshold, refractory time
     truth      the words spoken in a recording, from label tracks and tables

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from kws.audio.codec import SAMPLE_RATE_HZ
-from kws.errors import UsageError
 from kws.evaluation.trained import Trained
+from kws.streaming.network import NetworkScorer, can_stream
 from kws.streaming.scores import Scorer
 from kws.streaming.window import WindowScorer, step_frames
 
@@ -15,20 +15,26 @@ Form = Literal["auto", "window", "stream"]
 stream where the network and its features allow it, else window."""
 
 
-def make_scorer(trained: Trained, form: Form = "auto", hop_ms: float = 100.0) -> Scorer:
+HOP_MS = 100.0
+"""Time between the scores of a sliding window, where nothing else is asked for."""
+
+
+def make_scorer(trained: Trained, form: Form = "auto", hop_ms: float = HOP_MS) -> Scorer:
     """A scorer for one recording; each recording needs its own. `hop_ms` is the time between the scores of a sliding
     window, rounded to whole frames; a streaming network gives a score at each step of its stride.
 
     Raises UsageError where form is "stream" and the network cannot be streamed, and for a hop_ms that is not above 0
     or longer than a window.
     """
-    if form == "stream":
-        raise UsageError(f"model.name: {trained.config.model.name} cannot be streamed; use the sliding window")
+    if _streams(trained, form):
+        return NetworkScorer(trained)
     return WindowScorer(trained, hop_ms)
 
 
-def scorer_notes(trained: Trained, form: Form = "auto", hop_ms: float = 100.0) -> list[str]:
+def scorer_notes(trained: Trained, form: Form = "auto", hop_ms: float = HOP_MS) -> list[str]:
     """Lines for the user about what `make_scorer` changes: a time between scores that is rounded."""
+    if _streams(trained, form):
+        return [] if hop_ms == HOP_MS else [f"hop_ms {hop_ms:g} is not used: a streaming network has its own stride"]
     frame_ms = 1000 * trained.features.spec.hop / SAMPLE_RATE_HZ
     step_ms = step_frames(trained, hop_ms) * frame_ms
     if step_ms == hop_ms:
@@ -37,3 +43,7 @@ def scorer_notes(trained: Trained, form: Form = "auto", hop_ms: float = 100.0) -
         f"a score every {step_ms:g} ms instead of {hop_ms:g}: frames of {trained.features.name} are {frame_ms:g} ms "
         "apart"
     ]
+
+
+def _streams(trained: Trained, form: Form) -> bool:
+    return form == "stream" or (form == "auto" and can_stream(trained))
