@@ -44,7 +44,7 @@ class DataConfig:
     """Folder of the packed corpus, which contains index/."""
     task: str = "words"
     """Maps words to classes. `words`: every word of the corpus is a class. Otherwise the name of a task in shards/tasks
-    (v1-30, v2-35, v1-12, v2-12, v1-12-full), or a TOML file."""
+    (v1-30, v2-35, v1-12, v2-12, v1-12-full), a TOML file, or classes between commas: "unknown,silence,stop,go"."""
     sampling: Literal["natural", "balanced", "weighted", "power"] = "balanced"
     """natural: every clip once per epoch. balanced: as many draws of each class. weighted: with replacement, all
     classes equally likely. power: with replacement, see `alpha`."""

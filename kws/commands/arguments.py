@@ -185,7 +185,8 @@ def _add_inspect(commands: Any) -> None:
     inspect.add_argument("dir", type=path, help="folder of a packed corpus")
     inspect.add_argument(
         "--task", metavar="NAME|FILE",
-        help="show the number of clips per class of a task: v1-30, v2-35, v1-12, v2-12, v1-12-full or a TOML file",
+        help="show the number of clips per class of a task: v1-30, v2-35, v1-12, v2-12, v1-12-full, a TOML file, or "
+        "classes between commas, such as unknown,silence,stop,go",
     )  # fmt: skip
     inspect.add_argument(
         "--clip", metavar="NAME",

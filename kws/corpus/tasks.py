@@ -1,6 +1,6 @@
 """Tasks: which words belong to which class. Those of `shards/tasks` are frozen; users can write files like them.
 
-    NAME or FILE.toml -> Definition, which a run stores -> resolve(definition, words) -> Task: the class of each word
+    NAME, FILE.toml or unknown,silence,A,B -> Definition, which a run stores -> resolve(definition, words) -> Task: the class of each word
 
 A definition is independent of a corpus; kws/data/selection.py selects a corpus's clips by it. The task `words` has no
 file: every word of the corpus is a class, in alphabetical order.
@@ -150,7 +150,8 @@ def names() -> list[str]:
 
 
 def load(name: str, note: Callable[[str], object] = lambda line: None) -> Definition:
-    """A frozen task by its name, or the task in a file. Raises UsageError where there is none.
+    """A frozen task by its name, the task in a file, or that of classes between commas. Raises UsageError where there
+    is none.
 
     `note` is called with a line where the task has been renamed.
     """
@@ -160,14 +161,32 @@ def load(name: str, note: Callable[[str], object] = lambda line: None) -> Defini
     if current in names():
         return _read(shipped_files.folder("shards/tasks") / f"{current}.toml")
     if not name.endswith(".toml"):
+        if "," in name:
+            return _of_classes(name)
         known = ", ".join([WORDS, *names()])
         near = did_you_mean(name, [WORDS, *names()])
-        raise UsageError(f"data.task: no task {name!r}; known are {known}; or give a file of your own, FILE.toml{near}")
+        raise UsageError(
+            f"data.task: no task {name!r}; known are {known}; or give classes, such as {UNKNOWN},{SILENCE},stop,go, or "
+            f"a file of your own, FILE.toml{near}"
+        )
     found = _read(Path(name))
     frozen = found.name in names() and load(found.name)
     if found.name == WORDS or (frozen and differences(frozen.tree(), found.tree())):
         raise UsageError(f"data.task: {name}: {found.name} is the name of another task; give the file another name")
     return found
+
+
+def _of_classes(listed: str) -> Definition:
+    """The task of classes between commas, such as unknown,silence,stop,go. With `unknown` it has all clips of all other
+    words, with `silence` as many windows of noise as a word has clips on average."""
+    classes = [name.strip() for name in listed.split(",") if name.strip()]
+    words = [name for name in classes if name not in (UNKNOWN, SILENCE)]
+    if not words:
+        raise UsageError(f"data.task: {listed!r} has no word; wanted such as {UNKNOWN},{SILENCE},stop,go")
+    tree: Tree = {"name": ",".join(classes), "classes": classes, "others": "unknown" if UNKNOWN in classes else "drop"}
+    if SILENCE in classes:
+        tree["silence"] = {"share": round(1.0 / len(words), 6), "of": "wanted", "kind": "noise"}
+    return parse(tree, f"data.task: {listed}")
 
 
 def _read(path: Path) -> Definition:

@@ -255,3 +255,19 @@ def test_an_old_run_folder_may_resume_with_the_new_name(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text.replace("v1-12-full", "seed-12"))
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
     folder.check_settings(tmp_path, config, description | {"task": tasks.load("v1-12-full").tree()})
+
+
+def test_classes_between_commas_are_a_task() -> None:
+    found = tasks.load("unknown, silence,tree,bed,wow")
+    assert found.classes == ("unknown", "silence", "tree", "bed", "wow")
+    assert found.wanted == ("tree", "bed", "wow")
+    assert found.others == "unknown"
+    assert found.unknown_share is None
+    assert found.silence is not None
+    assert tasks.rounded_share(found.silence.share, 300) == 100
+    assert tasks.parse(found.tree(), "state") == found
+    dropping = tasks.load("tree,bed")
+    assert (dropping.others, dropping.silence) == ("drop", None)
+    for wrong in ("unknown,silence", "tree,", "tree,tree"):
+        with pytest.raises(UsageError, match=r"data\.task"):
+            tasks.load(wrong)
