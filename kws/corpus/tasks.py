@@ -25,6 +25,7 @@ from kws.renamed import current_value, old_value, renamed_note
 
 WORDS, UNKNOWN, SILENCE = "words", "unknown", "silence"
 SPLITS = ("train", "valid", "test")
+_SHOWN_WORDS = 12
 _LABEL_KEYS = ("name", "others", "unknown", "silence")
 """The keys, beside `classes`, that decide the label of a clip."""
 Tree = dict[str, Any]
@@ -131,6 +132,11 @@ def resolve(definition: Definition, words: Sequence[str]) -> Task:
     """The task on a corpus with these words. Raises UsageError where a word of the task is missing."""
     present = set(words)
     missing = [word for word in definition.wanted if word not in present]
+    if missing and "," in definition.name:
+        raise UsageError(
+            f"data.task: the corpus has no word {', '.join(missing)}, but {', '.join(sorted(words)[:_SHOWN_WORDS])}"
+            f"{', ...' if len(words) > _SHOWN_WORDS else ''}{did_you_mean(missing[0], words)}"
+        )
     if missing:
         raise UsageError(
             f"data.task={definition.name}: the corpus has no word {', '.join(missing)}, and a task means the same on "
