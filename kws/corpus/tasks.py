@@ -1,6 +1,6 @@
 """Tasks: which words belong to which class. Those of `shards/tasks` are frozen; users can write files like them.
 
-    NAME, FILE.toml or unknown,silence,A,B -> Definition, which a run stores -> resolve(definition, words) -> Task: the class of each word
+    NAME, FILE.toml or A,B,C -> Definition, which a run stores -> resolve(definition, words) -> Task: each word's class
 
 A definition is independent of a corpus; kws/data/selection.py selects a corpus's clips by it. The task `words` has no
 file: every word of the corpus is a class, in alphabetical order.

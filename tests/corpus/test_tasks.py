@@ -268,7 +268,7 @@ def test_classes_between_commas_are_a_task() -> None:
     assert tasks.parse(found.tree(), "state") == found
     dropping = tasks.load("tree,bed")
     assert (dropping.others, dropping.silence) == ("drop", None)
-    with pytest.raises(UsageError, match="tree.*bedd|bedd.*tree"):
+    with pytest.raises(UsageError, match=r"tree.*bedd|bedd.*tree"):
         tasks.resolve(tasks.load("unknown,bedd,tree"), ("tree", "bed"))
     for wrong in ("unknown,silence", "tree,", "tree,tree"):
         with pytest.raises(UsageError, match=r"data\.task"):
