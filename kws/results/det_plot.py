@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kws.metrics import wilson_interval
 from kws.results.canvas import COLOURS, FAINT, GRID, INK, png
@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # matplotlib takes most of a second to import, so functions t
 
 _MARKED = (0.1, 0.5, 1.0, 10.0)
 """False accepts an hour at which the missed share is marked, with its interval."""
+_LEFT = 1e-6
+"""False accepts an hour outside the picture, in place of 0."""
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -33,7 +35,7 @@ class DetCurve:
 
 
 def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
-    """The PNG. False accepts on a logarithmic scale; no false accept at all is drawn at half of one.
+    """The PNG. False accepts on a logarithmic scale, on which no false accept at all is the left edge.
 
     A mark has the 95 % interval of the missed share. Left of the dotted line there is less than one false accept in all
     the audio: more hours of audio would be needed to measure that.
@@ -46,7 +48,8 @@ def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
     shown = [curve for curve in curves if curve.steps and curve.spoken and curve.hours]
     longest = max((curve.hours for curve in shown), default=1.0)
     for place, curve in enumerate(shown):
-        _draw(axes, curve, COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)])
+        aside = 1.03 ** (place - (len(shown) - 1) / 2)  # marks of several curves beside each other
+        _draw(axes, curve, (COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]), aside)
     axes.set_xscale("log")
     axes.set_xlim(min(0.05, 0.4 / longest), 20)
     axes.set_ylim(0, _top(shown))
@@ -55,8 +58,8 @@ def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.axvline(1 / longest, color=FAINT, linewidth=1, linestyle=":")
     axes.annotate(
-        f"1 in {longest:.3g} h", (1 / longest, 1), (3, -3), xycoords=("data", "axes fraction"),
-        textcoords="offset points", va="top", fontsize=8, color=FAINT,
+        f"1 in {longest:.3g} h", (1 / longest, 0), (3, 4), xycoords=("data", "axes fraction"),
+        textcoords="offset points", va="bottom", fontsize=8, color=FAINT,
     )  # fmt: skip
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -73,9 +76,10 @@ def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
     return png(figure)
 
 
-def _draw(axes: Axes, curve: DetCurve, colour: str, style: str) -> None:
+def _draw(axes: Axes, curve: DetCurve, colour_and_style: tuple[str, str], aside: float) -> None:
     """The staircase: from a number of false accepts on, up to the next, the missed share stays."""
-    rates = [max(count, 0.5) / curve.hours for count, _ in curve.steps]
+    colour, style = colour_and_style
+    rates = [max(count / curve.hours, _LEFT) for count, _ in curve.steps]
     shares = [100 * missed / curve.spoken for _, missed in curve.steps]
     name = curve.name if len(curve.name) <= 50 else curve.name[:49] + "…"
     label = f"{name or 'detector'}: {curve.spoken:,} words, {curve.hours:.3g} h"
@@ -88,7 +92,8 @@ def _draw(axes: Axes, curve: DetCurve, colour: str, style: str) -> None:
             share = 100 * missed / curve.spoken
             low, high = (100 * end for end in wilson_interval(missed, curve.spoken))
             errors = [[max(0.0, share - low)], [max(0.0, high - share)]]
-            axes.errorbar(rate, share, yerr=errors, fmt="o", color=colour, markersize=4.5, elinewidth=1.1, capsize=3)
+            mark: dict[str, Any] = {"fmt": "o", "color": colour, "markersize": 4.5, "clip_on": False}
+            axes.errorbar(rate * aside, share, yerr=errors, elinewidth=1.1, capsize=3, **mark)
 
 
 def _top(curves: Sequence[DetCurve]) -> float:

@@ -8,7 +8,7 @@ Detector and match do for one threshold; tests compare the two.
 
 **Which thresholds.** All at which an event appears, disappears or moves: the values u and v (with retrigger, the values
 of all means). Below a lowest threshold
-nothing is computed: 0.01, or where there are more rises than 200 an hour and 4 a word. Of more than 10,000 thresholds
+nothing is computed: 0.01, or where there are more rises than 200 an hour and 4 a word. Of more than 20,000 thresholds
 every n-th in order of size is computed. `Curve.exact` says whether none was left out above the lowest.
 
 **More false accepts at a higher threshold.** This happens: a mean that stays above a low threshold for seconds gives
@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,9 +45,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 RATES = (0.1, 0.5, 1.0, 10.0)
 """False accepts an hour for which figures are reported."""
-MAX_THRESHOLDS, LOWEST_THRESHOLD = 10_000, 0.01
+MAX_THRESHOLDS, LOWEST_THRESHOLD = 20_000, 0.01
 _RISES_AN_HOUR, _RISES_A_WORD, _FEWEST_RISES = 200, 4, 1000
-_BLOCK_ROWS = 65_536
+_BLOCK_ROWS, _LEVELS = 65_536, 1000
 
 
 class Track(NamedTuple):
@@ -129,7 +129,7 @@ def sweep(
     hours = math.fsum(counted_seconds(track.spoken, track.duration_s, rules) for track in tracks) / 3600
     spoken = Counter(word.word for track in tracks for word in track.spoken)
     most_rises = max(_FEWEST_RISES, round(_RISES_AN_HOUR * hours) + _RISES_A_WORD * spoken.total())
-    thresholds, exact = _thresholds(map(means, tracks), most_rises, settings.retrigger)
+    thresholds, exact = _thresholds(lambda: map(means, tracks), most_rises, settings.retrigger)
     counts = np.zeros((2, len(words), len(thresholds)), np.int64)
     for track in tracks:
         _TrackCounter(counts, thresholds, track, settings.num_refractory(step_s), rules).run(
@@ -139,28 +139,44 @@ def sweep(
     return Curve(tuple(words), thresholds, counts[0], counts[1], spoken_counts, hours, exact)
 
 
-def _thresholds(means: Iterable[Floats], most_rises: int, retrigger: bool) -> tuple[Floats, bool]:
+def _thresholds(means: Callable[[], Iterable[Floats]], most_rises: int, retrigger: bool) -> tuple[Floats, bool]:
     """The thresholds to compute, in rising order, and whether none is left out above the lowest."""
+    lowest = _lowest(means(), most_rises)
     low, high, other = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
-    for track in means:
-        for _, before, now in _blocks(track):
-            rises = (now > before) & (now >= LOWEST_THRESHOLD)
-            low.append(before[rises])
-            high.append(now[rises])
-            if retrigger:  # an event may also come while the mean falls
-                other.append(now[~rises])
+    for _, before, now in _all_blocks(means()):
+        rises = (now > before) & (now >= lowest)
+        low.append(before[rises])
+        high.append(now[rises])
+        if retrigger:  # an event may also come while the mean falls
+            other.append(now[now >= lowest])
     froms, tos = np.concatenate(low), np.concatenate(high)
     values = np.unique(np.concatenate([froms, tos, *other]))
-    values = values[values >= LOWEST_THRESHOLD]
+    values = values[values >= lowest]
     # The number of rises for each threshold, from the first and the last threshold of each rise.
-    change = np.zeros(len(values) + 1, np.int64)
-    np.add.at(change, np.searchsorted(values, froms, "right"), 1)
-    np.add.at(change, np.searchsorted(values, tos, "right"), -1)
+    change = np.bincount(np.searchsorted(values, froms, "right"), minlength=len(values) + 1)
+    change = change - np.bincount(np.searchsorted(values, tos, "right"), minlength=len(values) + 1)
     too_many = np.flatnonzero(np.cumsum(change)[:-1] > most_rises)
     kept = values[too_many[-1] + 1 :] if too_many.size else values
     if len(kept) <= MAX_THRESHOLDS:
         return kept, True
     return kept[np.linspace(0, len(kept) - 1, MAX_THRESHOLDS).round().astype(np.int64)], False
+
+
+def _lowest(means: Iterable[Floats], most_rises: int) -> float:
+    """A threshold just below the highest one with more than `most_rises` rises, so that the many values of noise need
+    not be sorted."""
+    change = np.zeros(_LEVELS + 2, np.int64)
+    for _, before, now in _all_blocks(means):
+        first, last = (before * _LEVELS).astype(np.int64) + 1, (now * _LEVELS).astype(np.int64)
+        rises = last >= first
+        change += np.bincount(first[rises], minlength=_LEVELS + 2) - np.bincount(last[rises] + 1, minlength=_LEVELS + 2)
+    too_many = np.flatnonzero(np.cumsum(change) > most_rises)
+    return max(LOWEST_THRESHOLD, float(too_many[-1]) / _LEVELS if too_many.size else 0.0)
+
+
+def _all_blocks(means: Iterable[Floats]) -> Iterator[tuple[int, Floats, Floats]]:
+    for track in means:
+        yield from _blocks(track)
 
 
 def _blocks(means: Floats) -> Iterator[tuple[int, Floats, Floats]]:
@@ -189,14 +205,19 @@ class _TrackCounter:
 
     def run(self, means: Floats, words: Sequence[str], retrigger: bool) -> None:
         """Counts all events, in order of time. means: (M, W)."""
+        lowest = self._thresholds[0] if self._thresholds.size else np.inf
         for start, before, now in _blocks(means):
-            end = np.searchsorted(self._thresholds, now, "right")
-            first = np.zeros_like(end) if retrigger else np.searchsorted(self._thresholds, before, "right")
-            for row in np.flatnonzero((end > first).any(axis=1)):
-                columns = np.flatnonzero(end[row] > first[row])
-                # As in Detector: of several words the most probable one, of equal ones the first.
-                for column in columns[np.argsort(-now[row, columns], kind="stable")]:
-                    self._fire(start + int(row), slice(first[row, column], end[row, column]), column, words[column])
+            rows, columns = np.nonzero((now >= lowest) & ((now > before) | retrigger))
+            values = now[rows, columns]
+            end = np.searchsorted(self._thresholds, values, "right")
+            first = (
+                np.zeros_like(end) if retrigger else np.searchsorted(self._thresholds, before[rows, columns], "right")
+            )
+            # As in Detector: of several words at one score the most probable one, of equal ones the first.
+            order = np.lexsort((columns, -values, rows))
+            for at in order[end[order] > first[order]].tolist():
+                column = int(columns[at])
+                self._fire(start + int(rows[at]), slice(first[at], end[at]), column, words[column])
 
     def _fire(self, row: int, part: slice, column: int, word: str) -> None:
         """Counts the event of a word at a score, for those thresholds of `part` that are not in a refractory time."""
