@@ -53,7 +53,10 @@ class StreamingForm(nn.Module):
         embedding = torch.cat((states[-1], embedding), dim=2)
         means = F.avg_pool1d(embedding, self.positions, stride=1).transpose(1, 2)
         logits = self.network.classify(means.flatten(0, 1))
-        return logits.reshape(*means.shape[:2], -1), [*following, embedding[..., embedding.shape[2] - self.positions + 1 :]]
+        return logits.reshape(*means.shape[:2], -1), [
+            *following,
+            embedding[..., embedding.shape[2] - self.positions + 1 :],
+        ]
 
 
 def can_stream(trained: Trained) -> bool:

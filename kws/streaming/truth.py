@@ -78,13 +78,24 @@ def _sorted(labels: Sequence[Label]) -> list[Label]:
 
 
 def _from_folder(folder: Path, recordings: Sequence[Path]) -> tuple[dict[Path, list[Label]], list[str]]:
-    tracks = {recording: label_track.find_track(folder / recording.name) for recording in recordings}
+    tracks = {recording: _find_track(folder, recording) for recording in recordings}
     found = {recording: track for recording, track in tracks.items() if track}
     if not found:
         raise UsageError(f"{folder}: no label track of any recording; wanted {recordings[0].stem}.txt or .TextGrid")
-    return {recording: label_track.read(track, math.inf) for recording, track in found.items()}, _unlabelled(
-        folder, [recording for recording in recordings if recording not in found]
-    )
+    twice = [track for track, count in Counter(found.values()).items() if count > 1]
+    if twice:
+        names = " and ".join(str(recording) for recording, track in found.items() if track == twice[0])
+        raise UsageError(
+            f"{twice[0]}: is it of {names}? wanted recordings of different names, or a CSV with their paths"
+        )
+    labels = {recording: label_track.read(track, math.inf) for recording, track in found.items()}
+    return labels, _unlabelled(folder, [recording for recording in recordings if recording not in found])
+
+
+def _find_track(folder: Path, recording: Path) -> Path | None:
+    """The track beside a recording that is in the folder or below, else the track of its name in the folder."""
+    inside = recording.resolve().is_relative_to(folder.resolve())
+    return (label_track.find_track(recording) if inside else None) or label_track.find_track(folder / recording.name)
 
 
 def _unlabelled(source: Path, recordings: Sequence[Path]) -> list[str]:

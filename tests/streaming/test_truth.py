@@ -59,6 +59,20 @@ def test_a_folder_of_tracks_says_which_recordings_have_none(tmp_path: Path, reco
         truth.read(tmp_path / "audio", recordings, CLASSES)
 
 
+def test_recordings_below_the_folder_have_their_tracks_beside_them(tmp_path: Path) -> None:
+    recordings = [tmp_path / "in" / name / "day.flac" for name in ("a", "b")]
+    for number, path in enumerate(recordings):
+        path.parent.mkdir(parents=True)
+        write(path.with_suffix(".txt"), f"{number}\t{number + 1}\tyes\n")
+    found = truth.read(tmp_path / "in", recordings, CLASSES)
+    assert [found.spoken(path, 10.0)[0].start_s for path in recordings] == [0, 1]
+    write(tmp_path / "day.txt", "1\t2\tyes\n")
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out" / "day.txt", "1\t2\tyes\n")
+    with pytest.raises(UsageError, match=r"day\.txt"):
+        truth.read(tmp_path / "out", recordings, CLASSES)
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize(
     "names", [("audio/day1.flac", "day2.flac"), ("day1", "audio/day2"), ("./audio/day1.flac", "day2")]
