@@ -185,12 +185,13 @@ class Timeline:
 
     def _fades(self, number: int, low: int, high: int) -> Wave:
         """The gain of a piece from sample `low` to `high`: 1 but for its fades, whose powers add up to 1."""
-        piece, times = self.pieces[number], np.arange(low, high)
-        gain = np.ones(high - low, np.float32)
+        piece, gain = self.pieces[number], np.ones(high - low, np.float32)
         if number:
-            gain *= _ramp(times - piece.at)
+            first = np.arange(low, min(high, piece.at + _FADE)) - piece.at
+            gain[: len(first)] *= _ramp(first)
         if number + 1 < len(self.pieces):
-            gain *= _ramp(piece.end - 1 - times)
+            last = piece.end - 1 - np.arange(max(low, piece.end - _FADE), high)
+            gain[len(gain) - len(last) :] *= _ramp(last)
         return gain
 
 

@@ -194,7 +194,7 @@ def test_the_command_says_what_it_did(words: Index, tmp_path: Path, capsys: pyte
     [
         (["--words", "gone"], "gone"), (["--split", "valed"], "valid"), (["--snr", "x"], "--snr"),
         (["--background", "/no/such"], "/no/such"), (["--distractors", "9"], "--distractors"),
-        (["--hours", "0"], "--hours"), (["--words-per-hour", "90000"], "--words-per-hour"),
+        (["--hours", "0"], "--hours"), (["--words-per-hour", "9000"], "--words-per-hour"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(

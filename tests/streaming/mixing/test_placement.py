@@ -40,8 +40,8 @@ def test_a_file_depends_on_seed_and_number_alone(words: Index) -> None:
 
 
 def test_more_clips_than_fit_are_refused_with_a_number_that_fits(words: Index) -> None:
-    too_many = dataclasses.replace(SETTINGS, words_per_hour=5000)
-    with pytest.raises(UsageError, match="--words-per-hour 5000") as caught:
+    too_many = dataclasses.replace(SETTINGS, words_per_hour=2500)
+    with pytest.raises(UsageError, match="--words-per-hour 2500") as caught:
         placed(words, too_many, 0)
     most = int(str(caught.value).partition("at most about ")[2].split()[0])
     placed(words, dataclasses.replace(SETTINGS, words_per_hour=most - 80), 0)

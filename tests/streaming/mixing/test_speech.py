@@ -59,8 +59,8 @@ def test_in_real_clips_speech_is_found_and_lies_inside() -> None:
     require("real", archive.exists(), f"the real clips are not at {REAL} (set KWS_REAL_DATA)")
     lengths, clips = [], 0
     with tarfile.open(archive) as tar:
-        for member in tar:
-            if not member.name.endswith(".wav") or "_background_noise_" in member.name:
+        for number, member in enumerate(tar):
+            if number % 4 or not member.name.endswith(".wav") or "_background_noise_" in member.name:
                 continue
             file = tar.extractfile(member)
             assert file
