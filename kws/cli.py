@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
-from kws.commands import config_files, corpus, doctor, mix, runs, settings_list, streams
+from kws.commands import config_files, corpus, doctor, listen, mix, runs, settings_list, streams
 from kws.commands.arguments import make_parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE, ended_by_signals
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
@@ -86,6 +86,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": runs.evaluate,
     "compare": runs.compare,
     "predict": runs.predict,
+    "listen": listen.listen,
     "report": runs.report,
     "models": runs.models,
     "configs": config_files.configs,

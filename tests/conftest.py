@@ -118,6 +118,15 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
 
 
 @pytest.fixture(scope="session")
+def tones_run(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: one epoch on the tones. Tests that use it belong to xdist_group("tones_run"), so that it is made
+    once; none changes it."""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    assert train_here(folder, f"data.shards={tones.root}")[0] == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> index.Index:
     """A packed corpus of clips of 0.25 s, with noise in which no sample value occurs twice. Clips of 0.1 s can be cut
     from the noise for every split, except from the last recording, which only the train split can use."""

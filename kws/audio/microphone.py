@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import soxr  # type: ignore[import-untyped]
 
 from kws.audio import codec
+from kws.audio.resampler import Resampler
 from kws.errors import UsageError
 
 BLOCK_S = 0.05
@@ -112,22 +112,17 @@ class Microphone:
         if self._rate == codec.SAMPLE_RATE_HZ:
             yield from self.blocks(seconds)
             return
-        resampler = soxr.ResampleStream(self._rate, codec.SAMPLE_RATE_HZ, 1, dtype="float32")
+        resampler = Resampler(self._rate)
         for block in self.blocks(seconds):
-            part = resampler.resample_chunk(block.pcm.astype(np.float32) / 32768)
-            yield Block(codec.pcm_from_float(part, codec.SAMPLE_RATE_HZ) if len(part) else _NOTHING, block.lost)
-        part = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        if len(part):
-            yield Block(codec.pcm_from_float(part, codec.SAMPLE_RATE_HZ), False)
+            yield Block(resampler.push(block.pcm.astype(np.float32) / np.float32(32768)), block.lost)
+        if len(last := resampler.finish()):
+            yield Block(last, False)
 
     def as_pcm(self, samples: codec.Pcm) -> codec.Pcm:
         """Samples of a whole recording at the microphone's rate, resampled to 16 kHz."""
         if self._rate == codec.SAMPLE_RATE_HZ:
             return samples
         return codec.pcm_from_float(samples.astype(np.float32) / 32768, self._rate)
-
-
-_NOTHING = np.zeros(0, np.int16)
 
 
 def level_db(block: codec.Pcm) -> float:

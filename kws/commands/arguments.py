@@ -25,8 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_mix, _add_train,
-        _add_evaluate, _add_compare, _add_predict, _add_report, _add_models, _add_configs, _add_settings, _add_launch,
-        _add_doctor,
+        _add_evaluate, _add_compare, _add_predict, _add_listen, _add_report, _add_models, _add_configs, _add_settings,
+        _add_launch, _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
@@ -362,6 +362,32 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--top", type=int, default=3, help="with --json: number of words per file (default 3)")
     predict.add_argument(
         "--grid", type=path, metavar="PNG", help="draw the files' features, with truth and prediction, to this file"
+    )
+
+
+def _add_listen(commands: Any) -> None:
+    listen = _command(
+        commands, "listen", "detect words in what the microphone records, as they are spoken",
+        "kws listen runs/quick --threshold 0.8 --keep clips",
+    )  # fmt: skip
+    listen.add_argument("run", type=path, help="run folder")
+    _add_checkpoint(listen)
+    listen.add_argument(
+        "--threshold", type=float, metavar="T", help="smoothed probability of an event (default: that of the preset)"
+    )
+    listen.add_argument(
+        "--preset", default="kws", metavar="NAME",
+        help="smoothing and refractory time, named after the tool that has them (default kws; docs/detection.md)",
+    )  # fmt: skip
+    _add_device(listen)
+    listen.add_argument("--seconds", type=float, metavar="S", help="end after so many seconds (default: at Ctrl-C)")
+    listen.add_argument(
+        "--keep", type=path, metavar="DIR",
+        help="keep the clip around each event as DIR/WORD/FILE.wav, for kws pack, and those around near misses (half "
+        "the threshold) in DIR/_near_misses_/WORD",
+    )  # fmt: skip
+    listen.add_argument(
+        "--speaker", default="me", metavar="NAME", help="with --keep: who speaks, a part of the file names (default me)"
     )
 
 

@@ -22,17 +22,13 @@ from kws.errors import UsageError
 from kws.evaluation import evaluate, predict
 from kws.evaluation.evaluate import RunEvaluation
 from kws.evaluation.predict import Prediction, PredictionCounts, Recognizer
-from tests.conftest import train_here
 
-pytestmark = pytest.mark.xdist_group("predict")  # the shared fixtures are made once
+pytestmark = pytest.mark.xdist_group("tones_run")  # the shared fixtures are made once
 
 
 @pytest.fixture(scope="module")
-def run(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: one epoch on the tones."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    assert train_here(folder, f"data.shards={tones.root}")[0] == 0
-    return folder
+def run(tones_run: Path) -> Path:
+    return tones_run
 
 
 @pytest.fixture(scope="module")
