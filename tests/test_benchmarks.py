@@ -22,6 +22,7 @@ KEYS = {
     "remote.py": {"ratio_curl_http", "ratio_curl_s3"},
     "pack.py": {"clips_per_s", "ratio_tar", "peak_mb"},
     "predict.py": {"ratio_network", "ratio_network_cpu", "ratio_one_by_one"},
+    "spot.py": {"realtime_window", "realtime_stream", "max_difference"},
 }
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.errors import UsageError
-from kws.evaluation.trained import Trained
 from kws.models.registry import MODELS, build_model
 from kws.models.time_context import TimeNetwork
 from kws.streaming.network import NetworkScorer, StreamingForm, can_stream
@@ -19,6 +17,7 @@ from kws.streaming.window import WindowScorer
 from tests.models.checks import slow
 from tests.streaming.learned import WORDS, clips, learned
 from tests.streaming.recordings import in_chunks, recording
+from tests.streaming.references import at_once, by_end
 
 STREAMABLE = [name for name in MODELS if name.endswith(("_causal", "_valid")) or name == "mixednet"]
 QUICK = ("tc_resnet8_causal", "mixednet")
@@ -27,35 +26,6 @@ QUICK = ("tc_resnet8_causal", "mixednet")
 def scored(scorer: NetworkScorer | WindowScorer, pcm: Pcm, chunk: int) -> Scores:
     """The scores of a whole recording, in chunks."""
     return joined([*map(scorer.push, in_chunks(pcm, chunk)), scorer.finish()])
-
-
-def by_end(samples: np.ndarray, probabilities: np.ndarray) -> dict[int, np.ndarray]:
-    """The probabilities by the sample at which what they depend on ends."""
-    return dict(zip(np.rint(samples).astype(int).tolist(), probabilities, strict=True))
-
-
-def at_once(given: Trained, pcm: Pcm, times: np.ndarray) -> np.ndarray:
-    """The network on the whole recording after digital silence, and its mean over a window before each time: (M, C)."""
-    network, spec = given.network, given.features.spec
-    assert isinstance(network, TimeNetwork)
-    positions = network.positions(spec.num_frames(given.samples))
-    field = network.receptive_field + (positions - 1) * network.time_stride
-    ends = np.rint(times * SAMPLE_RATE_HZ).astype(int)
-    # Frames of silence, so many that a group of the stride ends with the first of the times.
-    first = (ends[0] - spec.frame_samples) // spec.hop + 1
-    before = field + 2 * network.time_stride
-    before += -(before + first) % network.time_stride
-    if network.time_padding == "valid":
-        before += network.receptive_field % network.time_stride
-    wave = np.pad(pcm, (before * spec.hop, 2 * SAMPLE_RATE_HZ))
-    with torch.inference_mode():
-        embedding = network.embed(given.features(torch.from_numpy(wave[None])))
-        means = F.avg_pool1d(embedding, positions, stride=1)[0].T
-        probabilities = network.classify(means).softmax(dim=1).numpy()
-    lost = network.receptive_field if network.time_padding == "valid" else network.time_stride
-    last = lost - 1 + network.time_stride * (np.arange(len(probabilities)) + positions - 1)  # frames
-    found = by_end((last - before) * spec.hop + spec.frame_samples, probabilities)
-    return np.stack([found[end] for end in ends.tolist()])
 
 
 @pytest.mark.parametrize("chunk", [37, 16_000, *slow(1, 160, 1000)])

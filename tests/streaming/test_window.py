@@ -18,6 +18,7 @@ from kws.streaming.scorers import make_scorer, scorer_notes
 from kws.streaming.scores import Scores, joined
 from kws.streaming.window import WindowScorer
 from tests.streaming.recordings import in_chunks, recording
+from tests.streaming.references import by_windows
 
 WORDS = ("yes", "no", "stop")
 
@@ -33,15 +34,6 @@ def trained(features: str = "logmel40", seconds: float = 1.0, network: str = "tc
 def scored(scorer: WindowScorer, pcm: Pcm, chunk: int) -> Scores:
     """The scores of a whole recording, in chunks."""
     return joined([*map(scorer.push, in_chunks(pcm, chunk)), scorer.finish()])
-
-
-def by_windows(given: Trained, pcm: Pcm, times: np.ndarray) -> np.ndarray:
-    """The network on the samples of the last window before each time, (M, C)."""
-    padded = np.pad(pcm, (given.samples, given.samples))
-    ends = np.rint(times * SAMPLE_RATE_HZ).astype(int) + given.samples
-    windows = np.stack([padded[end - given.samples : end] for end in ends])
-    with torch.inference_mode():
-        return given.network(given.features(torch.from_numpy(windows))).softmax(dim=1).numpy()
 
 
 def assert_equals_windows(given: Trained, pcm: Pcm, found: Scores) -> None:
