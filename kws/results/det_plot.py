@@ -51,8 +51,9 @@ def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
         aside = 1.03 ** (place - (len(shown) - 1) / 2)  # marks of several curves beside each other
         _draw(axes, curve, (COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]), aside)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.05, 0.4 / longest), 20)
-    axes.set_ylim(0, _top(shown))
+    most = max(20.0, 20 / longest)
+    axes.set_xlim(min(0.05, 0.4 / longest), most)
+    axes.set_ylim(0, _top(shown, most))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -70,7 +71,9 @@ def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
     if title:
         axes.set_title(title, fontsize=11, color=INK, loc="left", parse_math=False)
     if shown:
-        legend = axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper right")
+        legend = axes.legend(
+            frameon=False, fontsize=8.5, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)
     return png(figure)
@@ -84,7 +87,7 @@ def _draw(axes: Axes, curve: DetCurve, colour_and_style: tuple[str, str], aside:
     name = curve.name if len(curve.name) <= 50 else curve.name[:49] + "…"
     label = f"{name or 'detector'}: {curve.spoken:,} words, {curve.hours:.3g} h"
     # The lowest threshold's figures hold for every larger number of false accepts.
-    axes.step([*rates, max(100.0, rates[-1])], [*shares, shares[-1]], where="post", color=colour, linestyle=style,
+    axes.step([*rates, max(1e6, rates[-1])], [*shares, shares[-1]], where="post", color=colour, linestyle=style,
               linewidth=1.6, label=label)  # fmt: skip
     for rate in _MARKED:
         missed = curve.missed_at(rate)
@@ -96,7 +99,7 @@ def _draw(axes: Axes, curve: DetCurve, colour_and_style: tuple[str, str], aside:
             axes.errorbar(rate * aside, share, yerr=errors, elinewidth=1.1, capsize=3, **mark)
 
 
-def _top(curves: Sequence[DetCurve]) -> float:
-    """The end of the missed axis, %: above the largest share that is drawn inside the picture."""
-    shares = [100 * missed / curve.spoken for curve in curves for _, missed in curve.steps]
+def _top(curves: Sequence[DetCurve], most: float) -> float:
+    """The end of the missed axis, %: above the largest share up to `most` false accepts an hour."""
+    shares = [100 * missed / curve.spoken for curve in curves for n, missed in curve.steps if n <= most * curve.hours]
     return min(100.0, 1.15 * max([*shares, 5.0]))

@@ -58,11 +58,11 @@ class CountingRules:
 RULES: dict[str, CountingRules] = {
     "kws": CountingRules(),
     "esphome": CountingRules(),
-    "microwakeword": CountingRules(hit_s=0.0, ignore_s=1.0, hours="outside words"),
+    "microwakeword": CountingRules(hit_s=1.0, ignore_s=1.0, hours="outside words"),
     "mlperf-tiny": CountingRules(),
     "openwakeword": CountingRules(hit_s=1.0, ignore_s=1.0, hours="outside words"),
     "picovoice": CountingRules(hit_s=0.5, ignore_s=0.5),
-    "wekws": CountingRules(hit_s=0.0, ignore_s=1.0, hours="outside words"),
+    "wekws": CountingRules(hit_s=1.0, ignore_s=1.0, hours="outside words"),
 }
 """Counting named after the tools that count in this way: kws/streaming/events.py has their detection. Sources in
 docs/detection.md."""

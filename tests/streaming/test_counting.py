@@ -81,7 +81,7 @@ def test_times_that_are_equal_but_for_rounding_are_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "expected"), [("wekws", (0, 1, 0, 1)), ("openwakeword", (1, 0, 0, 0)), ("picovoice", (0, 1, 1, 0))]
+    ("preset", "expected"), [("mlperf-tiny", (0, 1, 0, 1)), ("wekws", (1, 0, 0, 0)), ("picovoice", (0, 1, 1, 0))]
 )
 def test_presets_count_a_late_event_as_their_tools_do(preset: str, expected: tuple[int, int, int, int]) -> None:
     assert counts(outcome((3.4, "yes"), rules=RULES[preset])) == expected
