@@ -13,6 +13,7 @@ May import kws/audio, kws/corpus and kws/data; never torch. Read in this order:
     speech                       where the speech in a clip is, and the level of sound
     clips, placement             which clips may be used; which of them is where in a file
     known_layouts, unpacking     DiPCo, LibriSpeech, MUSAN and DEMAND, from their archives or their folders
+    known_sounds                 recordings that the corpus has too
     background, timeline         recordings of a source without the words; which part of them is where in a file
     render                       the samples of a file, block by block
     mix                          the whole: files, label tracks, manifest, resuming

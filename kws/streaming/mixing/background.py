@@ -24,15 +24,29 @@ from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.corpus import archives, label_track
 from kws.errors import UsageError, unreadable
 from kws.streaming.mixing import unpacking
-from kws.streaming.mixing.known_layouts import Utterance, layout_of, split_words
+from kws.streaming.mixing.known_layouts import KnownLayout, Utterance, layout_of, split_words
+from kws.streaming.mixing.known_sounds import WHOLE, KnownSounds
 
 PART_S, SHORTEST_S = 60.0, 0.5
 """Longest and shortest part of a recording."""
 _MARGIN_S = 0.5
 """What is left out before and after an utterance with a target word."""
+Span = tuple[float, float]
+"""Start and end, in seconds."""
 Parts = npt.NDArray[np.int64]
 Progress = Callable[[int, int, str], None]
 """Called with what is done, the total (0: unknown) and what it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What may not be in the background.
+
+    targets: the words of each label. known: the recordings of the corpus.
+    """
+
+    targets: Sequence[frozenset[str]]
+    known: KnownSounds | None = None
 
 
 @dataclasses.dataclass
@@ -54,6 +68,7 @@ class Source:
     with_words_s: float = 0.0
     too_short: int = 0
     other_channels: int = 0
+    in_corpus: int = 0
 
     @property
     def hours(self) -> float:
@@ -81,6 +96,11 @@ class Source:
                 f"{self.name}: {self.without_transcript:,} recordings have no transcript; a word of the label tracks "
                 "that is said in them would count as a false accept"
             )
+        if self.in_corpus:
+            yield (
+                f"{self.name}: {self.in_corpus:,} recordings are in the corpus too; its clips are left out, and of its "
+                "noise the part of the split is used"
+            )
         if self.too_short:
             yield f"{self.name}: {self.too_short:,} recordings are shorter than {SHORTEST_S:g} s and not used"
 
@@ -90,17 +110,18 @@ class Source:
             "name": self.name, "recordings": len(self.recordings), "hours": round(self.hours, 6),
             "corpora": self.licences, "left_out": self.faults, "with_words_s": round(self.with_words_s, 3),
             "without_transcript": self.without_transcript, "too_short": self.too_short,
+            "in_corpus": self.in_corpus,
         }  # fmt: skip
 
 
-def open_source(path: Path, targets: Sequence[frozenset[str]], unpacked: Path, progress: Progress) -> Source:
+def open_source(path: Path, rules: Rules, unpacked: Path, progress: Progress) -> Source:
     """Finds the recordings of one --background, unpacking archives below the folder `unpacked`.
 
-    targets: the words of each label. Raises UsageError where there is no usable sound.
+    Raises UsageError where there is no usable sound.
     """
     source = Source(path.name)
     for root in _roots(path, unpacked, progress):
-        _add_recordings(source, root, targets, progress)
+        _add_recordings(source, root, rules, progress)
     if not len(source.parts):
         why = f"; {source.faults[0]}" if source.faults else ""
         raise UsageError(
@@ -140,7 +161,7 @@ def _unpacked(archive: Path, folder: Path, progress: Progress) -> Path:
     return target
 
 
-def _add_recordings(source: Source, root: Path, targets: Sequence[frozenset[str]], progress: Progress) -> None:
+def _add_recordings(source: Source, root: Path, rules: Rules, progress: Progress) -> None:
     paths, parts = find_audio([root]), [source.parts]
     for done, path in enumerate(paths):
         progress(done, len(paths), f"backgrounds: {source.name}")
@@ -150,25 +171,34 @@ def _add_recordings(source: Source, root: Path, targets: Sequence[frozenset[str]
             source.other_channels += 1
             continue
         try:
-            with path.open("rb") as file:
-                seconds = codec.duration_s(file)
+            spans = _usable(source, path, layout, rules)
         except codec.AudioError as error:
             source.faults.append(f"{name}: {error}")
             continue
-        except OSError as error:
-            raise unreadable(error, path) from error
-        if layout:
-            source.corpora[layout.name] += 1
-            source.licences[layout.name] = layout.licence
-        utterances = layout.transcript(path) if layout else _labels(path, seconds)
-        source.without_transcript += utterances is None
-        spans = list(_without_words(utterances or (), targets, seconds))
-        source.with_words_s += seconds - sum(end - start for start, end in spans)
-        source.too_short += seconds < SHORTEST_S
         parts.append(_parts(len(source.recordings), spans))
         source.recordings.append(path)
         source.names.append(name)
     source.parts = np.concatenate(parts)
+
+
+def _usable(source: Source, path: Path, layout: KnownLayout | None, rules: Rules) -> list[Span]:
+    """The stretches of a recording that may be used; counts in `source` what may not. Raises codec.AudioError."""
+    try:
+        with path.open("rb") as file:
+            seconds = codec.duration_s(file)
+        part = rules.known.part(path, seconds) if rules.known else WHOLE
+    except OSError as error:
+        raise unreadable(error, path) from error
+    utterances = layout.transcript(path) if layout else _labels(path, seconds)
+    spans = list(_without_words(utterances or (), rules.targets, seconds))
+    if layout:
+        source.corpora[layout.name] += 1
+        source.licences[layout.name] = layout.licence
+    source.without_transcript += utterances is None
+    source.with_words_s += seconds - sum(end - start for start, end in spans)
+    source.too_short += seconds < SHORTEST_S
+    source.in_corpus += part != WHOLE
+    return list(_inside(spans, part[0] * seconds, part[1] * seconds))
 
 
 def _labels(path: Path, seconds: float) -> list[Utterance] | None:
@@ -182,7 +212,7 @@ def _labels(path: Path, seconds: float) -> list[Utterance] | None:
 
 def _without_words(
     utterances: Sequence[Utterance], targets: Sequence[frozenset[str]], seconds: float
-) -> Iterator[tuple[float, float]]:
+) -> Iterator[Span]:
     """Start and end of the stretches in which nothing is said that has all words of a target, in seconds."""
     said = sorted(
         (spoken.start_s, spoken.end_s) for spoken in utterances if any(target <= spoken.words for target in targets)
@@ -196,7 +226,14 @@ def _without_words(
         yield start, seconds
 
 
-def _parts(recording: int, spans: Sequence[tuple[float, float]]) -> Parts:
+def _inside(spans: Sequence[Span], low: float, high: float) -> Iterator[Span]:
+    """What of the spans lies from `low` to `high`."""
+    for start, end in spans:
+        if max(start, low) < min(end, high):
+            yield max(start, low), min(end, high)
+
+
+def _parts(recording: int, spans: Sequence[Span]) -> Parts:
     """The parts of a recording: each span in equal parts of at most PART_S."""
     parts = list[tuple[int, int, int]]()
     for start_s, end_s in spans:

@@ -26,9 +26,10 @@ from kws.data import index as index_file
 from kws.data.index import Index
 from kws.data.reader import Reader
 from kws.errors import UsageError, cannot_write, filename_in_error
-from kws.streaming.mixing.background import Progress, Source, open_source
+from kws.streaming.mixing.background import Progress, Rules, Source, open_source
 from kws.streaming.mixing.clips import ClipDraws, UsableClips, choose_words, usable_clips
 from kws.streaming.mixing.known_layouts import split_words
+from kws.streaming.mixing.known_sounds import KnownSounds
 from kws.streaming.mixing.placement import Placed, file_samples, place
 from kws.streaming.mixing.render import Mixed, Renderer
 from kws.streaming.mixing.settings import MixSettings
@@ -72,8 +73,9 @@ def mix(
     corpus = index_file.load(shards)
     words = _Words(corpus, settings)
     labels = [split_words(corpus.words[number]) for number in words.targets.words]
+    rules = Rules(labels, KnownSounds(corpus, settings.split))
     unpacked = unpacked or out.absolute().with_name(f"{out.absolute().name}.background")
-    sources = [open_source(path, labels, unpacked, progress) for path in backgrounds]
+    sources = [open_source(path, rules, unpacked, progress) for path in backgrounds]
     facts = _facts(corpus, settings, words.usable, sources)
     folder, planned = _StreamFolder(out, facts), Backgrounds(settings, sources)
     mixer = _Mixer(words, planned, folder, progress)

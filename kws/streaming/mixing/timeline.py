@@ -27,8 +27,9 @@ from kws.streaming.mixing.speech import SILENCE_DB, Wave, active_db, amplitude
 
 _FADE = round(0.05 * SAMPLE_RATE_HZ)
 _SCENE = round(60 * SAMPLE_RATE_HZ)
-_MOST_GAIN_DB, _LOUDEST = 40.0, 0.5
-"""A part is not amplified by more, and not so far that a sample of it is above this."""
+_MOST_GAIN_DB, _LOUDEST = 20.0, 0.5
+"""A part is not amplified by more, so that the hiss of a quiet recording stays one; nor so far that a sample is above
+this."""
 _KEPT = 3
 """Parts in memory: those that a block and the background around its words may need."""
 

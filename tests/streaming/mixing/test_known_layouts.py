@@ -17,7 +17,9 @@ STOP = (frozenset({"stop"}),)
 
 
 def opened(path: Path, targets: Sequence[frozenset[str]] = STOP, unpacked: Path | None = None) -> Source:
-    return background.open_source(path, targets, unpacked or path.parent / "unpacked", lambda *done: None)
+    return background.open_source(
+        path, background.Rules(targets), unpacked or path.parent / "unpacked", lambda *done: None
+    )
 
 
 def spans(source: Source) -> dict[str, list[tuple[float, float]]]:

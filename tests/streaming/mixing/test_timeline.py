@@ -10,7 +10,7 @@ import pytest
 
 from kws.audio import codec
 from kws.errors import UsageError
-from kws.streaming.mixing.background import Source, open_source
+from kws.streaming.mixing.background import Rules, Source, open_source
 from kws.streaming.mixing.settings import MixSettings
 from kws.streaming.mixing.speech import active_db
 from kws.streaming.mixing.timeline import Backgrounds, Timeline
@@ -20,7 +20,7 @@ SECOND = 16_000
 
 
 def opened(*paths: Path) -> list[Source]:
-    return [open_source(path, (), path.parent / "unpacked", lambda *done: None) for path in paths]
+    return [open_source(path, Rules(()), path.parent / "unpacked", lambda *done: None) for path in paths]
 
 
 def test_equal_samples_for_any_cut_of_the_time(sounds: Path) -> None:

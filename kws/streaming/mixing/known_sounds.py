@@ -1,0 +1,56 @@
+"""Recordings of background sound that the corpus has too: what of them a stream of a split may hold.
+
+    samples of a recording -> a recording of the corpus has as many? -> hash of its samples -> the part that may be used
+
+A clip of a word is no background. Of a noise recording the splits use different parts (kws/data/silence.py), so that
+what training has been given is not in a stream of the test split.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kws.audio import codec
+from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.data.index import Index, Split
+from kws.data.silence import NOISE_PARTS
+
+Part = tuple[float, float]
+"""Start and end of what may be used, as shares of the recording."""
+WHOLE, NOTHING = (0.0, 1.0), (0.0, 0.0)
+_ROUNDING = 2
+"""Samples by which the length that a header states may differ from that of the decoded recording."""
+
+
+class KnownSounds:
+    """The recordings of a corpus, for streams of a split."""
+
+    def __init__(self, index: Index, split: str) -> None:
+        self._groups = [
+            (group, NOISE_PARTS[split] if name == "noise" else NOTHING)
+            for name, group in index.splits.items()
+            if len(group)
+        ]
+        self._lengths = np.unique(np.concatenate([np.zeros(0, np.int64), *map(_lengths, self._splits())]))
+
+    def part(self, path: Path, seconds: float) -> Part:
+        """What may be used of a recording of that duration. Raises codec.AudioError where it cannot be decoded."""
+        samples = round(seconds * SAMPLE_RATE_HZ)
+        first, last = np.searchsorted(self._lengths, (samples - _ROUNDING, samples + _ROUNDING + 1))
+        if first == last:
+            return WHOLE
+        sound = np.uint64(codec.pcm_hash(codec.decode(path.read_bytes())))
+        return next((part for group, part in self._groups if _has(group, sound)), WHOLE)
+
+    def _splits(self) -> list[Split]:
+        return [group for group, _ in self._groups]
+
+
+def _lengths(group: Split) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.unique(np.concatenate([np.unique(samples) for (samples,) in group.chunks("samples")])).astype(np.int64)
+
+
+def _has(group: Split, sound: np.uint64) -> bool:
+    return any(bool((sounds == sound).any()) for (sounds,) in group.chunks("sound"))
