@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from kws.errors import close_names, did_you_mean
 
 _CHOICE = re.compile(r"invalid choice: '?(.*?)'? \(choose from (.*)\)")
+_NO_VALUE = re.compile(r"argument (--[a-z-]+): expected one argument")
 _SETTING = re.compile(r"-*([a-z]+\.[a-z_]+)")
 """A setting where an option or a file belongs: data.shards=DIR without --set, --train.lr."""
 _NUMBER = re.compile(r"-[\d.]")
@@ -57,6 +58,8 @@ class Parser(argparse.ArgumentParser):
     def _hint(self, message: str) -> str:
         if choice := _CHOICE.search(message):
             return did_you_mean(choice[1], re.findall(r"[^\s,']+", choice[2]))
+        if option := _NO_VALUE.search(message):
+            return f"; give it a value, one that begins with a dash as {option[1]}=-..."
         _, unrecognized, rest = message.partition("unrecognized arguments: ")
         if not unrecognized:
             return ""

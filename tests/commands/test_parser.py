@@ -36,6 +36,10 @@ def test_the_nearest_is_named(words: str, near: str, capsys: pytest.CaptureFixtu
     assert refused(capsys, words).endswith(f"did you mean {near}?")
 
 
+def test_a_value_with_a_dash_is_answered_with_how_to_write_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "mix a b --snr -5:5").endswith("--snr=-...")
+
+
 @pytest.mark.parametrize("words", ["fly", "train quick --zzzz", "inspect a b"])
 def test_what_is_near_nothing_is_refused_without_a_guess(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean" not in refused(capsys, words)

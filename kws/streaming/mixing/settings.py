@@ -42,7 +42,7 @@ class MixSettings:
             raise UsageError(
                 f"--split {self.split}: wanted one of {', '.join(SPLITS)}{did_you_mean(self.split, SPLITS)}"
             )
-        _require("--hours", self.hours, 0 < self.hours <= 100_000, "more than 0")
+        _require("--hours", self.hours, 0.001 <= self.hours <= 100_000, "0.001 or more")
         _require("--words-per-hour", self.words_per_hour, 0 <= self.words_per_hour < math.inf, "0 or more")
         _require("--distractors", self.distractors_per_hour, 0 <= self.distractors_per_hour < math.inf, "0 or more")
         _require("--gap", self.gap_s, 0 <= self.gap_s < math.inf, "0 seconds or more")

@@ -56,7 +56,7 @@ def test_a_file_without_words_and_the_shortest_one(words: Index) -> None:
 @pytest.mark.parametrize(
     ("choice", "option"),
     [
-        ({"split": "tests"}, "--split"), ({"hours": 0}, "--hours"), ({"hours": float("nan")}, "--hours"),
+        ({"split": "tests"}, "--split"), ({"hours": 0.0005}, "--hours"), ({"hours": float("nan")}, "--hours"),
         ({"words_per_hour": -1}, "--words-per-hour"), ({"gap_s": -1}, "--gap"), ({"snr_db": (20, 5)}, "--snr"),
         ({"background_db": (-20, 0)}, "--level"), ({"rooms": 2}, "--rooms"), ({"room_seconds": (0, 1)}, "--reverb"),
         ({"file_minutes": 0}, "--minutes"), ({"distractors_per_hour": -1}, "--distractors"),
