@@ -14,7 +14,9 @@ every n-th in order of size is computed. `Curve.exact` says whether none was lef
 **More false accepts at a higher threshold.** This happens: a mean that stays above a low threshold for seconds gives
 one event, and two where it falls below a higher threshold in between; an event of a word may also hide a false accept
 less than the refractory time after it, and a higher threshold that misses the word no longer does. A number of false
-accepts an hour is therefore kept by a threshold only if it is kept by all higher ones too.
+accepts an hour is therefore kept by a threshold only if it is kept by all higher ones too. In the same way a low
+threshold may miss words that a higher one finds, as the mean never falls below it. So of the thresholds that keep a
+number of false accepts the one with the fewest misses is taken, and not the lowest.
 """
 
 from __future__ import annotations
@@ -71,12 +73,16 @@ class Curve:
     exact: bool
 
     def place(self, per_hour: float) -> int | None:
-        """Place of the lowest threshold at which, and above which, there are at most `per_hour` false accepts an hour.
+        """Place of the threshold that misses the fewest words, of those at which, and above which, there are at most
+        `per_hour` false accepts an hour; of equal ones the highest.
 
         None where even the highest threshold has more, or where there is no threshold.
         """
         fits = np.flatnonzero(self._most_from() <= per_hour * self.hours + 1e-9)
-        return int(fits[0]) if fits.size else None
+        if not fits.size:
+            return None
+        missed = self._missed()[fits[0] :]
+        return len(self.thresholds) - 1 - int(missed[::-1].argmin())
 
     def point(self, per_hour: float) -> dict[str, Any] | None:
         """The figures at the threshold of `place`, as plain values, over all words and per word; None as there."""
@@ -100,15 +106,26 @@ class Curve:
         }
 
     def staircase(self, word: str | None = None) -> list[tuple[int, float, int]]:
-        """The DET curve: (false accepts, threshold, missed words) for each number of false accepts that some threshold
-        keeps, in rising order, with the lowest such threshold; of one word or, by default, of all.
+        """The DET curve: (false accepts, threshold, missed words) of each threshold that misses fewer words than all
+        higher ones, with the most false accepts at it and above it; of one word or, by default, of all.
 
-        Thresholds are common to all words.
+        In rising order of false accepts, and the first step is there even if it misses all words. Thresholds are common
+        to all words.
         """
         rows = slice(None) if word is None else slice(self.words.index(word), self.words.index(word) + 1)
-        missed = self.spoken[rows].sum() - self.hits[rows].sum(axis=0)
-        most, places = np.unique(self._most_from(rows), return_index=True)
-        return [(int(n), float(self.thresholds[at]), int(missed[at])) for n, at in zip(most, places, strict=True)]
+        steps = dict[int, tuple[int, float, int]]()
+        fewest = math.inf
+        most, missed = self._most_from(rows).tolist(), self._missed(rows).tolist()
+        for place in reversed(range(len(self.thresholds))):
+            if missed[place] < fewest:
+                fewest = missed[place]
+                steps[most[place]] = (most[place], float(self.thresholds[place]), fewest)
+        return list(steps.values())
+
+    def _missed(self, rows: slice = slice(None)) -> Ints:
+        """(G,) missed words."""
+        missed: Ints = self.spoken[rows].sum() - self.hits[rows].sum(axis=0)
+        return missed
 
     def _most_from(self, rows: slice = slice(None)) -> Ints:
         """(G,) the largest number of false accepts at each threshold and those above it."""

@@ -50,8 +50,7 @@ class ThresholdFile:
     """The DET curve of the recordings on which thresholds are chosen.
 
     network: what the scores depend on, such as the checkpoint and the form (window or stream); a reader compares it.
-    recordings: name and sha256 of the samples of each. staircase: (false accepts, lowest threshold that keeps them,
-    missed words), in rising order.
+    recordings: name and sha256 of the samples of each. staircase: that of the Curve.
     """
 
     network: Mapping[str, Any]
@@ -64,7 +63,10 @@ class ThresholdFile:
     staircase: tuple[tuple[int, float, int], ...]
 
     def threshold(self, per_hour: float) -> float:
-        """The lowest threshold that gave at most `per_hour` false accepts an hour. Raises UsageError where none did."""
+        """The threshold with the fewest misses of those with at most `per_hour` false accepts an hour.
+
+        Raises UsageError where there is none.
+        """
         return self._step(per_hour)[1]
 
     def figures(self, per_hour: float) -> dict[str, Any]:

@@ -87,10 +87,8 @@ def test_points_by_hand() -> None:
     assert curve.thresholds.tolist() == pytest.approx([0.3, 0.6, 0.7, 0.9])
     assert curve.hits.tolist() == [[0, 0, 0, 0], [2, 2, 1, 1]]
     assert curve.false_accepts.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    assert [(n, pytest.approx(at), missed) for n, at, missed in curve.staircase()] == [
-        (0, 0.9, 1), (1, 0.6, 0), (2, 0.3, 0),
-    ]  # fmt: skip
-    assert [step[0] for step in curve.staircase("yes")] == [0, 1]
+    assert [(n, pytest.approx(at), missed) for n, at, missed in curve.staircase()] == [(0, 0.9, 1), (1, 0.6, 0)]
+    assert [(n, pytest.approx(at), missed) for n, at, missed in curve.staircase("yes")] == [(0, 0.6, 0)]
     point = curve.point(60.0)  # one false accept a minute
     assert point is not None
     assert (point["threshold"], point["missed"], point["false_accepts"]) == (pytest.approx(0.6), 0, 1)
@@ -110,7 +108,20 @@ def test_false_accepts_may_grow_with_the_threshold_so_a_point_is_kept_by_all_hig
     assert curve.point(1.0) is None  # 0.6 gives one, but 0.9 two
     point = curve.point(2.0)
     assert point is not None
-    assert point["threshold"] == pytest.approx(0.6)
+    assert (point["threshold"], point["false_accepts"]) == (pytest.approx(0.9), 2)
+
+
+def test_a_low_threshold_that_joins_two_words_is_not_chosen() -> None:
+    spoken = [Spoken("yes", 1.8, 2.1), Spoken("yes", 3.8, 4.1)]
+    scores = scores_of(yes=[0.4] * 19 + [0.9] + [0.4] * 19 + [0.8] + [0.4] * 20)
+    curve = sweep([Track(scores, spoken, 6.0)], CLASSES, STEP_S, EACH, KWS)
+    assert curve.thresholds.tolist() == pytest.approx([0.4, 0.8, 0.9])
+    assert curve.false_accepts[1].tolist() == [1, 0, 0]
+    assert curve.hits[1].tolist() == [0, 2, 1]
+    point = curve.point(1e6)
+    assert point is not None
+    assert (point["threshold"], point["missed"]) == (pytest.approx(0.8), 0)
+    assert [(n, missed) for n, _, missed in curve.staircase()] == [(0, 0)]
 
 
 def test_a_word_hides_a_false_accept_until_a_threshold_misses_it() -> None:

@@ -98,8 +98,13 @@ def test_a_file_that_is_missing_or_no_json_is_one_line(tmp_path: Path, text: str
 
 def test_many_steps_are_thinned_to_a_file_that_still_keeps_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "_MOST_STEPS", 5)
-    scores = scores_of(yes=pulses(600, *((float(second), 0.2 + second / 100) for second in range(2, 52, 2))))
-    curve = sweep([Track(scores, [Spoken("yes", 49.8, 50.1)], 60.0)], CLASSES, STEP_S, SETTINGS, RULES_)
+    times = [4.0 * number for number in range(1, 15)]
+    false_accepts = [(time_s, 0.9 - time_s / 100) for time_s in times]
+    words = [(time_s + 2, 0.895 - time_s / 100) for time_s in times]
+    spoken = [Spoken("yes", time_s - 0.2, time_s + 0.1) for time_s, _ in words]
+    scores = scores_of(yes=pulses(600, *words), no=pulses(600, *false_accepts))
+    curve = sweep([Track(scores, spoken, 60.0)], CLASSES, STEP_S, SETTINGS, RULES_)
+    assert [(count, missed) for count, _, missed in curve.staircase()] == [(n, 14 - n) for n in range(1, 15)]
     chosen = thresholds.choose(curve, SETTINGS, RULES_, {}, {"valid.flac": ""})
     assert len(chosen.staircase) == 5
     assert chosen.staircase[0] == curve.staircase()[0]
