@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
-from kws.commands import config_files, corpus, doctor, listen, mix, runs, settings_list, streams
+from kws.commands import config_files, corpus, doctor, listen, mix, runs, settings_list, spotting, streams
 from kws.commands.arguments import make_parser
 from kws.commands.terminal import FAILED, INTERRUPTED, OK, STOPPED, USAGE, ended_by_signals
 from kws.errors import PeerError, RankError, StoppedError, UsageError, user_message
@@ -87,6 +87,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "compare": runs.compare,
     "predict": runs.predict,
     "listen": listen.listen,
+    "spot": spotting.spot,
     "report": runs.report,
     "models": runs.models,
     "configs": config_files.configs,

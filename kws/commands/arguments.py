@@ -6,7 +6,10 @@ import argparse
 from typing import Any
 
 from kws import __version__
+from kws.commands.detection_arguments import add_spot
 from kws.commands.parser import Parser, path
+from kws.commands.parser import add_checkpoint as _add_checkpoint
+from kws.commands.parser import add_command as _command
 
 EXIT_CODES = (
     "exit codes: 0 success; 1 failure; 2 usage or environment error: the message says how to fix it; "
@@ -25,27 +28,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_mix, _add_train,
-        _add_evaluate, _add_compare, _add_predict, _add_listen, _add_report, _add_models, _add_configs, _add_settings,
+        _add_evaluate, _add_compare, _add_predict, add_spot, _add_listen, _add_report, _add_models, _add_configs,
+        _add_settings,
         _add_launch, _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
-
-
-def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"example: {example}"
-    )
-    parser.set_defaults(command=name)
-    parser.add_argument("--json", action="store_true", help="print JSON for programs, one object per line")
-    return parser
-
-
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", default="best_accuracy", metavar="NAME",
-        help="best_accuracy (default), best_loss, last, or the name of a step-... folder",
-    )  # fmt: skip
 
 
 # --- corpora ---------------------------------------------------------------------------------------------------

@@ -92,6 +92,24 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def add_command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    """The parser of a command, which has --json and an example in its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=name)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs, one object per line")
+    return parser
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The option that names a checkpoint of a run."""
+    parser.add_argument(
+        "--checkpoint", default="best_accuracy", metavar="NAME",
+        help="best_accuracy (default), best_loss, last, or the name of a step-... folder",
+    )  # fmt: skip
+
+
 def _without_separator(words: Sequence[str]) -> list[str]:
     """The words without `--`, after which a path may begin with a dash: -a.wav becomes ./-a.wav."""
     if "--" not in words:

@@ -114,10 +114,11 @@ def _on_signals(handler: Callable[[int, Any], None], *numbers: signal.Signals) -
 
 def text_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> Any:
     """A terminal table; `align` has an "l" or an "r" for each column. No text in it is read as markup."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, header_style="bold")
+    table = Table(title=Text(title) if title else None, header_style="bold", box=box.SIMPLE_HEAD)
     for name, side in zip(names, align, strict=True):
         table.add_column(Text(name), justify="left" if side == "l" else "right", overflow="fold")
     for row in rows:

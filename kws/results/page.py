@@ -56,6 +56,8 @@ class PageContent:
     """plotly figures of the training curves."""
     matrices: Sequence[Row]
     """For each of `results`, the plotly figure of its confusion matrix."""
+    spots: str
+    """The sections of evaluations on continuous audio, as HTML."""
     sampling: SamplingAudit | None
     time_use: TimeUse
 
@@ -73,6 +75,7 @@ def render(content: PageContent) -> str:
         section("Training", _clip_notes(content.run) + _curves(len(content.curves))),
         section("Time", _time(content.time_use, len(content.curves) + len(content.matrices))),
         evaluated or section("Evaluation", "<p>Not evaluated yet.</p>"),
+        content.spots,
         section("Sampling", _sampling(content.sampling)),
         section("History", _history(content.attempts)),
         section("Ranks", _ranks(content.run.get("ranks"), rank_columns(content.time_use))),

@@ -20,6 +20,7 @@ from kws.results.mistake_cards import mistake_cards
 from kws.results.page import PageContent, render, tiles
 from kws.results.plots import confusion_matrix, training_curves
 from kws.results.records import Row, SamplingAudit, rows_of
+from kws.results.spot_section import spot_sections
 from kws.results.time_use import read_time_use
 from kws.run import folder as run_folder
 
@@ -108,6 +109,7 @@ def _read_run(run: Path, sampling: SamplingAudit | None) -> PageContent:
         mistakes=[mistake_cards(run, result) for result in results],
         curves=training_curves(events),
         matrices=[confusion_matrix(result) for result in results],
+        spots=spot_sections(run),
         sampling=sampling,
         time_use=read_time_use(run, events),
     )

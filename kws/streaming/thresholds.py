@@ -51,6 +51,7 @@ class ThresholdFile:
 
     network: what the scores depend on, such as the checkpoint and the form (window or stream); a reader compares it.
     recordings: name and sha256 of the samples of each. staircase: that of the Curve.
+    per_hour: the false accepts an hour for which the threshold is used where no other number is asked for.
     """
 
     network: Mapping[str, Any]
@@ -61,6 +62,7 @@ class ThresholdFile:
     hours: float
     spoken: int
     staircase: tuple[tuple[int, float, int], ...]
+    per_hour: float = 1.0
 
     def threshold(self, per_hour: float) -> float:
         """The threshold with the fewest misses of those with at most `per_hour` false accepts an hour.
@@ -89,7 +91,7 @@ class ThresholdFile:
             least = f"{self.staircase[0][0] / self.hours:.3g} an hour" if self.staircase else "no event at all"
             raise UsageError(
                 f"no threshold gave at most {per_hour:g} false accepts an hour on the {self.hours:.2f} hours of "
-                f"{_names(self.recordings)}; the fewest are {least}; ask for more, or choose on other recordings"
+                f"{names_text(self.recordings)}; the fewest are {least}; ask for more, or choose on other recordings"
             )
         return fits[-1]
 
@@ -103,7 +105,9 @@ def choose(
 ) -> ThresholdFile:
     """The thresholds that a curve over these recordings gives. `settings` and `rules` are those of its sweep."""
     if not curve.spoken.sum():
-        raise UsageError(f"{_names(recordings)}: no word of the network is spoken there; wanted labels with its words")
+        raise UsageError(
+            f"{names_text(recordings)}: no word of the network is spoken there; wanted labels with its words"
+        )
     steps = curve.staircase()
     if len(steps) > _MOST_STEPS:  # many hours of audio: 1,000 numbers of false accepts are enough to choose from
         steps = [steps[place] for place in np.linspace(0, len(steps) - 1, _MOST_STEPS).round().astype(int)]
@@ -159,6 +163,7 @@ def refuse_same_audio(path: Path, chosen: ThresholdFile, recordings: Mapping[str
             )
 
 
-def _names(recordings: Mapping[str, str] | Sequence[str]) -> str:
+def names_text(recordings: Mapping[str, str] | Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     names = list(recordings)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
