@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kws.commands.terminal import FAILED, OK, console, progress, text_table
 from kws.errors import UsageError
@@ -79,7 +80,7 @@ def _spot_pipe(arguments: argparse.Namespace) -> int:
     found = detection(arguments.run, detection_options(arguments), spotter.network, spotter.words)
     rows = list[dict[str, Any]]()
     _say([_threshold_line(found)])
-    for event in spotter.events(raw_blocks(sys.stdin.buffer, form), found.settings):
+    for event in spotter.events(raw_blocks(cast(io.BufferedReader, sys.stdin.buffer), form), found.settings):
         row = event_row(Path("-"), event)
         rows += [row] if arguments.csv else []
         text = json.dumps(row) if arguments.json else f"{event.time_s:9.2f} s  {event.word}  {event.probability:.1%}"

@@ -40,6 +40,8 @@ def raw_blocks(file: Readable, form: RawFormat) -> Iterator[Pcm]:
     Raises UsageError where there is no sample, where a file with a header comes instead, and for a rate at which there
     is no speech.
     """
+    if form.channels < 1:
+        raise UsageError(f"--channels {form.channels}: wanted 1 or more")
     try:
         resampler, frame, rest, first = Resampler(form.rate_hz), 2 * form.channels, b"", True
     except AudioError as error:

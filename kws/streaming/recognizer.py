@@ -8,7 +8,7 @@ stream = recognizer.stream(threshold=0.8)       # then stream.push(chunk) and st
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,8 @@ from kws.errors import UsageError
 from kws.evaluation.predict import Floats, Recognizer
 from kws.evaluation.waves import to_floats, to_pcm
 from kws.streaming.events import Detector, DetectorSettings, Event
-from kws.streaming.scorers import make_scorer
+from kws.streaming.scorers import Form, make_scorer
 from kws.streaming.scores import Scorer, joined
-
-Form = Literal["auto", "window", "stream"]
 
 
 class Windows(NamedTuple):

@@ -1,0 +1,64 @@
+"""Continuous audio from Python: windows of a wave, events of a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kws.errors import UsageError
+from kws.streaming.events import DetectorSettings, Event
+from kws.streaming.recognizer import ContinuousRecognizer, EventStream
+from tests.streaming.learned import WORDS, clips, learned
+
+WAVE = np.concatenate([clips(6, 24_000, seed=9)[0].numpy().ravel(), np.zeros(9_000, np.int16)])
+SETTINGS = DetectorSettings(0.6, smooth_ms=200)
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> ContinuousRecognizer:
+    return ContinuousRecognizer(learned("tc_resnet8"))
+
+
+def events(stream: EventStream, wave: np.ndarray, chunk: int) -> list[Event]:
+    found = [event for at in range(0, len(wave), chunk) for event in stream.push(wave[at : at + chunk])]
+    return found + stream.finish()
+
+
+def test_windows_have_times_words_and_probabilities(recognizer: ContinuousRecognizer) -> None:
+    times, words, probabilities = recognizer.windows(WAVE, hop_ms=200)
+    assert np.allclose(np.diff(times), 0.2)
+    assert times[-1] == pytest.approx(len(WAVE) / 16_000, abs=0.2)
+    assert probabilities.shape == (len(times), len(recognizer.classes))
+    assert words == [recognizer.classes[place] for place in probabilities.argmax(axis=1)]
+    assert set(words) == set(WORDS)
+    at = int(np.searchsorted(times, 4.0))
+    end = round(times[at] * 16_000)
+    row = recognizer.probabilities(WAVE[end - 16_000 : end])[0]
+    assert probabilities[at] == pytest.approx(row, abs=1e-5)
+
+
+def test_chunks_and_their_kind_change_no_event(recognizer: ContinuousRecognizer) -> None:
+    wanted = events(recognizer.stream(settings=SETTINGS), WAVE, len(WAVE))
+    assert len(wanted) >= 2
+    assert {event.word for event in wanted} <= set(WORDS) - {"silence"}
+    assert events(recognizer.stream(settings=SETTINGS), WAVE, 1_234) == wanted
+    floats = (WAVE / 32768.0).astype(np.float32)
+    assert events(recognizer.stream(settings=SETTINGS), floats, 4_000) == wanted
+
+
+def test_another_rate_gives_the_same_words(recognizer: ContinuousRecognizer) -> None:
+    doubled = np.repeat(WAVE, 2)
+    wanted = [event.word for event in events(recognizer.stream(settings=SETTINGS), WAVE, 8_000)]
+    found = events(recognizer.stream(rate=32_000, settings=SETTINGS), doubled, 8_000)
+    assert [event.word for event in found] == wanted
+
+
+def test_mistakes_are_one_line(recognizer: ContinuousRecognizer) -> None:
+    with pytest.raises(UsageError, match="wave"):
+        recognizer.stream().push(np.zeros((2, 100), np.int16))
+    with pytest.raises(UsageError, match="rate"):
+        recognizer.stream(rate=3)
+    with pytest.raises(UsageError, match="finite"):
+        recognizer.stream().push(np.array([np.nan]))
+    with pytest.raises(UsageError, match="wave"):
+        recognizer.windows(np.zeros(0, np.int16))
