@@ -29,8 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (
         _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_mix, _add_train,
         _add_evaluate, _add_compare, _add_predict, add_spot, _add_listen, _add_report, _add_models, _add_configs,
-        _add_settings,
-        _add_launch, _add_doctor,
+        _add_settings, _add_launch, _add_doctor,
     ):  # fmt: skip
         add(commands)
     return parser
