@@ -14,18 +14,12 @@ from hypothesis import strategies as st
 from kws.streaming import curves
 from kws.streaming.counting import RULES, CountingRules, Spoken, match, summarise
 from kws.streaming.curves import Track, sweep
-from kws.streaming.events import Detector, DetectorSettings
+from kws.streaming.events import PRESETS, Detector, DetectorSettings
 from tests.streaming.made_scores import CLASSES, STEP_S, pulses, random_scores, scores_of
 
 EACH = DetectorSettings(0.5, smooth_ms=0)
 KWS = RULES["kws"]
 WORDS = ("no", "yes")
-
-
-def counted(track: Track, settings: DetectorSettings, rules: CountingRules = KWS) -> dict[str, Any]:
-    """What Detector and match give for one threshold."""
-    events = Detector(CLASSES, STEP_S, settings).push(track.scores)
-    return summarise([match(events, track.spoken, track.duration_s, rules)], WORDS)
 
 
 def random_track(seed: int, num: int = 150) -> Track:
@@ -48,11 +42,19 @@ MORE = st.fixed_dictionaries(
 def test_the_sweep_counts_as_the_detector_does_at_every_threshold(
     seeds: list[int], more: dict[str, Any], preset: str
 ) -> None:
-    tracks, rules = [random_track(seed) for seed in seeds], RULES[preset]
-    detector = DetectorSettings(0.5, **more)
+    check_sweep([random_track(seed) for seed in seeds], DetectorSettings(0.5, **more), RULES[preset], 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_the_sweep_counts_as_the_detector_does_with_every_preset(preset: str) -> None:
+    check_sweep([random_track(seed, 2000) for seed in range(3)], PRESETS[preset], RULES[preset], 40)
+
+
+def check_sweep(tracks: list[Track], detector: DetectorSettings, rules: CountingRules, places: int) -> None:
+    """Compares the sweep with Detector and match at so many of its thresholds."""
     curve = sweep(tracks, CLASSES, STEP_S, detector, rules)
-    assert curve.exact
-    for place in np.linspace(0, len(curve.thresholds) - 1, 12).round().astype(int):
+    for place in np.linspace(0, len(curve.thresholds) - 1, places).round().astype(int):
         at = dataclasses.replace(detector, threshold=float(curve.thresholds[place]))
         outcomes = [
             match(Detector(CLASSES, STEP_S, at).push(track.scores), track.spoken, track.duration_s, rules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_times_are_whole_numbers_of_scores() -> None:
 
 def test_presets_name_detection_and_counting_of_the_same_tools() -> None:
     assert set(PRESETS) == set(RULES)
+
+
+def test_the_documentation_has_the_numbers_of_the_presets() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    documented = {row[0].strip("`"): row[1:] for row in rows if row[0].strip("`") in PRESETS}
+    for name, preset in PRESETS.items():
+        smooth, trigger, refractory, hit, ignored, hours = documented[name]
+        assert smooth == (f"{preset.smooth_ms:g} ms" if preset.smooth_ms else "none")
+        assert trigger == ("level" if preset.retrigger else "rise")
+        assert refractory == (f"{preset.refractory_ms:,g} ms" if preset.refractory_ms else "none")
+        assert [hit[:5], ignored[:5]] == [f"{RULES[name].hit_s:.1f} s", f"{RULES[name].ignore_s:.1f} s"]
+        assert hours == {"all": "all audio", "outside words": "outside the words"}[RULES[name].hours]
 
 
 CUTS = st.lists(st.integers(0, 120), max_size=8).map(sorted)
