@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,18 @@ def test_a_mistake_is_one_line(
     assert named in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_file(words: Index, background: Path, tmp_path: Path) -> None:
+    """Beside the manifest, which has an entry for each word."""
+    peaks = []
+    for hours in (0.05, 0.5):
+        settings = dataclasses.replace(
+            SETTINGS, hours=hours, file_minutes=60, words_per_hour=60, distractors_per_hour=0
+        )
+        tracemalloc.start()
+        mix.mix(words.root, tmp_path / str(hours), settings, [background])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 4_000_000
