@@ -257,6 +257,11 @@ def _add_mix(commands: Any) -> None:
         "DEMAND; may be repeated, for equal shares of the time (default: generated noise)",
     )  # fmt: skip
     mix.add_argument(
+        "--background-share", default="0:1", metavar="LOW:HIGH",
+        help="which part of the time of each background is used: 0:0.3 for streams to choose a threshold on and 0.3:1 "
+        "for those to report on (default 0:1)",
+    )  # fmt: skip
+    mix.add_argument(
         "--unpacked", type=path, metavar="DIR",
         help="folder for the contents of archives, to be used again (default: OUT.background)",
     )  # fmt: skip

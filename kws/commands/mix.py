@@ -20,7 +20,8 @@ def mix(arguments: argparse.Namespace) -> int:
         split=arguments.split, words=tuple(read_words(arguments.words)) if arguments.words else (),
         hours=arguments.hours, words_per_hour=arguments.words_per_hour,
         distractors_per_hour=arguments.distractors, gap_s=arguments.gap, snr_db=_range("--snr", arguments.snr),
-        background_db=_range("--level", arguments.level), rooms=arguments.rooms,
+        background_db=_range("--level", arguments.level),
+        background_share=_range("--background-share", arguments.background_share), rooms=arguments.rooms,
         room_seconds=_range("--reverb", arguments.reverb), file_minutes=arguments.minutes, seed=arguments.seed,
     )  # fmt: skip
     with stoppable(arguments.out), progress("mixing") as show:

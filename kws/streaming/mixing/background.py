@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kws import counter_rng
 from kws.audio import codec
 from kws.audio.audio_files import find_audio
 from kws.audio.codec import SAMPLE_RATE_HZ
@@ -42,11 +43,13 @@ Progress = Callable[[int, int, str], None]
 class Rules:
     """What may not be in the background.
 
-    targets: the words of each label. known: the recordings of the corpus.
+    targets: the words of each label. known: the recordings of the corpus. share: which part of the
+    time of each source is used, so that other streams can use the rest.
     """
 
     targets: Sequence[frozenset[str]]
     known: KnownSounds | None = None
+    share: Span = (0.0, 1.0)
 
 
 @dataclasses.dataclass
@@ -122,6 +125,7 @@ def open_source(path: Path, rules: Rules, unpacked: Path, progress: Progress) ->
     source = Source(path.name)
     for root in _roots(path, unpacked, progress):
         _add_recordings(source, root, rules, progress)
+    source.parts = _share(source, rules.share)
     if not len(source.parts):
         why = f"; {source.faults[0]}" if source.faults else ""
         raise UsageError(
@@ -224,6 +228,19 @@ def _without_words(
         start = max(start, last + _MARGIN_S)
     if start < seconds:
         yield start, seconds
+
+
+def _share(source: Source, share: Span) -> Parts:
+    """The parts in this share of the time of all parts, with the recordings in an order of their names' hashes."""
+    if share == (0.0, 1.0):
+        return source.parts
+    order = np.argsort([counter_rng.digest("mix-share", name) for name in source.names], kind="stable")
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    parts = source.parts[np.argsort(place[source.parts[:, 0]], kind="stable")]
+    middles = (np.cumsum(parts[:, 2]) - parts[:, 2] / 2) / max(1, parts[:, 2].sum())
+    found: Parts = parts[(share[0] <= middles) & (middles < share[1])]
+    return found
 
 
 def _inside(spans: Sequence[Span], low: float, high: float) -> Iterator[Span]:

@@ -73,7 +73,7 @@ def mix(
     corpus = index_file.load(shards)
     words = _Words(corpus, settings)
     labels = [split_words(corpus.words[number]) for number in words.targets.words]
-    rules = Rules(labels, KnownSounds(corpus, settings.split))
+    rules = Rules(labels, KnownSounds(corpus, settings.split), settings.background_share)
     unpacked = unpacked or out.absolute().with_name(f"{out.absolute().name}.background")
     sources = [open_source(path, rules, unpacked, progress) for path in backgrounds]
     facts = _facts(corpus, settings, words.usable, sources)

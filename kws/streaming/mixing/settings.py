@@ -29,6 +29,8 @@ class MixSettings:
     """Level of a word above the background around it."""
     background_db: Range = (-50.0, -30.0)
     """Level of the background, in dB of full scale; drawn for each scene of about a minute."""
+    background_share: Range = (0.0, 1.0)
+    """Which part of the time of each background is used; streams to choose a threshold on should have another one."""
     rooms: float = 0.5
     """Share of the words with the reverberation of a synthetic room."""
     room_seconds: Range = (0.1, 0.6)
@@ -50,6 +52,7 @@ class MixSettings:
         _require("--minutes", self.file_minutes, 0.1 <= self.file_minutes <= 1440, "0.1 to 1440")
         _require_range("--snr", self.snr_db, -40.0, 100.0)
         _require_range("--level", self.background_db, -90.0, -10.0)
+        _require_range("--background-share", self.background_share, 0.0, 1.0)
         _require_range("--reverb", self.room_seconds, 0.01, 10.0)
 
     @property

@@ -108,6 +108,21 @@ def test_a_damaged_recording_is_left_out_and_named(sounds: Path) -> None:
     assert [fault.partition(":")[0] for fault in source.faults] == ["broken.flac"]
 
 
+def test_shares_of_the_time_are_disjoint_and_together_all(tmp_path: Path) -> None:
+    archive = official_archives.librispeech(tmp_path / "test-clean.tar.gz")
+
+    def found(low: float, high: float) -> set[tuple[int, ...]]:
+        rules = background.Rules((), share=(low, high))
+        source = background.open_source(archive, rules, tmp_path / "unpacked", lambda *done: None)
+        return set(map(tuple, source.parts.tolist()))
+
+    parts = [found(0, 0.3), found(0.3, 0.9), found(0.9, 1)]
+    assert [len(part) for part in parts] == [2, 3, 1]
+    assert set.union(*parts) == found(0, 1)
+    with pytest.raises(UsageError, match="--background"):
+        found(0.3, 0.3)
+
+
 def test_a_label_track_beside_a_recording_is_its_transcript(sounds: Path) -> None:
     (sounds / "long.txt").write_text("10\t11\tgo\n20.5\t21\tstop\n")
     assert spans(opened(sounds))["long.flac"] == [(0, 20), (21.5, 75)]
