@@ -278,6 +278,12 @@ class TrainConfig:
     too, and evaluation and prediction prefer it."""
     stop_after: int = 0
     """Early stopping: end the run after this many evaluations without a better accuracy; 0: never."""
+    valid_stream: str = ""
+    """Folder of streams with label tracks, made by `kws mix --split valid`. After each evaluation the network detects
+    its words in them; the pointer best_detection names the checkpoint with the fewest false accepts an hour where at
+    most `valid_stream_miss` of the words are missed. "": none."""
+    valid_stream_miss: float = 0.05
+    """Fraction of the words of `valid_stream` that may be missed."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type of the forward pass in training; features, loss, weights and evaluation stay in float32. fp32: on
     GPUs that have TF32, the convolutions of training use it; evaluation and prediction never do."""
@@ -338,6 +344,7 @@ class TrainConfig:
             check(0.0 < self.factor < 1.0, "factor: wanted more than 0 and less than 1")
             check(min(self.step_epochs, self.patience) >= 1, "step_epochs, patience: wanted 1 or more")
             check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
+            check(0.0 <= self.valid_stream_miss < 1.0, "valid_stream_miss: wanted 0 to below 1")
             check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
             rates = min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm)
             check(rates >= 0.0, "warmup_epochs, weight_decay, clip_grad_norm: wanted 0 or more")

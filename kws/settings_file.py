@@ -300,6 +300,7 @@ CHANGEABLE = frozenset(
     for name in (
         "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
         "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last", "deterministic",
+        "valid_stream", "valid_stream_miss",
     )
 )  # fmt: skip
 

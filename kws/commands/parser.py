@@ -106,7 +106,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """The option that names a checkpoint of a run."""
     parser.add_argument(
         "--checkpoint", default="best_accuracy", metavar="NAME",
-        help="best_accuracy (default), best_loss, last, or the name of a step-... folder",
+        help="best_accuracy (default), best_loss, best_detection (with train.valid_stream), last, or the name of a "
+        "step-... folder",
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import safetensors
 import safetensors.torch
@@ -19,6 +20,21 @@ from kws.errors import UsageError, unreadable
 from kws.models import registry
 from kws.run import folder as run_folder
 from kws.run.checkpoint import Checkpoint, Checkpoints
+
+
+class ScoredNetwork(Protocol):
+    """What scores audio: a Trained, or the network that is being trained."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def features(self) -> Features: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
 
 
 class Trained:

@@ -44,6 +44,9 @@ def training_curves(events: Sequence[Row]) -> list[Plot]:
         "learning rate": ("lr", 1.0), "clips per second": ("clips_per_s", 1.0),
         "waiting for data, % of the step": ("data_wait", 100.0),
     }  # fmt: skip
+    if any("valid_stream_false_accepts_per_hour" in row for row in epochs):
+        rate = _line(epochs, "valid_stream_false_accepts_per_hour", "valid streams", _VALID, 1.0, True)
+        pairs.append(_plot("false accepts an hour, valid streams", [rate], events))
     return pairs + [
         _plot(title, [_line(steps or epochs, key, title, _TRAIN, scale)], events)
         for title, (key, scale) in rest.items()

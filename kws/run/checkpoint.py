@@ -4,7 +4,7 @@
                                               ema.safetensors, if the run averages its weights; under DeepSpeed's ZeRO
                                               zero/, one file per rank, instead of optimizer.pt
     RUN/checkpoints/step-00000384-evaluated/  the same weights (hard links); state.json includes the epoch's evaluation
-    RUN/checkpoints/{last,best_accuracy,best_loss}    pointers: one line, the name of a folder
+    RUN/checkpoints/{last,best_accuracy,best_loss,best_detection}    pointers: one line, the name of a folder
 
 A checkpoint becomes visible when its folder is renamed. A resumed run uses the newest one; other commands use those
 that the pointers name. The manifest holds the sha256 of every file: a damaged checkpoint is detected and skipped.
@@ -27,7 +27,7 @@ import torch
 from kws import files
 from kws.errors import UsageError, cannot_write, unreadable, user_message
 
-POINTERS = ("last", "best_accuracy", "best_loss")
+POINTERS = ("last", "best_accuracy", "best_loss", "best_detection")
 _MANIFEST, _SHARDS = "manifest.json", "zero"
 _REQUIRED = ("model.safetensors", "state.json")
 

@@ -27,6 +27,8 @@ _TAGS = {
     "epoch": {
         "train_loss": "train/epoch_loss", "train_accuracy": "train/epoch_accuracy",
         "valid_loss": "valid/loss", "valid_accuracy": "valid/accuracy",
+        "valid_stream_false_accepts_per_hour": "valid/false_accepts_per_hour",
+        "valid_stream_missed_share": "valid/missed_share",
         "ema_valid_loss": "valid_averaged/loss", "ema_valid_accuracy": "valid_averaged/accuracy",
         "eval_seconds": "speed/eval_seconds",
     },

@@ -29,7 +29,9 @@ def read_config(run: Path) -> Config:
     return dataclasses.replace(
         config,
         data=dataclasses.replace(data, shards=_find_path(run, data.shards), task=task),
-        train=dataclasses.replace(train, init=_find_path(run, train.init)),
+        train=dataclasses.replace(
+            train, init=_find_path(run, train.init), valid_stream=_find_path(run, train.valid_stream)
+        ),
     )
 
 

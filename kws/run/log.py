@@ -15,6 +15,8 @@ metrics.jsonl has one line per event; everything that is drawn later can be draw
     epoch   epoch (from 0)  lr  train_loss  train_accuracy  clips_per_s  data_wait
             seconds (of its steps in this attempt)
             if it was evaluated: valid_loss  valid_accuracy  eval_seconds  ema_valid_loss  ema_valid_accuracy
+            with train.valid_stream: valid_stream_false_accepts_per_hour (where so few words can be missed)
+            valid_stream_missed_share
             parts (since the last step line: saving and evaluating)
     save    checkpoint (name of its folder)  seconds (that training waited for it)
     end     state (finished, preempted)  parts (since the last epoch or step line)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
-from kws.evaluation.trained import Trained
+from kws.evaluation.trained import ScoredNetwork
 from kws.models.time_context import TimeNetwork
 from kws.streaming.front_end import StreamFeatures
 from kws.streaming.scores import Scores, joined, no_scores
@@ -59,7 +59,7 @@ class StreamingForm(nn.Module):
         ]
 
 
-def can_stream(trained: Trained) -> bool:
+def can_stream(trained: ScoredNetwork) -> bool:
     """Whether a `NetworkScorer` takes this network and its features."""
     return _network_streams(trained.network) and trained.features.spec.streams
 
@@ -68,7 +68,7 @@ def _network_streams(network: nn.Module) -> bool:
     return isinstance(network, TimeNetwork) and network.streams
 
 
-def _why_not(trained: Trained) -> str:
+def _why_not(trained: ScoredNetwork) -> str:
     if not _network_streams(trained.network):
         return f"model.name: {trained.config.model.name} cannot be streamed; `kws models` shows which networks can"
     return (
@@ -84,7 +84,7 @@ class NetworkScorer:
     the network or its features cannot be streamed.
     """
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, trained: ScoredNetwork) -> None:
         if not can_stream(trained):
             raise UsageError(_why_not(trained))
         assert isinstance(trained.network, TimeNetwork)

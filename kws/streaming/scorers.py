@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from kws.audio.codec import SAMPLE_RATE_HZ
-from kws.evaluation.trained import Trained
+from kws.evaluation.trained import ScoredNetwork
 from kws.streaming.network import NetworkScorer, can_stream
 from kws.streaming.scores import Scorer
 from kws.streaming.window import WindowScorer, step_frames
@@ -19,7 +19,7 @@ HOP_MS = 100.0
 """Time between the scores of a sliding window, where nothing else is asked for."""
 
 
-def make_scorer(trained: Trained, form: Form = "auto", hop_ms: float = HOP_MS) -> Scorer:
+def make_scorer(trained: ScoredNetwork, form: Form = "auto", hop_ms: float = HOP_MS) -> Scorer:
     """A scorer for one recording; each recording needs its own. `hop_ms` is the time between the scores of a sliding
     window, rounded to whole frames; a streaming network gives a score at each step of its stride.
 
@@ -31,7 +31,7 @@ def make_scorer(trained: Trained, form: Form = "auto", hop_ms: float = HOP_MS) -
     return WindowScorer(trained, hop_ms)
 
 
-def scorer_notes(trained: Trained, form: Form = "auto", hop_ms: float = HOP_MS) -> list[str]:
+def scorer_notes(trained: ScoredNetwork, form: Form = "auto", hop_ms: float = HOP_MS) -> list[str]:
     """Lines for the user about what `make_scorer` changes: a time between scores that is rounded."""
     if _streams(trained, form):
         return [] if hop_ms == HOP_MS else [f"hop_ms {hop_ms:g} is not used: a streaming network has its own stride"]
@@ -45,5 +45,5 @@ def scorer_notes(trained: Trained, form: Form = "auto", hop_ms: float = HOP_MS) 
     ]
 
 
-def _streams(trained: Trained, form: Form) -> bool:
+def _streams(trained: ScoredNetwork, form: Form) -> bool:
     return form == "stream" or (form == "auto" and can_stream(trained))

@@ -23,7 +23,7 @@ from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.audio.features import Features, to_float
 from kws.distributed.arithmetic import full_float32
 from kws.errors import UsageError
-from kws.evaluation.trained import Trained
+from kws.evaluation.trained import ScoredNetwork
 from kws.streaming.front_end import StreamFeatures
 from kws.streaming.scores import Scores, joined, no_scores
 from kws.streaming.threads import one_thread
@@ -40,7 +40,7 @@ class WindowScorer:
     step after it. Raises UsageError where hop_ms is not positive, or longer than a window.
     """
 
-    def __init__(self, trained: Trained, hop_ms: float = 100.0) -> None:
+    def __init__(self, trained: ScoredNetwork, hop_ms: float = 100.0) -> None:
         self._trained = trained
         self.classes: Sequence[str] = trained.classes
         self._step = step_frames(trained, hop_ms) * trained.features.spec.hop
@@ -82,7 +82,7 @@ class WindowScorer:
         return Scores(times, probabilities)
 
 
-def step_frames(trained: Trained, hop_ms: float) -> int:
+def step_frames(trained: ScoredNetwork, hop_ms: float) -> int:
     """`hop_ms` in whole frames, at least 1. Raises UsageError where it is not positive, or longer than a window."""
     window_ms, frame_ms = (1000 * n / SAMPLE_RATE_HZ for n in (trained.samples, trained.features.spec.hop))
     if not 0.0 < hop_ms <= window_ms:

@@ -16,6 +16,7 @@ def start_message(training_set: TrainingSet, facts: dict[str, Any], step: int) -
     lines = [f"{config.model.name}, {facts['parameters']:,} parameters, {len(training_set.task.classes)} classes"]
     lines += training_set.selection.notes() + [f"note: {line}" for line in facts["clip_notes"] + facts["step_notes"]]
     lines += [f"note: {line}" for line in facts["precision_notes"]]
+    lines += [f"note: {line}" for line in facts.get("stream_notes", ())]
     left = training_set.total_steps - step
     lines.append(f"{left} steps to train, each of {train.global_batch} clips in {train.slots} slots")
     uses_noise = chain.noise_probability or chain.mix_probability

@@ -21,6 +21,9 @@ class TrainState:
     """Highest accuracy on the valid split, a fraction."""
     best_loss: float = float("inf")
     """Lowest mean loss on the valid split, in nats."""
+    best_detection: tuple[float, float] = (float("inf"), float("inf"))
+    """Of the evaluations with train.valid_stream: the fewest false accepts an hour and the share of the words missed
+    with them (StreamFigures of kws/training/valid_stream.py)."""
     since_best: int = 0
     """Evaluations since the accuracy was best."""
     ended: bool = False
@@ -41,17 +44,27 @@ class TrainState:
             self.plateau.record_loss(loss, settings)
         return [name for name, moved in improved.items() if moved]
 
+    def record_detection(self, figures: tuple[float, float]) -> list[str]:
+        """Updates the best figures on the valid streams; returns the checkpoint pointers that move."""
+        if figures >= self.best_detection:
+            return []
+        self.best_detection = (figures[0], figures[1])
+        return ["best_detection"]
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint's state.json."""
         return dataclasses.asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint's state.json, which holds more than this. Also reads checkpoints of version 0.1, whose
-        `evaluated` is the opposite of `evaluation_pending`."""
+        """From a checkpoint's state.json, which holds more than this. Also reads those of older versions: they have no
+        `best_detection`, and those of version 0.1 have `evaluated`, the opposite of `evaluation_pending`."""
         if "evaluation_pending" not in state:
             state = state | {"evaluation_pending": not state["evaluated"]}
         for field in dataclasses.fields(self):
-            setattr(self, field.name, state[field.name])
+            if field.name != "best_detection":
+                setattr(self, field.name, state[field.name])
+        rate, missed = state.get("best_detection", self.best_detection)
+        self.best_detection = (float(rate), float(missed))
         self.plateau = Plateau(**state["plateau"])
 
 

@@ -45,6 +45,7 @@ from kws.training.state import Meter, TrainState
 from kws.training.step import PlannedStep, Stepper, Votes
 from kws.training.step_times import StepTimes
 from kws.training.time_log import TimeLog
+from kws.training.valid_stream import NetworkInTraining, StreamFigures, ValidStreams
 
 FINISHED, PREEMPTED = 0, 75
 
@@ -67,6 +68,7 @@ class Trainer:
         in_shape, num_classes = self.features.shape(self.training_set.samples), len(self.training_set.task.classes)
         self.network = build_network(config, num_classes, in_shape, ranks.device)
         self.optimizer = build_optimizer(self.network, config.train)
+        self.valid_streams = self._open_valid_streams()
         # Where it is: saved in every checkpoint.
         self.state = TrainState()
         # What this attempt works with; those without a value are made by `run`.
@@ -88,6 +90,13 @@ class Trainer:
         self.profile: StepProfile
         self.batches: Iterator[Batch]
 
+    def _open_valid_streams(self) -> ValidStreams | None:
+        folder = self.config.train.valid_stream
+        if not folder:
+            return None
+        training_set = self.training_set
+        return ValidStreams.open(Path(folder), training_set.task.classes, training_set.index.content_id)
+
     @property
     def epoch(self) -> int:
         """The epoch of the next step, from 0."""
@@ -108,6 +117,7 @@ class Trainer:
             "zero": self.config.train.zero,
             "precision_notes": precision_notes(self.config.train, self.ranks.device),
             **self.training_set.describe(),
+            **({"stream_notes": self.valid_streams.notes} if self.valid_streams else {}),
         }
 
     # --- the loop ---------------------------------------------------------------------------------------------
@@ -174,14 +184,20 @@ class Trainer:
             try:
                 result = self._evaluate()
                 values |= {"valid_loss": result.loss, "valid_accuracy": result.accuracy}
-                if self.stepper.ema:
-                    with self.stepper.ema.swapped_in():
+                ema = self.stepper.ema
+                if ema:
+                    with ema.swapped_in():
                         result = self._evaluate()
                     values |= {"ema_valid_loss": result.loss, "ema_valid_accuracy": result.accuracy}
+                with ema.swapped_in() if ema else nullcontext():
+                    detection = self._measure_streams()
             except EvaluationStopped:
                 return False
             values["eval_seconds"] = time.perf_counter() - began
             improved = self.state.record_evaluation(result.accuracy, result.loss, train)
+            if detection:
+                values |= detection.values()
+                improved += self.state.record_detection(detection)
         self.state.evaluation_pending = False
         # Logged before the save: once saved, a resume skips this evaluation. After a kill in between the line appears
         # twice, and readers take the later one.
@@ -345,6 +361,22 @@ class Trainer:
             return evaluate_split(
                 self.network, self.features, self.valid, self.ranks, should_stop, self.log.evaluation_progress
             )
+
+    def _measure_streams(self) -> StreamFigures | None:
+        """What the network with its present weights detects in the valid streams; None without train.valid_stream."""
+        if self.valid_streams is None:
+            return None
+
+        def should_stop() -> bool:
+            self.watchdog.report_progress("evaluating the valid streams")
+            return bool(self.attempt.stop)
+
+        samples, classes = self.training_set.samples, self.training_set.task.classes
+        network = NetworkInTraining(self.config, self.network, self.features, samples, classes)
+        # Ranks without a recording of their own wait for the others.
+        patience = self.watchdog.no_time_limit("waiting for the valid streams") if self.ranks.world_size > 1 else None
+        with self.times.part("evaluation"), patience or nullcontext():
+            return self.valid_streams.measure(network, self.config.train.valid_stream_miss, self.ranks, should_stop)
 
     def _last_lr(self) -> float:
         """Learning rate of the last update."""
