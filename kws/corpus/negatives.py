@@ -209,7 +209,7 @@ def _pieces(file: _File, unit: str, split: str) -> Iterator[Recording]:
         yield Recording(piece.as_posix(), file.source, file.path, unit, span, split)
 
 
-def _spans(path: Path) -> list[Span | None]:
+def _spans(path: Path) -> Sequence[Span | None]:
     try:
         with path.open("rb") as sound:
             length_s = codec.duration_s(sound)
@@ -217,6 +217,11 @@ def _spans(path: Path) -> list[Span | None]:
         return [None]
     except OSError as error:
         raise_unreadable(error, path)
+    return spans(length_s)
+
+
+def spans(length_s: float) -> Sequence[Span | None]:
+    """The pieces of a recording of that length, in seconds; None: it is packed whole."""
     if length_s <= _LONGEST_WHOLE_S:
         return [None]
     count = math.ceil(length_s / PIECE_S)

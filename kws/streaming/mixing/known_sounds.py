@@ -2,8 +2,9 @@
 
     samples of a recording -> a recording of the corpus has as many? -> hash of its samples -> the part that may be used
 
-A clip of a word is no background. Of a noise recording the splits use different parts (kws/data/silence.py), so that
-what training has been given is not in a stream of the test split.
+A clip of a word is no background. Of a noise recording the splits use different parts (kws/data/silence.py), and
+negatives (kws/data/negatives.py) may be used by their own split alone, so that what training has been given is not in a
+stream of the test split. Of negatives that were packed in pieces the first piece is compared.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from kws.audio import codec
 from kws.audio.codec import SAMPLE_RATE_HZ
+from kws.corpus import negatives
 from kws.data.index import Index, Split
 from kws.data.silence import NOISE_PARTS
 
@@ -33,15 +35,24 @@ class KnownSounds:
             for name, group in index.splits.items()
             if len(group)
         ]
+        self._groups += [
+            (group, WHOLE if name == split else NOTHING) for name, group in index.negatives.items() if len(group)
+        ]
         self._lengths = np.unique(np.concatenate([np.zeros(0, np.int64), *map(_lengths, self._splits())]))
 
     def part(self, path: Path, seconds: float) -> Part:
         """What may be used of a recording of that duration. Raises codec.AudioError where it cannot be decoded."""
-        samples = round(seconds * SAMPLE_RATE_HZ)
+        span = negatives.spans(seconds)[0]
+        samples = round((span[1] - span[0] if span else seconds) * SAMPLE_RATE_HZ)
         first, last = np.searchsorted(self._lengths, (samples - _ROUNDING, samples + _ROUNDING + 1))
         if first == last:
             return WHOLE
-        sound = np.uint64(codec.pcm_hash(codec.decode(path.read_bytes())))
+        if span:
+            with path.open("rb") as file:
+                pcm = codec.decode_span(file, *span)
+        else:
+            pcm = codec.decode(path.read_bytes())
+        sound = np.uint64(codec.pcm_hash(pcm))
         return next((part for group, part in self._groups if _has(group, sound)), WHOLE)
 
     def _splits(self) -> list[Split]:

@@ -39,3 +39,20 @@ def test_what_is_in_the_corpus_is_counted(corpus: Index, tmp_path: Path) -> None
     assert source.in_corpus == 13
     assert source.hours * 3600 == pytest.approx(2.0)
     assert any("corpus" in note for note in source.notes())
+
+
+def test_negatives_are_the_background_of_their_own_split_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kws.corpus.negatives.PIECE_S", 4.0)
+    monkeypatch.setattr("kws.corpus.negatives._LONGEST_WHOLE_S", 6.0)
+    lengths = {"train": 9.0, "valid": 3.0, "test": 8.5}
+    for number, (split, seconds) in enumerate(lengths.items()):
+        (tmp_path / "talks" / split).mkdir(parents=True)
+        (tmp_path / "talks" / split / "talk.wav").write_bytes(codec.wav_bytes(noise(seconds, number)))
+    folder = write_corpus(tmp_path / "wav", {"go": 12, "no": 12}, samples=4000, noise_seconds=0)
+    options = pack.PackOptions(negatives=(tmp_path / "talks",))
+    packed, _ = pack.pack([folder], tmp_path / "shards", options, processes=1)
+    for split in lengths:
+        known = KnownSounds(packed, split)
+        for other, seconds in lengths.items():
+            part = known.part(tmp_path / "talks" / other / "talk.wav", seconds)
+            assert part == (WHOLE if other == split else NOTHING)
