@@ -66,10 +66,10 @@ def open_set_table(result: Row) -> Table | str:
         return ""
     table = Table(title="open set: share taken for a word (95 % interval)", header_style="bold")
     for name in open_set.open_set_columns(result):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(name), justify="right", overflow="fold")  # Text: names may look like markup
     for cells in open_set.open_set_cells(result):
         table.add_row(*map(Text, cells))
-    table.caption = open_set.silence_line(result)
+    table.caption = Text(open_set.silence_line(result))
     return table
 
 
