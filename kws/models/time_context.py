@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,15 @@ def last_frames(x: Tensor, count: int) -> Tensor:
     return x if x.shape[-1] == count else x[..., x.shape[-1] - count :]
 
 
+class _Past:
+    """The frames before a chunk, (..., past_frames); None: zeros. `streaming`: whether there is a chunk."""
+
+    __slots__ = ("frames", "streaming")  # not attributes of a module, whose assignment takes 1 us
+
+    def __init__(self) -> None:
+        self.streaming, self.frames = False, cast(Tensor | None, None)
+
+
 class TimeContext(nn.Module):
     """Puts the past in front of the input (..., N) of one temporal layer."""
 
@@ -61,13 +70,12 @@ class TimeContext(nn.Module):
         self.past_frames = (layer.kernel - 1) * layer.dilation - (layer.stride - 1)
         if time_padding != "same" and self.past_frames < 0:
             raise ValueError(f"{layer}: with {time_padding} padding, the kernel must reach over the stride")
-        self.streaming = False
-        self.state: Tensor | None = None  # (..., past_frames) while streaming; None: zeros
+        self.past = _Past()
 
     @property
     def added(self) -> int:
         """Number of frames that `forward` adds."""
-        return self.past_frames if self.streaming or self.time_padding == "causal" else 0
+        return self.past_frames if self.past.streaming or self.time_padding == "causal" else 0
 
     @property
     def lost(self) -> int:
@@ -77,11 +85,12 @@ class TimeContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.added == 0:
             return x
-        if not self.streaming:
+        past = self.past
+        if not past.streaming:
             return F.pad(x, (self.past_frames, 0))
-        state = x.new_zeros((*x.shape[:-1], self.past_frames)) if self.state is None else self.state
-        x = torch.cat((state, x), dim=-1)
-        self.state = x[..., x.shape[-1] - self.past_frames :]
+        frames = x.new_zeros((*x.shape[:-1], self.past_frames)) if past.frames is None else past.frames
+        x = torch.cat((frames, x), dim=-1)
+        past.frames = x[..., x.shape[-1] - self.past_frames :]
         return x
 
 
@@ -148,15 +157,15 @@ class TimeNetwork(nn.Module):
                 f"{chunk.shape[-1]} frames for a {self.time_padding} network of stride {self.time_stride}: "
                 "wanted causal or valid, and a multiple of the stride"
             )
-        known = [None] * len(self.contexts) if states is None else states
-        for context, state in zip(self.contexts, known, strict=True):
-            context.streaming, context.state = True, state
+        pasts = [context.past for context in self.contexts]
+        for past, state in zip(pasts, [None] * len(pasts) if states is None else states, strict=True):
+            past.streaming, past.frames = True, state
         try:
             embedding = self.embed(chunk)
-            return embedding, [context.state for context in self.contexts if context.state is not None]
+            return embedding, [past.frames for past in pasts if past.frames is not None]
         finally:
-            for context in self.contexts:
-                context.streaming, context.state = False, None
+            for past in pasts:
+                past.streaming, past.frames = False, None
 
     @functools.cached_property
     def contexts(self) -> tuple[TimeContext, ...]:
@@ -168,12 +177,12 @@ class TimeNetwork(nn.Module):
         """The layers that look at several frames, one after the other."""
         return [m.layer for m in self.modules() if isinstance(m, TimeContext)]
 
-    @property
+    @functools.cached_property
     def receptive_field(self) -> int:
         """Number of frames that one position of the embedding depends on."""
         return receptive_field(self.temporal_layers)
 
-    @property
+    @functools.cached_property
     def time_stride(self) -> int:
         """Number of frames from one position of the embedding to the next."""
         stride = 1

@@ -107,8 +107,8 @@ class NetworkScorer:
 
     def push(self, pcm: Pcm) -> Scores:
         """The scores that these samples (n,) complete."""
-        parts = [self._push(pcm[at : at + _SAMPLES_AT_ONCE]) for at in range(0, len(pcm), _SAMPLES_AT_ONCE)]
-        return joined(parts) if parts else no_scores(len(self.classes))
+        starts = range(0, max(1, len(pcm)), _SAMPLES_AT_ONCE)
+        return joined([self._push(pcm[start : start + _SAMPLES_AT_ONCE]) for start in starts])
 
     def finish(self) -> Scores:
         """The scores of the frames that begin before the end of the recording: zeros follow."""

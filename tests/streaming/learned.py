@@ -33,14 +33,14 @@ def clips(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def learned(name: str, seconds: float = 1.0, features: str = "logmel40_stream", updates: int = 40) -> Trained:
+def learned(name: str, seconds: float = 1.0, features: str = "logmel40_stream", updates: int = 20) -> Trained:
     """The network `name` after some updates on `clips`, and what a scorer needs beside it."""
     torch.manual_seed(0)
     samples, made = round(seconds * SAMPLE_RATE_HZ), Features(features)
     network = build_model(name, len(WORDS), made.shape(samples)).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for update in range(updates):
-        wave, labels = clips(16, samples, update)
+        wave, labels = clips(12, samples, update)
         loss = F.cross_entropy(network(made(wave)), labels)
         optimizer.zero_grad()
         loss.backward()
