@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.features import Features
@@ -33,11 +33,14 @@ def clips(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def learned(name: str, seconds: float = 1.0, features: str = "logmel40_stream", updates: int = 20) -> Trained:
+def learned(name: str, seconds: float = 1.0, features: str = "logmel40_stream", updates: int = 30) -> Trained:
     """The network `name` after some updates on `clips`, and what a scorer needs beside it."""
     torch.manual_seed(0)
     samples, made = round(seconds * SAMPLE_RATE_HZ), Features(features)
     network = build_model(name, len(WORDS), made.shape(samples)).train()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.3  # so that the running statistics keep up with so few updates
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for update in range(updates):
         wave, labels = clips(12, samples, update)
