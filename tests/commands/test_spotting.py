@@ -24,10 +24,9 @@ SPOKEN = [("low", 2.0), ("high", 6.0), ("mid", 9.5), ("low", 13.0)]
 
 @pytest.fixture(scope="module")
 def run(tones: index.Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder: a network that knows three tones."""
+    """A run folder: one epoch on three tones."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    settings = ("train.epochs=4", "train.lr=0.01", "frontend.augment=none", "train.warmup_epochs=0")
-    assert train_here(folder, f"data.shards={tones.root}", *settings)[0] == 0
+    assert train_here(folder, f"data.shards={tones.root}", "frontend.augment=none", "train.lr=0.01")[0] == 0
     return folder
 
 
@@ -62,7 +61,7 @@ def test_events_are_the_same_as_table_json_csv_label_track_and_from_a_pipe(
 ) -> None:
     day = audio / "test" / "day.wav"
     outputs = ("--csv", audio / "e.csv", "--labels")
-    code, out, _ = spot(capsys, run, audio / "test", "--json", "--threshold", 0.4, *outputs)
+    code, out, _ = spot(capsys, run, audio / "test", "--json", "--threshold", 0.35, *outputs)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, {row["file"] for row in rows}) == (cli.OK, {str(day)})
     assert len(rows) >= 2
@@ -73,10 +72,10 @@ def test_events_are_the_same_as_table_json_csv_label_track_and_from_a_pipe(
     track = [line.split("\t") for line in (audio / "test" / "day.wav.events.txt").read_text().splitlines()]
     assert [(word, float(end)) for _, end, word in track] == [(row["word"], row["time_s"]) for row in rows]
     assert all(float(end) - float(start) == pytest.approx(min(1.0, float(end))) for start, end, _ in track)
-    assert f"{len(rows)} event" in spot(capsys, run, day, "--threshold", 0.4)[1]
+    assert f"{len(rows)} event" in spot(capsys, run, day, "--threshold", 0.35)[1]
     raw = io.BytesIO(codec.decode(day.read_bytes()).tobytes())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(raw)))  # type: ignore[arg-type]
-    code, out, _ = spot(capsys, run, "-", "--json", "--threshold", 0.4)
+    code, out, _ = spot(capsys, run, "-", "--json", "--threshold", 0.35)
     assert (code, [json.loads(line) for line in out.splitlines()]) == (cli.OK, [{**row, "file": "-"} for row in rows])
 
 
@@ -86,9 +85,10 @@ def test_thresholds_are_chosen_on_one_set_and_used_on_another(
     valid, test = audio / "valid", audio / "test"
     code, _, err = spot(capsys, run, test, "--at", 1)
     assert (code, "--truth" in err) == (cli.USAGE, True)
-    code, out, _ = spot(capsys, run, valid, "--truth", valid, "--at", 1, "--json")
+    code, out, _ = spot(capsys, run, valid, "--truth", valid, "--at", 700, "--json")
     chosen = json.loads(out)
-    assert (code, chosen["figures"]["spoken"], chosen["figures"]["false_accepts"]) == (cli.OK, 4, 0)
+    assert (code, chosen["figures"]["spoken"]) == (cli.OK, 4)
+    assert chosen["figures"]["false_accepts"] <= 3  # in 16 s
     code, out, _ = spot(capsys, run, test, "--truth", test, "--name", "second", "--json")
     result = json.loads(out)
     assert (code, result["threshold"], result["at_from"]) == (cli.OK, chosen["threshold"], "stored")
