@@ -8,7 +8,7 @@ Detector and match do for one threshold; tests compare the two.
 
 **Which thresholds.** All at which an event appears, disappears or moves: the values u and v (with retrigger, the values
 of all means). Below a lowest threshold
-nothing is computed: 0.01, or where there are more rises than 200 an hour and 4 a word. Of more than 10,000 thresholds
+nothing is computed: 0.01, or where there are more rises than 500 an hour and 4 a word. Of more than 20,000 thresholds
 every n-th in order of size is computed. `Curve.exact` says whether none was left out above the lowest.
 
 **More false accepts at a higher threshold.** This happens: a mean that stays above a low threshold for seconds gives
@@ -47,8 +47,8 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 RATES = (0.1, 0.5, 1.0, 10.0)
 """False accepts an hour for which figures are reported."""
-MAX_THRESHOLDS, LOWEST_THRESHOLD = 10_000, 0.01
-_RISES_AN_HOUR, _RISES_A_WORD, _FEWEST_RISES = 200, 4, 1000
+MAX_THRESHOLDS, LOWEST_THRESHOLD = 20_000, 0.01
+_RISES_AN_HOUR, _RISES_A_WORD, _FEWEST_RISES = 500, 4, 200
 _BLOCK_ROWS, _LEVELS = 65_536, 1000
 
 

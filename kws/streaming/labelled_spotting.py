@@ -12,6 +12,7 @@ from typing import Any
 
 from kws.errors import UsageError
 from kws.streaming import moments, spot_result, thresholds
+from kws.streaming.curves import MAX_THRESHOLDS
 from kws.streaming.detection import Detection, DetectionOptions, detection, without_stored
 from kws.streaming.recordings import RecordingReader, Recordings
 from kws.streaming.spot_evaluation import LabelledSet, ScoredRecording, SpotEvaluation, choose_and_evaluate, evaluate
@@ -82,4 +83,4 @@ def _notes(recordings: Recordings, done: SpotEvaluation) -> Iterator[str]:
     elif not done.detection.stored:
         yield "figures at thresholds read from this curve are too good: choose them on other recordings, with --at"
     if not done.curve.exact:
-        yield "the curve leaves out some thresholds, since there are more than 10,000"
+        yield f"the curve leaves out some thresholds, since there are more than {MAX_THRESHOLDS:,}"
