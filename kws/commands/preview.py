@@ -137,7 +137,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "recordings": "\n".join(dict.fromkeys([found["clip_lengths"], *found["clip_notes"]])),
         **({"task": "\n".join(found["task_notes"])} if found["task_notes"] else {}),
         "classes": f"{len(classes)}: {' '.join(classes)}",
-        "network": f"{found['network']}, {found['parameters']:,} parameters",
+        "network": "\n".join([f"{found['network']}, {found['parameters']:,} parameters", *found["network_notes"]]),
         "input": " x ".join(map(str, found["input"])) + " (channels x bands x frames)",
         "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: "
         + "; ".join([f"{found['steps']:,}", *found["step_notes"]]),

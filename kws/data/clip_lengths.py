@@ -102,8 +102,9 @@ class ClipLengths:
         ]
         return f"clips of {self.seconds:g} s{self._from_auto()}: of {self.clips:,} recordings {', '.join(parts)}"
 
-    def notes(self) -> list[str]:
-        """Lines to show without being asked: none where the recordings fit in clips of a second."""
+    def notes(self, anywhere: bool = False) -> list[str]:
+        """Lines to show without being asked: none where the recordings fit in clips of a second. anywhere: clips are
+        longer than recordings on purpose (frontend.place)."""
         lines = []
         if self.longer:
             lines.append(
@@ -111,7 +112,7 @@ class ClipLengths:
                 f"{self.seconds:g} (longest {self.longest_s:.3g} s): {self.excerpt.part} of each is used"
                 + self._how_to_use_more()
             )
-        if 2 * self.half_empty > self.clips:
+        if 2 * self.half_empty > self.clips and not anywhere:
             better = f"; data.clip_seconds=auto would take {self.auto_s:g}" if self.auto_s < self.seconds else ""
             lines.append(
                 f"{_share(self.half_empty, self.clips)} of {self.clips:,} recordings are shorter than half of "

@@ -84,7 +84,7 @@ class TrainingSet:
             "clip_seconds": self.config.data.clip_seconds,
             "excerpt": self.excerpt.rule,
             "clip_lengths": self.clip_lengths.line(),
-            "clip_notes": self.clip_lengths.notes() + self._place_notes(),
+            "clip_notes": self._clip_notes(),
             "clips": self.selection.split_sizes() | {"noise": len(self.index.splits.get("noise", ()))},
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.total_steps,
@@ -93,13 +93,14 @@ class TrainingSet:
             "world_sizes": [n for n in range(1, slots + 1) if slots % n == 0],
         }
 
-    def _place_notes(self) -> list[str]:
-        """A note where shorter recordings are not at the beginning of their training clips."""
+    def _clip_notes(self) -> list[str]:
+        """Notes on the lengths of recordings, and where shorter ones are not at the beginning of training clips."""
         if self.config.frontend.place == "start" or not self.clip_lengths.shorter:
-            return []
+            return self.clip_lengths.notes()
         return [
+            *self.clip_lengths.notes(anywhere=True),
             "frontend.place = anywhere: in training, a recording that is shorter than "
-            f"{self.clip_lengths.seconds:g} s lies at a random place of its clip"
+            f"{self.clip_lengths.seconds:g} s lies at a random place of its clip",
         ]
 
     def _step_notes(self) -> list[str]:

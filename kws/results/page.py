@@ -265,6 +265,7 @@ def _environment(run: Row) -> str:
         "clip_notes",
         "step_notes",
         "precision_notes",
+        "network_notes",
     }  # shown elsewhere on the page
     rows = [
         (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))

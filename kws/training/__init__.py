@@ -10,5 +10,6 @@ May import every folder of kws/ but `commands`. Read `trainer.py` first (the loo
     profiling.py, trace_summary.py    train.profile: traces of some steps, and their figures
     state.py           position, best values, running means      ema.py, mixup.py, network.py
     initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step
+    precision_notes.py, network_notes.py  settings that do not fit the machine, or continuous audio
     start_check.py     what a start would be refused for   time_estimate.py   how long a run would take
 """

@@ -15,7 +15,7 @@ def start_message(training_set: TrainingSet, facts: dict[str, Any], step: int) -
     train, chain = config.train, config.frontend
     lines = [f"{config.model.name}, {facts['parameters']:,} parameters, {len(training_set.task.classes)} classes"]
     lines += training_set.selection.notes() + [f"note: {line}" for line in facts["clip_notes"] + facts["step_notes"]]
-    lines += [f"note: {line}" for line in facts["precision_notes"]]
+    lines += [f"note: {line}" for line in facts["network_notes"] + facts["precision_notes"]]
     lines += [f"note: {line}" for line in facts.get("stream_notes", ())]
     left = training_set.total_steps - step
     lines.append(f"{left} steps to train, each of {train.global_batch} clips in {train.slots} slots")

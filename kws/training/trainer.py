@@ -36,6 +36,7 @@ from kws.run.display import RunLength
 from kws.run.early_stop import Start
 from kws.run.environment import describe_environment, environment_notes
 from kws.training.network import build_network
+from kws.training.network_notes import network_notes
 from kws.training.optim import build_optimizer, lr_at
 from kws.training.precision_notes import precision_notes
 from kws.training.profiling import StepProfile, profile_note
@@ -116,6 +117,9 @@ class Trainer:
             "input": self.features.shape(self.training_set.samples),
             "zero": self.config.train.zero,
             "precision_notes": precision_notes(self.config.train, self.ranks.device),
+            "network_notes": network_notes(
+                self.network, self.config, self.features.shape(self.training_set.samples)[2]
+            ),
             **self.training_set.describe(),
             **({"stream_notes": self.valid_streams.notes} if self.valid_streams else {}),
         }
