@@ -48,7 +48,12 @@ def test_it_trains_a_step(path: Path) -> None:
     optimizer = build_optimizer(network, config.train)
     before = [p.detach().clone() for p in network.parameters()]
     inputs = chain(torch.from_numpy(wave), np.full(2, samples), np.arange(2), 0)
-    torch.nn.functional.cross_entropy(network(inputs), torch.tensor([3, 7])).backward()
+    logits = network(inputs)
+    assert logits.shape == (2, 35)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([3, 7])).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
     set_lr(optimizer, lr_at(20, 10, config.train))
     optimizer.step()
     assert all(p.isfinite().all() for p in network.parameters())

@@ -80,22 +80,15 @@ def test_required_names_exist() -> None:
     assert all("arXiv" in e.paper for e in MODELS.values())
 
 
-@ONE_PER_FAMILY
+@pytest.mark.parametrize("name", list(map(first_of, FAMILIES)))
 def test_logits_for_the_default_shape(name: str) -> None:
+    """Those of all networks, and their gradients, are in tests/test_configs.py."""
     with torch.device("meta"), torch.no_grad():
         assert build_model(name, 11).eval()(torch.empty(2, 1, 40, 101)).shape == (2, 11)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # Large families are tested with small networks of the same builders in their own files.
-    [
-        pytest.param(
-            name, marks=() if entry.family not in SMALL and name == first_of(entry.family) else pytest.mark.slow
-        )
-        for name, entry in MODELS.items()
-    ],
-)
+# Large families are tested with small networks of the same builders in their own files.
+@pytest.mark.parametrize("name", [first_of(family) for family in FAMILIES if family not in SMALL])
 def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
     shape = at_least(name, 10, 24)
     assert_trains(build_model(name, 5, shape), shape, 5, clips=3)
