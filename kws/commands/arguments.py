@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from kws import __version__
-from kws.commands.detection_arguments import add_spot
+from kws.commands.detection_arguments import add_detection, add_spot
 from kws.commands.parser import Parser, path
 from kws.commands.parser import add_checkpoint as _add_checkpoint
 from kws.commands.parser import add_command as _command
@@ -364,13 +364,7 @@ def _add_listen(commands: Any) -> None:
     )  # fmt: skip
     listen.add_argument("run", type=path, help="run folder")
     _add_checkpoint(listen)
-    listen.add_argument(
-        "--threshold", type=float, metavar="T", help="smoothed probability of an event (default: that of the preset)"
-    )
-    listen.add_argument(
-        "--preset", default="kws", metavar="NAME",
-        help="smoothing and refractory time, named after the tool that has them (default kws; docs/detection.md)",
-    )  # fmt: skip
+    add_detection(listen)
     _add_device(listen)
     listen.add_argument("--seconds", type=float, metavar="S", help="end after so many seconds (default: at Ctrl-C)")
     listen.add_argument(

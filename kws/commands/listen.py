@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import math
 import sys
 import time
@@ -12,33 +11,37 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kws.commands.terminal import INTERRUPTED, OK, stop_request
-from kws.errors import UsageError, did_you_mean
+from kws.errors import UsageError
 
 if TYPE_CHECKING:
     from kws.audio.microphone import Microphone
     from kws.commands.listen_display import ListenDisplay
     from kws.commands.listen_report import ListenReport
-    from kws.streaming.events import DetectorSettings
     from kws.streaming.kept_clips import KeptClips
     from kws.streaming.listening import Listener
     from kws.streaming.scores import Scorer
+    from kws.streaming.spotting import Spotter
 
 
 def listen(arguments: argparse.Namespace) -> int:
     """Shows scores and events until Ctrl-C, or for --seconds."""
     from kws.audio.microphone import Microphone
     from kws.commands.listen_report import ListenReport
+    from kws.commands.spotting import detection_options, make_spotter
     from kws.corpus.takes import check_speaker
+    from kws.streaming.detection import detection
     from kws.streaming.listening import Listener
 
     seconds = math.inf if arguments.seconds is None else arguments.seconds
     if not seconds > 0:  # written so that a nan is refused too
         raise UsageError(f"--seconds {seconds:g}: wanted more than 0")
-    settings = _settings(arguments)
     check_speaker(arguments.speaker)
     microphone = Microphone(arguments.device)  # refused before torch is loaded, which takes seconds
-    scorer, clips = _load(arguments)
-    listener = Listener(scorer, settings, clips)
+    spotter = make_spotter(arguments)
+    found = detection(arguments.run, detection_options(arguments), spotter.network, spotter.words)
+    print(f"note: threshold {found.threshold_text} ({found.source})", file=sys.stderr)
+    clips = _clips(arguments, spotter.trained.samples) if arguments.keep else None
+    listener = Listener(_ready_scorer(spotter), found.settings, clips)
     report = ListenReport(arguments.json, clips)
     with stop_request() as stopped, _display(listener, arguments.json) as report.display:
         error = _detect(microphone, seconds, listener, report, stopped)
@@ -49,41 +52,24 @@ def listen(arguments: argparse.Namespace) -> int:
     return INTERRUPTED if stopped() and seconds < math.inf else OK
 
 
-def _settings(arguments: argparse.Namespace) -> DetectorSettings:
-    """The preset, with the threshold that was given."""
-    from kws.streaming import events
-
-    preset = events.PRESETS.get(arguments.preset)
-    if preset is None:
-        near = did_you_mean(arguments.preset, events.PRESETS)
-        raise UsageError(f"--preset {arguments.preset}: wanted one of {', '.join(events.PRESETS)}{near}")
-    if arguments.threshold is None:
-        return preset
-    try:
-        return dataclasses.replace(preset, threshold=arguments.threshold)
-    except UsageError as error:
-        raise UsageError(f"--threshold: {error}") from None
-
-
-def _load(arguments: argparse.Namespace) -> tuple[Scorer, KeptClips | None]:
-    """The scorer of the run, and where clips are kept."""
+def _ready_scorer(spotter: Spotter) -> Scorer:
+    """A scorer, made after another one has computed a score: the first score takes longer."""
     import numpy as np
-    import torch
 
-    from kws.evaluation.trained import Trained
+    from kws.streaming.scorers import make_scorer
+
+    first, scorer = (make_scorer(spotter.trained, spotter.form, spotter.hop_ms) for _ in range(2))
+    first.push(np.zeros(spotter.trained.samples, np.int16))
+    return scorer
+
+
+def _clips(arguments: argparse.Namespace, samples: int) -> KeptClips:
+    """Where clips are kept, whose folder is made."""
     from kws.streaming.kept_clips import KeptClips
-    from kws.streaming.scorers import make_scorer, scorer_notes
 
-    trained = Trained.from_run(arguments.run, arguments.checkpoint, torch.device("cpu"))
-    for note in scorer_notes(trained):
-        print(f"note: {note}", file=sys.stderr)
-    make_scorer(trained).push(np.zeros(trained.samples, np.int16))  # the first computation takes longer
-    if not arguments.keep:
-        return make_scorer(trained), None
-    started = time.strftime("%Y%m%dT%H%M%S")
-    clips = KeptClips(arguments.keep, arguments.speaker, started, trained.samples)
+    clips = KeptClips(arguments.keep, arguments.speaker, time.strftime("%Y%m%dT%H%M%S"), samples)
     clips.make_folder()
-    return make_scorer(trained), clips
+    return clips
 
 
 @contextlib.contextmanager
