@@ -69,7 +69,12 @@ def _per_hour(row: Row) -> str:
     if row.get("per_hour") is None:
         return "-"
     low, high = row["per_hour_interval95"]
-    return f"{row['per_hour']:.3g} ({low:.2g}-{high:.2g})"
+    return f"{row['per_hour']:.3g} ({_two_digits(low)}-{_two_digits(high)})"
+
+
+def _two_digits(value: float) -> str:
+    """Two digits, or all before the point where there are more."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _seconds(value: object) -> str:
