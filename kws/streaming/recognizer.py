@@ -3,7 +3,7 @@
 recognizer = kws.load("runs/mine")
 recognizer(wave, rate)                          # a wave or a batch: kws/evaluation/predict.py
 recognizer.windows(wave, rate)                  # times (M,), words (M,), probabilities (M, C)
-stream = recognizer.stream(threshold=0.8)       # then stream.push(chunk) and stream.finish(): lists of Event
+stream = recognizer.stream(settings=DetectorSettings(0.8))  # stream.push(chunk), stream.finish(): events
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class ContinuousRecognizer(Recognizer):
     ) -> EventStream:
         """A detector for one recording whose samples at `rate` Hz come in chunks.
 
-        settings: default the threshold that `kws spot --at` chose for this run, else 0.5. scorer: `window` (every
-        `hop_ms`), `stream` (networks that stream), or `auto`: stream where the network can.
+        settings: by default a threshold of 0.5, smoothing of 300 ms and a refractory time of 1,000. scorer: `window`
+        (every `hop_ms`), `stream` (networks that stream), or `auto`: stream where the network can.
         """
         made = make_scorer(self._trained, scorer, hop_ms)
         return EventStream(made, Detector(made.classes, made.step_s, settings or DetectorSettings(0.5)), rate)

@@ -17,6 +17,7 @@ from kws.evaluation.trained import Trained
 from kws.streaming.events import Detector, DetectorSettings, Event, words_of
 from kws.streaming.scorers import Form, make_scorer
 from kws.streaming.scores import Scores, joined
+from kws.streaming.window import WindowScorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Spotter:
     @property
     def network(self) -> dict[str, Any]:
         """What scores depend on: a threshold holds for one of these only."""
-        kind = type(make_scorer(self.trained, self.form, self.hop_ms)).__name__.removesuffix("Scorer").lower()
+        is_window = isinstance(make_scorer(self.trained, self.form, self.hop_ms), WindowScorer)
         return {
             "name": self.trained.config.model.name,
             "checkpoint": self.trained.checkpoint.name,
             "weights": self.trained.weights,
-            "scorer": kind,
+            "scorer": "window" if is_window else "stream",
             "step_ms": round(1000 * self.step_s, 3),
         }
 

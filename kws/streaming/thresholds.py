@@ -90,7 +90,7 @@ class ThresholdFile:
         if not fits:
             least = f"{self.staircase[0][0] / self.hours:.3g} an hour" if self.staircase else "no event at all"
             raise UsageError(
-                f"no threshold gave at most {per_hour:g} false accepts an hour on the {self.hours:.2f} hours of "
+                f"no threshold gave at most {per_hour:g} false accepts an hour on the {self.hours:.3g} hours of "
                 f"{names_text(self.recordings)}; the fewest are {least}; ask for more, or choose on other recordings"
             )
         return fits[-1]

@@ -85,10 +85,11 @@ def test_thresholds_are_chosen_on_one_set_and_used_on_another(
     valid, test = audio / "valid", audio / "test"
     code, _, err = spot(capsys, run, test, "--at", 1)
     assert (code, "--truth" in err) == (cli.USAGE, True)
-    code, out, _ = spot(capsys, run, valid, "--truth", valid, "--at", 700, "--json")
+    code, out, err = spot(capsys, run, valid, "--truth", valid, "--at", 3000, "--json")
+    assert code == cli.OK, err
     chosen = json.loads(out)
     assert (code, chosen["figures"]["spoken"]) == (cli.OK, 4)
-    assert chosen["figures"]["false_accepts"] <= 3  # in 16 s
+    assert chosen["figures"]["false_accepts"] <= 13  # in 16 s
     code, out, _ = spot(capsys, run, test, "--truth", test, "--name", "second", "--json")
     result = json.loads(out)
     assert (code, result["threshold"], result["at_from"]) == (cli.OK, chosen["threshold"], "stored")
