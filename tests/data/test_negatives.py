@@ -143,8 +143,7 @@ def test_windows_are_spread_over_the_epoch(corpus: Index) -> None:
     assert abs(halves[0].mean() - halves[1].mean()) < 0.1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("verify", ["first", "always", "never"])
+@pytest.mark.parametrize(("workers", "verify"), [(0, "first"), (2, "always"), (0, "never")])
 def test_a_batch_has_the_samples_of_its_windows(corpus: Index, workers: int, verify: str) -> None:
     found = chosen(corpus, 0.4, silence=0.2)
     windows, label = windows_of(found), found.task.classes.index(UNKNOWN)

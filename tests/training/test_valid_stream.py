@@ -65,7 +65,7 @@ def streams(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_with_valid_streams_names_its_best_detector(tones: Index, streams: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = [f"data.shards={tones.root}", f"train.valid_stream={streams}", "train.ema=0.5", "train.epochs=2"]
+    settings = [f"data.shards={tones.root}", f"train.valid_stream={streams}", "train.ema=0.5"]
     code, output = train_here(run, *settings)
     assert code == 0, output
     epochs = records.rows_of(records.read_events(run / "metrics.jsonl"), "epoch")
@@ -73,7 +73,6 @@ def test_a_run_with_valid_streams_names_its_best_detector(tones: Index, streams:
     best = records.checkpoint_name(run, "best_detection")
     assert best is not None
     assert (run / "checkpoints" / best / "state.json").exists()
-    assert train_here(run, *settings)[0] == 0
 
 
 def test_streams_that_do_not_fit_are_refused(tones: Index, streams: Path, tmp_path: Path) -> None:
