@@ -40,10 +40,11 @@ def mix(arguments: argparse.Namespace) -> int:
         print(f"note: {note}")
     for fault in report.faults:
         print(f"left out: {fault}", file=sys.stderr)
-    files = len(report.manifest["files"])
-    kept = f" ({report.kept} of them were there)" if report.kept else ""
+    files, words = len(report.manifest["files"]), len(counts)
+    kept = f" ({report.kept} there before)" if report.kept else ""
     print(
-        f"{arguments.out}: {report.hours:.2f} h in {files} files{kept}, {sum(counts.values())} words of {len(counts)}; "
+        f"{arguments.out}: {report.hours:.2f} h in {files} file{'s' * (files != 1)}{kept}, "
+        f"{sum(counts.values())} labels of {words} word{'s' * (words != 1)}; "
         f"next: kws spot RUN {arguments.out} --truth {arguments.out}"
     )
     return code

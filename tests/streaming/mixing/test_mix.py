@@ -179,7 +179,7 @@ def test_the_command_says_what_it_did(words: Index, tmp_path: Path, capsys: pyte
     assert cli.main([*command, "--words-per-hour", "500"]) == cli.OK
     printed = capsys.readouterr().out
     assert "generated noise" in printed
-    assert "2 words of 1" in printed
+    assert "2 labels of 1 word" in printed
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds" / "a.wav").write_bytes(codec.wav_bytes(noise(3)))
     (tmp_path / "sounds" / "broken.wav").write_bytes(b"RIFF")
