@@ -35,7 +35,7 @@ def test_a_batch_on_a_device_waits_for_nothing(tones: Index, monkeypatch: pytest
     task = tasks.resolve(tasks.words_task(tones.words), tones.words)
     data = EvaluationData(index=tones, split="train", task=task, excerpt=Excerpt(16000), views=views)
     network, features = Bands(len(task.classes)), Features("mel32")
-    monkeypatch.setattr(SlotReader, "batch", real_tensors()(SlotReader.batch))
+    monkeypatch.setattr(SlotReader, "_read", real_tensors()(SlotReader._read))
     with fake_cuda(monkeypatch) as copies:
         to_fake_cuda(network)
         to_fake_cuda(features)

@@ -116,16 +116,16 @@ HOLD_READS = "TEST_HOLD_READS"
 
 
 def _hold_reads(file: Path) -> None:
-    from kws.data.stream import SlotReader
+    from kws.data.reader import Reader
 
-    batch = SlotReader.batch
+    read_rows = Reader.read_rows
 
-    def held_batch(*arguments: Any) -> Any:
+    def held_rows(*arguments: Any) -> Any:
         while file.exists():
             time.sleep(0.05)
-        return batch(*arguments)
+        return read_rows(*arguments)
 
-    SlotReader.batch = held_batch  # type: ignore[method-assign]
+    Reader.read_rows = held_rows  # type: ignore[method-assign]
 
 
 def _run(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:

@@ -287,7 +287,7 @@ class Cluster:
         words = self.on("login", "scontrol", "-o", "show", "job", number, check=False).split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
-    def ended(self, number: str, seconds: float = 240.0) -> dict[str, str]:
+    def ended(self, number: str, seconds: float = 600.0) -> dict[str, str]:
         """Waits until the job has ended and will not be requeued. Returns its fields."""
         wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds)
         return self.job(number)
