@@ -128,7 +128,7 @@ def _add_pack(commands: Any) -> None:
     )  # fmt: skip
     pack.add_argument(
         "--negatives", action="append", type=path, default=[], metavar="FOLDER",
-        help="long recordings in which nobody says the words: training draws windows of them as the class unknown "
+        help="long recordings without the words: training draws windows of them as the class unknown "
         "(data.negatives); may be repeated; with --append no SRC is needed",
     )  # fmt: skip
     pack.add_argument("--append", action="store_true", help="add the recordings to the corpus in DIR, as new shards")

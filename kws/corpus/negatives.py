@@ -1,4 +1,4 @@
-"""Folders of long recordings without the words (`kws pack --negatives`): speech, radio, music, whatever is heard.
+"""Folders of long recordings without the words (`kws pack --negatives`): speech, radio, music, any other sound.
 
     folder -> audio files -> units: folders of speakers, or files -> train, valid, test -> pieces of ten minutes
 

@@ -3,7 +3,7 @@
     recordings of a split, end to end -> windows, one every 10 ms -> ids after all other clips of the split
     training: the plan draws windows (WindowDraws), other ones in every epoch      evaluation: evenly spread ones
 
-A window has no entry in the index: its id says where it begins. It belongs to the class unknown. The recordings are
+A window has no entry in the index: its id gives its start. It belongs to the class unknown. The recordings are
 packed whole (kws/corpus/negatives.py), and no recording and no folder of a speaker is in two splits.
 """
 

@@ -9,7 +9,7 @@ Detector and match do for one threshold; tests compare the two.
 **Which thresholds.** All at which an event appears, disappears or moves: the values u and v (with retrigger, the values
 of all means). Below a lowest threshold
 nothing is computed: 0.01, or where there are more rises than 500 an hour and 4 a word. Of more than 20,000 thresholds
-every n-th in order of size is computed. `Curve.exact` says whether none was left out above the lowest.
+every n-th in order of size is computed. `Curve.exact`: whether none was left out above the lowest.
 
 **More false accepts at a higher threshold.** This happens: a mean that stays above a low threshold for seconds gives
 one event, and two where it falls below a higher threshold in between; an event of a word may also hide a false accept

@@ -24,7 +24,7 @@ DEFAULT_PRESET = "kws"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """What the user asked for; "" and None: not given. threshold: 0.8, or yes=0.8,no=0.7."""
+    """The options of the command line; "" and None: not given. threshold: 0.8, or yes=0.8,no=0.7."""
 
     preset: str = ""
     threshold: str = ""

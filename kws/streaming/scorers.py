@@ -16,7 +16,7 @@ stream where the network and its features allow it, else window."""
 
 
 HOP_MS = 100.0
-"""Time between the scores of a sliding window, where nothing else is asked for."""
+"""Default time between the scores of a sliding window."""
 
 
 def make_scorer(trained: ScoredNetwork, form: Form = "auto", hop_ms: float = HOP_MS) -> Scorer:

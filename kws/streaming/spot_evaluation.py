@@ -6,7 +6,7 @@ threshold (given, stored, or chosen here) -> events -> hits, misses, false accep
 RUN/spot/NAME/result.json    settings, recordings, figures, curve
               events.csv     every event and every missed word
               det.png        the DET curve
-              clips/         false accepts and missed words as FLAC; clips.json says which
+              clips/         false accepts and missed words as FLAC; clips.json lists them
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class ThresholdFile:
 
     network: what the scores depend on, such as the checkpoint and the form (window or stream); a reader compares it.
     recordings: name and sha256 of the samples of each. staircase: that of the Curve.
-    per_hour: the false accepts an hour for which the threshold is used where no other number is asked for.
+    per_hour: the false accepts an hour whose threshold is the default.
     """
 
     network: Mapping[str, Any]

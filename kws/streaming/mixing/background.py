@@ -1,6 +1,6 @@
 """The recordings of background sound: found in folders and archives, without what contains the target words, in parts.
 
-    folder, archive or file -> recordings -> transcripts, label tracks: when are target words said?
+    folder, archive or file -> recordings -> transcripts, label tracks: the times of target words
                             -> the rest of each recording, in parts of at most a minute, of which streams are made
 
 A path below an archive means that part of it: musan.tar.gz/musan/noise.
@@ -217,7 +217,7 @@ def _labels(path: Path, seconds: float) -> list[Utterance] | None:
 def _without_words(
     utterances: Sequence[Utterance], targets: Sequence[frozenset[str]], seconds: float
 ) -> Iterator[Span]:
-    """Start and end of the stretches in which nothing is said that has all words of a target, in seconds."""
+    """Start and end, in seconds, of the stretches without an utterance that contains all words of a target."""
     said = sorted(
         (spoken.start_s, spoken.end_s) for spoken in utterances if any(target <= spoken.words for target in targets)
     )

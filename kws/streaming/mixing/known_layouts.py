@@ -1,4 +1,4 @@
-"""Corpora of background sound whose official layout is known: which of their files to use, and what is said in them.
+"""Corpora of background sound whose official layout is known: which files are used, and their transcripts.
 
     name of a file below its source -> KnownLayout -> is it used; licence; its transcript -> utterances with their words
 
@@ -26,7 +26,7 @@ from kws.errors import UsageError
 
 
 class Utterance(NamedTuple):
-    """Words and the time in which they are said, in seconds of the recording; end: inf for all of it."""
+    """Words of a transcript, with start and end in seconds of the recording; end: inf for all of it."""
 
     start_s: float
     end_s: float

@@ -1,4 +1,4 @@
-"""Background sound from archives in the layout of the official ones: what is used, and what is said in it."""
+"""Background sound from archives in the official layouts: which files are used, and their transcripts."""
 
 from __future__ import annotations
 
