@@ -1,7 +1,7 @@
 """How the temporal layers of a network get their past: padding, or the end of the chunk before.
 
 A layer with kernel k, stride s and dilation d makes one output of every s frames. For it, the layer also needs the
-(k - 1) d - (s - 1) frames before them, its past. `TimePadding` is where a layer takes the past of its first output from:
+(k - 1) d - (s - 1) frames before them, its past. `TimePadding` is where the past of the first output comes from:
 
     same      half of it is zeros, and so are frames after the end: outputs depend on later frames; cannot stream
     causal    zeros: output t depends on frames up to the last of its group of s, frame s (t + 1) - 1

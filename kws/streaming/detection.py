@@ -64,8 +64,8 @@ class Detection:
 def detection(run: Path, options: DetectionOptions, network: Mapping[str, Any], words: Sequence[str]) -> Detection:
     """The detection that the options mean for this run's network (Spotter.network) and words.
 
-    Raises UsageError for an unknown preset or word, a number out of range, and where a stored threshold is asked for
-    and there is none for this network and these settings.
+    Raises UsageError for an unknown preset or word, a number out of range, and for --at without a threshold that was
+    stored for this network and these settings.
     """
     found = without_stored(options, words)
     if options.threshold:

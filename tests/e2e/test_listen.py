@@ -1,4 +1,4 @@
-"""`kws listen` with a file in place of the microphone: a trained network detects tones, and the kept clips are packed."""
+"""`kws listen` with a file in place of the microphone: a trained network detects tones, and its clips are packed."""
 
 from __future__ import annotations
 
