@@ -6,10 +6,10 @@ import argparse
 from typing import Any
 
 from kws import __version__
-from kws.commands.detection_arguments import add_detection, add_spot
+from kws.commands.continuous_arguments import add_listen, add_mix, add_spot
 from kws.commands.parser import Parser, path
-from kws.commands.parser import add_checkpoint as _add_checkpoint
 from kws.commands.parser import add_command as _command
+from kws.commands.shared_arguments import add_checkpoint, add_device, add_network, add_seed
 
 EXIT_CODES = (
     "exit codes: 0 success; 1 failure; 2 usage or environment error: the message says how to fix it; "
@@ -27,8 +27,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kws {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, _add_mix, _add_train,
-        _add_evaluate, _add_compare, _add_predict, add_spot, _add_listen, _add_report, _add_models, _add_configs,
+        _add_synth, _add_fetch, _add_record, _add_pack, _add_inspect, _add_verify, _add_index, add_mix, _add_train,
+        _add_evaluate, _add_compare, _add_predict, add_spot, add_listen, _add_report, _add_models, _add_configs,
         _add_settings, _add_launch, _add_doctor,
     ):  # fmt: skip
         add(commands)
@@ -57,7 +57,7 @@ def _add_synth(commands: Any) -> None:
     synth.add_argument(
         "--rooms", type=float, default=0.0, metavar="SHARE", help="fraction of the clips with reverberation (default 0)"
     )
-    synth.add_argument("--seed", type=int, default=0, help="random seed: equal seeds give equal bytes (default 0)")
+    add_seed(synth)
     synth.add_argument("--processes", type=int, metavar="N", help="number of worker processes (default: one per core)")
 
 
@@ -89,15 +89,7 @@ def _add_record(commands: Any) -> None:
         "--speaker", default="me", metavar="NAME", help="the speaker, which becomes part of the file names (default me)"
     )
     record.add_argument("--seconds", type=float, default=1.0, help="length of a take in seconds (default 1)")
-    _add_device(record)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="", metavar="NAME|N",
-        help="the microphone: a part of its name or its number, as python -m sounddevice lists them (default: the "
-        "system's input)",
-    )  # fmt: skip
+    add_device(record)
 
 
 def _add_pack(commands: Any) -> None:
@@ -230,67 +222,6 @@ def _add_index(commands: Any) -> None:
     _add_allow_faults(index)
 
 
-def _add_mix(commands: Any) -> None:
-    mix = _command(
-        commands, "mix",
-        "mix clips of a packed corpus with background sound into labelled continuous streams, to test detection on; "
-        "run the same command again to resume",
-        "kws mix data/mine streams --words stop,seven --background musan.tar.gz --hours 2",
-    )  # fmt: skip
-    mix.add_argument("shards", type=path, metavar="SHARDS", help="folder of a packed corpus")
-    mix.add_argument("out", type=path, metavar="OUT", help="folder for the streams: FLAC, label tracks, mix.json")
-    mix.add_argument(
-        "--split", default="test",
-        help="split whose clips are used: test (default), valid or train; clips whose speaker is in train too are left "
-        "out",
-    )  # fmt: skip
-    mix.add_argument(
-        "--words", metavar="FILE|A,B", help="the words of the label tracks (default: all words of the corpus)"
-    )
-    mix.add_argument(
-        "--distractors", type=float, default=0.0, metavar="N",
-        help="clips of the other words an hour, without labels (default 0)",
-    )  # fmt: skip
-    mix.add_argument(
-        "--background", type=path, action="append", default=[], metavar="DIR|ARCHIVE",
-        help="recordings of background sound: a folder, or an archive such as those of DiPCo, LibriSpeech, MUSAN and "
-        "DEMAND; may be repeated, for equal shares of the time (default: generated noise)",
-    )  # fmt: skip
-    mix.add_argument(
-        "--background-share", default="0:1", metavar="LOW:HIGH",
-        help="which part of the time of each background is used: 0:0.3 for streams to choose a threshold on and 0.3:1 "
-        "for those to report on (default 0:1)",
-    )  # fmt: skip
-    mix.add_argument(
-        "--unpacked", type=path, metavar="DIR",
-        help="folder for the contents of archives, to be used again (default: OUT.background)",
-    )  # fmt: skip
-    mix.add_argument("--hours", type=float, default=1.0, help="length of all streams together (default 1)")
-    mix.add_argument("--minutes", type=float, default=10.0, help="longest length of a file (default 10)")
-    mix.add_argument(
-        "--words-per-hour", type=float, default=240.0, metavar="N", help="words with a label an hour (default 240)"
-    )
-    mix.add_argument(
-        "--gap", type=float, default=2.0, metavar="SECONDS",
-        help="shortest time from the end of the speech of a clip to the start of the next (default 2)",
-    )  # fmt: skip
-    mix.add_argument(
-        "--snr", default="5:20", metavar="LOW:HIGH",
-        help="level of a word above the background around it in dB; write --snr=-5:10 for negative ones (default 5:20)",
-    )  # fmt: skip
-    mix.add_argument(
-        "--level", default="-50:-30", metavar="LOW:HIGH",
-        help="level of the background in dB of full scale, written as --level=-60:-40 (default -50:-30)",
-    )  # fmt: skip
-    mix.add_argument(
-        "--rooms", type=float, default=0.5, metavar="SHARE", help="share of the clips in a synthetic room (default 0.5)"
-    )
-    mix.add_argument(
-        "--reverb", default="0.1:0.6", metavar="LOW:HIGH", help="reverberation times in seconds (default 0.1:0.6)"
-    )
-    mix.add_argument("--seed", type=int, default=0, help="random seed: equal seeds give equal bytes (default 0)")
-
-
 # --- runs ------------------------------------------------------------------------------------------------------
 
 
@@ -302,14 +233,18 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "config", type=path, metavar="CONFIG", help="TOML file with settings, or a name that kws configs lists"
     )
-    train.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
-    )
+    _add_set(train)
     train.add_argument(
         "--run", type=path, help="run folder (default: $KWS_RUNS/CONFIG, or runs/CONFIG without $KWS_RUNS)"
     )
     train.add_argument(
         "--check", action="store_true", help="show what would run and how much memory it needs, without training"
+    )
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
     )
 
 
@@ -319,13 +254,17 @@ def _add_evaluate(commands: Any) -> None:
         "kws evaluate runs/a runs/b",
     )  # fmt: skip
     evaluate.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folder")
-    _add_checkpoint(evaluate)
-    evaluate.add_argument("--split", default="test", help="test (default), valid or train")
+    add_checkpoint(evaluate)
+    _add_split(evaluate)
     evaluate.add_argument(
         "--crop", action="store_true",
         help="average the probabilities over the clip and three crops; written to eval/SPLIT-crop.json",
     )  # fmt: skip
     evaluate.add_argument("--shards", type=path, help="folder of the corpus, if it was moved after training")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", default="test", help="test (default), valid or train")
 
 
 def _add_compare(commands: Any) -> None:
@@ -334,7 +273,7 @@ def _add_compare(commands: Any) -> None:
         "kws compare runs/* --out comparison",
     )  # fmt: skip
     compare.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run folder, after kws evaluate")
-    compare.add_argument("--split", default="test", help="test (default), valid or train")
+    _add_split(compare)
     compare.add_argument(
         "--out",
         type=path,
@@ -348,32 +287,11 @@ def _add_predict(commands: Any) -> None:
         commands, "predict", "recognise the words in audio files",
         "kws predict runs/quick my_voice/ hello.wav --grid mine.png",
     )  # fmt: skip
-    predict.add_argument("run", type=path, help="run folder")
-    _add_checkpoint(predict)
+    add_network(predict)
     predict.add_argument("paths", type=path, nargs="+", metavar="PATH", help="audio files, or folders of them")
     predict.add_argument("--top", type=int, default=3, help="with --json: number of words per file (default 3)")
     predict.add_argument(
         "--grid", type=path, metavar="PNG", help="draw the files' features, with truth and prediction, to this file"
-    )
-
-
-def _add_listen(commands: Any) -> None:
-    listen = _command(
-        commands, "listen", "detect words in what the microphone records, as they are spoken",
-        "kws listen runs/quick --threshold 0.8 --keep clips",
-    )  # fmt: skip
-    listen.add_argument("run", type=path, help="run folder")
-    _add_checkpoint(listen)
-    add_detection(listen)
-    _add_device(listen)
-    listen.add_argument("--seconds", type=float, metavar="S", help="end after so many seconds (default: at Ctrl-C)")
-    listen.add_argument(
-        "--keep", type=path, metavar="DIR",
-        help="keep the clip around each event as DIR/WORD/FILE.wav, for kws pack, and those around near misses (half "
-        "the threshold) in DIR/_near_misses_/WORD",
-    )  # fmt: skip
-    listen.add_argument(
-        "--speaker", default="me", metavar="NAME", help="with --keep: who speaks, a part of the file names (default me)"
     )
 
 
@@ -446,9 +364,7 @@ def _add_doctor(commands: Any) -> None:
         "config", type=path, nargs="?", metavar="CONFIG",
         help="also measure a step of this config and read its shards: a TOML file, or a name that kws configs lists",
     )  # fmt: skip
-    doctor.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; may be given several times"
-    )
+    _add_set(doctor)
     doctor.add_argument(
         "--run", type=path, metavar="DIR",
         help="run folder to check (default: $KWS_RUNS/CONFIG, or runs/CONFIG without $KWS_RUNS); it is not created",

@@ -102,15 +102,6 @@ def add_command(commands: Any, name: str, summary: str, example: str) -> argpars
     return parser
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The option that names a checkpoint of a run."""
-    parser.add_argument(
-        "--checkpoint", default="best_accuracy", metavar="NAME",
-        help="best_accuracy (default), best_loss, best_detection (with train.valid_stream), last, or the name of a "
-        "step-... folder",
-    )  # fmt: skip
-
-
 def _without_separator(words: Sequence[str]) -> list[str]:
     """The words without `--`, after which a path may begin with a dash: -a.wav becomes ./-a.wav."""
     if "--" not in words:
