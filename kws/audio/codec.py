@@ -324,6 +324,11 @@ def rounded(samples: npt.NDArray[np.floating]) -> Pcm:
     return pcm
 
 
+def to_float(samples: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+    """int16 -> float32 in [-1, 1)."""
+    return samples.astype(np.float32) / np.float32(32768)
+
+
 def pcm_hash(samples: Pcm) -> int:
     """64-bit hash of the samples: recordings with equal samples have equal hashes, whatever their file format."""
     data = samples.astype("<i2", copy=False).tobytes()

@@ -114,7 +114,7 @@ class Microphone:
             return
         resampler = Resampler(self._rate)
         for block in self.blocks(seconds):
-            yield Block(resampler.push(block.pcm.astype(np.float32) / np.float32(32768)), block.lost)
+            yield Block(resampler.push(codec.to_float(block.pcm)), block.lost)
         if len(last := resampler.finish()):
             yield Block(last, False)
 
@@ -122,7 +122,7 @@ class Microphone:
         """Samples of a whole recording at the microphone's rate, resampled to 16 kHz."""
         if self._rate == codec.SAMPLE_RATE_HZ:
             return samples
-        return codec.pcm_from_float(samples.astype(np.float32) / 32768, self._rate)
+        return codec.pcm_from_float(codec.to_float(samples), self._rate)
 
 
 def level_db(block: codec.Pcm) -> float:

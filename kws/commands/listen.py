@@ -27,9 +27,8 @@ def listen(arguments: argparse.Namespace) -> int:
     """Shows scores and events until Ctrl-C, or for --seconds."""
     from kws.audio.microphone import Microphone
     from kws.commands.listen_report import ListenReport
-    from kws.commands.spotting import detection_options, make_spotter
+    from kws.commands.spotting import detection_of, make_spotter, print_notes, threshold_line
     from kws.corpus.takes import check_speaker
-    from kws.streaming.detection import detection
     from kws.streaming.listening import Listener
 
     seconds = math.inf if arguments.seconds is None else arguments.seconds
@@ -38,8 +37,8 @@ def listen(arguments: argparse.Namespace) -> int:
     check_speaker(arguments.speaker)
     microphone = Microphone(arguments.device)  # refused before torch is loaded, which takes seconds
     spotter = make_spotter(arguments)
-    found = detection(arguments.run, detection_options(arguments), spotter.network, spotter.words)
-    print(f"note: threshold {found.threshold_text} ({found.source})", file=sys.stderr)
+    found = detection_of(arguments, spotter)
+    print_notes([threshold_line(found)])
     clips = _clips(arguments, spotter.trained.samples) if arguments.keep else None
     listener = Listener(_ready_scorer(spotter), found.settings, clips)
     report = ListenReport(arguments.json, clips)
@@ -56,11 +55,8 @@ def _ready_scorer(spotter: Spotter) -> Scorer:
     """A scorer, made after another one has computed a score: the first score takes longer."""
     import numpy as np
 
-    from kws.streaming.scorers import make_scorer
-
-    first, scorer = (make_scorer(spotter.trained, spotter.form, spotter.hop_ms) for _ in range(2))
-    first.push(np.zeros(spotter.trained.samples, np.int16))
-    return scorer
+    spotter.new_scorer().push(np.zeros(spotter.trained.samples, np.int16))
+    return spotter.new_scorer()
 
 
 def _clips(arguments: argparse.Namespace, samples: int) -> KeptClips:

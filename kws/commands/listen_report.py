@@ -11,7 +11,7 @@ from kws.audio.codec import SAMPLE_RATE_HZ
 from kws.audio.microphone import Block, level_db
 from kws.commands.listen_display import ListenDisplay
 from kws.streaming.kept_clips import KeptClips
-from kws.streaming.listening import Detections
+from kws.streaming.listening import ChunkResult
 
 
 class ListenReport:
@@ -23,7 +23,7 @@ class ListenReport:
         self._events, self._near_misses = collections.Counter[str](), collections.Counter[str]()
         self._samples = self._overruns = self._files = 0
 
-    def add(self, found: Detections) -> None:
+    def add(self, found: ChunkResult) -> None:
         """Writes what was found."""
         if self.display and found.latest:
             self.display.bars.push(*found.latest)

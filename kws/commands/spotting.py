@@ -31,8 +31,8 @@ def spot(arguments: argparse.Namespace) -> int:
     return _spot_labelled(arguments) if arguments.truth else _spot_files(arguments)
 
 
-def detection_options(arguments: argparse.Namespace) -> DetectionOptions:
-    """The options of kws.commands.arguments for detection."""
+def _detection_options(arguments: argparse.Namespace) -> DetectionOptions:
+    """The options of continuous_arguments.py for detection."""
     from kws.streaming.detection import DetectionOptions
 
     return DetectionOptions(
@@ -42,7 +42,7 @@ def detection_options(arguments: argparse.Namespace) -> DetectionOptions:
 
 
 def make_spotter(arguments: argparse.Namespace) -> Spotter:
-    """The network of the run that the arguments name. What is changed is printed on stderr."""
+    """The network of the run that the arguments name. Prints a note where the time between scores is rounded."""
     import torch
 
     from kws.evaluation.trained import Trained
@@ -51,11 +51,19 @@ def make_spotter(arguments: argparse.Namespace) -> Spotter:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained = Trained.from_run(arguments.run, arguments.checkpoint, device)
-    _say(scorer_notes(trained, arguments.scorer, arguments.hop_ms))
+    print_notes(scorer_notes(trained, arguments.scorer, arguments.hop_ms))
     return Spotter(trained, arguments.scorer, arguments.hop_ms)
 
 
-def _say(notes: Iterable[str]) -> None:
+def detection_of(arguments: argparse.Namespace, spotter: Spotter) -> Detection:
+    """The detection that the arguments and the stored thresholds of the run define."""
+    from kws.streaming.detection import detection
+
+    return detection(arguments.run, _detection_options(arguments), spotter.network, spotter.words)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints a line for each note on stderr."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
@@ -66,7 +74,6 @@ def _say(notes: Iterable[str]) -> None:
 def _spot_pipe(arguments: argparse.Namespace) -> int:
     """Prints each event of the raw samples on stdin at once."""
     from kws.streaming.audio_stream import RawFormat, raw_blocks
-    from kws.streaming.detection import detection
     from kws.streaming.event_files import event_row, write_csv
 
     if len(arguments.paths) > 1 or arguments.truth or arguments.labels:
@@ -77,9 +84,9 @@ def _spot_pipe(arguments: argparse.Namespace) -> int:
         )
     form = RawFormat(arguments.rate, arguments.channels)
     spotter = make_spotter(arguments)
-    found = detection(arguments.run, detection_options(arguments), spotter.network, spotter.words)
+    found = detection_of(arguments, spotter)
     rows = list[dict[str, Any]]()
-    _say([_threshold_line(found)])
+    print_notes([threshold_line(found)])
     for event in spotter.events(raw_blocks(cast(io.BufferedReader, sys.stdin.buffer), form), found.settings):
         row = event_row(Path("-"), event)
         rows += [row] if arguments.csv else []
@@ -97,12 +104,11 @@ def _spot_files(arguments: argparse.Namespace) -> int:
     from kws.audio.audio_files import find_audio
     from kws.results.formats import duration
     from kws.streaming import event_files
-    from kws.streaming.detection import detection
     from kws.streaming.recordings import RecordingReader, Recordings
 
     paths = find_audio(arguments.paths)
     spotter = make_spotter(arguments)
-    found = detection(arguments.run, detection_options(arguments), spotter.network, spotter.words)
+    found = detection_of(arguments, spotter)
     rows, tracks, seconds = list[dict[str, Any]](), list[Path](), list[float]()
 
     def use(reader: RecordingReader) -> None:
@@ -122,9 +128,9 @@ def _spot_files(arguments: argparse.Namespace) -> int:
         event_files.write_csv(arguments.csv, rows)
     if not arguments.json:
         _show_events(rows)
-        print(f"{len(rows)} event{'s' * (len(rows) != 1)} in {duration(sum(seconds))}; {_threshold_line(found)}")
+        print(f"{len(rows)} event{'s' * (len(rows) != 1)} in {duration(sum(seconds))}; {threshold_line(found)}")
         _print_files(tracks, arguments.csv)
-    _say(recordings.notes())
+    print_notes(recordings.notes())
     return _left_out(recordings, arguments.json)
 
 
@@ -137,7 +143,8 @@ def _left_out(recordings: Recordings, as_json: bool) -> int:
     return FAILED if recordings.left_out else OK
 
 
-def _threshold_line(found: Detection) -> str:
+def threshold_line(found: Detection) -> str:
+    """The threshold and where it comes from."""
     return f"threshold {found.threshold_text} ({found.source})"
 
 
@@ -176,7 +183,7 @@ def _spot_labelled(arguments: argparse.Namespace) -> int:
     name = arguments.name or arguments.paths[0].resolve().stem
     spot_result.check_name(name)
     spotter = make_spotter(arguments)
-    spotting = LabelledSpotting(arguments.run, name, spotter, detection_options(arguments))
+    spotting = LabelledSpotting(arguments.run, name, spotter, _detection_options(arguments))
     labels = truth.read(arguments.truth, paths, spotter.trained.classes)
     with progress("spotting") as show:
         recordings = Recordings(paths, show)
@@ -191,19 +198,12 @@ def _spot_labelled(arguments: argparse.Namespace) -> int:
         _show_result(result)
         print(f"{folder}: result.json, events.csv, det.png, clips; next: kws report {arguments.run}")
         _print_files(tracks, arguments.csv)
-    _say(note for note in measured.notes if not note.startswith("left out"))
+    print_notes(note for note in measured.notes if not note.startswith("left out"))
     return _left_out(recordings, arguments.json)
 
 
 def _show_result(result: dict[str, Any]) -> None:
-    from kws.results.spot_section import (
-        RATE_COLUMNS,
-        WORD_COLUMNS,
-        facts,
-        rate_cells,
-        rates_title,
-        word_cells,
-    )  # fmt: skip
+    from kws.results.spot_section import RATE_COLUMNS, WORD_COLUMNS, facts, rate_cells, rates_title, word_cells
 
     if result["at"]:
         console().print(text_table(rates_title(result), RATE_COLUMNS, rate_cells(result["at"]), "rrrrr"))

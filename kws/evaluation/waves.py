@@ -36,7 +36,7 @@ def to_floats(wave: npt.ArrayLike) -> npt.NDArray[np.float32]:
         raise UsageError(f"wave: shape {samples.shape}, wanted one channel of at least one sample")
     if samples.dtype != np.int16 and samples.dtype.kind != "f":
         raise UsageError(f"wave: samples of type {samples.dtype}, wanted int16, or float in [-1, 1]")
-    return samples.astype(np.float32) / np.float32(32768) if samples.dtype == np.int16 else samples.astype(np.float32)
+    return codec.to_float(samples) if samples.dtype == np.int16 else samples.astype(np.float32)
 
 
 def batch_of(waves: Any) -> list[Any] | None:

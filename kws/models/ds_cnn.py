@@ -50,15 +50,21 @@ class Size(NamedTuple):
     block_stride: int
 
     def smallest(self, time_padding: TimePadding = "same") -> tuple[int, int]:
-        """Smallest (bands, frames): the strides reduce them to one position."""
+        """Smallest (bands, frames) that give one position: as the strides reduce them, and with `valid` padding the
+        receptive field."""
         bands, frames = (stride * self.block_stride for stride in self.stem_stride)
         return bands, receptive_field(self.temporal_layers) if time_padding == "valid" else frames
 
     @property
     def temporal_layers(self) -> list[TemporalLayer]:
         """Stem and blocks."""
-        strides = [self.block_stride] + [1] * (self.blocks - 1)
-        return [TemporalLayer(STEM[1], self.stem_stride[1]), *(TemporalLayer(3, stride) for stride in strides)]
+        blocks = [TemporalLayer(3, stride) for stride in self.strides]
+        return [TemporalLayer(STEM[1], self.stem_stride[1]), *blocks]
+
+    @property
+    def strides(self) -> list[int]:
+        """The stride of each block, the same for bands and frames."""
+        return [self.block_stride] + [1] * (self.blocks - 1)
 
 
 SIZES = {"s": Size(64, 4, (2, 2), 1), "m": Size(172, 4, (1, 2), 2), "l": Size(276, 5, (1, 2), 2)}
@@ -83,10 +89,10 @@ class DSCNN(TimeNetwork):
     def __init__(self, classes: int, size: Size, time_padding: TimePadding = "same") -> None:
         super().__init__()
         self.time_padding = time_padding
-        channels, strides = size.channels, [size.block_stride] + [1] * (size.blocks - 1)
+        channels = size.channels
         stem = DepthwiseConv2d(channels, STEM, size.stem_stride, time_padding=time_padding)
         self.stem = nn.Sequential(stem, *_norm(channels))
-        self.blocks = nn.Sequential(*(_block(channels, stride, time_padding) for stride in strides))
+        self.blocks = nn.Sequential(*(_block(channels, stride, time_padding) for stride in size.strides))
         self.linear = nn.Linear(channels, classes)
         self.stem_stride = size.stem_stride
         self.apply(_init)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kws.audio.codec import SAMPLE_RATE_HZ, AudioError, Pcm
+from kws.audio.codec import SAMPLE_RATE_HZ, AudioError, Pcm, to_float
 from kws.audio.resampler import Resampler
 from kws.errors import UsageError
 
@@ -65,7 +65,7 @@ def _blocks(samples: np.ndarray, form: RawFormat, resampler: Resampler) -> Itera
     if form == RawFormat():
         block = samples[:, 0].astype(np.int16)
     else:
-        block = resampler.push((samples.astype(np.float32) / np.float32(32768)).mean(axis=1, dtype=np.float32))
+        block = resampler.push(to_float(samples).mean(axis=1, dtype=np.float32))
     if len(block):
         yield block
 

@@ -142,7 +142,7 @@ class Detector:
         self._smoother = Smoother(len(self.words), settings.num_smoothed(step_s))
         self._num_refractory = settings.num_refractory(step_s)
         self._retrigger = settings.retrigger
-        self._resting = 0
+        self._refractory_left = 0
         """The number of further scores at which there can be no event."""
 
     def push(self, scores: Scores) -> list[Event]:
@@ -153,12 +153,12 @@ class Detector:
         fires = means >= self._thresholds
         if not self._retrigger:
             fires &= before < self._thresholds
-        events, free = list[Event](), self._resting
+        events, free = list[Event](), self._refractory_left
         for row in np.flatnonzero(fires.any(axis=1)):
             if row >= free:
                 # Of several words at one score the most probable one; of equal ones the first.
                 column = int(np.where(fires[row], means[row], -1.0).argmax())
                 events.append(Event(float(scores.times[row]), self.words[column], float(means[row, column])))
                 free = int(row) + self._num_refractory
-        self._resting = max(0, free - len(means))
+        self._refractory_left = max(0, free - len(means))
         return events

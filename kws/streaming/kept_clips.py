@@ -46,7 +46,7 @@ class KeptClips:
         """Samples before an event that its clip is cut from."""
         return self.samples + self.after
 
-    def path(self, moment: Moment) -> Path:
+    def path(self, moment: ClipRequest) -> Path:
         """The file of a clip."""
         folder = self.folder / NEAR_MISS_FOLDER if moment.is_near_miss else self.folder
         return folder / moment.word / f"{self.speaker}_nohash_{self.started}-{round(moment.time_s * 1000):08d}.wav"
@@ -58,7 +58,7 @@ class KeptClips:
         except OSError as error:
             raise UsageError(cannot_write(self.folder, error, "give --keep another folder")) from error
 
-    def write(self, moment: Moment, around: codec.Pcm) -> Path:
+    def write(self, moment: ClipRequest, around: codec.Pcm) -> Path:
         """Writes the loudest part of the audio around a moment. Raises OSError, which names the file."""
         excerpt, path = Excerpt(self.samples), self.path(moment)
         start = excerpt.start(around)
@@ -68,7 +68,7 @@ class KeptClips:
         return path
 
 
-class Moment(NamedTuple):
+class ClipRequest(NamedTuple):
     """What a clip is kept for: the word, the time in seconds since listening started, and whether it was no event."""
 
     word: str
@@ -82,9 +82,9 @@ class ClipKeeper:
     def __init__(self, clips: KeptClips, oldest_s: float) -> None:
         self._clips = clips
         self._recent = RecentSound(clips.before + clips.after + round(oldest_s * codec.SAMPLE_RATE_HZ))
-        self._waiting: collections.deque[Moment] = collections.deque()
+        self._waiting: collections.deque[ClipRequest] = collections.deque()
 
-    def push(self, pcm: codec.Pcm, moments: list[Moment]) -> list[Path]:
+    def push(self, pcm: codec.Pcm, moments: list[ClipRequest]) -> list[Path]:
         """Takes the next samples and the moments found in them; returns the files that were written."""
         self._recent.push(pcm)
         self._waiting.extend(moments)
@@ -98,18 +98,18 @@ class ClipKeeper:
 
     def _write(self, until: int) -> list[Path]:
         """Writes the clips of moments up to sample `until`."""
-        ready, waiting = list[Moment](), collections.deque[Moment]()
+        ready, waiting = list[ClipRequest](), collections.deque[ClipRequest]()
         for moment in self._waiting:
             (ready if _sample(moment) <= until else waiting).append(moment)
         self._waiting = waiting
         return [self._clips.write(moment, self._around(moment)) for moment in ready]
 
-    def _around(self, moment: Moment) -> codec.Pcm:
+    def _around(self, moment: ClipRequest) -> codec.Pcm:
         at = _sample(moment)
         return self._recent.part(at - self._clips.before, at + self._clips.after)
 
 
-def _sample(moment: Moment) -> int:
+def _sample(moment: ClipRequest) -> int:
     return round(moment.time_s * codec.SAMPLE_RATE_HZ)
 
 

@@ -22,14 +22,14 @@ from kws.audio import codec
 from kws.audio.microphone import BLOCK_S, Block, Microphone
 from kws.data.read_ahead import ReadAhead
 from kws.streaming.events import Detector, DetectorSettings, Event, Floats
-from kws.streaming.kept_clips import ClipKeeper, KeptClips, Moment
+from kws.streaming.kept_clips import ClipKeeper, ClipRequest, KeptClips
 from kws.streaming.near_misses import NearMisses
 from kws.streaming.scores import Scorer, Scores
 
 READ_AHEAD_S = 5.0
 
 
-class Detections(NamedTuple):
+class ChunkResult(NamedTuple):
     """What samples brought. latest: the time of the last score and the (W,) smoothed probabilities then, None
     where there was none. files: of the clips that were kept."""
 
@@ -50,11 +50,11 @@ class Listener:
         """The classes that can be events, and the (W,) threshold of each."""
         self._keeper = ClipKeeper(clips, self._near_misses.delay_s + scorer.step_s) if clips else None
 
-    def push(self, pcm: codec.Pcm) -> Detections:
+    def push(self, pcm: codec.Pcm) -> ChunkResult:
         """The next samples (n,), at 16 kHz."""
         return self._kept(pcm, self._detect(self._scorer.push(pcm)))
 
-    def finish(self) -> Detections:
+    def finish(self) -> ChunkResult:
         """What is known at the end of the audio. The listener cannot be used after it."""
         found = self._detect(self._scorer.finish())
         found = self._kept(
@@ -62,17 +62,17 @@ class Listener:
         )
         return found._replace(files=found.files + (self._keeper.finish() if self._keeper else []))
 
-    def _detect(self, scores: Scores) -> Detections:
+    def _detect(self, scores: Scores) -> ChunkResult:
         events = self._detector.push(scores)
         latest = (float(scores.times[-1]), self._detector.latest) if len(scores.times) else None
-        return Detections(latest, events, self._near_misses.push(scores, events), [])
+        return ChunkResult(latest, events, self._near_misses.push(scores, events), [])
 
-    def _kept(self, pcm: codec.Pcm, found: Detections) -> Detections:
+    def _kept(self, pcm: codec.Pcm, found: ChunkResult) -> ChunkResult:
         """The same with the files of the clips that were cut."""
         if not self._keeper:
             return found
-        moments = [Moment(event.word, event.time_s, is_near_miss=False) for event in found.events]
-        moments += [Moment(event.word, event.time_s, is_near_miss=True) for event in found.near_misses]
+        moments = [ClipRequest(event.word, event.time_s, is_near_miss=False) for event in found.events]
+        moments += [ClipRequest(event.word, event.time_s, is_near_miss=True) for event in found.near_misses]
         return found._replace(files=self._keeper.push(pcm, moments))
 
 

@@ -60,21 +60,9 @@ class StreamingForm(nn.Module):
 
 
 def can_stream(trained: ScoredNetwork) -> bool:
-    """Whether a `NetworkScorer` takes this network and its features."""
-    return _network_streams(trained.network) and trained.features.spec.streams
-
-
-def _network_streams(network: nn.Module) -> bool:
-    return isinstance(network, TimeNetwork) and network.streams
-
-
-def _why_not(trained: ScoredNetwork) -> str:
-    if not _network_streams(trained.network):
-        return f"model.name: {trained.config.model.name} cannot be streamed; `kws models` shows which networks can"
-    return (
-        f"frontend.features: {trained.features.name} are scaled by statistics of a whole clip and cannot be streamed; "
-        "train with --set frontend.features=logmel40_stream"
-    )
+    """Whether a `NetworkScorer` accepts this network and its features."""
+    network = trained.network
+    return isinstance(network, TimeNetwork) and network.streams and trained.features.spec.streams
 
 
 class NetworkScorer:
@@ -85,14 +73,16 @@ class NetworkScorer:
     """
 
     def __init__(self, trained: ScoredNetwork) -> None:
-        if not can_stream(trained):
-            raise UsageError(_why_not(trained))
-        assert isinstance(trained.network, TimeNetwork)
+        network = trained.network
+        if not (isinstance(network, TimeNetwork) and network.streams):
+            raise UsageError(
+                f"model.name: {trained.config.model.name} cannot be streamed; `kws models` shows which networks can"
+            )
         self.classes: Sequence[str] = trained.classes
         spec = trained.features.spec
         self._front = StreamFeatures(trained.features)
-        self._form = StreamingForm(trained.network, spec.num_frames(trained.samples))
-        self._overlap, self._group = spec.frame_samples - spec.hop, spec.hop * trained.network.time_stride
+        self._form = StreamingForm(network, spec.num_frames(trained.samples))
+        self._overlap, self._group = spec.frame_samples - spec.hop, spec.hop * network.time_stride
         self.step_s = self._group / SAMPLE_RATE_HZ
         with torch.inference_mode(), full_float32(), one_thread():
             silence = self._front.scaled(trained.features.window.new_zeros(1, spec.bands))
@@ -101,7 +91,7 @@ class NetworkScorer:
         self._silence = -(-self._overlap // spec.hop) * spec.hop
         self._waiting = np.zeros(self._silence, np.int16)
         self._computed = 0
-        """How many samples the front end has, with the silence."""
+        """How many samples the front end has received, with the silence."""
         self._end = self._group + self._overlap
         """After how many samples the next score is complete."""
 

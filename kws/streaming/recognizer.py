@@ -19,7 +19,7 @@ from kws.errors import UsageError
 from kws.evaluation.predict import Floats, Recognizer
 from kws.evaluation.waves import to_floats, to_pcm
 from kws.streaming.events import Detector, DetectorSettings, Event
-from kws.streaming.scorers import Form, make_scorer
+from kws.streaming.scorers import HOP_MS, Form, make_scorer
 from kws.streaming.scores import Scorer, joined
 
 
@@ -36,7 +36,7 @@ class Windows(NamedTuple):
 
 
 class EventStream:
-    """Events of a recording whose samples come in chunks of any size; how it is cut into chunks changes nothing."""
+    """Events of a recording whose samples come in chunks of any size; the events do not depend on the chunks."""
 
     def __init__(self, scorer: Scorer, detector: Detector, rate: int) -> None:
         self._scorer, self._detector = scorer, detector
@@ -74,7 +74,7 @@ class EventStream:
 class ContinuousRecognizer(Recognizer):
     """What `kws.load` returns: a Recognizer that also takes recordings of any length and streams."""
 
-    def windows(self, wave: npt.ArrayLike, rate: int = SAMPLE_RATE_HZ, hop_ms: float = 100.0) -> Windows:
+    def windows(self, wave: npt.ArrayLike, rate: int = SAMPLE_RATE_HZ, hop_ms: float = HOP_MS) -> Windows:
         """The scores of the last window (as long as a clip) every `hop_ms`: wave (T,), float in [-1, 1] or int16.
 
         Before the wave there is digital silence. Raises UsageError for any other kind of array.
@@ -89,7 +89,7 @@ class ContinuousRecognizer(Recognizer):
         rate: int = SAMPLE_RATE_HZ,
         settings: DetectorSettings | None = None,
         scorer: Form = "auto",
-        hop_ms: float = 100.0,
+        hop_ms: float = HOP_MS,
     ) -> EventStream:
         """A detector for one recording whose samples at `rate` Hz come in chunks.
 

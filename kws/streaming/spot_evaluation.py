@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from kws.errors import UsageError
 from kws.streaming import event_files
 from kws.streaming.counting import CountingRules, Outcome, Spoken, match, summarise
@@ -25,14 +23,14 @@ from kws.streaming.curves import RATES, Curve, Track, sweep
 from kws.streaming.detection import Detection
 from kws.streaming.events import Detector, DetectorSettings, Event
 from kws.streaming.scores import Scores
-from kws.streaming.thresholds import ThresholdFile, choose
+from kws.streaming.thresholds import ThresholdFile, choose, thinned
 
 FORMAT = 1
-_MOST_STEPS = 1000
 
 
 class ScoredRecording(NamedTuple):
-    """A recording: the scores of its words (M, W), what was spoken in it, seconds, and the sha256 of its samples."""
+    """A recording: the scores of its words (M, W), the words spoken in it, its duration in seconds, and the sha256 of
+    its samples."""
 
     path: Path
     scores: Scores
@@ -57,11 +55,11 @@ class LabelledSet:
 
     def outcomes(self, settings: DetectorSettings, rules: CountingRules) -> list[Outcome]:
         """The counted events of each recording."""
+        return [match(self.events(item, settings), item.spoken, item.seconds, rules) for item in self.recordings]
 
-        def events(item: ScoredRecording) -> list[Event]:
-            return Detector(self.words, self.step_s, settings).push(item.scores)
-
-        return [match(events(item), item.spoken, item.seconds, rules) for item in self.recordings]
+    def events(self, item: ScoredRecording, settings: DetectorSettings) -> list[Event]:
+        """The events of a recording, in order of time."""
+        return Detector(self.words, self.step_s, settings).push(item.scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +100,7 @@ class SpotEvaluation:
             "curve": {
                 "spoken": int(self.curve.spoken.sum()),
                 "hours": self.curve.hours,
-                "steps": _thinned(self.curve.staircase()),
+                "steps": thinned(self.curve.staircase()),
             },
             "notes": list(notes),
         }
@@ -115,10 +113,11 @@ class SpotEvaluation:
         return rows
 
     def write_tracks(self, window_s: float) -> list[Path]:
-        """Writes the events of each recording as a label track beside it: see event_files.py."""
+        """Writes the events of each recording as a label track beside it and returns the paths. Raises as
+        event_files.write_track."""
         paths = list[Path]()
         for item in self.data.recordings:
-            events = Detector(self.data.words, self.data.step_s, self.detection.settings).push(item.scores)
+            events = self.data.events(item, self.detection.settings)
             paths.append(event_files.write_track(item.path, events, window_s))
         return paths
 
@@ -157,17 +156,10 @@ def _at_stored(data: LabelledSet, detection: Detection, stored: ThresholdFile) -
     for rate in RATES:
         try:
             settings = dataclasses.replace(detection.settings, threshold=stored.threshold(rate))
-        except UsageError:  # none kept so few false accepts there
+        except UsageError:  # no threshold gave so few false accepts there
             continue
         found = summarise(data.outcomes(settings, detection.rules), data.words)
         yield {"wanted_per_hour": rate, "threshold": settings.threshold} | found
-
-
-def _thinned(steps: Sequence[tuple[int, float, int]]) -> list[tuple[int, float, int]]:
-    """At most 1,000 steps of a curve, the first and the last among them."""
-    if len(steps) <= _MOST_STEPS:
-        return list(steps)
-    return [steps[place] for place in np.linspace(0, len(steps) - 1, _MOST_STEPS).round().astype(int).tolist()]
 
 
 COLUMNS = ("file", "time_s", "word", "probability", "counts_as", "start_s", "end_s", "latency_s")

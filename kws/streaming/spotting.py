@@ -1,12 +1,13 @@
 """Finds words in recordings: audio -> scores -> events, in flat memory.
 
-blocks (audio_stream.py) -> Scorer -> Scores -> Detector -> Event
-                                             -> kept, where events are counted (spot_evaluation.py)
+blocks (recordings.py, audio_stream.py) -> Scorer -> Scores -> Detector -> Event
+                                                            -> kept, where events are counted (spot_evaluation.py)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,22 +16,24 @@ import numpy as np
 from kws.audio.codec import SAMPLE_RATE_HZ, Pcm
 from kws.evaluation.trained import Trained
 from kws.streaming.events import Detector, DetectorSettings, Event, words_of
-from kws.streaming.scorers import Form, make_scorer
-from kws.streaming.scores import Scores, joined
-from kws.streaming.window import WindowScorer
+from kws.streaming.scorers import HOP_MS, Form, make_scorer, uses_stream
+from kws.streaming.scores import Scorer, Scores, joined
 
 
 @dataclasses.dataclass(frozen=True)
 class Spotter:
-    """A trained network, and how its scores are computed. hop_ms: of the sliding window."""
+    """A trained network, and how its scores are computed. hop_ms: of the sliding window.
+
+    Raises UsageError as make_scorer, and where no class of the network can be an event.
+    """
 
     trained: Trained
     form: Form = "auto"
-    hop_ms: float = 100.0
+    hop_ms: float = HOP_MS
 
     def __post_init__(self) -> None:
         self.words  # noqa: B018  (raises where there is none)
-        self.step_s  # noqa: B018
+        self.step_s  # noqa: B018  (raises where there is no such scorer)
 
     @property
     def words(self) -> list[str]:
@@ -42,22 +45,25 @@ class Spotter:
         """Seconds of audio that a clip has."""
         return self.trained.samples / SAMPLE_RATE_HZ
 
-    @property
+    @functools.cached_property
     def step_s(self) -> float:
         """Seconds between scores."""
-        return make_scorer(self.trained, self.form, self.hop_ms).step_s
+        return self.new_scorer().step_s
 
     @property
     def network(self) -> dict[str, Any]:
-        """What scores depend on: a threshold holds for one of these only."""
-        is_window = isinstance(make_scorer(self.trained, self.form, self.hop_ms), WindowScorer)
+        """What scores depend on: a stored threshold is valid for equal values only."""
         return {
             "name": self.trained.config.model.name,
             "checkpoint": self.trained.checkpoint.name,
             "weights": self.trained.weights,
-            "scorer": "window" if is_window else "stream",
+            "scorer": "stream" if uses_stream(self.trained, self.form) else "window",
             "step_ms": round(1000 * self.step_s, 3),
         }
+
+    def new_scorer(self) -> Scorer:
+        """A scorer for one recording."""
+        return make_scorer(self.trained, self.form, self.hop_ms)
 
     def events(self, blocks: Iterable[Pcm], settings: DetectorSettings) -> Iterator[Event]:
         """The events of one recording, as soon as the audio that they depend on is there."""
@@ -67,7 +73,7 @@ class Spotter:
 
     def scores(self, blocks: Iterable[Pcm]) -> Iterator[Scores]:
         """The scores of one recording, of all classes."""
-        scorer = make_scorer(self.trained, self.form, self.hop_ms)
+        scorer = self.new_scorer()
         for block in blocks:
             yield scorer.push(block)
         yield scorer.finish()

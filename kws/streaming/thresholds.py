@@ -2,8 +2,9 @@
 
     Curve of the valid recordings -> choose -> file -> threshold(false accepts an hour) -> other recordings
 
-A figure for the recordings on which its threshold was chosen is too good. So the file holds a hash of the samples of
-each of its recordings, and `refuse_same_audio` refuses them, also under another name or in another lossless format.
+Figures for the recordings on which the threshold was chosen are biased: they are too good. So the file contains a hash
+of the samples of each of its recordings, and `refuse_same_audio` refuses them, also under another name or in another
+lossless format.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from kws import files
 from kws.errors import UsageError, unreadable
-from kws.streaming.counting import CountingRules, false_accept_figures, missed_figures
+from kws.streaming.counting import CountingRules
 from kws.streaming.curves import Curve
 from kws.streaming.events import DetectorSettings
 
@@ -69,31 +70,14 @@ class ThresholdFile:
 
         Raises UsageError where there is none.
         """
-        return self._step(per_hour)[1]
-
-    def figures(self, per_hour: float) -> dict[str, Any]:
-        """What that threshold gave on these recordings, as in kws/streaming/counting.py."""
-        false_accepts, threshold, missed = self._step(per_hour)
-        return {
-            "wanted_per_hour": per_hour,
-            "threshold": threshold,
-            **missed_figures(missed, self.spoken),
-            **false_accept_figures(false_accepts, self.hours),
-        }
-
-    def detector_settings(self, per_hour: float) -> DetectorSettings:
-        """The settings with that threshold."""
-        return DetectorSettings(self.threshold(per_hour), **self.settings)
-
-    def _step(self, per_hour: float) -> tuple[int, float, int]:
         fits = [step for step in self.staircase if step[0] <= per_hour * self.hours + 1e-9]
         if not fits:
             least = f"{self.staircase[0][0] / self.hours:.3g} an hour" if self.staircase else "no event at all"
             raise UsageError(
                 f"no threshold gave at most {per_hour:g} false accepts an hour on the {self.hours:.3g} hours of "
-                f"{names_text(self.recordings)}; the fewest are {least}; ask for more, or choose on other recordings"
+                f"{names_text(self.recordings)}; the fewest are {least}; allow more, or choose on other recordings"
             )
-        return fits[-1]
+        return fits[-1][1]
 
 
 def choose(
@@ -103,14 +87,14 @@ def choose(
     network: Mapping[str, Any],
     recordings: Mapping[str, str],
 ) -> ThresholdFile:
-    """The thresholds that a curve over these recordings gives. `settings` and `rules` are those of its sweep."""
+    """The thresholds of a curve over these recordings. `settings` and `rules` are those of its sweep.
+
+    Raises UsageError where no word is spoken in the recordings.
+    """
     if not curve.spoken.sum():
         raise UsageError(
             f"{names_text(recordings)}: no word of the network is spoken there; wanted labels with its words"
         )
-    steps = curve.staircase()
-    if len(steps) > _MOST_STEPS:  # many hours of audio: 1,000 numbers of false accepts are enough to choose from
-        steps = [steps[place] for place in np.linspace(0, len(steps) - 1, _MOST_STEPS).round().astype(int)]
     kept = {field: value for field, value in dataclasses.asdict(settings).items() if field != "threshold"}
     return ThresholdFile(
         network=dict(network),
@@ -120,12 +104,19 @@ def choose(
         recordings=dict(recordings),
         hours=curve.hours,
         spoken=int(curve.spoken.sum()),
-        staircase=tuple(steps),
+        staircase=tuple(thinned(curve.staircase())),
     )
 
 
+def thinned(steps: Sequence[tuple[int, float, int]]) -> list[tuple[int, float, int]]:
+    """At most 1,000 steps of `Curve.staircase`, the first and the last among them: many hours of audio have more."""
+    if len(steps) <= _MOST_STEPS:
+        return list(steps)
+    return [steps[place] for place in np.linspace(0, len(steps) - 1, _MOST_STEPS).round().astype(int).tolist()]
+
+
 def save(path: Path, chosen: ThresholdFile) -> None:
-    """Writes the file, and its folder."""
+    """Writes the file, and makes its folder. Raises OSError where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, {"format": _FORMAT, **dataclasses.asdict(chosen)})
 

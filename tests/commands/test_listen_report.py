@@ -11,9 +11,9 @@ from kws.audio.microphone import Block
 from kws.commands.listen_display import ScoreBars
 from kws.commands.listen_report import ListenReport
 from kws.streaming.events import Event
-from kws.streaming.listening import Detections
+from kws.streaming.listening import ChunkResult
 
-FOUND = Detections(None, [Event(1.5, "yes", 0.9)], [Event(0.5, "no", 0.4)], [Path("clips/yes/me_nohash_1.wav")])
+FOUND = ChunkResult(None, [Event(1.5, "yes", 0.9)], [Event(0.5, "no", 0.4)], [Path("clips/yes/me_nohash_1.wav")])
 BLOCKS = [Block(np.full(8_000, 100, np.int16), lost) for lost in (False, True, False, True)]
 
 

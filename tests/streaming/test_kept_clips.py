@@ -7,7 +7,7 @@ import pytest
 
 from kws.audio import codec
 from kws.errors import UsageError
-from kws.streaming.kept_clips import ClipKeeper, KeptClips, Moment
+from kws.streaming.kept_clips import ClipKeeper, ClipRequest, KeptClips
 from tests.conftest import tone
 
 
@@ -18,7 +18,7 @@ def recording() -> codec.Pcm:
     return pcm
 
 
-def keep(folder: Path, moments: list[Moment], chunk: int, pcm: codec.Pcm) -> list[Path]:
+def keep(folder: Path, moments: list[ClipRequest], chunk: int, pcm: codec.Pcm) -> list[Path]:
     """The files that are kept of moments which are known 1.2 s after their time."""
     keeper = ClipKeeper(KeptClips(folder, "anna", "T0", 16_000), oldest_s=1.2)
     files: list[Path] = []
@@ -32,7 +32,7 @@ def keep(folder: Path, moments: list[Moment], chunk: int, pcm: codec.Pcm) -> lis
 @pytest.mark.parametrize("chunk", [800, 1000, 160_000])
 def test_the_loudest_second_around_a_moment_is_kept_with_the_word_in_its_middle(chunk: int, tmp_path: Path) -> None:
     pcm = recording()
-    moments = [Moment("yes", 4.7, is_near_miss=False), Moment("no", 4.3, is_near_miss=True)]
+    moments = [ClipRequest("yes", 4.7, is_near_miss=False), ClipRequest("no", 4.3, is_near_miss=True)]
     files = keep(tmp_path, moments, chunk, pcm)
     assert {path.relative_to(tmp_path).as_posix() for path in files} == {
         "yes/anna_nohash_T0-00004700.wav", "_near_misses_/no/anna_nohash_T0-00004300.wav",
@@ -48,7 +48,7 @@ def test_the_loudest_second_around_a_moment_is_kept_with_the_word_in_its_middle(
 def test_at_both_ends_of_the_audio_a_clip_has_what_there_is(tmp_path: Path) -> None:
     pcm = recording()[:8_000]
     keeper = ClipKeeper(KeptClips(tmp_path, "anna", "T0", 16_000), oldest_s=1.2)
-    files = keeper.push(pcm, [Moment("yes", 0.1, is_near_miss=False)]) + keeper.finish()
+    files = keeper.push(pcm, [ClipRequest("yes", 0.1, is_near_miss=False)]) + keeper.finish()
     assert [codec.decode(path.read_bytes()).tolist() for path in files] == [pcm.tolist()]
 
 

@@ -8,7 +8,7 @@ import pytest
 from kws.audio import codec
 from kws.streaming.events import DetectorSettings
 from kws.streaming.kept_clips import KeptClips
-from kws.streaming.listening import Detections, Listener
+from kws.streaming.listening import ChunkResult, Listener
 from kws.streaming.scores import Scores, no_scores
 from tests.conftest import tone
 
@@ -43,7 +43,7 @@ def recording() -> codec.Pcm:
     return pcm
 
 
-def listen(folder: Path, chunk: int) -> list[Detections]:
+def listen(folder: Path, chunk: int) -> list[ChunkResult]:
     settings = DetectorSettings(0.7, smooth_ms=200)
     listener, pcm = Listener(LevelScorer(), settings, KeptClips(folder, "me", "T", 16_000)), recording()
     return [*(listener.push(pcm[at : at + chunk]) for at in range(0, len(pcm), chunk)), listener.finish()]
