@@ -57,7 +57,7 @@ def permutations(sizes: npt.NDArray[np.int64], seeds: npt.NDArray[np.uint64]) ->
 def random_order(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Returns the stable argsort of random 64-bit numbers (n,), in half its time.
 
-    Sorts the numbers with their places in the low bits; where two are then equal but for their places, sorts again.
+    Replaces the low bits of the numbers by their places and sorts; if two numbers have equal high bits, sorts again.
     """
     low = np.uint64((1 << max(1, len(numbers) - 1).bit_length()) - 1)
     ordered = np.sort((numbers & ~low) | np.arange(len(numbers), dtype=np.uint64))

@@ -6,6 +6,7 @@ write under a partial name -> (fsync) -> rename over the final name -> (fsync th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -90,6 +91,12 @@ def nearest_existing(path: Path) -> Path:
     """The path itself, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
+
+
+def sha256(path: Path) -> str:
+    """Returns the sha256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync(path: Path) -> None:

@@ -2,8 +2,8 @@
 
     folder -> audio files -> units: folders of speakers, or files -> train, valid, test -> pieces of ten minutes
 
-All of a unit is in one split. Recordings are cut into pieces, so that packing needs little memory and a shard holds
-several of them; only the windows that would lie across a cut are lost.
+All recordings of a unit are in one split. Long recordings are cut into pieces, so that packing needs little memory and
+a shard has several of them; only windows across a cut are lost.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from kws.corpus.survey import is_hidden
 from kws.errors import UsageError
 
 PIECE_S, _LONGEST_WHOLE_S = 600.0, 900.0
-"""Length of a piece, about; recordings up to the second length are packed whole."""
+"""Seconds: the longest piece; and the longest recording that is packed whole."""
 _LEAST_FOLDERS = 10
-"""Folders are taken for speakers where there are at least so many on a level."""
+"""The folders of a level are taken for speakers if there are at least so many."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An audio file: the folder that was given, its path below it, and its contents' place."""
+    """An audio file. source: the folder of --negatives. name: its path below that, in Unicode form NFC. path: of the
+    file."""
 
     source: Path
     name: PurePosixPath
@@ -41,10 +42,11 @@ class _File:
 
 @dataclasses.dataclass
 class Negatives:
-    """Folders of long recordings. Iterating yields their pieces as recordings and fills all other fields.
+    """Folders of long recordings. Iterating yields their pieces as recordings, and fills `left_out` and `notes`.
 
-    percents: shares of the units in valid and test. known_split: the split in which a corpus that is added to has a
-    unit; None: it has it not. Raises UsageError for a path that is no folder, or holds no audio.
+    percents: shares of the units in valid and test, in %. known_split: returns the split of a unit in the corpus that
+    is added to; None where the corpus does not have the unit. Raises UsageError for a path that is no folder, and for
+    two folders of the same name.
     """
 
     paths: Sequence[Path]
@@ -128,7 +130,7 @@ def unit_name(source: Path, name: str) -> str:
 
 
 def units_of(names: Sequence[PurePosixPath]) -> tuple[list[str], dict[str, str]]:
-    """The unit of each file of a folder, and the split of each unit where folders called train, valid and test give it.
+    """The unit of each file of a folder, and the split of each unit if there are folders called train, valid and test.
 
     Units are the folders of the first level that has ten or more, such as the speakers of LibriSpeech; where there is
     no such level, every file is one.
@@ -161,9 +163,9 @@ def _are_splits(names: set[tuple[str, ...]]) -> bool:
 def assign_splits(
     units: Mapping[str, object], percents: tuple[float, float], known_split: Callable[[str], str | None]
 ) -> dict[str, str]:
-    """The split of each unit: that in which the corpus has it, else by the hash of its name.
+    """The split of each unit: that of the corpus if it has the unit, else by the hash of the unit's name.
 
-    Where that leaves valid or test empty, the unit of train with the lowest hash moves there, if train keeps one.
+    If valid or test would be empty, the unit of train with the lowest hash moves there, unless it is the last of train.
     """
     known = {unit: split for unit in units if (split := known_split(unit))}
     order = sorted(units, key=lambda unit: (hash_percent(unit), unit))

@@ -1,7 +1,7 @@
-"""Memory for the samples of batches, used again and again: a ring whose entries come back by themselves.
+"""Reused memory for the samples of batches: buffers return to a ring when their batches are garbage-collected.
 
 A buffer is free as soon as nothing refers to its batch any more, in whichever thread that happens, so a batch is valid
-for as long as it is held and nothing has to be handed back. Holding many batches costs memory, never correctness.
+as long as anything refers to it, and nobody has to release it. Keeping many batches costs memory, never correctness.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class BatchBuffers:
 
 
 def _aligned(samples: int) -> Samples:
-    """Memory in huge pages where the system has them.
+    """Uninitialised memory (samples,), in huge pages where the system has them.
 
     Measured on 64 clips into one of six buffers: 220 us, and 363 us with pages of 4 kB (docs/log.md).
     """

@@ -103,8 +103,8 @@ class ClipLengths:
         return f"clips of {self.seconds:g} s{self._from_auto()}: of {self.clips:,} recordings {', '.join(parts)}"
 
     def notes(self, anywhere: bool = False) -> list[str]:
-        """Lines to show without being asked: none where the recordings fit in clips of a second. anywhere: clips are
-        longer than recordings on purpose (frontend.place)."""
+        """Lines to show without being asked: none where the recordings fit in clips of a second. anywhere:
+        frontend.place = "anywhere", for which clips are meant to be longer than recordings."""
         lines = []
         if self.longer:
             lines.append(

@@ -3,8 +3,8 @@
     recordings of a split, end to end -> windows, one every 10 ms -> ids after all other clips of the split
     training: the plan draws windows (WindowDraws), other ones in every epoch      evaluation: evenly spread ones
 
-A window has no entry in the index: its id gives its start. It belongs to the class unknown. The recordings are
-packed whole (kws/corpus/negatives.py), and no recording and no folder of a speaker is in two splits.
+A window has no entry in the index: its recording and its start follow from its id. It belongs to the class unknown. How
+recordings are divided into splits and cut into pieces: kws/corpus/negatives.py; here each piece is a recording.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kws.data.index import COLUMNS, Column, Shard, Split
 from kws.errors import UsageError
 
 HOP = SAMPLE_RATE_HZ // 100
-"""Samples between the beginnings of two windows."""
+"""Samples from the start of a window to the start of the next."""
 Ids = npt.NDArray[np.int64]
 
 
@@ -70,7 +70,7 @@ class NegativeWindows:
         return lengths
 
     def shards(self) -> tuple[Shard, ...]:
-        """The entries of the negatives' shards in the list of the split's shards; none has a clip of its own."""
+        """The negatives' shards for the list of the split's shards, with 0 clips: no row of the index is in them."""
         return tuple(dataclasses.replace(shard, clips=0, start=self.first_row) for shard in self.packed.shards)
 
     def locate(self, rows: Ids) -> tuple[Ids, Ids]:
@@ -103,7 +103,7 @@ class NegativeWindows:
         return self.first_row + places
 
     def bytes_needed(self, number: int) -> int:
-        """Returns how many bytes the shard of that number must have for the negatives in it."""
+        """Returns how many bytes the shard of that number must have at least: up to the end of its last recording."""
         if number < self.first_shard:
             return 0
         shard = self.packed.shards[number - self.first_shard]
@@ -139,7 +139,8 @@ def check_plain(packed: Split, where: str) -> None:
 class WindowDraws:
     """The `count` windows that an epoch draws. The windows of all shards, in an order that is random in each epoch, are
     cut into `count` equal parts; draw k is a random window of part k. So every second of the recordings is drawn
-    equally often, up to one draw, and draws that follow one another are from the same shard or from two."""
+    equally often, up to one draw, and few shards are open at a time. order: numbers of the shards, (shards,). key: on
+    which the draws depend."""
 
     def __init__(self, windows: NegativeWindows, count: int, *key: counter_rng.Key) -> None:
         self._windows, self._key = windows, key

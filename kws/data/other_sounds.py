@@ -1,8 +1,8 @@
-"""The clips of a split that are no wanted word, to measure how many of them a network takes for one.
+"""The clips of a split without a wanted word, to measure how many of them a network takes for one.
 
     foreign words, windows of the noise recordings, windows of the negatives -> an index whose split has only these
 
-Of each kind at most MOST_CLIPS: which ones does not depend on how the corpus was packed.
+Of each kind at most MOST_CLIPS are chosen. Of foreign words the choice does not depend on the shards.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ FOREIGN, NOISE, NEGATIVES = "foreign words", "noise", "negatives"
 
 @dataclasses.dataclass(frozen=True)
 class OtherSounds:
-    """`index`: the corpus, whose split has the chosen clips only. task: all of them have label 0. kinds: the kind of
-    each word of the index; "": none of its clips is chosen. available: of each kind, how many clips there are."""
+    """index: the corpus, whose split has only the chosen clips. task: gives all of them label 0. kinds: the kind of
+    each word of the index; "": none of its clips is chosen. available: number of clips of each kind before the choice.
+    """
 
     index: Index
     task: Task
@@ -36,8 +37,8 @@ class OtherSounds:
 
 
 def choose_other_sounds(index: Index, split: str, classes: Sequence[str], samples: int) -> OtherSounds | None:
-    """Chooses clips of a packed corpus's split, of `samples` samples; None where there is none. classes: of the
-    network; all words but these are foreign."""
+    """Chooses clips, of `samples` samples, of a split of a packed corpus; None where it has none of any kind. classes:
+    of the network; all other words of the corpus are foreign."""
     packed = index.split(split)
     foreign = np.array([word not in classes or word in (SILENCE, UNKNOWN) for word in index.words])
     found = {

@@ -105,7 +105,7 @@ class Plan:
         self._order = counter_rng.permutation(len(cells), *self._key("shards"))
         self._ends = np.cumsum(self._draws.sum(axis=1)[self._order])
         self._negatives = WindowDraws(windows, self.num_windows, *self._key("negatives")) if windows else None
-        # Windows that are drawn with the first, the first two, ... shards: so their share is the same everywhere.
+        # Number of windows drawn with the first 1, 2, ... shards: in proportion to the draws of those shards.
         self._negative_ends = self._ends * self.num_windows // max(1, self._ends[-1])
         self._ends = self._ends + self._negative_ends
         self._lane_ends = np.cumsum([self._lane_length(slot) for slot in range(settings.slots)])
@@ -189,7 +189,7 @@ class Plan:
         return shards + (self._negatives.shards(*self._negatives_with(first, last)) if self._negatives else [])
 
     def _negatives_with(self, first: int, last: int) -> tuple[int, int]:
-        """Returns the first of the windows that are drawn with the shards at these places of the order, and the end."""
+        """Returns the range of the window draws that belong to the shards at places first .. last of the order."""
         return int(self._negative_ends[first - 1]) if first else 0, int(self._negative_ends[last])
 
     def _key(self, *name: counter_rng.Key) -> tuple[counter_rng.Key, ...]:

@@ -85,8 +85,8 @@ class Reader:
         return self._store.cached
 
     def only_copies(self, clips: Ids) -> bool:
-        """Whether reading these clips is only copying: none is decoded, or in a cache that may have room for few
-        shards."""
+        """Whether these clips need only be copied: none is encoded, and the shards are not read from the node's cache,
+        which may have room for few of them."""
         return not self.cached and bool(self._split.values("plain", clips).all())
 
     @property
@@ -187,8 +187,8 @@ class Reader:
             self._read_row(row, int(clips[row]), opened, target, excerpt)
 
     def _fill_windows(self, clips: Ids, rows: Ids, target: Target, windows: NegativeWindows) -> None:
-        """Fills the rows (n,) of the target with windows of negatives. As in longer recordings, what follows a window
-        fills the rest of a row."""
+        """Fills the rows (n,) of the target with windows of negatives, of clips (B,). A row that is longer than a
+        window continues with the samples that follow it in the recording. Raises DamagedError with `on_bad` = "fail"."""
         recordings, starts = windows.locate(clips[rows])
         packed, width = windows.packed, target.wave.shape[1]
         shards = windows.first_shard + packed.columns["shard"][recordings].astype(np.int64)
@@ -208,8 +208,8 @@ class Reader:
             target.lengths[row] = count
 
     def _is_whole(self, windows: NegativeWindows, recording: int, shard: memoryview, clip: int) -> bool:
-        """Whether the crc32 of a recording of the negatives is right, where it is due. Raises DamagedError with
-        `on_bad` = "fail"."""
+        """Whether the crc32 of a recording of the negatives is right; True where `verify` asks for no check. Raises
+        DamagedError with `on_bad` = "fail"."""
         if self._verify == "never" or (self._verify == "first" and self._checked_negatives[recording]):
             return True
         start, length, crc32 = (int(windows.packed.columns[name][recording]) for name in ("offset", "length", "crc32"))

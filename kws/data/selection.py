@@ -71,7 +71,7 @@ class TaskSplit(Split):
         return np.concatenate([rows, self.silence.rows(number)]) if self.silence else rows
 
     def values(self, column: str, rows: npt.ArrayLike) -> Column:
-        """Returns the values of a column for these clips, packed or silence, in the shape of `rows`."""
+        """Returns the values of a column for clips of any kind (packed, silence, windows), in the shape of `rows`."""
         rows = np.asarray(rows)
         packed = rows < super().__len__()
         if packed.all():
@@ -86,7 +86,7 @@ class TaskSplit(Split):
 
     @property
     def num_packed_shards(self) -> int:
-        """Number of the shards that have clips in them: neither virtual ones nor those of negatives."""
+        """Number of the shards that contain packed clips: without the virtual one of silence and those of negatives."""
         made = 0 if self.silence is None else 1
         return len(self.shards) - made - (len(self.negatives.packed.shards) if self.negatives else 0)
 
@@ -165,7 +165,7 @@ class Selection:
         return chosen.negatives if isinstance(chosen, TaskSplit) else None
 
     def _unused_note(self) -> Iterator[str]:
-        """That negatives are there and not used, and that nothing is unknown in a task that has this class."""
+        """Notes that the corpus has negatives which are not used, and that the class unknown has no clip."""
         definition, packed = self.task.definition, self.packed.negatives
         if packed and not self.negatives:
             hours = sum(negative_windows.seconds(group) for group in packed.values()) / 3600
@@ -229,7 +229,7 @@ def _check_negatives(index: Index, definition: Definition) -> None:
 
 def _with_windows(split: Split, packed: Split | None, word: int, samples: int, share: float) -> TaskSplit:
     """Adds the windows of negatives to a split, and a column of `cells` for the word unknown where it is new. An
-    evaluation uses as many as make up `share` of its clips, where there are so many that do not overlap."""
+    evaluation uses as many as make up `share` of its clips, or fewer, so that none overlap."""
     clips = split if isinstance(split, TaskSplit) else TaskSplit(split.name, split.shards, split.columns, split.cells)
     cells = np.pad(clips.cells, ((0, 0), (0, max(0, word + 1 - clips.cells.shape[1]))))
     if packed is None or not len(packed):

@@ -3,9 +3,9 @@
     slots of the plan -> SlotReader: clips and labels -> Batch -> training loop      (a wds.DataPipeline of two stages)
     0 workers: in the loop itself; else in `data.workers` threads that read ahead (kws/data/read_ahead.py)
 
-Small slots are read several at a time: reading pushes Python's own data out of the processor's cache, so each step of
-Python after it is slow, and the batch of 64 clips cost half as much again as its copy (docs/log.md). An error of a clip
-may therefore be raised some slots before its batch.
+Small slots are read several at a time: reading evicts the interpreter's own data from the processor's cache, so the
+Python code that follows is slow; read one at a time, a slot of 64 clips took 1.5 times as long as the copying alone
+(docs/log.md). An error of a clip may therefore be raised some slots before its batch.
 Each batch has its position (step, slot), so the training loop's own count of finished steps is all that a resume needs.
 Batches that were read ahead and not used are read again.
 """
@@ -32,9 +32,10 @@ from kws.errors import UsageError, user_message
 
 CPU = torch.device("cpu")
 _CLIPS_AT_ONCE = 512
-"""Slots of clips that are only copied are read together, as many as have so many clips if all are like the first."""
+"""Slots whose clips need only be copied are read together, up to so many clips at once (or one slot, if it has more).
+The number of slots follows from the size of the first."""
 _AHEAD_OF_THREAD = 4
-"""Reads that each thread is ahead, where _MOST_BYTES_AHEAD allows so many."""
+"""Reads by which each thread is ahead, where _MOST_BYTES_AHEAD allows it."""
 _MOST_BYTES_AHEAD = 256_000_000
 """The most memory of batches that wait to be used, per rank; those of one read may always wait."""
 

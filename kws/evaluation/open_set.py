@@ -1,10 +1,10 @@
-"""The open-set figure: what share of sounds that are no wanted word a network takes for one.
+"""The open-set figure: the share of sounds without a wanted word that a network takes for one.
 
     foreign words, noise, negatives (kws/data/other_sounds.py), faint noise -> the highest probability of a word
     -> for each threshold: the share of each kind at or above it, beside the share of the words that are below it
 
-A detector fires where the probability of a word reaches its threshold, whichever class is the most probable; so the
-figure looks at the words alone, not at the classes unknown and silence.
+A detector reports a word where its probability reaches the threshold, whichever class is the most probable; so only
+the probabilities of words count here, not those of the classes unknown and silence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kws.evaluation.trained import Trained
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FAINT_NOISE = "faint noise"
 _FAINT_CLIPS, _FAINT_DB = 256, (-90.0, -50.0)
-"""White noise, RMS relative to full scale: from the last bit of 16 to a quiet room."""
+"""Clips of white noise, and the range of their RMS in dB of full scale: from the last of 16 bits to a quiet room."""
 Scores = npt.NDArray[np.float32]
 
 
@@ -51,7 +51,7 @@ def summarise(scores: dict[str, Scores], available: dict[str, int], missed: Scor
 
 
 def _shares(name: str, scores: Scores, reached: bool) -> dict[str, Any]:
-    """The share of the scores that reach each threshold, or do not, and its 95 % interval."""
+    """Under `name` the share of the scores at or above each threshold (reached), or below it, with 95 % intervals."""
     counts = [int(((scores >= threshold) == reached).sum()) for threshold in THRESHOLDS]
     return {
         name: [count / len(scores) if len(scores) else None for count in counts],
@@ -68,7 +68,7 @@ def faint_noise(samples: int) -> npt.NDArray[np.int16]:
 
 
 def probabilities_of(trained: Trained, waves: npt.NDArray[np.int16], batch: int = 64) -> Scores:
-    """The probabilities of clips (B, T) -> (B, C)."""
+    """Clips (B, T) -> the probability of each class, (B, C); `batch` of them at a time."""
     parts = []
     with torch.inference_mode(), full_float32():
         for first in range(0, len(waves), batch):
@@ -80,8 +80,8 @@ def probabilities_of(trained: Trained, waves: npt.NDArray[np.int16], batch: int 
 def measure(
     trained: Trained, index: Index, split: str, result: SplitResult, evaluate: Callable[[OtherSounds], SplitResult]
 ) -> dict[str, Any]:
-    """The entry `open_set` of eval/SPLIT.json, for the packed corpus `index`. result: of the split's own clips;
-    `evaluate` gives that of other sounds."""
+    """The entry `open_set` of eval/SPLIT.json, for the packed corpus `index`. result: of the split's own clips.
+    evaluate: returns the result of other sounds; all ranks call it together."""
     labels, scores, available = word_labels(trained.classes), dict[str, Scores](), dict[str, int]()
     sounds = choose_other_sounds(index, split, trained.classes, trained.samples)
     if sounds:

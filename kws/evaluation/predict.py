@@ -32,6 +32,7 @@ from kws.results import grid
 BATCH = 64
 Floats = npt.NDArray[np.float32]
 Words = list[tuple[str, float]]
+"""Each class with its probability, the most probable first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Recognizer:
     def __call__(
         self, waves: npt.ArrayLike | Sequence[npt.ArrayLike], rate: int = codec.SAMPLE_RATE_HZ
     ) -> Words | list[Words]:
-        """[(word, probability), ...] of a wave, most probable first; for a batch a list of these.
+        """Returns [(word, probability), ...] of a wave, most probable first; for a batch a list of these.
 
         A wave is samples (T,), float in [-1, 1] or int16, at `rate` Hz; a batch is (B, T), or a list of B waves of
         different lengths. Of a wave that is longer than a clip the same part is used as in training. Raises UsageError

@@ -23,7 +23,7 @@ from kws.run.checkpoint import Checkpoint, Checkpoints
 
 
 class ScoredNetwork(Protocol):
-    """What scores audio: a Trained, or the network that is being trained."""
+    """A network with what is needed to score audio: a Trained, or the network that is being trained."""
 
     @property
     def config(self) -> Config: ...

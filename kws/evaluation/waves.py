@@ -40,8 +40,8 @@ def to_floats(wave: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def batch_of(waves: Any) -> list[Any] | None:
-    """The waves of a batch; None where it is one wave. Raises UsageError where it looks like one wave of several
-    channels, or has more than two axes."""
+    """The waves of a batch; None for a single wave. Raises UsageError for arrays of more than two axes, and for those
+    that look like one wave of several channels."""
     if isinstance(waves, list | tuple) and waves and np.ndim(waves[0]) == 1:
         return list(waves)
     shape = np.shape(waves)

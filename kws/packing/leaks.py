@@ -30,8 +30,8 @@ NameOf = Callable[[Place], str]
 @dataclasses.dataclass(frozen=True)
 class ClipColumns:
     """Columns (clips,) of clips of one split: numbers of word and speaker, hash and number of the samples. The same
-    number means the same word or speaker in all that are audited together. group: see kws.data.index.GROUPS; "": the
-    split."""
+    number means the same word or speaker in all that are audited together. group: for negatives their group
+    (kws.data.index.GROUPS); "" for clips of words."""
 
     split: str
     word: Column

@@ -188,7 +188,7 @@ def _base(out: Path, append: bool) -> Index | None:
 
 
 def _units_of(base: Index | None) -> dict[str, str]:
-    """The split of each unit of the negatives of the corpus that is added to."""
+    """The units of the negatives of the corpus that is added to -> their splits."""
     if base is None:
         return {}
     return {

@@ -15,13 +15,14 @@ if TYPE_CHECKING:  # matplotlib takes most of a second to import, so functions t
 _MARKED = (0.1, 0.5, 1.0, 10.0)
 """False accepts an hour at which the missed share is marked, with its interval."""
 _LEFT = 1e-6
-"""False accepts an hour outside the picture, in place of 0."""
+"""False accepts an hour left of the picture, plotted in place of 0."""
 _STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class DetCurve:
-    """One detector. steps: (false accepts, missed words) of its thresholds, in rising order of false accepts."""
+    """One detector. steps: (false accepts, missed words) of its thresholds, in rising order of false accepts. spoken:
+    number of words in the recordings; hours: their length."""
 
     name: str
     steps: Sequence[tuple[int, int]]
@@ -29,7 +30,8 @@ class DetCurve:
     hours: float
 
     def missed_at(self, per_hour: float) -> int | None:
-        """The missed words at the threshold that gives at most so many false accepts an hour; None where none does."""
+        """The number of missed words at the lowest threshold with at most `per_hour` false accepts an hour; None where
+        every threshold has more."""
         fits = [missed for count, missed in self.steps if count <= per_hour * self.hours + 1e-9]
         return fits[-1] if fits else None
 

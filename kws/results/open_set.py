@@ -47,6 +47,6 @@ def _share(row: Row, key: str, at: int) -> str:
 
 
 def silence_line(result: Row) -> str:
-    """What the network takes digital silence for."""
+    """The word that is most probable for digital silence."""
     found = result["open_set"]["digital_silence"]
     return f"digital silence is {found['word']} with a probability of {number(found['probability'], '.1%')}"

@@ -266,7 +266,7 @@ def _environment(run: Row) -> str:
         "step_notes",
         "precision_notes",
         "network_notes",
-    }  # shown elsewhere on the page
+    }  # shown elsewhere on the page, or printed at the start of the run
     rows = [
         (key.replace("_", " ") if name is None else f"{key}: {name}", _plain(value))
         for key, whole in run.items()

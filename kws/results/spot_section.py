@@ -1,4 +1,4 @@
-"""RUN/spot/NAME, which `kws spot --truth` writes, as text, and as a section of the report page."""
+"""The results of `kws spot --truth` (RUN/spot/NAME) as text, and as sections of the report page."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _per_hour(row: Row) -> str:
 
 
 def _two_digits(value: float) -> str:
-    """Two digits, or all before the point where there are more."""
+    """Two significant digits; numbers of three digits and more as whole numbers."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 

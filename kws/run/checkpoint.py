@@ -13,7 +13,6 @@ that the pointers name. The manifest holds the sha256 of every file: a damaged c
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -161,7 +160,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
             write(partial)
             files.write_json(partial / "state.json", state)
-            files.write_json(partial / _MANIFEST, {file: _sha256(partial / file) for file in _list_files(partial)})
+            files.write_json(partial / _MANIFEST, {file: files.sha256(partial / file) for file in _list_files(partial)})
             for path in (*partial.rglob("*"), partial):
                 files.fsync(path)
             shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step, skipped when the run resumed
@@ -189,7 +188,7 @@ def _find_damage(path: Path) -> str | None:
         shards = [file for file in _list_files(path) if file.startswith(f"{_SHARDS}/")]
         required = dict.fromkeys((*_REQUIRED, *(shards or ["optimizer.pt"])))
         for file, sha256 in {**required, **manifest}.items():
-            if _sha256(path / file) != sha256:
+            if files.sha256(path / file) != sha256:
                 return f"{file} differs from the manifest"
         _read_json(path / "state.json")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError) as error:
@@ -219,11 +218,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step_digits(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: what each holds of the run, how all ranks save it together, and how a run resumes from one.
+"""The checkpoints of a run: their contents, how all ranks save one together, and how a run resumes from one.
 
 position, corpus, task, normalisation -> state.json      weights, optimizer, averaged weights -> their own files
 (kws/run/checkpoint.py: the files and pointers; kws/run/saver.py: the thread that writes them)
@@ -30,7 +30,7 @@ from kws.training.step import Stepper
 class RunCheckpoints:
     """All ranks call `take_position`, `load`, `save` and `wait` together; rank 0 writes, but for sharded optimizers.
 
-    What is saved and loaded: `network`; the normalisation of `features`; `state`, the run's position. `say` prints a
+    Saved and loaded are `network`, the normalisation of `features`, and `state`, the run's position. `say` prints a
     line.
     """
 
@@ -110,7 +110,7 @@ class RunCheckpoints:
         """Saves a checkpoint, which a thread writes in the background. Returns its name.
 
         `suffix` is for a second checkpoint of the same step, after its evaluation; `improved`: the pointers that move
-        to it. `log` is on the disk before the checkpoint counts. Raises the error of the checkpoint before.
+        to it. `log` is on the disk before the checkpoint is valid. Raises the error of writing the previous checkpoint.
         """
         name = f"step-{self.state.step:08d}"
         if stepper.sharded and not suffix:

@@ -41,7 +41,7 @@ class TimeLog:
         self._unwritten: list[tuple[int, dict[str, list[float]]]] = []  # steps, part -> seconds of each rank
 
     def parts(self) -> dict[str, float]:
-        """Seconds by part since the call before of this or of `step_line`, for a line of the log."""
+        """Seconds by part since the previous call of this or of `step_line`, for a line of the log."""
         return rounded(self.times.take())
 
     def step_line(self, step: int) -> dict[str, float]:

@@ -37,15 +37,15 @@ _SETTINGS = "train.valid_stream"
 
 
 class StreamFigures(NamedTuple):
-    """What a network does on the valid streams: the fewest false accepts an hour with which it misses at most the
-    wanted share of the words, and the share that it then misses. Infinitely many where no threshold misses so few; the
-    share is then the lowest of any threshold. Figures are compared in this order: less is better."""
+    """A network's result on the valid streams: the fewest false accepts an hour at a threshold that misses at most the
+    wanted share of the words, and the share missed there. If every threshold misses more, inf and the lowest share of
+    any threshold. Compared as a tuple: less is better."""
 
     false_accepts_per_hour: float
     missed_share: float
 
     def values(self) -> dict[str, float]:
-        """For a line of metrics.jsonl, which has no rate where it is infinite."""
+        """For a line of metrics.jsonl; without the rate where it is infinite."""
         found = {"valid_stream_missed_share": self.missed_share}
         if math.isfinite(self.false_accepts_per_hour):
             found["valid_stream_false_accepts_per_hour"] = self.false_accepts_per_hour
@@ -81,8 +81,8 @@ class ValidStreams:
     ) -> StreamFigures:
         """The figures of a network, the same on every rank and for any number of ranks. All ranks call it together.
 
-        `should_stop` is called before every block of audio. Raises EvaluationStopped on every rank where it returned
-        True on any.
+        miss: share of the words that may be missed. `should_stop` is called before every block of audio. Raises
+        EvaluationStopped on every rank where it returned True on any.
         """
         was_training = network.network.training
         network.network.eval()
@@ -98,7 +98,7 @@ class ValidStreams:
         return ranks.on_main(lambda: figures(sweep(tracks, self.classes, step_s, PRESETS["kws"], RULES["kws"]), miss))
 
     def _track(self, number: int, network: ScoredNetwork, should_stop: Callable[[], bool]) -> Track | None:
-        """The scores of a recording; None where it was asked to stop."""
+        """The scores of a recording; None where `should_stop` returned True."""
         path, parts, samples = self.recordings[number], list[Scores](), 0
         scorer = make_scorer(network)
         try:
@@ -116,7 +116,8 @@ class ValidStreams:
 
 
 def _manifest_notes(folder: Path, corpus_id: str) -> Iterator[str]:
-    """What the manifest of kws mix says about the streams. Raises UsageError for streams of the train split."""
+    """Notes on the split and the corpus of the streams, from the manifest of kws mix. Raises UsageError for streams of
+    the train split."""
     try:
         corpus = json.loads((folder / MANIFEST).read_bytes())["corpus"]
         split, made_from = corpus["split"], corpus["content_id"]
@@ -131,7 +132,7 @@ def _manifest_notes(folder: Path, corpus_id: str) -> Iterator[str]:
 
 
 def figures(curve: Curve, miss: float) -> StreamFigures:
-    """The figures of a curve: see StreamFigures."""
+    """The figures of a curve; miss: the wanted share of missed words."""
     spoken, least = int(curve.spoken.sum()), 1.0
     for false_accepts, _, missed in curve.staircase():
         least = min(least, missed / spoken)
@@ -142,7 +143,7 @@ def figures(curve: Curve, miss: float) -> StreamFigures:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkInTraining:
-    """The network that is being trained, as scorers take it."""
+    """The network that is being trained, as a ScoredNetwork."""
 
     config: Config
     network: nn.Module

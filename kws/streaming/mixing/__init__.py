@@ -5,8 +5,8 @@
                                                         |
              blocks of 10 s: background + words -> FLAC, label track (Audacity) -> mix.json with every number used
 
-Everything is drawn by counter-based RNG from (seed, what, numbers), so equal seeds give equal files, and a file that is
-complete is not made again. Nothing is held in memory but a few parts of backgrounds and the words of a block.
+Everything is drawn by a counter-based RNG whose key is the seed, a name and numbers, so equal seeds give equal files.
+A complete file is not made again. Only a few parts of backgrounds and the words of a block are in memory.
 May import kws/audio, kws/corpus and kws/data; never torch. Read in this order:
 
     settings                     what the user chooses

@@ -1,4 +1,4 @@
-"""The recordings of background sound: found in folders and archives, without what contains the target words, in parts.
+"""The recordings of background sound in folders and archives, cut into parts, without utterances of the target words.
 
     folder, archive or file -> recordings -> transcripts, label tracks: the times of target words
                             -> the rest of each recording, in parts of at most a minute, of which streams are made
@@ -31,20 +31,20 @@ from kws.streaming.mixing.known_sounds import WHOLE, KnownSounds
 PART_S, SHORTEST_S = 60.0, 0.5
 """Longest and shortest part of a recording."""
 _MARGIN_S = 0.5
-"""What is left out before and after an utterance with a target word."""
+"""Seconds that are left out before and after an utterance with a target word."""
 Span = tuple[float, float]
 """Start and end, in seconds."""
 Parts = npt.NDArray[np.int64]
 Progress = Callable[[int, int, str], None]
-"""Called with what is done, the total (0: unknown) and what it is."""
+"""Called with the amount done, the total (0: unknown) and a description."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What may not be in the background.
+    """Which recordings and which parts of them may be in the background.
 
-    targets: the words of each label. known: the recordings of the corpus. share: which part of the
-    time of each source is used, so that other streams can use the rest.
+    targets: the words of each label; utterances with all words of one are left out. known: the recordings of the
+    corpus. share: the part of the time of each source that is used, so that other streams can use the rest.
     """
 
     targets: Sequence[frozenset[str]]
@@ -97,7 +97,7 @@ class Source:
         if self.without_transcript:
             yield (
                 f"{self.name}: {self.without_transcript:,} recordings have no transcript; a word of the label tracks "
-                "that is said in them would count as a false accept"
+                "in their speech would count as a false accept"
             )
         if self.in_corpus:
             yield (
@@ -161,7 +161,7 @@ def _unpacked(archive: Path, folder: Path, progress: Progress) -> Path:
     while archives.is_archive(name) or name.endswith(".tar"):
         name = name.rpartition(".")[0]
     target = folder / (name.removesuffix(".tar") or archive.name)
-    unpacking.lay_out(archive, target, lambda count: progress(count, 0, f"unpacking {archive.name}"))
+    unpacking.unpack(archive, target, lambda count: progress(count, 0, f"unpacking {archive.name}"))
     return target
 
 
@@ -218,11 +218,11 @@ def _without_words(
     utterances: Sequence[Utterance], targets: Sequence[frozenset[str]], seconds: float
 ) -> Iterator[Span]:
     """Start and end, in seconds, of the stretches without an utterance that contains all words of a target."""
-    said = sorted(
+    excluded = sorted(
         (spoken.start_s, spoken.end_s) for spoken in utterances if any(target <= spoken.words for target in targets)
     )
     start = 0.0
-    for first, last in said:
+    for first, last in excluded:
         if first - _MARGIN_S > start:
             yield start, min(first - _MARGIN_S, seconds)
         start = max(start, last + _MARGIN_S)
@@ -244,7 +244,7 @@ def _share(source: Source, share: Span) -> Parts:
 
 
 def _inside(spans: Sequence[Span], low: float, high: float) -> Iterator[Span]:
-    """What of the spans lies from `low` to `high`."""
+    """The parts of the spans between `low` and `high`."""
     for start, end in spans:
         if max(start, low) < min(end, high):
             yield max(start, low), min(end, high)

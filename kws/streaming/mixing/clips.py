@@ -1,4 +1,4 @@
-"""Which clips of a split may be used in a stream, and the order in which those of a word are.
+"""Which clips of a split may be used in a stream, and in which order those of each word are used.
 
     index -> clips of the split, without speakers and recordings of train -> per word: permutations, one after another
           -> without the clips in which no speech is found -> clip of (word, use)
@@ -94,7 +94,9 @@ def choose_words(index: Index, wanted: Sequence[str]) -> tuple[list[int], list[i
 class ClipDraws:
     """Draws the clips of one kind, targets or distractors: each word equally often, each clip of a word too.
 
-    kind: the key of the draws. words: numbers of the words.
+    words: numbers of the words; those without a clip in the split are in `lacking` (names), the others in `self.words`.
+    key: kind and seed, on which the draws depend. inaudible: ids of the clips in which no speech was found so far.
+    most_uses: how often the most used clip was drawn.
     """
 
     def __init__(self, reader: Reader, index: Index, usable: UsableClips, words: Sequence[int], key: tuple[str, int]):
@@ -115,7 +117,7 @@ class ClipDraws:
 
     def clip(self, number: int) -> tuple[int, Speech]:
         """The id of clip `number` of the streams, and where its speech is. Every len(words) numbers have each word
-        once."""
+        once. Raises UsageError where no clip of its word has audible speech."""
         use, place = divmod(number, len(self.words))
         order = counter_rng.permutation(len(self.words), "mix-turn", *self._key, use)
         word = self.words[int(order[place])]

@@ -8,8 +8,8 @@ LibriSpeech   LibriSpeech/test-clean/1089/134686/1089-134686-0000.flac      all
 MUSAN         musan/{music,speech,noise}/SOURCE/KIND-SOURCE-0000.wav        all
 DEMAND        DKITCHEN/ch01.wav ... ch16.wav                                channel 1
 
-The channels of DiPCo and DEMAND are of the same time: together they would be the same sound again and again. DiPCo
-and LibriSpeech have transcripts, so that what contains the target words can be left out; the others have none.
+The channels of DiPCo and DEMAND were recorded at the same time: if all were used, the same sound would be repeated.
+DiPCo and LibriSpeech have transcripts, so that utterances with the target words can be left out; the others have none.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ class Utterance(NamedTuple):
     words: frozenset[str]
 
 
+def _no_transcript(path: Path) -> None:
+    return None
+
+
 class KnownLayout(NamedTuple):
-    """name, licence, address: for notes and the manifest. audio: how the paths of its recordings end. used: how those
-    end that are used. others: how the paths of its transcripts, lists and licences end. transcript: the utterances of a
-    recording; None where there are no transcripts."""
+    """name, licence, address: for notes and the manifest. audio: pattern for the ends of the paths of its recordings.
+    others: the same for its transcripts, lists and licences. used: for the recordings that are used, by default all.
+    transcript: returns the utterances of a recording; None where it has no transcript."""
 
     name: str
     licence: str
     address: str
     audio: re.Pattern[str]
-    used: re.Pattern[str]
     others: re.Pattern[str]
-    transcript: Callable[[Path], list[Utterance] | None]
+    used: re.Pattern[str] = re.compile("")
+    transcript: Callable[[Path], list[Utterance] | None] = _no_transcript
 
 
 def layout_of(name: str) -> KnownLayout | None:
@@ -55,10 +59,6 @@ def layout_of(name: str) -> KnownLayout | None:
 def split_words(text: str) -> frozenset[str]:
     """The words of a text, in small letters."""
     return frozenset(word.strip("'") for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.casefold()))
-
-
-def _no_transcript(path: Path) -> None:
-    return None
 
 
 def _librispeech(path: Path) -> list[Utterance] | None:
@@ -113,23 +113,21 @@ LAYOUTS: Sequence[KnownLayout] = (
     KnownLayout(
         "DiPCo", "CDLA-Permissive-1.0", "https://zenodo.org/records/8122551",
         _pattern(r"audio/(?:dev|eval)/S\d\d_(?:U\d\d\.CH\d|P\d\d)\.wav"),
-        _pattern(r"S\d\d_U01\.CH1\.wav"),
-        _pattern(r"(?:transcriptions/(?:dev|eval)/S\d\d\.json|(?:LICENSE|README)[^/]*)"), _dipco,
+        _pattern(r"(?:transcriptions/(?:dev|eval)/S\d\d\.json|(?:LICENSE|README)[^/]*)"),
+        used=_pattern(r"S\d\d_U01\.CH1\.wav"), transcript=_dipco,
     ),
     KnownLayout(
         "LibriSpeech", "CC BY 4.0", "https://www.openslr.org/12",
-        _pattern(r"\d+/\d+/\d+-\d+-\d{4}\.flac"), _pattern(r"\d+-\d+-\d{4}\.flac"),
-        _pattern(r"(?:\d+-\d+\.trans\.txt|(?:LICENSE|README|SPEAKERS|CHAPTERS|BOOKS)\.TXT)"), _librispeech,
+        _pattern(r"\d+/\d+/\d+-\d+-\d{4}\.flac"),
+        _pattern(r"(?:\d+-\d+\.trans\.txt|(?:LICENSE|README|SPEAKERS|CHAPTERS|BOOKS)\.TXT)"),
+        transcript=_librispeech,
     ),
     KnownLayout(
         "MUSAN", "CC BY 4.0; the LICENSE files in its folders name that of each file", "https://www.openslr.org/17",
-        _pattern(r"(?:music|speech|noise)-[a-z-]+-\d{4}\.wav"),
-        _pattern(r"(?:music|speech|noise)-[a-z-]+-\d{4}\.wav"),
-        _pattern(r"(?:LICENSE|ANNOTATIONS|README)"), _no_transcript,
+        _pattern(r"(?:music|speech|noise)-[a-z-]+-\d{4}\.wav"), _pattern(r"(?:LICENSE|ANNOTATIONS|README)"),
     ),
     KnownLayout(
         "DEMAND", "CC BY-SA 3.0 by its documentation, CC BY 4.0 by its page", "https://zenodo.org/records/1227121",
-        _pattern(r"[A-Z0-9]{4,}/ch\d\d\.wav"), _pattern(r"ch01\.wav"),
-        _pattern(r"(?:LICENSE|README)[^/]*"), _no_transcript,
+        _pattern(r"[A-Z0-9]{4,}/ch\d\d\.wav"), _pattern(r"(?:LICENSE|README)[^/]*"), used=_pattern(r"ch01\.wav"),
     ),
 )  # fmt: skip

@@ -1,10 +1,10 @@
-"""Recordings of background sound that the corpus has too: what of them a stream of a split may hold.
+"""Recordings of background sound that the corpus has too: which part of them a stream of a split may contain.
 
     samples of a recording -> a recording of the corpus has as many? -> hash of its samples -> the part that may be used
 
-A clip of a word is no background. Of a noise recording the splits use different parts (kws/data/silence.py), and
-negatives (kws/data/negatives.py) may be used by their own split alone, so that what training has been given is not in a
-stream of the test split. Of negatives that were packed in pieces the first piece is compared.
+A clip of a word may not be used. Of a noise recording each split uses a part of its own (kws/data/silence.py), and
+negatives (kws/data/negatives.py) are used only by their own split, so that no training audio is in a stream of the test
+split. Of negatives that were packed in pieces the first piece is compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kws.data.index import Index, Split
 from kws.data.silence import NOISE_PARTS
 
 Part = tuple[float, float]
-"""Start and end of what may be used, as shares of the recording."""
+"""Start and end of the part that may be used, as fractions of the recording."""
 WHOLE, NOTHING = (0.0, 1.0), (0.0, 0.0)
 _ROUNDING = 2
 """Samples by which the length that a header states may differ from that of the decoded recording."""
@@ -41,7 +41,8 @@ class KnownSounds:
         self._lengths = np.unique(np.concatenate([np.zeros(0, np.int64), *map(_lengths, self._splits())]))
 
     def part(self, path: Path, seconds: float) -> Part:
-        """What may be used of a recording of that duration. Raises codec.AudioError where it cannot be decoded."""
+        """The part of a recording of that duration that may be used. Raises codec.AudioError where it cannot be
+        decoded, and OSError where it cannot be read."""
         span = negatives.spans(seconds)[0]
         samples = round((span[1] - span[0] if span else seconds) * SAMPLE_RATE_HZ)
         first, last = np.searchsorted(self._lengths, (samples - _ROUNDING, samples + _ROUNDING + 1))

@@ -1,8 +1,8 @@
-"""Makes the files of `kws mix`: audio, label tracks and the manifest mix.json, each whole or not there.
+"""Makes the files of `kws mix`: audio, label tracks and the manifest mix.json. Each is replaced atomically.
 
     OUT/stream-000.flac, .txt ... -> OUT/.mix/000.json: what is in the file -> OUT/mix.json, when all files are there
 
-A file counts as made when its .mix/NNN.json is there, which is written last; the same command then makes the others.
+A file is complete when its .mix/NNN.json exists, which is written last. After a kill the same command makes the rest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ Facts = dict[str, Any]
 
 @dataclasses.dataclass
 class MixReport:
-    """What was made. faults: background recordings that cannot be read. kept: files that were there before."""
+    """The streams that were made. faults: background recordings that cannot be read. kept: number of files that were
+    complete before."""
 
     manifest: Facts
     notes: list[str]
@@ -65,10 +66,11 @@ def mix(
     shards: Path, out: Path, settings: MixSettings, backgrounds: Sequence[Path], unpacked: Path | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> MixReport:  # fmt: skip
-    """Makes the streams in the folder `out`; what is there of them is kept.
+    """Makes the streams in the folder `out`; files of them that are complete are kept.
 
     backgrounds: folders, archives and files of background sound; none: generated noise. unpacked: folder for the
-    contents of archives; None: beside `out`. Raises UsageError where the choices are impossible, or `out` has others.
+    contents of archives; None: beside `out`. Raises UsageError where the settings are impossible, or where `out` has
+    other streams or other files.
     """
     corpus = index_file.load(shards)
     words = _Words(corpus, settings)
@@ -145,18 +147,18 @@ class _Words:
 
 
 class _StreamFolder:
-    """The folder of the streams. Raises UsageError where it holds something else."""
+    """The folder of the streams. Raises UsageError where it has other streams or other files."""
 
     def __init__(self, out: Path, facts: Facts) -> None:
         self.out, self._parts, self._id = out, out / _PARTS, facts["id"]
         known = _read(out / MANIFEST) or _read(self._parts / _ID)
-        if self._holds_something() and (known is None or known.get("id") != self._id):
+        if self._has_files() and (known is None or known.get("id") != self._id):
             other = "other streams" if known else "other files"
             raise UsageError(f"{out}: holds {other}; give another folder for streams with these settings")
         self._entries = dict(enumerate((_read(out / MANIFEST) or {}).get("files", ())))
 
     def begin(self) -> None:
-        """Makes the folder, and removes what a process left that was killed in it."""
+        """Makes the folder, and removes the partial files of a process that was killed."""
         try:
             self._parts.mkdir(parents=True, exist_ok=True)
             for left in self.out.glob(".*.partial"):
@@ -165,8 +167,8 @@ class _StreamFolder:
         except OSError as error:
             raise UsageError(cannot_write(self.out, error, "give another folder")) from error
 
-    def _holds_something(self) -> bool:
-        """Whether there is anything but the traces of a mix that made no file."""
+    def _has_files(self) -> bool:
+        """Whether there is anything but what a mix that completed no file leaves behind."""
         made = [name for name in files.names_in(self._parts) if name != _ID]
         return bool(made or [name for name in files.names_in(self.out) if name != _PARTS and name[-8:] != ".partial"])
 
@@ -176,7 +178,7 @@ class _StreamFolder:
 
     @contextlib.contextmanager
     def open_audio(self, file: int) -> Iterator[soundfile.SoundFile]:
-        """A new audio file, which is there when the with block has ended."""
+        """A new audio file, which appears under its name when the with block ends without an error."""
         path = self.audio(file)
         with filename_in_error(path), files.replaced(path) as partial:
             try:
@@ -187,16 +189,18 @@ class _StreamFolder:
                 raise UsageError(cannot_write(path, error, f"{decimal(free)} are free there")) from error
 
     def entry(self, file: int) -> Facts | None:
-        """What is in a file that is made; None where it is still to be made, or where it was changed or removed."""
+        """The manifest's entry of a complete file; None where it is not complete, or was changed or removed."""
         entry = self._entries.get(file) or _read(self._part(file))
         if entry is None:
             return None
         audio = self.audio(file)
         tracks = {audio: entry["sha256"], audio.with_suffix(".txt"): entry["labels_sha256"]}
-        return entry if all(path.is_file() and sha256(path) == wanted for path, wanted in tracks.items()) else None
+        return (
+            entry if all(path.is_file() and files.sha256(path) == wanted for path, wanted in tracks.items()) else None
+        )
 
     def add(self, file: int, entry: Facts) -> None:
-        """Marks a file as made."""
+        """Marks a file as complete."""
         files.write_json(self._part(file), entry)
 
     def finish(self, facts: Facts) -> None:
@@ -218,7 +222,7 @@ class _Mixer:
     progress: Progress
 
     def make(self, file: int, placed: Sequence[Placed], pieces: Sequence[Piece]) -> Facts:
-        """Makes a file with its label track; returns what is in it."""
+        """Makes a file with its label track; returns its entry of the manifest."""
         self.folder.begin()
         settings, path = self.words.settings, self.folder.audio(file)
         renderer, samples = Renderer(settings, self.words.reader), file_samples(settings)
@@ -232,8 +236,8 @@ class _Mixer:
         lines = [f"{word['start_s']:.7f}\t{word['end_s']:.7f}\t{word['word']}\n" for word in words if word["target"]]
         files.write_text(labels, "".join(lines))
         entry = {
-            "name": path.name, "seconds": samples / SAMPLE_RATE_HZ, "sha256": sha256(path), "labels": labels.name,
-            "labels_sha256": sha256(labels), "clipped_samples": renderer.clipped, "words": words,
+            "name": path.name, "seconds": samples / SAMPLE_RATE_HZ, "sha256": files.sha256(path), "labels": labels.name,
+            "labels_sha256": files.sha256(labels), "clipped_samples": renderer.clipped, "words": words,
             "background": [self.backgrounds.facts(piece) for piece in pieces],
         }  # fmt: skip
         self.folder.add(file, entry)
@@ -259,18 +263,12 @@ def _facts(corpus: Index, settings: MixSettings, usable: UsableClips, sources: S
 def _loss_notes(entries: Sequence[Facts]) -> list[str]:
     lower = sum(word["snr_db"] < word["drawn_snr_db"] for entry in entries for word in entry["words"])
     clipped = sum(entry["clipped_samples"] for entry in entries)
-    notes = [f"{lower:,} words are quieter than drawn, so that nothing clips (snr_db in {MANIFEST})"] if lower else []
-    return (
-        [*notes, f"{clipped:,} samples are clipped, where reverberation of one word meets the next"]
-        if clipped
-        else notes
-    )
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    notes = []
+    if lower:
+        notes.append(f"{lower:,} words are quieter than drawn, so that nothing clips (snr_db in {MANIFEST})")
+    if clipped:
+        notes.append(f"{clipped:,} samples are clipped, where reverberation of one word meets the next")
+    return notes
 
 
 def _read(path: Path) -> Facts | None:

@@ -20,7 +20,8 @@ from kws.streaming.mixing.settings import MixSettings
 from kws.streaming.mixing.speech import Speech
 
 EDGE = round(1.5 * SAMPLE_RATE_HZ)
-"""So that a detector has time for an event after the last word, and sound before the first."""
+"""Samples without words at both ends of a file, so that a detector has audio before the first word and time for an
+event after the last."""
 
 
 class Placed(NamedTuple):

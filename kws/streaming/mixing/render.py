@@ -36,10 +36,10 @@ _SNR, _IN_ROOM = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-    """A word at its level: its samples from sample `at` of the file on, and what was drawn and measured for it.
+    """A word at its level: its samples (n,) from sample `at` of the file on, and what was drawn and measured for it.
 
-    snr_db: as drawn; loss_db: how much lower it is in truth, so that nothing clips. background_db: the level of the
-    background around it. room: whether it is in a synthetic room.
+    snr_db: as drawn. loss_db: by how much the real SNR is lower, so that nothing clips. background_db: the level of the
+    background around the word. room: whether it is in a synthetic room.
     """
 
     placed: Placed
@@ -52,8 +52,8 @@ class Mixed:
 
 
 class Renderer:
-    """Renders files. `words` holds what was mixed of the last one (without its samples), in order of time;
-    `clipped` counts samples above full scale."""
+    """Renders files. words: those of the last file, in order of time, without their samples. clipped: number of its
+    samples above full scale."""
 
     def __init__(self, settings: MixSettings, reader: Reader) -> None:
         self._settings, self._reader = settings, reader

@@ -1,4 +1,4 @@
-"""What the user chooses for `kws mix`, with the checks."""
+"""The settings of `kws mix`, and their checks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ class MixSettings:
     distractors_per_hour: float = 0.0
     """Clips of the other words, which are not in the label tracks."""
     gap_s: float = 2.0
-    """At least so much time from the end of the speech of one clip to the start of the next."""
+    """Shortest time from the end of the speech of one clip to the start of the next, in seconds."""
     snr_db: Range = (5.0, 20.0)
-    """Level of a word above the background around it."""
+    """Level of a word above the background around it, in dB."""
     background_db: Range = (-50.0, -30.0)
     """Level of the background, in dB of full scale; drawn for each scene of about a minute."""
     background_share: Range = (0.0, 1.0)
-    """Which part of the time of each background is used; streams to choose a threshold on should have another one."""
+    """The part of the time of each background that is used, as fractions. Streams to choose a threshold on should use
+    another part than those to report on."""
     rooms: float = 0.5
     """Share of the words with the reverberation of a synthetic room."""
     room_seconds: Range = (0.1, 0.6)
-    """Reverberation times of the rooms."""
+    """Reverberation times of the rooms, in seconds."""
     file_minutes: float = 10.0
-    """Longest file."""
+    """Longest length of a file, in minutes."""
     seed: int = 0
 
     def __post_init__(self) -> None:

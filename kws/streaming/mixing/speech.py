@@ -1,9 +1,10 @@
-"""Where the speech in a clip is, and how loud sound is: the definitions on which labels and SNRs of `kws mix` rest.
+"""Where the speech in a clip is, and how loud sound is: the definitions behind the labels and SNRs of `kws mix`.
 
     clip -> levels of 10 ms and noise floor (kws/data/excerpt.py) -> frames within 26 dB of the loudest above the floor
          -> runs of them, joined over pauses of up to 0.2 s -> the run with the largest sum: start and end of the speech
 
-A clip without a pause, as one that was cut tightly, shows no floor: then it counts as 0, if the clip is not quiet.
+In a clip without a pause, such as one that was cut tightly, no noise floor can be measured: it is taken as 0, and the
+clip counts as speech only if it is loud.
 
 The level of sound is its speech-active RMS: over the frames of 10 ms that are at most 20 dB below the 95th percentile
 of all its frames. Pauses do not count; for steady noise it is the ordinary RMS.
@@ -26,11 +27,11 @@ FRAME = SAMPLE_RATE_HZ // 100
 _PAUSE, _FEWEST = 20, 5
 """Frames: the longest pause inside a word, and the shortest speech."""
 _QUIETEST, _QUIETEST_STEADY = 30, 328
-"""The loudest 10 ms of audible speech above the noise floor, in int16 steps (-61 dB of full scale); in a clip without a
-pause (-40 dB), which would else be noise."""
+"""The loudest 10 ms of audible speech above the noise floor, in int16 steps (-61 dB of full scale); and in a clip
+without a pause (-40 dB), which otherwise counts as noise."""
 _SPEECH_BELOW, _ACTIVE_BELOW = 20, 10
-"""Frames count down to this part of the loudest: 26 dB for where speech is, so that a soft s belongs to it, and 20 dB
-for its level."""
+"""A frame counts if it is at least 1/N of the loudest: N = 20 (26 dB) for the bounds of speech, so that a soft s is
+inside, and N = 10 (20 dB) for its level."""
 SILENCE_DB = -100.0
 """The level of digital silence, and the lowest one."""
 
@@ -46,7 +47,7 @@ def find_speech(pcm: Pcm) -> Speech | None:
     """The speech in a clip, int16 (T,); None where nothing is loud enough for 50 ms."""
     levels = frame_levels(pcm)
     floor = noise_floor(levels)
-    # The median over 3 frames is without clicks.
+    # The median over 3 frames removes clicks.
     steady = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(levels, 1), 3), axis=1)
     has_pause = 2 * floor < steady.max()
     levels, steady = (np.maximum(each - floor * has_pause, 0) for each in (levels, steady))

@@ -3,7 +3,7 @@
     scenes of about a minute: one source, one level -> parts of its recordings, in random order, none a second time
     before all were used -> cross-fades of 50 ms -> samples
 
-Without a source, coloured noise is generated. `read` gives the same samples for any cut of the time into reads.
+Without a source, coloured noise is generated. The samples do not depend on how the time is cut into reads.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from kws.streaming.mixing.speech import SILENCE_DB, Wave, active_db, amplitude
 _FADE = round(0.05 * SAMPLE_RATE_HZ)
 _SCENE = round(60 * SAMPLE_RATE_HZ)
 _MOST_GAIN_DB, _LOUDEST = 20.0, 0.5
-"""A part is not amplified by more, so that the hiss of a quiet recording stays one; nor so far that a sample is above
-this."""
+"""Limits of the gain of a part: dB, so that the hiss of a quiet recording stays quiet; and the largest sample."""
 _KEPT = 3
 """Parts in memory: those that a block and the background around its words may need."""
 

@@ -1,5 +1,5 @@
-"""Lays out the recordings of an archive of background sound as files, once: mixing reads them from any place, again and
-again, which a compressed tar does not allow.
+"""Unpacks the recordings of an archive of background sound, once: mixing reads parts of them in random order, which a
+compressed tar does not allow.
 
     archive (tar, also gz, bz2, xz, zst; zip) -> members that are used -> FOLDER.partial -> renamed to FOLDER when whole
 
@@ -20,14 +20,14 @@ from kws.errors import UsageError, unreadable
 from kws.streaming.mixing.known_layouts import LAYOUTS, layout_of
 
 _ABOUT = ".archive.json"
-"""In the folder: the archive that it is from."""
+"""File in the folder: name and size of the archive that it was unpacked from."""
 
 
-def lay_out(archive: Path, folder: Path, progress: Callable[[int], None] = lambda files: None) -> bool:
-    """Writes the members that are used below `folder`, under their names. Returns False where they are there already.
+def unpack(archive: Path, folder: Path, progress: Callable[[int], None] = lambda files: None) -> bool:
+    """Writes the members that are used to `folder`, under their names. Returns False where they were there before.
 
-    progress: called with the number of files written. Raises UsageError where the archive is damaged or has no sound,
-    and where `folder` holds something else.
+    progress: called with the number of recordings written. Raises UsageError where the archive is damaged or has no
+    audio, and where `folder` has other contents.
     """
     about = {"archive": archive.name, "bytes": archive.stat().st_size}
     if folder.exists():
@@ -54,7 +54,7 @@ def lay_out(archive: Path, folder: Path, progress: Callable[[int], None] = lambd
 
 
 def is_used(name: str) -> bool:
-    """Whether a member is laid out: a recording that is used, or a transcript, a list or a licence."""
+    """Whether a member is unpacked: a recording that is used, or a transcript, a list or a licence."""
     if PurePosixPath(name).name.startswith("._"):  # macOS's metadata beside a file
         return False
     layout = layout_of(name)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from kws import cli
+from kws import cli, files
 from kws.audio import codec
 from kws.data.index import Index
 from kws.errors import UsageError
 from kws.packing import pack
 from kws.streaming.mixing import mix
-from kws.streaming.mixing.mix import MixReport, sha256
+from kws.streaming.mixing.mix import MixReport
 from kws.streaming.mixing.settings import MixSettings
 from kws.streaming.mixing.speech import active_db
 from tests.streaming.mixing.conftest import WORDS, noise
@@ -58,7 +58,7 @@ def test_a_stream_has_its_length_its_labels_and_a_manifest(mixed: tuple[Path, Mi
     for file in manifest["files"]:
         audio, rate = soundfile.read(out / file["name"], dtype="int16")
         assert (len(audio), rate) == (36 * 16_000, 16_000)
-        assert sha256(out / file["name"]) == file["sha256"]
+        assert files.sha256(out / file["name"]) == file["sha256"]
         lines = [line.split("\t") for line in (out / file["labels"]).read_text().splitlines()]
         targets = [word for word in file["words"] if word["target"]]
         assert [(float(start), float(end), word) for start, end, word in lines] == [
