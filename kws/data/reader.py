@@ -188,7 +188,7 @@ class Reader:
 
     def _fill_windows(self, clips: Ids, rows: Ids, target: Target, windows: NegativeWindows) -> None:
         """Fills the rows (n,) of the target with windows of negatives, of clips (B,). A row that is longer than a
-        window continues with the samples that follow it in the recording. Raises DamagedError with `on_bad` = "fail"."""
+        window continues with the samples after it in the recording. Raises DamagedError with `on_bad` = "fail"."""
         recordings, starts = windows.locate(clips[rows])
         packed, width = windows.packed, target.wave.shape[1]
         shards = windows.first_shard + packed.columns["shard"][recordings].astype(np.int64)

@@ -50,8 +50,9 @@ def test_the_state_keeps_the_best_figures_also_of_older_checkpoints() -> None:
     again.load_state_dict(json.loads(json.dumps(state.state_dict())))
     assert again == state
     old = {key: value for key, value in state.state_dict().items() if key != "best_detection"}
-    again.load_state_dict(old)
-    assert again.best_detection == state.best_detection
+    older = TrainState()
+    older.load_state_dict(old)
+    assert older.best_detection == (math.inf, math.inf)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,14 @@ def test_a_run_with_valid_streams_names_its_best_detector(tones: Index, streams:
     assert code == 0, output
     epochs = records.rows_of(records.read_events(run / "metrics.jsonl"), "epoch")
     assert all(0.0 <= row["valid_stream_missed_share"] <= 1.0 for row in epochs)
+    found = [
+        (row.get("valid_stream_false_accepts_per_hour", math.inf), row["valid_stream_missed_share"]) for row in epochs
+    ]
     best = records.checkpoint_name(run, "best_detection")
     assert best is not None
-    assert (run / "checkpoints" / best / "state.json").exists()
+    state = json.loads((run / "checkpoints" / best / "state.json").read_text())
+    assert state["step"] == epochs[found.index(min(found))]["step"]
+    assert tuple(state["best_detection"]) == min(found)
 
 
 def test_streams_that_do_not_fit_are_refused(tones: Index, streams: Path, tmp_path: Path) -> None:
@@ -92,3 +98,4 @@ def test_streams_that_do_not_fit_are_refused(tones: Index, streams: Path, tmp_pa
         else:
             assert any("test split" in note for note in ValidStreams.open(copy, tones.words, tones.content_id).notes)
     assert ValidStreams.open(streams, tones.words, tones.content_id).notes == ()
+    assert any("another corpus" in note for note in ValidStreams.open(streams, tones.words, "0" * 32).notes)
