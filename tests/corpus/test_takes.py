@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from kws.corpus.source import NOISE_FOLDER, Sources
 from kws.corpus.takes import RecordingSession
 from kws.errors import UsageError
 from tests.conftest import require, tone
+from tests.terminal import run_on_terminal
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 WAIT = np.zeros(int(takes.COUNTDOWN_S * len(takes.COUNTDOWN) * 16000), np.int16)
@@ -117,20 +117,9 @@ def test_ctrl_c_keeps_the_takes(fake_microphone: Callable[..., dict[str, str]], 
 def test_a_terminal_shows_countdown_word_and_level(
     fake_microphone: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, **fake_microphone(HIGH), "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "kws", "record", "yes", str(tmp_path / "mine"), "--count", "1"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
-        os.close(theirs)
-        text = b""
-        try:
-            while part := os.read(ours, 65536):
-                text += part
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
-    assert process.returncode == 0
-    shown = text.decode()
+    code, shown = run_on_terminal(command, fake_microphone(HIGH), stdout=subprocess.DEVNULL)
+    assert code == 0, shown
     assert shown.index("take 1 of 1  3 ") < shown.index("take 1 of 1  1 ") < shown.index("take 1 of 1  say yes ")
     assert f"{'·' * 30}  -96 dB" in shown
     assert f"{'█' * 23}{'·' * 7}  -13 dB" in shown

@@ -1,10 +1,9 @@
-"""`kws listen` with a file in place of the microphone: a trained network detects tones, and its clips are packed."""
+"""`kws listen` with a file as the microphone: a trained network detects tones, and the kept clips are packed."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from kws.streaming.events import Detector, DetectorSettings
 from kws.streaming.scorers import make_scorer
 from kws.streaming.scores import Scores, joined
 from tests.conftest import tone
+from tests.terminal import run_on_terminal
 
 pytestmark = pytest.mark.xdist_group("tones_run")
 Environment = Callable[..., dict[str, str]]
@@ -78,17 +78,8 @@ def test_events_are_those_of_the_recording_and_their_clips_can_be_packed(
 @pytest.mark.slow
 def test_ctrl_c_ends_it_with_the_counts(tones_run: Path, microphone_file: Environment, tmp_path: Path) -> None:
     env = {**os.environ, **microphone_file(np.tile(recording(), 2))}
-    command = [
-        sys.executable,
-        "-m",
-        "kws",
-        "listen",
-        str(tones_run),
-        "--threshold",
-        "0.4",
-        "--keep",
-        str(tmp_path / "kept"),
-    ]
+    options = ["--threshold", "0.4", "--keep", str(tmp_path / "kept")]
+    command = [sys.executable, "-m", "kws", "listen", str(tones_run), *options]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         first = process.stdout.readline()
@@ -105,20 +96,10 @@ def test_ctrl_c_ends_it_with_the_counts(tones_run: Path, microphone_file: Enviro
 
 @pytest.mark.slow
 def test_a_terminal_shows_bars_of_all_words_and_the_events(tones_run: Path, microphone_file: Environment) -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, **microphone_file(recording()), "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "kws", "listen", str(tones_run), "--seconds", "6", "--threshold", "0.4"]
-    with subprocess.Popen(command, env=environment, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        text = b""
-        try:
-            while part := os.read(ours, 65536):
-                text += part
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
-    assert process.returncode == 0, text
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.decode())
+    code, text = run_on_terminal(command, microphone_file(recording()))
+    assert code == 0, text
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
     assert all(re.search(rf"\b{word} [█▒│·]{{20}} +\d+%", shown) for word in ("low", "mid", "high"))
     assert re.search(r"\d\.\d\d s  (low|mid|high)  \d+\.\d%", shown)
     assert re.search(r"6\.0 s, \d+ events? \(", shown)

@@ -53,12 +53,16 @@ def accelerate(file: str = "cpu2.yaml") -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "kws"]
 
 
+def overrides(*settings: str) -> list[str]:
+    """The words of a command that set these settings."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
 def start(launcher: Launcher, config: Path, run: Path, *settings: str, env: dict[str, str] | None = None) -> AnyProcess:
     """Starts kws train: through the words of a launcher, or so many ranks without one."""
-    overrides = [word for setting in settings for word in ("--set", setting)]
     if isinstance(launcher, int):
-        return ForkedRanks(fork_ranks(launcher, "train", str(config), "--run", str(run), *overrides))
-    command = [*launcher, "train", str(config), "--run", str(run), *overrides]
+        return ForkedRanks(fork_ranks(launcher, "train", str(config), "--run", str(run), *overrides(*settings)))
+    command = [*launcher, "train", str(config), "--run", str(run), *overrides(*settings)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env=os.environ | (env or {}),
@@ -92,8 +96,7 @@ def kill(process: AnyProcess) -> None:
 
 def start_ranks(count: int, config: Path, run: Path, *settings: str) -> list[ForkedProcess]:
     """Starts each rank as a process of its own, without a launcher that would end the others: as srun does it."""
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    return fork_ranks(count, "train", str(config), "--run", str(run), *overrides)
+    return fork_ranks(count, "train", str(config), "--run", str(run), *overrides(*settings))
 
 
 def fork_ranks(count: int, *arguments: str) -> list[ForkedProcess]:
@@ -122,6 +125,20 @@ def kill_ranks(ranks: Sequence[AnyProcess]) -> None:
     for rank in ranks:
         kill(rank)
         rank.communicate()
+
+
+def train_killed_and_resumed(config: Path, run: Path, *settings: str, saved: int) -> None:
+    """Trains on two ranks, kills both when a checkpoint of step `saved` or a later one is there, and resumes on four
+    ranks, to the end."""
+    two = start_ranks(2, config, run, *settings)
+    try:
+        wait_until(lambda: saved_step(run) >= saved, two[0])
+    finally:
+        kill_ranks(two)
+    finish_ranks(start_ranks(4, config, run, *settings))
+    first, second = events(run, "start")
+    assert (first["world_size"], second["world_size"]) == (2, 4)
+    assert saved <= second["step"] < len(losses(run))
 
 
 def wait_until(condition: Callable[[], bool], process: AnyProcess) -> None:

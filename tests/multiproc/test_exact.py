@@ -12,13 +12,12 @@ from tests.multiproc.launching import (
     assert_same_bits,
     events,
     finish,
-    finish_ranks,
     kill,
-    kill_ranks,
     losses,
+    overrides,
     saved_step,
     start,
-    start_ranks,
+    train_killed_and_resumed,
     wait_until,
 )
 
@@ -38,16 +37,8 @@ def test_killed_on_two_processes_and_resumed_on_four_has_the_bits_of_one_process
     config: Path, tmp_path: Path, kws_here: Callable[..., int]
 ) -> None:
     one, run = tmp_path / "one", tmp_path / "run"
-    overrides = [word for setting in EXACT for word in ("--set", setting)]
-    assert kws_here("train", config, "--run", one, *overrides) == 0
-    two = start_ranks(2, config, run, *EXACT)
-    try:
-        wait_until(lambda: saved_step(run) >= 2, two[0])
-    finally:
-        kill_ranks(two)
-    assert saved_step(run) < 20
-    finish_ranks(start_ranks(4, config, run, *EXACT))
-    assert [row["world_size"] for row in events(run, "start")] == [2, 4]
+    assert kws_here("train", config, "--run", one, *overrides(*EXACT)) == 0
+    train_killed_and_resumed(config, run, *EXACT, saved=2)
     assert_same_bits(one, run)
     assert losses(one) == losses(run)
     verdict = verify_run(run)

@@ -14,16 +14,7 @@ from kws.evaluation.ledger_audit import verify_run
 from kws.packing import pack
 from kws.streaming.mixing.mix import mix
 from kws.streaming.mixing.settings import MixSettings
-from tests.multiproc.launching import (
-    assert_same_bits,
-    events,
-    finish_ranks,
-    kill_ranks,
-    losses,
-    saved_step,
-    start_ranks,
-    wait_until,
-)
+from tests.multiproc.launching import assert_same_bits, events, losses, overrides, train_killed_and_resumed
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair"), pytest.mark.slow]
 
@@ -52,14 +43,8 @@ def test_killed_and_resumed_on_another_number_of_ranks_has_the_same_bits(
     config: Path, tmp_path: Path, settings: tuple[str, ...], kws_here: Callable[..., int]
 ) -> None:
     one, run = tmp_path / "one", tmp_path / "run"
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    assert kws_here("train", config, "--run", one, *overrides) == 0
-    two = start_ranks(2, config, run, *settings)
-    try:
-        wait_until(lambda: saved_step(run) >= 10, two[0])
-    finally:
-        kill_ranks(two)
-    finish_ranks(start_ranks(4, config, run, *settings))
+    assert kws_here("train", config, "--run", one, *overrides(*settings)) == 0
+    train_killed_and_resumed(config, run, *settings, saved=10)
     assert_same_bits(one, run)
     assert losses(one) == losses(run)
     verdict = verify_run(run)

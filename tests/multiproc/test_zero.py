@@ -23,6 +23,7 @@ from tests.multiproc.launching import (
     finish_ranks,
     kill,
     losses,
+    overrides,
     saved_step,
     start,
     start_ranks,
@@ -69,8 +70,7 @@ def test_stage_1_has_the_losses_and_weights_of_ddp(
     description = json.loads((run / "run.json").read_text())
     assert (description["zero"], description["world_size"]) == (1, 2)
     # A resumed run keeps the stage.
-    overrides = [word for setting in GENTLE for word in ("--set", setting)]
-    assert kws_here("train", config, "--run", run, *overrides) == 2
+    assert kws_here("train", config, "--run", run, *overrides(*GENTLE)) == 2
     assert "train.zero: 1" in capsys.readouterr().err
 
 

@@ -14,16 +14,12 @@ import pytest
 
 from kws.data.index import Index
 from tests.conftest import require
-from tests.multiproc.launching import ROOT, SETTINGS, steps_done
+from tests.multiproc.launching import ROOT, SETTINGS, overrides, steps_done
 from tests.slurm.cluster import Cluster, missing, wait_for
 
 SHAPE = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
 LONG = ("train.epochs=30", "train.eval_epochs=10", "train.save_minutes=0.01", "data.workers=0", "train.ema=0.9")
 """150 steps, half a minute on two cores; saves at nearly every step."""
-
-
-def overrides(*settings: str) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 @dataclasses.dataclass
