@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from benchmarks.gpu_checks.check import Context, Finding
 from kws.commands import catalogue
@@ -18,7 +19,9 @@ from kws.machine import usable_cores
 from kws.models import registry
 from kws.training.slots import RunningStatistics
 
-CLASSES, CLIPS, TOLERANCE = 12, 2, 1e-4
+CLASSES, CLIPS, TOLERANCE, GRADIENT_FACTOR = 12, 2, 1e-4, 4.0
+"""GRADIENT_FACTOR: by how much a gradient may differ from float64 more than on a CPU. In deep networks with batch norm
+over 8 clips, float32 itself is off by up to 1 % there (wrn_40_2_b131)."""
 ONE_OF_EACH_KIND = (
     "matchboxnet_3x1x64", "resnet20", "tc_resnet8", "bcresnet_1", "ds_cnn_s", "res8_narrow", "kwt_1", "wrn_40_2_b131",
     "densenet_bc_100_12",
@@ -87,26 +90,32 @@ def _compare_training(name: str, device: torch.device, finding: Finding) -> None
     """Gradients against the CPU, and running statistics on flat views against batch norm's own buffers."""
     row = catalogue.network_row(name, CLASSES)
     network, clips = _network(name, row["input"]), _clips(8, row["input"])
-    own, plain, flat = network, copy.deepcopy(network).to(device), copy.deepcopy(network).to(device)
+    exact, plain, flat = copy.deepcopy(network).double(), *(copy.deepcopy(network).to(device) for _ in range(2))
     statistics = RunningStatistics(flat)
     statistics.begin_step()
     statistics.begin_slot(len(clips))
-    for one in (own, plain, flat):
-        _train(one, clips.to(next(one.parameters()).device))
-    pairs = zip(plain.parameters(), own.parameters(), strict=True)
-    norms = [(float((a.grad.cpu() - b.grad).norm()), float(b.grad.norm())) for a, b in pairs]  # type: ignore[union-attr]
-    apart = sum(norm[0] ** 2 for norm in norms) ** 0.5 / sum(norm[1] ** 2 for norm in norms) ** 0.5
-    finding.add(f"{name}: gradient to {apart:.1e}", **{f"gradient_{name}": apart})
-    finding.expect(apart <= 1e-3, f"{name}: the gradient differs by {apart:.1e}")
+    for one in (network, exact, plain, flat):
+        _train(one, clips.to(next(one.parameters())))
+    apart, on_cpu = _gradients_apart(plain, exact), _gradients_apart(network, exact)
+    finding.add(f"{name}: gradient to {apart:.1e} (CPU {on_cpu:.1e})", **{f"gradient_{name}": apart})
+    limit = max(1e-3, GRADIENT_FACTOR * on_cpu)
+    finding.expect(apart <= limit, f"{name}: the gradient differs by {apart:.1e}, on the CPU by {on_cpu:.1e}")
     names = [key for key in plain.state_dict() if key.rpartition(".")[2].startswith("running_")]
     same = all(torch.equal(plain.state_dict()[key], flat.state_dict()[key]) for key in names)
     finding.expect(same, f"{name}: other running statistics on views of a flat tensor")
 
 
+def _gradients_apart(network: nn.Module, exact: nn.Module) -> float:
+    """Norm of the difference between all gradients and those in float64, relative to theirs."""
+    pairs = zip(network.parameters(), exact.parameters(), strict=True)
+    norms = [(float((a.grad.cpu() - b.grad).norm()), float(b.grad.norm())) for a, b in pairs]  # type: ignore[union-attr]
+    return float(sum(norm[0] ** 2 for norm in norms) ** 0.5 / sum(norm[1] ** 2 for norm in norms) ** 0.5)
+
+
 def _train(network: nn.Module, clips: Tensor) -> None:
     network.train()
     for module in network.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = 0.0  # its random numbers differ between devices
     labels = torch.arange(len(clips), device=clips.device) % CLASSES
     nn.functional.cross_entropy(network(clips), labels).backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from benchmarks.gpu_checks.check import Context, Finding, Skip
-from benchmarks.gpu_checks.runs import Command, Run, succeeded
+from benchmarks.gpu_checks.runs import FULL_FLOAT32, Command, Run, succeeded
 
 
 def check(context: Context) -> Finding:
@@ -15,11 +15,11 @@ def check(context: Context) -> Finding:
     finding, stages = Finding(), range(context.sized(3, 2))
     settings = {"train__epochs": 2, "train__lr": 0.001, "train__save_minutes": 0}
     runs = [Run(context, f"zero{stage}", train__zero=stage, **settings) for stage in stages]
-    commands: list[Command] = [run.start() for run in runs]
+    commands: list[Command] = [run.start(env=FULL_FLOAT32) for run in runs]
     for run, command in list(zip(runs, commands, strict=True))[1:]:
         command.wait_until(lambda run=run: run.saved_step() >= 2, context.seconds_left)  # type: ignore[misc]
         command.kill()
-    resumed = [commands[0], *(run.start() for run in runs[1:])]
+    resumed = [commands[0], *(run.start(env=FULL_FLOAT32) for run in runs[1:])]
     for stage, command in enumerate(resumed):
         with finding.part(f"ZeRO-{stage}"):
             succeeded(command.finish(context.seconds_left))

@@ -1,13 +1,14 @@
-"""Check 6: two ranks on one GPU, with gloo: DDP, a step with fewer clips than slots, and a rank that is killed."""
+"""Check 6: two ranks on one GPU, with gloo: DDP, the exact tree, a step with fewer clips than slots, a killed rank."""
 
 from __future__ import annotations
 
 import socket
 import sys
 import time
+from collections.abc import Mapping
 
 from benchmarks.gpu_checks.check import Context, Finding
-from benchmarks.gpu_checks.runs import Command, Ended, Run, succeeded
+from benchmarks.gpu_checks.runs import FULL_FLOAT32, Command, Ended, Run, succeeded
 
 GLOO = (sys.executable, "-m", "benchmarks.gpu_checks.kws_over_gloo")
 NAMED_WITHIN_S = 20.0
@@ -15,30 +16,38 @@ SETTINGS = {
     "train__epochs": 2, "train__lr": 0.001, "data__sampling": "natural", "data__epoch_clips": 64 * 5 + 3,
     "train__deterministic": "true",
 }  # fmt: skip
-"""67 and 3 clips more than whole steps: the last step of an epoch leaves a slot empty."""
+"""3 clips more than whole steps: the last step of an epoch leaves a slot empty."""
 
 
 def check(context: Context) -> Finding:
-    """Losses against one rank; then a rank is killed in the middle of a long run."""
+    """Both reductions against one rank; then a rank is killed in the middle of a long run."""
     finding = Finding()
-    alone, pair = (Run(context, name, **SETTINGS) for name in ("one-rank", "two-ranks"))
-    lonely = alone.start()
-    for command in _start(pair):
-        succeeded(command.finish(context.seconds_left))
-    succeeded(lonely.finish(context.seconds_left))
-    apart = max(abs(a - b) for a, b in zip(alone.losses(), pair.losses(), strict=True))
-    finding.add(f"{len(pair.losses())} steps, losses to {apart:.1e}", losses_apart=apart)
-    finding.expect(apart <= 1e-5, f"losses differ by {apart:.1e}")
+    with finding.part("fast"):
+        _compare(context, finding, "fast", 1e-5, FULL_FLOAT32)
+    with finding.part("exact"):
+        _compare(context, finding, "exact", 0.0, {})
     with finding.part("killed rank"):
         _kill_one(context, finding)
     return finding
 
 
-def _start(run: Run) -> list[Command]:
+def _compare(context: Context, finding: Finding, reduction: str, tolerance: float, env: Mapping[str, str]) -> None:
+    """Losses of two ranks against those of one."""
+    settings = {**SETTINGS, "train__reduction": reduction}
+    alone, pair = (Run(context, f"{reduction}-{name}", **settings) for name in ("one-rank", "two-ranks"))
+    for command in [alone.start(env=env), *_start(pair, env)]:
+        succeeded(command.finish(context.seconds_left))
+    apart = max(abs(a - b) for a, b in zip(alone.losses(), pair.losses(), strict=True))
+    finding.add(f"{reduction}: {len(pair.losses())} steps, losses to {apart:.1e}", **{f"{reduction}_apart": apart})
+    finding.expect(apart <= tolerance, f"{reduction}: losses differ by {apart:.1e}")
+
+
+def _start(run: Run, env: Mapping[str, str] | None = None) -> list[Command]:
     """Two ranks without a launcher, which would end the other one itself: as srun starts them."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= dict(env or {})
     return [run.start(GLOO, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
 
 

@@ -35,9 +35,7 @@ class NoWatchdog:
 
 
 def set_up(network: nn.Module, settings: TrainConfig) -> None:
-    """Sets the memory layout of the network, and compiles it where it is first called; before it is wrapped."""
-    if settings.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Has the network compiled where it is first called (train.compile); before it is wrapped."""
     if settings.compile:
         # A slot size has a graph of its own. With dynamic shapes torch would compile a slower one from the second size
         # on, which the first short step of an epoch would bring, for all sizes.

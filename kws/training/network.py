@@ -1,4 +1,4 @@
-"""The network of a run as its settings want it: built, on the device, with gradient checkpointing where asked for."""
+"""The network of a run by its settings: on the device, in the memory layout and with the gradient checkpointing set."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def build_network(config: Config, num_classes: int, in_shape: tuple[int, int, in
         raise UsageError(f"model.name: {error}") from error
     if not recompute.set_gradient_checkpointing(network, recomputes) and recomputes:
         raise UsageError(f"train.gradient_checkpointing: {name} does not support it; leave the setting out")
+    if config.train.channels_last:
+        # Before the optimizer is made: fused kernels require that its state has the layout of the parameters.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.compile:
         _refuse_without_compiler(device)
     return network

@@ -92,8 +92,6 @@ class _Measurement:
         self._training_set = trainer.training_set
         self._random = np.random.default_rng(0)
         self._inputs = SlotInputs(self._training_set, self._features, trainer.ranks, StepTimes(), self._made_up_noise())
-        if self._settings.channels_last:
-            self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward = ForwardPass(self._network, self._settings, self._device, NoWatchdog())
 
     def run(self) -> SlotTimes:
