@@ -289,6 +289,9 @@ class TrainConfig:
     GPUs that have TF32, the convolutions of training use it; evaluation and prediction never do."""
     compile: bool = False
     """Use torch.compile, which needs a C++ compiler and takes minutes at the start."""
+    cuda_graphs: bool = True
+    """On GPUs: start forward and backward pass of a full slot as one CUDA graph, with the same results; small networks
+    train faster. Not used with DDP, `zero`, `compile` and `gradient_checkpointing`."""
     channels_last: bool = False
     """Memory layout in which convolutions are faster on GPUs."""
     reduction: Literal["fast", "exact"] = "fast"

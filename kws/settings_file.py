@@ -288,7 +288,7 @@ def _toml_value(value: Any) -> str:
 FREE_TO_CHANGE = frozenset(
     {"data.shards", "data.task", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
-    | {"train.allow_change", "train.init", "train.compile", "train.gradient_checkpointing"}
+    | {"train.allow_change", "train.init", "train.compile", "train.cuda_graphs", "train.gradient_checkpointing"}
     | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
     | {"train.log_minutes", "train.wandb", "train.profile"}
 )

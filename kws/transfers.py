@@ -28,12 +28,11 @@ def to_device(parameters: T, device: torch.device) -> T:
     """
     if device.type == "cpu":
         return parameters
-    host: list[Tensor] = []
-    _replace_tensors(parameters, host.append)
+    host = tensors_of(parameters)
     if not host:
         return parameters
     here = iter([upload(host[0], device)] if len(host) == 1 else _upload_packed(host, device))
-    copied: T = _replace_tensors(parameters, lambda _: next(here))
+    copied: T = replace_tensors(parameters, lambda _: next(here))
     return copied
 
 
@@ -79,13 +78,21 @@ def _upload_packed(host: Sequence[Tensor], device: torch.device) -> list[Tensor]
     return [next(views[tensor.dtype]).view(tensor.shape) for tensor in host]
 
 
-def _replace_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
-    """The structure with `function` applied to its tensors, in order."""
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors of a structure (see `replace_tensors`), in order."""
+    found: list[Tensor] = []
+    replace_tensors(tree, found.append)
+    return found
+
+
+def replace_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The structure with `function` applied to its tensors, in order: a tensor, or dataclasses, tuples and lists of
+    tensors and other values, which are kept."""
     if isinstance(tree, Tensor):
         return function(tree)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         fields = dataclasses.fields(tree)
-        return type(tree)(*(_replace_tensors(getattr(tree, field.name), function) for field in fields))
+        return type(tree)(*(replace_tensors(getattr(tree, field.name), function) for field in fields))
     if isinstance(tree, (list, tuple)):
-        return type(tree)(_replace_tensors(value, function) for value in tree)
+        return type(tree)(replace_tensors(value, function) for value in tree)
     return tree

@@ -11,7 +11,7 @@ CHECKS = (
         2, "train by gpu1.yaml, evaluate, predict, verify", "exit codes 0, over 95 % on tones", "training:check", 110
     ),
     Check(3, "host waits", "0 a slot, 1 a step", "host_waits:check", 45),
-    Check(4, "killed and resumed, fast and exact", "equal bits with train.deterministic", "equal_bits:check", 140),
+    Check(4, "again, killed, resumed", "equal bits with train.deterministic", "equal_bits:check", 140),
     Check(5, "one rank with NCCL, by torchrun", "bits of a run without it", "training:check_nccl", 70),
     Check(6, "two ranks on one GPU, gloo", "losses to 1e-5; a killed rank named in 20 s", "two_ranks:check", 110),
     Check(7, "precision x reduction x layout", "finite, falling, gradients within 3 %", "precision:check", 80),

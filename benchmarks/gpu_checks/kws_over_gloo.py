@@ -14,14 +14,16 @@ import torch.distributed as dist
 
 from kws.cli import main
 from kws.distributed import rank_devices, rendezvous
+from kws.training.gradients import TreeGradients
 
 
 def share_the_gpu() -> None:
-    """gloo as the backend, and no objection to two ranks on one GPU."""
+    """gloo as the backend, which sends tensors of the host only, and no objection to two ranks on one GPU."""
     os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"  # DDP without device_ids
     rank_devices.why_not_shared = lambda *_: ""
     rendezvous.backend_of = lambda device: "gloo"
-    original = dist.init_process_group
+    original, exchange = dist.init_process_group, TreeGradients._exchange
+    TreeGradients._exchange = lambda self, values, partner: exchange(self, values.cpu(), partner).to(values.device)
 
     @functools.wraps(original)
     def without_device(*words: Any, device_id: Any = None, **more: Any) -> None:  # NCCL's argument

@@ -13,7 +13,7 @@ def check(context: Context) -> Finding:
     if importlib.util.find_spec("deepspeed") is None:
         raise Skip("the package deepspeed is not installed")
     finding, stages = Finding(), range(context.sized(3, 2))
-    settings = {"train__epochs": 2, "train__lr": 0.001, "train__save_minutes": 0}
+    settings = {"train__epochs": 2, "train__lr": 0.001, "train__save_minutes": 0, "train__deterministic": "true"}
     runs = [Run(context, f"zero{stage}", train__zero=stage, **settings) for stage in stages]
     commands: list[Command] = [run.start(env=FULL_FLOAT32) for run in runs]
     for run, command in list(zip(runs, commands, strict=True))[1:]:
@@ -30,7 +30,9 @@ def check(context: Context) -> Finding:
 
 
 def _compare(stage: int, plain: Run, run: Run, finding: Finding) -> None:
-    apart = max(abs(a - b) for a, b in zip(plain.losses(), run.losses(), strict=True))
+    differences = [abs(a - b) for a, b in zip(plain.losses(), run.losses(), strict=True)]
+    print(f"ZeRO-{stage}: differences of the losses by step:", *(f"{one:.1e}" for one in differences))
+    apart = max(differences)
     finding.add(f"ZeRO-{stage}: resumed, losses to {apart:.1e}", **{f"zero{stage}_losses_apart": apart})
     finding.expect(apart <= 1e-5, f"ZeRO-{stage}: losses differ by {apart:.1e}")
     used, more = (one.events("step")[-1].get("gpu_gb") for one in (plain, run))

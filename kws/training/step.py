@@ -9,6 +9,7 @@ The host waits for the device once in a step, for the loss, the counts and the v
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +27,13 @@ from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import SYNCHRONISING
 from kws.errors import UsageError
 from kws.run.checkpoint import Checkpoint
-from kws.training import forward
+from kws.training import forward, slot_graph
 from kws.training.ema import Ema
 from kws.training.forward import NoWatchdog, Progress
 from kws.training.gradients import gradient_sync
+from kws.training.mixup import Mixup
 from kws.training.optim import lr_at
+from kws.training.slot_graph import SlotGraph
 from kws.training.slot_inputs import PreparedSlot, SlotInputs
 from kws.training.slots import RunningStatistics, seed_slot
 from kws.training.step_times import StepTimes
@@ -110,13 +113,17 @@ class Stepper:
         self._slots = len(slots_of_rank(ranks.rank, ranks.world_size, self._settings.slots))
         self._inputs = SlotInputs(training_set, features, ranks, self._times)
         forward.set_up(network, self._settings)
+        self._network = network
         self.ema = Ema(network, self._settings.ema) if self._settings.ema else None
         self._statistics = RunningStatistics(network)
         self._sync = gradient_sync(self._settings, ranks, network, optimizer)
         self._sync.model.train()
         self._forward = forward.ForwardPass(self._sync.model, self._settings, ranks.device, self._progress)
+        self._optimizer = optimizer
+        self._graph: SlotGraph | None = None
+        self._captures = slot_graph.can_capture(self._settings, ranks.device, self._sync.model is not network)
         if self._sync.needs_bucket_warmup:
-            self._warm_up_buckets(optimizer)
+            self._warm_up_buckets()
 
     def step(
         self, planned: PlannedStep, batches: Iterator[Batch], votes: Votes, ledger: Ledger | None = None,
@@ -172,36 +179,62 @@ class Stepper:
                 if must_run:
                     self._silent_backward()
                 zero = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
-                sums = SlotSums(self._statistics.end_slot(0), zero, zero, zero)
+                sums = SlotSums(self._statistics.end_slot(0), zero, zero, zero).flat()
         with self._times.part("backward"):
-            self._sync.end_slot(sums.flat())
+            self._sync.end_slot(sums)
 
-    def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep, waits: bool) -> SlotSums:
-        """`waits`: ranks wait for one another in the backward pass."""
+    def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep, waits: bool) -> Tensor:
+        """Returns the slot's SlotSums, flat. `waits`: ranks wait for one another in the backward pass."""
+        draws, factor = slot.batch.draws.numpy(), self._sync.loss_scale / planned.clips
+        inputs = features, slot.labels, slot.mixup, torch.full((), factor, device=self._ranks.device)
+        if self._captures and slot.num_clips == self._settings.micro_batch and not self._graph:
+            self._graph = self._capture(inputs)
         seed_slot(self._settings.seed, planned.step, slot.batch.slot)
-        clips, draws = slot.num_clips, slot.batch.draws.numpy()
-        self._statistics.begin_slot(clips)
-        with self._times.part("forward"):
-            loss, correct = self._loss(self._forward(features), slot)
-        self._losses.append((slot.batch.slot, int(draws[0]), int(draws[-1]), loss.detach()))
-        # The step's loss is the mean over its clips.
-        self._backward(loss * (self._sync.loss_scale / planned.clips), waits)
-        count = torch.full((), clips, dtype=torch.float64, device=self._ranks.device)
-        return SlotSums(self._statistics.end_slot(clips), loss.detach().double(), correct.double(), count)
+        self._statistics.begin_slot(slot.num_clips)
+        if self._graph and self._graph.fits(inputs):
+            with self._times.part("backward"):  # the forward pass too: a graph has no place between them
+                sums = self._graph(inputs)
+        else:
+            sums = self._passes(*inputs, waits=waits, times=self._times)
+        self._losses.append((slot.batch.slot, int(draws[0]), int(draws[-1]), SlotSums.from_flat(sums).loss))
+        return sums
 
-    def _backward(self, loss: Tensor, waits: bool) -> None:
-        with self._times.part("backward"):
+    def _passes(
+        self, features: Tensor, labels: Tensor, mixup: Mixup | None, factor: Tensor, waits: bool, times: StepTimes
+    ) -> Tensor:
+        """Forward and backward pass; returns the slot's SlotSums, flat. The loss, summed over the clips, is multiplied
+        by `factor` () for the gradients: the step's loss is the mean over its clips."""
+        with times.part("forward"):
+            loss, correct = self._loss(self._forward(features), labels, mixup)
+        self._backward(loss * factor, waits, times)
+        clips = len(features)
+        count = torch.full((), clips, dtype=torch.float64, device=self._ranks.device)
+        return SlotSums(self._statistics.end_slot(clips), loss.detach().double(), correct.double(), count).flat()
+
+    def _capture(self, inputs: tuple[Any, ...]) -> SlotGraph:
+        """The passes of a full slot as a graph. Gradients and statistics are afterwards as before."""
+        before = [None if p.grad is None else p.grad.clone() for p in self._network.parameters()]
+        compute = functools.partial(self._passes, waits=False, times=StepTimes())
+        self._statistics.begin_slot(self._settings.micro_batch)
+        graph = SlotGraph(compute, inputs)
+        for p, gradient in zip(self._network.parameters(), before, strict=True):
+            if p.grad is not None:
+                p.grad.zero_() if gradient is None else p.grad.copy_(gradient)
+        return graph
+
+    def _backward(self, loss: Tensor, waits: bool, times: StepTimes) -> None:
+        with times.part("backward"):
             if waits and self._ranks.world_size > 1:
-                self._times.all_reduce_follows(loss)
+                times.all_reduce_follows(loss)
             self._sync.backward(loss)
 
-    def _loss(self, logits: Tensor, slot: PreparedSlot) -> tuple[Tensor, Tensor]:
+    def _loss(self, logits: Tensor, labels: Tensor, mixup: Mixup | None) -> tuple[Tensor, Tensor]:
         """Loss and number of correct clips, summed over the clips, () each."""
         smoothing = self._settings.label_smoothing
-        if slot.mixup:
-            return slot.mixup.loss(logits, slot.labels, smoothing), slot.mixup.correct(logits, slot.labels)
-        loss = nn.functional.cross_entropy(logits, slot.labels, reduction="sum", label_smoothing=smoothing)
-        return loss, (logits.argmax(dim=1) == slot.labels).sum()
+        if mixup:
+            return mixup.loss(logits, labels, smoothing), mixup.correct(logits, labels)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        return loss, (logits.argmax(dim=1) == labels).sum()
 
     def _reduce(self, votes: Votes) -> Download:
         """Sums over slots and ranks; starts the step's only transfer to the host: loss, correct, clips, votes."""
@@ -269,9 +302,10 @@ class Stepper:
         clips = self._settings.micro_batch
         self._statistics.begin_slot(clips)
         with self._forward.time_limit(clips):
-            self._backward(self._forward(self._inputs.silence(clips)).sum() * 0.0, waits=True)
+            loss = self._forward(self._inputs.silence(clips)).sum() * 0.0
+            self._backward(loss, waits=True, times=self._times)
 
-    def _warm_up_buckets(self, optimizer: torch.optim.Optimizer) -> None:
+    def _warm_up_buckets(self) -> None:
         """Two backward passes whose gradients are discarded.
 
         DDP rebuilds its buckets after its first backward pass, and the order of addition depends on the place in the
@@ -281,4 +315,4 @@ class Stepper:
         for _ in range(2):
             self._silent_backward()
         self._statistics.undo_step()
-        optimizer.zero_grad(set_to_none=False)
+        self._optimizer.zero_grad(set_to_none=False)

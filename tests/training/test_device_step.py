@@ -49,7 +49,7 @@ def run_steps(
     corpus: Index, monkeypatch: pytest.MonkeyPatch, frontend: FrontEndConfig, steps: int = 2, **train: Any
 ) -> list[Copies]:
     """The copies of each of several steps on the fake device."""
-    settings = TrainConfig(global_batch=SLOTS * MICRO, micro_batch=MICRO, **train)
+    settings = TrainConfig(global_batch=SLOTS * MICRO, micro_batch=MICRO, cuda_graphs=False, **train)
     training_set = TrainingSet(Config(data=DataConfig(shards=str(corpus.root)), frontend=frontend, train=settings))
     features, network = Features(frontend.features), Network(len(training_set.task.classes), settings.channels_last)
     reader = SlotReader(
