@@ -10,7 +10,7 @@ speed alone. Checks for which no time is left are skipped. --out gets the whole 
 its row as soon as it ends (rows.jsonl), so that a run that is killed loses nothing.
 
 --data is a packed corpus of real clips (kws pack); without one, speed is measured on noise. --check N runs one check in
-this process. Verdicts: passed, failed, skipped; on a CPU `self-test`, which says only that the check's code runs.
+this process. Verdicts: passed, failed, skipped; on a CPU `self-test`, which shows only that the check's code runs.
 
 Exit code 0: no check failed. 1: a check failed. 2: no GPU.
 """

@@ -1,6 +1,6 @@
 """The `kws` command: parses the arguments, calls the command's function, and turns errors into exit codes.
 
-0 success; 1 failure, also when inputs were left out; 2 usage or environment error, with a message that says how to fix
+0 success; 1 failure, also when inputs were left out; 2 usage or environment error, with a message about how to fix
 it; 75 stopped and saved, the same command resumes; 130 interrupted with Ctrl-C.
 """
 

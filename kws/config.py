@@ -64,7 +64,7 @@ class DataConfig:
     negatives: float = 0.0
     """Fraction of the draws of an epoch that are windows of the corpus's negatives (kws pack --negatives): long
     recordings without the words. They belong to the class `unknown`, which task = "words" then has too. The other draws
-    are as `sampling` says. Evaluations have the same fraction of windows. 0: none."""
+    are set by `sampling`. Evaluations have the same fraction of windows. 0: none."""
     clip_seconds: Annotated[float | Literal["auto"], BeforeValidator(_seconds_or_auto)] = "auto"
     """Length of a clip, in seconds. auto: long enough for 99 % of the corpus's train clips and 90 % of those of each
     word, in steps of 0.1 s, from 1 to 5 s. The run records the number and keeps it when it resumes. Shorter recordings
@@ -393,7 +393,7 @@ class TrainConfig:
 
     @property
     def profile_steps(self) -> tuple[int, int] | None:
-        """The first step that `profile` wants recorded, and the one after the last; None where it is "" or wrong."""
+        """The first step that `profile` selects, and the one after the last; None where it is "" or wrong."""
         found = re.fullmatch(r"(\d{1,15}):(\d{1,15})", self.profile, re.ASCII)
         if not found:
             return None

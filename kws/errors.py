@@ -15,7 +15,7 @@ from kws.system_errors import advice, system_message
 
 
 class UsageError(ValueError):
-    """An error that the user can fix. The message says where, what was found, what was wanted and what to type.
+    """An error that the user can fix. The message names where, what was found, what was wanted and what to type.
 
     `kws` prints the message alone (on rank 0 only) and exits with code 2.
     """

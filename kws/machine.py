@@ -28,7 +28,7 @@ def cpu_name() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep memory that one training step frees for the next one. Does nothing with another libc.
+    """Makes glibc keep memory that one training step frees for the next one. Does nothing with another libc.
 
     By default every tensor over 32 MB (at first 128 KB) is mapped anew by the kernel and zeroed page by page.
     Measured: converting int16 to float took 52 us a clip with the default and 4 us with this setting.

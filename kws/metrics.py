@@ -75,7 +75,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
 
 
 def few_clips_notes(sizes: Mapping[str, int]) -> list[str]:
-    """Returns a line about those of valid and test that have too few clips to tell a good network from a bad one.
+    """Returns a line about those of valid and test that have too few clips to separate a good network from a bad one.
 
     Below FEW_CLIPS the 95 % interval of an accuracy of 95 % is wider than 9 points. Empty splits are not meant.
     """

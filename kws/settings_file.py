@@ -282,7 +282,7 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
-# Settings that may differ when a run resumes: they say where and how it runs, not what it computes. train.threads and
+# Settings that may differ when a run resumes: they set where and how it runs, not what it computes. train.threads and
 # data.task are among them because their outcome is compared instead, with run.json (kws/run/folder.py): a task's file
 # may have moved.
 FREE_TO_CHANGE = frozenset(

@@ -17,7 +17,7 @@ _INSTALLED = Path("share", "kws")
 def _places() -> list[Path]:
     """Folders that may hold the shipped files, best first.
 
-    The setup.cfg tells a checkout from site-packages, where a folder `configs` would be another project's. pip puts
+    The setup.cfg marks a checkout, not site-packages, where a folder `configs` would be another project's. pip puts
     the files below the prefix of the environment, which is three folders above site-packages.
     """
     if (_ROOT / "setup.cfg").is_file() and (_ROOT / "configs").is_dir():

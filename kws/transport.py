@@ -37,7 +37,7 @@ class ChangedError(Exception):
 
 
 class UnreachableError(Exception):
-    """The content could not be downloaded. The message says why, and after how many tries."""
+    """The content could not be downloaded. The message has the reason, and the number of tries."""
 
 
 @dataclasses.dataclass(frozen=True)

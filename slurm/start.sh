@@ -18,7 +18,7 @@ fi
 say() { echo "[$(date +%T)] $*"; }
 refuse() { say "$*"; exit 2; }
 
-# Sets nodes, tasks, each (tasks per node), cores (per task) and gpus (per node), in whatever way they were asked for
+# Sets nodes, tasks, each (tasks per node), cores (per task) and gpus (per node), in whatever way they were requested
 # (table in docs/cluster.md). srun then gets these numbers and not sbatch's options, of which it would take some again.
 read_shape() {
   case ${SLURM_TASKS_PER_NODE:-1} in # such as 4(x2), four on each of two nodes
@@ -27,7 +27,7 @@ read_shape() {
   # Not SLURM_NTASKS, which keeps its old value when the number of nodes is changed.
   nodes=$SLURM_JOB_NUM_NODES each=${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE%%(*}}
   tasks=$((nodes * each))
-  # --ntasks-per-gpu may give fewer cores than --cpus-per-task says.
+  # --ntasks-per-gpu may give fewer cores than --cpus-per-task.
   local given=$((${SLURM_CPUS_ON_NODE:-each} / each))
   # shellcheck disable=SC2034 # for the script that sources this one
   cores=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_PER_GPU:-1}}

@@ -49,7 +49,7 @@ class Context:
 
 
 class Skip(Exception):  # noqa: N818  # not an error
-    """Raised by a check that cannot run here; the text says why."""
+    """Raised by a check that cannot run here; the text is the reason."""
 
 
 @dataclasses.dataclass

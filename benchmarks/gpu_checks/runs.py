@@ -1,4 +1,4 @@
-"""`kws` commands in processes of their own, as a user types them, and what their run folders say."""
+"""`kws` commands in processes of their own, as a user types them, and what their run folders contain."""
 
 from __future__ import annotations
 

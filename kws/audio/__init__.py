@@ -1,7 +1,7 @@
 """Audio: files to samples, samples to features, and the augmentation of training clips.
 
 May import: the modules of kws/ itself, such as config and counter_rng (and torch; features, augment,
-waves, frames, noise and ta need it, the others work without it). Knows no corpus, no index and no training.
+waves, frames, noise and ta need it, the others work without it). Does not depend on corpus, index or training.
 
 Read in this order:
     formats             which files hold sound: by name, by first bytes

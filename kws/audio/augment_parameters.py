@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 PHASE_EPSILON = np.float32(1e-9)
 """The phase vocoder adds this to real parts, so that an exact zero has a phase (0) and can be divided by. Its power,
-1e-18, is far below 1e-10, the least power that the decibel scale tells apart."""
+1e-18, is far below 1e-10, the least power that the decibel scale distinguishes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,7 +133,7 @@ def find_sound(data: Sliceable, at: int) -> Sound:
         return Sound(b"", at, len(data), f"{size - there} bytes of its samples are missing")
     found = (remark,) if remark else ()
     magic = data[at : at + 4]
-    if data[at + 8 : at + 12] == b"RMP3":  # the decoder wants the MP3 alone
+    if data[at + 8 : at + 12] == b"RMP3":  # the decoder needs the MP3 alone
         return Sound(b"", chunk.body, chunk.body + size)
     if magic in _WAVS and size < _MOST_WAV_BYTES:
         is_unusual = not all(other.padded for other in before) or not any(other.id == b"fmt " for other in before)
@@ -191,7 +191,7 @@ def _is_chunk(data: Sliceable, at: int, form: _Chunks) -> bool:
 
 
 def _rebuilt_wav(data: Sliceable, at: int, form: _Chunks, sound: _Chunk, size: int, found: tuple[str, ...]) -> Sound:
-    """A WAV file with only the chunks that tell how to decode the samples, in the usual order."""
+    """A WAV file with only the chunks needed to decode the samples, in the usual order."""
     others = b""
     for chunk in _chunks(data, at, form):
         if chunk.id in (b"fmt ", b"fact") and chunk.body + chunk.size <= len(data):

@@ -31,7 +31,7 @@ _VORBIS_PAGE = 255 * 1024
 
 
 class AudioError(ValueError):
-    """The bytes hold no usable audio. The message says why, without the file's name."""
+    """The bytes hold no usable audio. The message has the reason, without the file's name."""
 
 
 class UnreadableError(AudioError):
@@ -192,7 +192,7 @@ def _read_by_ffmpeg(contents: bytes, error: UnreadableError) -> tuple[_Part, tup
 
 
 def ffmpeg_format(head: bytes, error: UnreadableError) -> formats.AudioFormat:
-    """The format to tell ffmpeg. Raises AudioError where it is none, or where ffmpeg is not installed."""
+    """The name of the format for ffmpeg. Raises AudioError where it is none, or where ffmpeg is not installed."""
     form = formats.audio_format(head)
     if form is None:
         what = formats.describe_other(head) or ("" if head.strip(b"\0") else "zeros, as of a copy that failed")

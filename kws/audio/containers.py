@@ -1,4 +1,4 @@
-"""Where the sound of a file is, read from the structure of its container; libsndfile believes the first header it sees.
+"""Where the sound of a file is, read from the structure of its container; libsndfile trusts the first header in it.
 
     bytes -> the header, also behind a tag -> chunks (kws.audio.chunks), a header (AU, SPHERE), pages (Ogg), boxes (MP4)
           -> a Sound: which bytes to decode, a corrected header, what is missing
@@ -41,7 +41,7 @@ def locate(data: Sliceable, with_end: bool = True) -> Sound:
 
 
 def missing_end(data: bytes) -> str:
-    """A description of what is missing at the end of the file; "" where nothing is or the format does not tell."""
+    """A description of what is missing at the end of the file; "" where nothing is or the format does not show it."""
     return locate(data).missing
 
 

@@ -1,4 +1,4 @@
-"""Which files hold sound: by the ending of their name, or by their first bytes. Knows no decoder.
+"""Which files hold sound: by the ending of their name, or by their first bytes. Does not depend on a decoder.
 
     name -> "audio", "maybe" (worth reading the first bytes) or "other"
     first bytes -> the audio format, or what else the file is (a web page, an archive, ...)
@@ -153,7 +153,7 @@ def audio_format(head: bytes) -> AudioFormat | None:
 
 
 def describe_other(head: bytes) -> str:
-    """What a file without sound is, where its first bytes tell: "a web page", "text"; else ""."""
+    """What a file without sound is, where its first bytes show it: "a web page", "text"; else ""."""
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
             return what

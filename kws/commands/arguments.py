@@ -12,7 +12,7 @@ from kws.commands.parser import add_command as _command
 from kws.commands.shared_arguments import add_checkpoint, add_device, add_network, add_seed
 
 EXIT_CODES = (
-    "exit codes: 0 success; 1 failure; 2 usage or environment error: the message says how to fix it; "
+    "exit codes: 0 success; 1 failure; 2 usage or environment error: the message explains how to fix it; "
     "75 stopped and saved: run the same command again to resume"
 )
 

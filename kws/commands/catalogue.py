@@ -70,8 +70,14 @@ def network_row(name: str, num_classes: int = 35) -> dict[str, Any]:
 
 def networks_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows as a terminal table with one section per family; 80 columns have no room for the features, the last."""
-    found = Table("network", "parameters", "a clip", "a second", "receptive\nfield", "stream", "input", "features")
-    found.title, found.box, found.show_edge = "with 35 classes, in millions of multiply-adds", box.SIMPLE_HEAD, False
+    found = Table(
+        "network", "parameters", "per\nclip", "per\nsecond", "receptive\nfield", "stream", "input", "features"
+    )
+    found.title, found.box, found.show_edge = (
+        "networks with 35 classes; per clip and per second: million multiply-adds",
+        box.SIMPLE_HEAD,
+        False,
+    )
     found.padding, found.pad_edge = 0, False
     for column in found.columns[:-1]:
         column.no_wrap = True
@@ -90,9 +96,10 @@ def networks_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{bands} x {frames}", Text(item["features"], no_wrap=True, overflow="ellipsis"),
         )  # fmt: skip
     without = [item["name"] for item in rows if not item["config"]]
-    found.caption = "a second: of a stream, or of a window every 100 ms; each has a config, configs/NETWORK.toml" + (
-        f", except {', '.join(without)}" if without else ""
-    )
+    found.caption = (
+        "per second: of continuous audio, streamed where the network can, else a window every 100 ms; receptive field: "
+        "in frames, and in seconds; input: bands x frames; each network has a config, configs/NETWORK.toml"
+    ) + (f", except {', '.join(without)}" if without else "")
     return found
 
 

@@ -32,7 +32,7 @@ _ENTRY = re.compile(r"# *(command|hardware|time|hours|score) {2,}(.*)")
 
 @dataclasses.dataclass(frozen=True)
 class ShippedFile:
-    """A file that comes with kws, with what its header comment says; `network` is "" for all but configs."""
+    """A file that comes with kws, with the text of its header comment; `network` is "" for all but configs."""
 
     name: str
     path: Path

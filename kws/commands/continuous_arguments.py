@@ -56,7 +56,7 @@ def add_mix(commands: Any) -> None:
     )  # fmt: skip
     mix.add_argument(
         "--snr", default="5:20", metavar="LOW:HIGH",
-        help="level of a word above the background around it in dB; write --snr=-5:10 for negative ones (default 5:20)",
+        help="level of a word above the background around it, in dB; negative values as --snr=-5:10 (default 5:20)",
     )  # fmt: skip
     mix.add_argument(
         "--level", default="-50:-30", metavar="LOW:HIGH",
@@ -82,7 +82,11 @@ def add_spot(commands: Any) -> None:
         "paths", type=path, nargs="+", metavar="AUDIO",
         help="recordings, or folders of them; - for raw 16-bit samples from stdin, as arecord -t raw writes them",
     )  # fmt: skip
-    _add_detection(spot)
+    _add_detection(
+        spot,
+        "with --truth: choose the threshold with the fewest misses at so many false accepts an hour or fewer on these "
+        "recordings, and store it for this run; without: use the threshold that was stored",
+    )
     spot.add_argument(
         "--truth", type=path, metavar="LABELS",
         help="the words in the recordings: a folder of label tracks (Audacity, TextGrid) named like the recordings, "
@@ -121,18 +125,18 @@ def add_listen(commands: Any) -> None:
     )
 
 
-def _add_detection(parser: argparse.ArgumentParser) -> None:
-    """How scores become events: options of spot and listen."""
+def _add_detection(parser: argparse.ArgumentParser, at_help: str = "") -> None:
+    """How scores become events: options of spot and listen. at_help: what --at does, where it also chooses."""
     thresholds = parser.add_mutually_exclusive_group()
     thresholds.add_argument(
         "--threshold", metavar="T|WORD=T,...",
-        help="probability that is an event, from 0 to 1, of every word or for each (default: the one that --at chose "
-        "for this run, else 0.5)",
+        help="an event begins where the averaged probability reaches T, from 0 to 1; one for all words or one for each "
+        "(default: the one that kws spot --at chose for this run, else 0.5)",
     )  # fmt: skip
     thresholds.add_argument(
         "--at", type=float, metavar="FA_PER_HOUR",
-        help="with --truth: choose the threshold with so many false accepts an hour on these recordings, and store it "
-        "for this run; without: use the threshold that was stored",
+        help=at_help
+        or "the threshold with at most so many false accepts an hour that kws spot --truth --at chose for this run",
     )  # fmt: skip
     parser.add_argument(
         "--preset", metavar="NAME",

@@ -15,7 +15,7 @@ from kws.streaming.listening import ChunkResult
 
 
 class ListenReport:
-    """Writes events as they come, as text or JSON, and counts what the last line says."""
+    """Writes events as they come, as text or JSON, and counts for the last line."""
 
     def __init__(self, as_json: bool, clips: KeptClips | None) -> None:
         self.display: ListenDisplay | None = None

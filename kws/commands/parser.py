@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(words, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, except that a command refuses unknown words itself: it knows its options, and the parser of
+        """As argparse's, except that a command refuses unknown words itself: it has its options, and the parser of
         all commands, which would refuse them later, does not."""
         if self._subparsers is not None or self._in_any_order:
             return super().parse_known_args(args, namespace)

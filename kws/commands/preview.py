@@ -69,7 +69,7 @@ def memory_bytes(trainer: Trainer) -> dict[str, int]:
     """Bytes that a process holds during a step, by purpose.
 
     Not included: torch and the other libraries (0.4 GB on a CPU, 0.6 with the augmentation chain's compiled loops), the
-    augmentation chain's tensors, and temporary tensors of the layers; kws.models.memory says how close this comes.
+    augmentation chain's tensors, and temporary tensors of the layers; kws.models.memory gives its accuracy.
     """
     train, network = trainer.config.train, trainer.network
     weights = sum(p.numel() * p.element_size() for p in network.parameters())

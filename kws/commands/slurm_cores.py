@@ -16,7 +16,7 @@ _TIMEOUT_S = 20.0
 def cores_per_gpu(gpus: int, options: Sequence[str]) -> int | None:
     """Cores per GPU that a job with `gpus` per node gets on every node that has so many, at most MOST_CORES.
 
-    `options`: those for sbatch. None where they ask for cores themselves, and where sinfo does not answer: then the job
+    `options`: those for sbatch. None where they request cores themselves, and where sinfo does not answer: then the job
     script's own number holds.
     """
     if any(option.startswith(("--cpus-per", "-c", "--exclusive")) for option in options):

@@ -4,7 +4,7 @@
 
 A job reads its config when it starts and when it is requeued, perhaps days later. It reads the copy, so the original
 may be edited for the next run; otherwise the job would be refused because its settings had changed. The scripts are
-those of slurm/ in the current folder, else those that come with kws; their copies say where they and this kws are.
+those of slurm/ in the current folder, else those that come with kws; their copies contain where they and this kws are.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def progress(label: str, hidden: bool = False, in_bytes: bool = False) -> Iterat
 @contextmanager
 def stoppable(folder: Path) -> Iterator[None]:
     """Around work that can be resumed from what it has written to `folder`: turns Ctrl-C, SIGTERM and SIGHUP
-    into a StoppedError that says so."""
+    into a StoppedError with the reason."""
 
     def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt
@@ -74,7 +74,7 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
-    """Around work that has no end of its own: Ctrl-C, SIGTERM and SIGHUP only ask it to stop, and it asks with the
+    """Around work that has no end of its own: Ctrl-C, SIGTERM and SIGHUP only request a stop, and it checks with the
     yielded function whether one came. A second Ctrl-C raises KeyboardInterrupt."""
     asked = threading.Event()
 
@@ -100,7 +100,7 @@ def _end_signals() -> list[signal.Signals]:
 
 @contextmanager
 def _on_signals(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Handles the signals in the with block; in the main thread only, as Python wants."""
+    """Handles the signals in the with block; in the main thread only, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

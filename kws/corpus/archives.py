@@ -51,7 +51,7 @@ class SourceFile:
         self._member: IO[bytes] | None = None
 
     def head(self) -> bytes:
-        """Its first bytes, from which kws.audio.formats tells what it is. Raises UsageError where it cannot be read."""
+        """Its first bytes, from which kws.audio.formats finds its format. Raises UsageError where it cannot be read."""
         if self.path:
             try:
                 with self._open() as file:

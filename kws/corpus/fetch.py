@@ -145,7 +145,7 @@ def _remove(part: Path) -> None:
 class _PartialArchive(transport.DownloadTarget):
     """The downloaded part of an archive, over several calls: ARCHIVE.part, and beside it what it is a part of.
 
-    It is discarded where it is from another address, or where nothing can tell whether the archive has changed since.
+    It is discarded where it is from another address, or where the archive may have changed since.
     """
 
     def __init__(self, file: BinaryIO, path: Path, recipe: Recipe, address: str, say: Say, progress: Progress) -> None:

@@ -118,7 +118,7 @@ def parse_seconds(text: str) -> float:
 
 
 def _label(where: str, fields: Sequence[str], length_s: float) -> Label:
-    """The label. Raises ValueError that says what is wrong."""
+    """The label. Raises ValueError with the reason."""
     if len(fields) < 2:
         raise ValueError(f"found {fields[0].strip()[:40]!r}; wanted START, END and LABEL with tabs between them")
     label = label_of(where, parse_seconds(fields[0]), parse_seconds(fields[1]), fields[2] if fields[2:] else "")

@@ -54,7 +54,7 @@ class Layout:
     split_level: the level of the split folders, from the source; None: there are none. unlabelled: split folders whose
     recordings have no word. prefix: the folders around everything else, below the split folder. word_level,
     speaker_level: levels below those; None: the last folder is the word; no folder is the speaker. words: those found,
-    with which folders of another depth are read. notes: what to tell the user.
+    with which folders of another depth are read. notes: lines for the user.
     """
 
     split_level: int | None = None

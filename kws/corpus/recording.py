@@ -28,7 +28,7 @@ class Recording:
 
     name: WORD/FILE. origin: the folder, archive or CSV it came from. audio: the path of a file, which is read when it
     is decoded, or the bytes of an archive's member. speaker: "" if unknown. span: the excerpt to use; None: the whole.
-    split: train, valid or test as its folder, a table or its name says; "": they do not.
+    split: train, valid or test from its folder, a table or its name; "": from none.
     """
 
     name: str

@@ -3,7 +3,7 @@
     SRC... --survey--> layout of the folders --read--> recordings one by one (word, speaker, file or bytes), the splits
     that folders, lists or tables name, and what was left out
 
-Archives are not unpacked to disk. The word is the name of a folder (kws/corpus/layout.py says which), or comes from the
+Archives are not unpacked to disk. The word is the name of a folder (chosen by kws/corpus/layout.py), or comes from the
 recording's own name, its label track or a table; `_background_noise_` holds noise.
 """
 
@@ -193,7 +193,7 @@ class Sources:
         return self._found_tables[path]
 
     def _unless_in_word_folders(self, path: Path, found: finding.Found) -> finding.Found:
-        """The tables; none where they list a part of the recordings in word folders, which say the same."""
+        """The tables; none where they list a part of the recordings in word folders, with the same words."""
         if not all(table.is_strict for table in found.tables) or not table_reader.agree_with_folders(found.tables):
             return found
         with _way_out(path):
@@ -226,7 +226,7 @@ class Sources:
         return found
 
     def _understand(self, path: Path) -> Layout:
-        """The layout, from the survey. Raises UsageError, which names what else may tell the words."""
+        """The layout, from the survey. Raises UsageError, which names what else may give the words."""
         surveyed = self._survey(path)
         if self._word_in_name:
             return layout.split_folders(surveyed.folders)

@@ -19,7 +19,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def split_called(name: str) -> str:
-    """train, valid or test for a name that says nothing else, such as Training or val; "" for any other."""
+    """train, valid or test for a name with no other part, such as Training or val; "" for any other."""
     return SPLITS.get(name.lower(), "")
 
 

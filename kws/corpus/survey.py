@@ -39,7 +39,7 @@ class Survey:
     num_tracks: int = 0
     """Long recordings with a label track; their folders name no word."""
     word_in_name: bool = False
-    """Whether the words come from the file names, so that the folder does not tell recordings apart."""
+    """Whether the words come from the file names, so that the folder does not distinguish recordings."""
     _names: array.array[int] = dataclasses.field(default_factory=lambda: array.array("q"))
 
     @property

@@ -103,7 +103,7 @@ class ClipLengths:
         return f"clips of {self.seconds:g} s{self._from_auto()}: of {self.clips:,} recordings {', '.join(parts)}"
 
     def notes(self, anywhere: bool = False) -> list[str]:
-        """Lines to show without being asked: none where the recordings fit in clips of a second. anywhere:
+        """Lines that are always shown: none where the recordings fit in clips of a second. anywhere:
         frontend.place = "anywhere", for which clips are meant to be longer than recordings."""
         lines = []
         if self.longer:
@@ -121,7 +121,7 @@ class ClipLengths:
         return lines or ([self.line()] if self.seconds != SHORTEST_AUTO_S else [])
 
     def lines(self) -> list[str]:
-        """`line`, and the notes if they say more: that recordings could be used whole, or that clips are half empty."""
+        """`line`, and the notes if there is more: recordings could be used whole, or clips are half empty."""
         says_more = self._how_to_use_more() or 2 * self.half_empty > self.clips
         return list(dict.fromkeys([self.line(), *(self.notes() if says_more else [])]))
 

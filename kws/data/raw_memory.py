@@ -1,6 +1,6 @@
 """Compiled functions on memory addresses, for other compiled functions: a fast copy, and the crc32.
 
-`copy_past_cache` writes to memory without reading it into the cache first ("non-temporal"), and asks for the first
+`copy_past_cache` writes to memory without reading it into the cache first ("non-temporal"), and requests the first
 bytes of each page of what is copied next, because the processor's own prefetching ends with a page. Measured, 64 clips
 of 32 kB from a memory map into one of six buffers: 335 us; with libc's memcpy 551 us (docs/log.md).
 """

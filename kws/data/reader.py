@@ -3,7 +3,7 @@
     clip ids -> index columns: shard, offset, length -> memory map (kws/data/store.py)
              -> crc32 and copy (kws/data/gather.py), or decoding -> rows (B, T)
 
-A reader knows ids and samples only. Labels are added where batches are made (`SlotReader` of kws/data/stream.py). Any
+A reader has ids and samples only. Labels are added where batches are made (`SlotReader` of kws/data/stream.py). Any
 number of threads may use one reader: each holds the maps that it reads from until its rows are filled.
 """
 
@@ -208,7 +208,7 @@ class Reader:
             target.lengths[row] = count
 
     def _is_whole(self, windows: NegativeWindows, recording: int, shard: memoryview, clip: int) -> bool:
-        """Whether the crc32 of a recording of the negatives is right; True where `verify` asks for no check. Raises
+        """Whether the crc32 of a recording of the negatives is right; True where `verify` selects no check. Raises
         DamagedError with `on_bad` = "fail"."""
         if self._verify == "never" or (self._verify == "first" and self._checked_negatives[recording]):
             return True

@@ -3,7 +3,7 @@
     index + task definition -> Selection: an index whose splits have the task's clips only -> plan, reader, evaluation
     with data.negatives: the splits also have the windows of the corpus's negatives, as clips of the class unknown
 
-Of the unknown words a split uses exactly as many clips as the task says: those whose hashed names are lowest. That does
+Of the unknown words a split uses exactly the task's number of clips: those whose hashed names are lowest. That does
 not depend on the seed, the audio format or the shards. No column is copied: the subset is stored as its highest hash.
 """
 
@@ -243,7 +243,7 @@ def _with_windows(split: Split, packed: Split | None, word: int, samples: int, s
 
 
 def _silence_setting(definition: Definition) -> str:
-    """Returns the setting by which the user asked for silence."""
+    """Returns the setting that requests silence."""
     return "data.silence" if definition.name == tasks.WORDS else f"data.task={definition.name}"
 
 

@@ -41,7 +41,7 @@ class DamagedError(UsageError):
 
 
 class FetchCancelledError(Exception):
-    """The caller asked to end the fetch before the shard was complete."""
+    """The caller requested the end of the fetch before the shard was complete."""
 
 
 @dataclasses.dataclass(frozen=True)

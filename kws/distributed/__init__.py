@@ -1,6 +1,6 @@
 """Several processes working together: the ranks of a run, their process group, and pools of worker processes.
 
-Imports nothing of kws but config, errors and machine; knows no networks and no data. Read in this order:
+Imports nothing of kws but config, errors and machine; does not depend on networks or data. Read in this order:
 
     ranks           this process as one rank; collective operations
     process_group   joining and leaving; DDP

@@ -41,7 +41,7 @@ _TORCH_WRITER = "inline_container"
 def resolve_stage(setting: int, environ: Mapping[str, str] = os.environ) -> int:
     """ZeRO stage of the run: the setting train.zero, or if that is 0 the stage of accelerate's launch file.
 
-    Raises UsageError if both are given and differ, and if the launch file asks for more than stage 1 or 2.
+    Raises UsageError if both are given and differ, and if the launch file requests more than stage 1 or 2.
     """
     if environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() != "true":
         return setting
@@ -85,7 +85,7 @@ def create_accelerator(settings: TrainConfig, device: torch.device, timeout: tim
         return Accelerator(
             mixed_precision="no",  # our settings decide, not the launcher's
             deepspeed_plugin=_Plugin(hf_ds_config=_deepspeed_config(settings, int(os.environ["WORLD_SIZE"]))),
-            # Without a backend, each CPU process believes that it is alone (accelerate 1.15).
+            # Without a backend, each CPU process runs as if it were alone (accelerate 1.15).
             kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if cpu else "nccl", timeout=timeout)],
         )
 
@@ -200,7 +200,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _rename_momentum_to_adam(path: Path) -> bool:
-    """Stores SGD's momentum in a shard's file under Adam's two names, the only ones that the conversion knows.
+    """Stores SGD's momentum in a shard's file under Adam's two names, the only ones that the conversion supports.
 
     Returns whether the shard is one of SGD. Without momentum zeros are stored, which is where momentum starts.
     """

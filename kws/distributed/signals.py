@@ -21,7 +21,7 @@ class StopRequest:
     Checkpoints are renamed into place whole, so even then no file is left half-written.
 
     A thread receives the signals. Python runs a signal handler only between two of its own instructions, so not while
-    a collective operation waits for a stalled rank, which is when a person most wants Ctrl-C to work.
+    a collective operation waits for a stalled rank, which is when Ctrl-C is most needed.
 
     leave: ends the process; called with a signal that arrives before `begin`, when there is nothing to save.
     """
@@ -68,7 +68,7 @@ class StopRequest:
             self._first_interrupt = min(now, self._first_interrupt)
 
     def request(self, number: int | None) -> None:
-        """Asks for a stop, by signal `number` or for another reason (None). The first signal is the one reported."""
+        """Requests a stop, by signal `number` or for another reason (None). The first signal is the one reported."""
         self.signal = self.signal or number
         self.requested = True
 

@@ -37,12 +37,12 @@ def adopt_srun_step(environ: dict[str, str] | None = None) -> bool:
 
 
 def cores_per_task(environ: Mapping[str, str] = os.environ) -> int:
-    """Cores that SLURM gave each task; 0 where the job did not ask for a number."""
+    """Cores that SLURM gave each task; 0 where the job did not request a number."""
     return int(environ.get("SLURM_CPUS_PER_TASK") or 0)
 
 
 def gives_gpus(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether SLURM gave GPUs to this job on this node, however they were asked for."""
+    """Whether SLURM gave GPUs to this job on this node, however they were requested."""
     return any(environ.get(name, "0") not in ("", "0") for name in _GPUS_OF_NODE)
 
 

@@ -1,6 +1,6 @@
 """Watchdog: a thread in every rank that detects dead or stalled ranks and forwards stop requests.
 
-A collective operation only blocks or fails; it does not say which rank caused that. So each rank keeps a connection to
+A collective operation only blocks or fails; it does not show which rank caused that. So each rank keeps a connection to
 rank 0, beside the process group, and sends a line of JSON every HEARTBEAT_S: its activity, a stop request it received,
 or the error it leaves with. Rank 0 sends what concerns all ranks to all of them.
 
@@ -131,7 +131,7 @@ class Watchdog:
         return self._rank == 0 or (self.fault.rank == 0 and self._first_on_host)
 
     def close(self, reason: str | None = None) -> None:
-        """Ends the thread and says goodbye to the other ranks; `reason` if this process failed."""
+        """Ends the thread and sends a last message to the other ranks; `reason` if this process failed."""
         self._closing.set()
         self._wakeup.send(b".")
         self._thread.join()

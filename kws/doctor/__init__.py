@@ -9,7 +9,7 @@ them may stop it. Read in this order:
 
     identity            which rank this process is, and where rank 0 is
     child_process       a child process that answers in JSON, with a limit
-    local_facts         what a rank knows about itself without torch: versions, limits, cores, clock, host names
+    local_facts         facts about a rank, found without torch: versions, limits, cores, clock, host names
     torch_probe         in a child: torch and GPUs, the process group, all-reduce, a step of the config
     nccl_log            which network NCCL uses
     folder_probe        in a child: run folder and cache

@@ -28,7 +28,7 @@ _LINES = 30
 
 
 class ChildError(Exception):
-    """The child gave no answer; the message says why, in one line."""
+    """The child gave no answer; the message is the reason, in one line."""
 
 
 class Child:

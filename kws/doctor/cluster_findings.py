@@ -38,7 +38,7 @@ def _ranks(answers: Answers) -> Finding:
 
 
 def _names(answers: Answers) -> Finding:
-    """Whether each host knows its own name and that of rank 0's host. gloo listens on the address of the own name, so
+    """Whether each host resolves its own name and that of rank 0's. gloo listens on the address of the own name, so
     across nodes a loopback address will not do."""
     failed: dict[int, str] = {}
     for rank, found in answers.machine.items():

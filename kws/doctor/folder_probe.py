@@ -106,7 +106,7 @@ def _space(folder: Path) -> dict[str, int]:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that holds a folder: ext4, nfs4, lustre, tmpfs; "" where /proc does not say it."""
+    """The type of the file system that holds a folder: ext4, nfs4, lustre, tmpfs; "" where /proc does not show it."""
     place = nearest_existing(folder).resolve()
     found, longest = "", -1
     try:

@@ -177,7 +177,7 @@ def _listen(identity: Identity) -> socket.socket:
 
 
 def follow(identity: Identity, stages: Stages, connect_s: float, silence_s: float) -> None:
-    """The other ranks: connects to rank 0 and carries out its stages until it says that this is the end.
+    """The other ranks: connects to rank 0 and carries out its stages until it sends the end.
 
     connect_s: how long to try. silence_s: how long rank 0 may be silent. Raises RankError where rank 0 cannot be
     reached, or is lost.

@@ -1,4 +1,4 @@
-"""What a rank knows about itself without torch: versions, limits, cores, drivers, host names. Nothing here waits for a
+"""Facts about a rank, found without torch: versions, limits, cores, drivers, host names. Nothing here waits for a
 file server or for another rank; names are resolved in threads with a limit."""
 
 from __future__ import annotations

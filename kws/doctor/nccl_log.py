@@ -23,7 +23,7 @@ def write_log(environ: MutableMapping[str, str] = os.environ) -> Path | None:
 
 
 def network(log: Path | None) -> str:
-    """IB, Socket, or the name of a plugin; "" where the log does not say it. Removes the log."""
+    """IB, Socket, or the name of a plugin; "" where the log does not contain it. Removes the log."""
     if log is None:
         return ""
     text = ""

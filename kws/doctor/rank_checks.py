@@ -1,4 +1,4 @@
-"""The stages that each rank carries out when rank 0 asks for them. Whatever may hang is done in child processes."""
+"""The stages that each rank carries out at the request of rank 0. Whatever may hang is done in child processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FOLDER, _SHARDS, _TORCH = "kws.doctor.folder_probe", "kws.doctor.shard_probe", 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examined:
-    """What the command was asked to examine. `config`: the settings, None without CONFIG; path, overrides: where they
+    """What the command examines. `config`: the settings, None without CONFIG; path, overrides: where they
     came from. run: the run folder."""
 
     run: Path

@@ -102,7 +102,7 @@ class EvaluationData:
 
 
 class EvaluationStopped(Exception):  # noqa: N818  # not an error
-    """The evaluation was asked to stop before its last batch."""
+    """A stop was requested before the last batch of the evaluation."""
 
 
 def evaluate_split(

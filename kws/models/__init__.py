@@ -1,6 +1,6 @@
 """The networks. Each maps features (B, 1, F, N) to logits (B, classes).
 
-May import: kws.errors only (and torch). Knows no audio, no corpus and no training.
+May import: kws.errors only (and torch). Does not depend on audio, corpus or training.
 
 Read in this order:
     registry     every network by name; build_model. names: the same names without torch

@@ -15,7 +15,7 @@ Trainable parameters with F = 64:
     30 classes     77,214    92,766   176,286   138,846
     35 classes     77,859    93,411   176,931   139,491
 
-What the paper does not say follows the authors' NeMo training files: no dropout, Xavier initialisation, batch norm eps
+What the paper leaves open follows the authors' NeMo training files: no dropout, Xavier initialisation, batch norm eps
 1e-3, a residual projection in every block. Those files have stride 1 in Conv1, which means twice the frames and twice
 the work; `MatchboxNet(stride=1)` is that network.
 

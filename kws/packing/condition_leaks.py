@@ -4,7 +4,7 @@
 
 A network may then learn the device instead of the word: 99 % in the test split, which was recorded in the same way, and
 failure in life. The AUC of a measure is the probability that a clip of the word and a clip of another are ordered
-rightly by it: 0.5 tells nothing, 1.0 tells all.
+rightly by it: 0.5 is chance, 1.0 is perfect separation.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def find_leaks(conditions: Conditions, words: Sequence[str], sources: SourceForm
 def _told(
     values: Values, here: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[str, float, str, str]]:
-    """(condition, AUC, typical value here, typical value there) of each condition that tells the clips apart."""
+    """(condition, AUC, typical value here, typical value there) of each condition that separates the clips."""
     for at, measure in enumerate(MEASURES):
         one, other = values[here, at], values[there, at]
         if min(len(one), len(other)) < _FEWEST_CLIPS:
@@ -99,7 +99,7 @@ def _told(
 
 
 def _auc(one: Values, other: Values) -> float:
-    """The area under the ROC curve of a measure that tells one from the other, in either direction: 0.5 to 1."""
+    """The area under the ROC curve of a measure that separates one from the other, in either direction: 0.5 to 1."""
     joined = np.concatenate([one, other])
     _, place, counts = np.unique(joined, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
@@ -108,7 +108,7 @@ def _auc(one: Values, other: Values) -> float:
 
 
 def _length_auc(one: Values, other: Values, auc: float) -> float:
-    """How well an unnatural length tells one from the other; 0 where lengths differ as words do."""
+    """How well an unnatural length separates one from the other; 0 where lengths differ as words do."""
     ratio = np.median(one) / max(1e-9, np.median(other))
     lengths, counts = np.unique(one, return_counts=True)
     usual = lengths[counts.argmax()]

@@ -24,7 +24,7 @@ from kws.packing.journal import DecodedRecording
 
 _CHUNK_RECORDINGS, _CHUNK_BYTES = 64, 2_000_000
 _MOST_KEY_BYTES = 240
-"""With the ending of a member, and the hash that tells equal keys apart, at most 255: the limit of file systems."""
+"""With the ending of a member, and the hash that distinguishes equal keys, at most 255: the limit of file systems."""
 
 
 class NumberedRecording(NamedTuple):

@@ -37,7 +37,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Readable(Protocol):
-    """A shard being read. `read` returns fewer bytes than asked for only at the end."""
+    """A shard being read. `read` returns fewer bytes than requested only at the end."""
 
     def read(self, size: int, /) -> bytes: ...
 

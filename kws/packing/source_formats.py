@@ -44,7 +44,7 @@ def added(one: SourceFormats, other: SourceFormats) -> dict[tuple[str, str], dic
 
 def save_sum_of_parts(index: Index, folder: Path) -> None:
     """Adds up what the parts in `folder` (kws pack --part) say, for the index of their shards together. Writes nothing
-    where they do not say it of every clip."""
+    where they do not have it for every clip."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for path in sorted(folder.glob(f"*/{NAME}")):
         if (path.parent / "index" / "index.json").exists():

@@ -35,7 +35,7 @@ _EXAMPLES = 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """How the user wants clips divided into splits.
+    """How clips are to be divided into splits.
 
     percents: see Percents; used where the sources name no splits. valid_speakers, test_speakers: these speakers are in
     that split. Then it holds no others, unless its percentage is given too. Raises UsageError for a speaker in both.
@@ -77,7 +77,7 @@ def read_speakers(given: str) -> tuple[str, ...]:
 class SplitRule:
     """The split of each clip, before splits are balanced.
 
-    `found`: what the sources say of splits; `base`: the corpus that clips are added to.
+    `found`: the splits that the sources give; `base`: the corpus that clips are added to.
     """
 
     def __init__(self, options: SplitOptions, found: Findings, base: Index | None) -> None:

@@ -6,8 +6,8 @@ from kws.results.formats import number
 from kws.results.records import Row
 
 EXPLANATION = (
-    "Taken for a word: the share of sounds that are no wanted word in which the probability of some word reaches the "
-    "threshold, with its 95 % interval. Words missed: the share of the words' own clips that stay below it."
+    "Taken for a word: the share of sounds without a word of the task for which the probability of some word reaches "
+    "the threshold, with its 95 % interval. Words missed: the share of the words' own clips that stay below it."
 )
 
 
@@ -49,4 +49,4 @@ def _share(row: Row, key: str, at: int) -> str:
 def silence_line(result: Row) -> str:
     """The word that is most probable for digital silence."""
     found = result["open_set"]["digital_silence"]
-    return f"digital silence is {found['word']} with a probability of {number(found['probability'], '.1%')}"
+    return f"The most probable word for digital silence: {found['word']}, {number(found['probability'], '.1%')}"

@@ -214,7 +214,7 @@ def _open_set(result: Row) -> str:
     """What share of sounds that are no wanted word is taken for one."""
     names = open_set.open_set_columns(result)
     shares = table(names, open_set.open_set_cells(result), "r" * len(names))
-    text = f"{open_set.EXPLANATION} {open_set.silence_line(result).capitalize()}."
+    text = f"{open_set.EXPLANATION} {open_set.silence_line(result)}."
     return f"<h3>Open set: what is taken for a word</h3><p>{escape(text)}</p>{shares}"
 
 

@@ -145,7 +145,7 @@ def is_complete(result: Row) -> bool:
 
 
 def read_status(run: Path) -> Row:
-    """RUN/status.json, with state "killed" where it says "running" but no process holds the run's lock."""
+    """RUN/status.json, with state "killed" where it is "running" but no process holds the run's lock."""
     status = read_json(run / "status.json")
     killed = status.get("state") == "running" and lock.find_holder(run) is None
     return status | {"state": "killed"} if killed else status

@@ -12,7 +12,7 @@ from kws.results.page_parts import embedded, picture_card, section, table
 from kws.results.records import Row, read_json
 
 WORD_COLUMNS = ("word", "missed", "missed, % (95 %)", "false accepts", "an hour (95 %)", "latency", "95 % within")
-RATE_COLUMNS = ("at most an hour", "threshold", "missed", "missed, % (95 %)", "found an hour (95 %)")
+RATE_COLUMNS = ("false accepts/h, at most", "threshold", "missed", "missed, % (95 %)", "false accepts/h (95 %)")
 
 
 def read_spots(run: Path) -> list[tuple[Path, Row]]:
@@ -85,7 +85,7 @@ def rates_title(result: Row) -> str:
     """Where the thresholds of `rate_cells` come from."""
     if result.get("at_from") == "stored":
         return "Missed words at thresholds chosen on other recordings"
-    return "Missed words at thresholds read from this curve"
+    return "Missed words at thresholds chosen on these recordings"
 
 
 def facts(result: Row) -> list[str]:
@@ -93,12 +93,13 @@ def facts(result: Row) -> list[str]:
     settings, network, rules = (result.get(key) or {} for key in ("settings", "network", "rules"))
     hours, count = result["figures"].get("hours"), len(result.get("recordings") or [])
     smooth, refractory = (number(settings.get(key), "g") for key in ("smooth_ms", "refractory_ms"))
+    smoothing = f"mean over {smooth} ms" if settings.get("smooth_ms") else "no smoothing"
     return [
         f"{count} recording{'s' * (count != 1)}, {duration(3600 * hours) if hours else '0 s'}; threshold "
         f"{result.get('threshold')} ({result.get('threshold_source')})",
         f"{network.get('name')}, checkpoint {network.get('checkpoint')}, {network.get('scorer')}: a score every "
-        f"{number(network.get('step_ms'), 'g')} ms, mean over {smooth} ms, no event for {refractory} ms after one",
-        f"counting {result.get('preset')}: a hit is the first event from a word's start to "
+        f"{number(network.get('step_ms'), 'g')} ms, {smoothing}, no event for {refractory} ms after one",
+        f"counted as in preset {result.get('preset')}: a hit is the first event from a word's start to "
         f"{number(rules.get('hit_s'), 'g')} s after its end; more events up to {number(rules.get('ignore_s'), 'g')} s "
         f"after it are not counted; false accepts over the hours of audio{_outside(rules)}",
     ]

@@ -1,6 +1,6 @@
 """A run folder: who may write to it, its checkpoints, its log, and how an attempt starts and ends.
 
-Imports the modules of kws/ itself, corpus (tasks) and distributed; knows no networks and no packed corpus. Read in
+Imports the modules of kws/ itself, corpus (tasks) and distributed; no networks and no packed corpus. Read in
 this order:
 
     attempt      one start of a run: folder lock, watchdog, signals, exit status
@@ -10,7 +10,7 @@ this order:
     checkpoint   the files of a checkpoint, pointers, checks
     saver        writes checkpoints in a thread
     log          metrics.jsonl, and who else gets its events: curves (TensorBoard, W&B) and display (the console)
-    step_parts   the parts of a step, by which the log says where the time goes
+    step_parts   the parts of a step, by which the log shows where the time goes
     stragglers   which rank the others wait for
     environment  versions and hardware, for run.json
 """

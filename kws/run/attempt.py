@@ -55,7 +55,7 @@ class Attempt:
         if error is None:
             self._close(None)
             return
-        # A failed collective operation does not say which process caused it; the watchdog knows.
+        # A failed collective operation does not show which process caused it; the watchdog does.
         usage_error = user_message(error)
         is_of_peer = isinstance(error, RuntimeError) and usage_error is None
         peer_fault = self.watchdog.wait_for_fault() if is_of_peer else None

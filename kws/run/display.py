@@ -38,6 +38,7 @@ _STEP_FORMATS = {
 _EPOCH_FORMATS = {
     "train_loss": "loss {:.3f}", "train_accuracy": "{:.1%}", "valid_loss": "| valid {:.3f}",
     "valid_accuracy": "{:.2%}", "ema_valid_accuracy": "averaged {:.2%}",
+    "valid_stream_missed_share": "| streams {:.1%} missed",
     "valid_stream_false_accepts_per_hour": "{:.3g} false accepts/h",
     "clips_per_s": "| {:.0f} clips/s", "seconds": "{:.0f} s",
 }  # fmt: skip

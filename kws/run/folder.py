@@ -52,7 +52,7 @@ def _find_path(run: Path, path: str) -> str:
 
 
 def find_settings(run: Path) -> Path:
-    """The config.toml of a run folder. Raises UsageError, which says what is there instead, if it has none."""
+    """The config.toml of a run folder. Raises UsageError, which names what is there instead, if it has none."""
     path = run / "config.toml"
     if not path.is_file():
         raise UsageError(f"{run}: not a run folder (no config.toml); {_what_is_there(run)}")
@@ -216,7 +216,7 @@ def write_status(run: Path, state: str, step: int, code: int | None = None, **mo
 
 
 def note_stragglers(run: Path, stragglers: list[str]) -> None:
-    """Writes the lines about present stragglers into status.json, while it says "running"."""
+    """Writes the lines about present stragglers into status.json, while its state is "running"."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         status = json.loads((run / "status.json").read_text(encoding="utf-8"))
         if status["state"] == "running":
@@ -235,7 +235,7 @@ def write_failure(run: Path, step: int, code: int, rank: int, why: str = "") -> 
     with contextlib.suppress(OSError):
         try:
             files.write_json(run / "status.json", status)
-        except OSError:  # a full disk: overwrite the old file in place, which needs no space, and says "running"
+        except OSError:  # a full disk: overwrite the old file in place, which needs no space, with "running"
             with (run / "status.json").open("r+", encoding="utf-8") as file:
                 file.write(files.json_text(status))
                 file.truncate()

@@ -1,4 +1,4 @@
-"""The parts of a step, by which the log, the report and the profile say where the time goes.
+"""The parts of a step, by which the log, the report and the profile show where the time goes.
 
 Every moment of a run belongs to one part, so the parts of a span of time add up to its length.
 """

@@ -79,7 +79,7 @@ def detection(run: Path, options: DetectionOptions, network: Mapping[str, Any], 
     if differences:
         return _no_stored(options, found, f"the thresholds in {path} are for {differences}", advice)
     per_hour = stored.per_hour if options.per_hour is None else options.per_hour
-    source = f"chosen on {thresholds.names_text(stored.recordings)} at {per_hour:g} false accepts an hour"
+    source = f"chosen on {thresholds.names_text(stored.recordings)} with at most {per_hour:g} false accepts an hour"
     return dataclasses.replace(found.with_threshold(stored.threshold(per_hour), source), stored=stored)
 
 

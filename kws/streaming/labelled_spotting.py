@@ -79,8 +79,11 @@ def _notes(recordings: Recordings, done: SpotEvaluation) -> Iterator[str]:
     for skipped in recordings.left_out:
         yield f"left out: {skipped}"
     if done.chosen:
-        yield "the threshold was chosen on these very recordings, so these figures are too good: report those of others"
+        yield "the threshold was chosen on these recordings, so the figures are too optimistic; report those of others"
     elif not done.detection.stored:
-        yield "figures at thresholds read from this curve are too good: choose them on other recordings, with --at"
+        yield (
+            "the thresholds for a number of false accepts an hour were chosen on these recordings, so the figures at "
+            "them are too optimistic; choose thresholds on other recordings, with --at"
+        )
     if not done.curve.exact:
         yield f"the curve leaves out some thresholds, since there are more than {MAX_THRESHOLDS:,}"

@@ -139,7 +139,7 @@ def choose_and_evaluate(
     chosen = dataclasses.replace(
         choose(curve, detection.settings, detection.rules, network, digests), per_hour=per_hour
     )
-    source = f"chosen on these recordings at {per_hour:g} false accepts an hour"
+    source = f"chosen on these recordings with at most {per_hour:g} false accepts an hour"
     found = _evaluation(data, detection.with_threshold(chosen.threshold(per_hour), source), curve)
     return dataclasses.replace(found, chosen=chosen)
 

@@ -2,7 +2,7 @@
 
     Curve of the valid recordings -> choose -> file -> threshold(false accepts an hour) -> other recordings
 
-Figures for the recordings on which the threshold was chosen are biased: they are too good. So the file contains a hash
+Figures for the recordings on which the threshold was chosen are too optimistic. So the file contains a hash
 of the samples of each of its recordings, and `refuse_same_audio` refuses them, also under another name or in another
 lossless format.
 """

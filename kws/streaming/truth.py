@@ -55,6 +55,8 @@ def read(source: Path, recordings: Sequence[Path], classes: Sequence[str]) -> Tr
 
     Labels of words that are no events of a network with these classes are left out, and counted in a note.
     """
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or folder; wanted label tracks or a CSV with file,word,start,end")
     if source.is_dir():
         labels, notes = _from_folder(source, recordings)
     elif source.suffix.lower() in csv_table.ENDINGS:
@@ -63,7 +65,7 @@ def read(source: Path, recordings: Sequence[Path], classes: Sequence[str]) -> Tr
         labels, notes = {recordings[0]: label_track.read(source, math.inf)}, []
     else:
         raise UsageError(
-            f"{source}: the label track of one recording, for {len(recordings)} recordings; wanted a folder with a "
+            f"{source}: one label track cannot be that of {len(recordings)} recordings; wanted a folder with a "
             "track for each, or a CSV with file,word,start,end"
         )
     kept = {recording: _sorted(labels.get(recording, [])) for recording in recordings}
@@ -133,7 +135,7 @@ def _from_table(path: Path, recordings: Sequence[Path]) -> tuple[dict[Path, list
 
 
 def _label_of_row(where: str, row: RawRow) -> Label:
-    """The label of a row. Raises ValueError that says what is wrong."""
+    """The label of a row. Raises ValueError with the reason."""
     if row.mistake:
         raise ValueError(row.mistake)
     start = label_track.parse_seconds(row.start)

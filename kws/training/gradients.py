@@ -113,7 +113,7 @@ class ReplicatedOptimizer:
         raise AssertionError("the optimizer's state is not sharded")
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Loads what `state_dict` returned; learning rate, weight decay and the like stay as the settings say."""
+        """Loads what `state_dict` returned; learning rate, weight decay and the like stay those of the settings."""
         state = checkpoint.optimizer()
         load_state(self._optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -278,7 +278,7 @@ class ShardedOptimizer:
         self._sums.clear()
 
     def slot(self, last: bool) -> AbstractContextManager[Any]:
-        """Tells DeepSpeed whether the step ends with this slot."""
+        """Informs DeepSpeed whether the step ends with this slot."""
         self._engine.set_gradient_accumulation_boundary(last)
         return nullcontext()
 
@@ -329,7 +329,7 @@ class ShardedOptimizer:
 def gradient_sync(
     settings: TrainConfig, ranks: Ranks, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> GradientSync:
-    """The implementation that `train.zero` and `train.reduction` ask for."""
+    """The implementation that `train.zero` and `train.reduction` select."""
     if settings.zero:
         return ShardedOptimizer(settings, ranks, network, optimizer)
     kind = TreeGradients if settings.reduction == "exact" else DdpGradients

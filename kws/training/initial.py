@@ -27,7 +27,7 @@ def measure_normalisation(training_set: TrainingSet) -> BandStatistics:
 
 
 def load_initial_weights(training_set: TrainingSet, network: nn.Module, features: Features) -> str:
-    """Loads the weights that fit from the run or file that train.init names. Returns a message that says how many.
+    """Loads the weights that fit from the run or file that train.init names. Returns a message with their number.
 
     Raises UsageError where nothing fits.
     """

@@ -15,7 +15,7 @@ from kws.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW. Weight decay spares norms and biases (everything of one dimension) unless asked."""
+    """SGD with momentum, or AdamW. Weight decay spares norms and biases (everything of one dimension) by default."""
     decayed = [p for p in model.parameters() if p.requires_grad and (p.ndim > 1 or settings.decay_all)]
     others = [p for p in model.parameters() if p.requires_grad and not (p.ndim > 1 or settings.decay_all)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]

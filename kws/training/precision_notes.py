@@ -1,4 +1,4 @@
-"""What a run says about its arithmetic at the start: TF32, and a precision that this processor computes slowly."""
+"""The notes of a run about its arithmetic at the start: TF32, and a precision that this processor computes slowly."""
 
 from __future__ import annotations
 

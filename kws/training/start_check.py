@@ -91,7 +91,7 @@ def _refuse_small_cache(trainer: Trainer, node_ranks: Sequence[int]) -> None:
 
 def _refuse_missing_shards(trainer: Trainer) -> None:
     """Raises UsageError where local shards that the run reads are missing or have another size. Those of a remote
-    source are not asked for."""
+    source are not requested."""
     index, frontend = trainer.training_set.index, trainer.config.frontend
     if ShardSource(index.root, index.source).kind != "folder":
         return

@@ -4,7 +4,7 @@
         ...                       parts add up to the whole time by construction
     times.take() -> seconds by part since the call before
 
-On a CPU a mark reads the clock. On a GPU, which computes later than the host asks, a mark is a CUDA event in the
+On a CPU a mark reads the clock. On a GPU, which computes later than the host launches, a mark is a CUDA event in the
 stream of the training: the parts are then what the GPU was waiting for or busy with, so a wait for data that the GPU
 does not notice counts nothing. Events are read once the GPU has passed them, a step later: nothing waits for them.
 """

@@ -176,7 +176,7 @@ class Trainer:
         return result.votes
 
     def evaluate_epoch(self) -> bool:
-        """Evaluates the epoch that was just trained, where train.eval_epochs says so, and saves the result. Returns
+        """Evaluates the epoch that was just trained, where train.eval_epochs selects it, and saves the result. Returns
         False where a stop was requested before the evaluation was complete."""
         self.attempt.stop.begin()
         done, train = self.epoch, self.config.train

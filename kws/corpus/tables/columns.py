@@ -1,6 +1,6 @@
 """Which column (or JSON key) of a table holds what, by its usual names.
 
-the columns' names, some rows -> Columns; a note that says what was read as what
+the columns' names, some rows -> Columns; a note about which column was read as what
 """
 
 from __future__ import annotations

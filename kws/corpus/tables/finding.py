@@ -32,6 +32,7 @@ ENDINGS = csv_table.ENDINGS | manifest.ENDINGS | {parquet.ENDING}
 _DEPTH = 4
 """Folders are searched so deep; not below a folder that holds a table."""
 _SHOWN = 6
+_MIX_FORMAT = '"format": "kws-mix"'
 _JSON_LETTERS = 4096
 _RELEASE_SHARE = 0.9
 """Common Voice's train, dev and test are read where they list this share of what validated.tsv lists."""
@@ -204,7 +205,7 @@ def _candidates(place: Place, folder: str, files: Sequence[str]) -> Iterator[str
 def _is_csv_table(place: Place, path: str) -> bool:
     try:
         return csv_table.find_header(text.head(place, path)) is not None
-    except ValueError:  # two columns that could both be the word: opening it says so
+    except ValueError:  # two columns that could both be the word: opening it reports that
         return True
 
 
@@ -240,6 +241,8 @@ def _unread_csv(path: str, lines: str) -> str:
 
 def _unread_json(path: str, lines: str) -> str:
     """What is wrong with a JSON file that names recordings."""
+    if _MIX_FORMAT in lines[:_JSON_LETTERS]:  # mix.json of kws mix; the words are in the label tracks beside it
+        return ""
     if any(codec.is_audio(value) for value in re.findall(r'"([^"\\]{1,255})"', lines[:_JSON_LETTERS])):
         return f"{path} names recordings, but is no manifest: {manifest.WANTED}"
     return ""
@@ -254,7 +257,7 @@ def _shown(lines: str) -> str:
 
 
 def _usable(place: Place, path: str, found: Found) -> list[Table]:
-    """The table at a path, where it can be read and its audio is there; else a note says why it is not read."""
+    """The table at a path, where it can be read and its audio is there; else a note gives the reason."""
     try:
         table = _open(place, path)
         rows = table.raw_rows(with_audio=False)

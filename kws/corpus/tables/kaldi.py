@@ -85,7 +85,7 @@ class KaldiFolder(Table):
 
 
 class _Lookup:
-    """The values of a file by its first field, each asked for once. Reads on until a key is found, and keeps only the
+    """The values of a file by its first field, each requested once. Reads on until a key is found, and keeps only the
     lines that it passes over."""
 
     def __init__(self, lines: Iterator[tuple[str, str]]) -> None:

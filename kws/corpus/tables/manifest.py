@@ -3,7 +3,7 @@
     {"audio_filepath": "wavs/1.wav", "offset": 0.0, "duration": 1.0, "command": "yes"} -> RawRow
 
 The usual names of keys are those of columns (kws.corpus.tables.columns). `offset` and `duration` select an excerpt. An
-offset of 0 in every line means whole files, unless a file is longer than its line says.
+offset of 0 in every line means whole files, unless a file is longer than the duration in its line.
 """
 
 from __future__ import annotations

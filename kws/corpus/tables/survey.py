@@ -110,7 +110,7 @@ def _is_from_start(raw: RawRow) -> bool:
 
 
 def check(table: Table, raw: RawRow, rule: PathRule | None) -> Entry:
-    """The checked row. Raises ValueError that says what is wrong."""
+    """The checked row. Raises ValueError with the reason."""
     if raw.mistake:
         raise ValueError(raw.mistake)
     if not raw.audio:

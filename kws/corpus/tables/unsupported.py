@@ -1,4 +1,4 @@
-"""Formats of datasets that kws knows by their names, does not read, and how to convert them."""
+"""Formats of datasets that kws recognises by their names but does not read, and how to convert them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _PARENTS = 3
 
 
 class WordNames(NamedTuple):
-    """Number, as text -> word; and the file that says so."""
+    """Number, as text -> word; and the file with this list."""
 
     path: str
     words: dict[str, str]

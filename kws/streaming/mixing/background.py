@@ -101,8 +101,8 @@ class Source:
             )
         if self.in_corpus:
             yield (
-                f"{self.name}: {self.in_corpus:,} recordings are in the corpus too; clips and negatives of other "
-                "splits are left out, and of its noise the part of the split is used"
+                f"{self.name}: {self.in_corpus:,} recordings are left out or used in part, because other splits of "
+                "the corpus contain them"
             )
         if self.too_short:
             yield f"{self.name}: {self.too_short:,} recordings are shorter than {SHORTEST_S:g} s and not used"

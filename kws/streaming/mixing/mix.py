@@ -184,7 +184,7 @@ class _StreamFolder:
             try:
                 with soundfile.SoundFile(partial, "w", SAMPLE_RATE_HZ, 1, "PCM_16", format="FLAC") as sound:
                     yield sound
-            except soundfile.SoundFileError as error:  # does not say why
+            except soundfile.SoundFileError as error:  # without the reason
                 free = shutil.disk_usage(self.out).free
                 raise UsageError(cannot_write(path, error, f"{decimal(free)} are free there")) from error
 
