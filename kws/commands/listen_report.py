@@ -72,7 +72,8 @@ class ListenReport:
     def _kept(self) -> str:
         if not self._clips:
             return ""
-        return f"; {self._files} clips kept; next: sort them by ear, then kws pack {self._clips.folder} SHARDS"
+        check = "next: listen to them and correct their folders"
+        return f"; {self._files} clips kept; {check}, then kws pack {self._clips.folder} SHARDS"
 
     def _write(self, line: str, kind: str, facts: Mapping[str, object]) -> None:
         """Writes JSON to stdout; or the line, above the display where both are on the same terminal."""

@@ -116,5 +116,5 @@ def differences(recipe: Recipe, words: Sequence[str], clips: Mapping[str, int]) 
     lines += [f"word {word}: in the corpus, not in the recipe" for word in sorted(set(words) - recipe.words)]
     for split, wanted in recipe.clips.items():
         if clips.get(split, 0) != wanted:
-            lines.append(f"{split}: {clips.get(split, 0)} clips, {recipe.path} wants {wanted}")
+            lines.append(f"{split}: {clips.get(split, 0)} clips, {recipe.path} expects {wanted}")
     return lines

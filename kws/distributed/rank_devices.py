@@ -97,9 +97,9 @@ def why_not_shared(nccl: Sequence[int], environ: Mapping[str, str] = os.environ)
     """Why two ranks may not use one GPU, and what to do; "" if they may."""
     version = ".".join(map(str, nccl))
     if tuple(nccl) < SHARED_GPU_NCCL:
-        return f"NCCL {version} wants a GPU of its own for each process"
+        return f"NCCL {version} needs a GPU of its own for each process"
     if environ.get(_SHARED_GPU) != "1":
-        return f"NCCL wants a GPU of its own for each process, unless {_SHARED_GPU}=1 is set"
+        return f"NCCL needs a GPU of its own for each process, unless {_SHARED_GPU}=1 is set"
     return ""
 
 

@@ -61,7 +61,7 @@ def det_png(curves: Sequence[DetCurve], title: str = "") -> bytes:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.axvline(1 / longest, color=FAINT, linewidth=1, linestyle=":")
     axes.annotate(
-        f"1 in {longest:.3g} h", (1 / longest, 0), (3, 4), xycoords=("data", "axes fraction"),
+        f"1 false accept in {longest:.3g} h", (1 / longest, 0), (3, 4), xycoords=("data", "axes fraction"),
         textcoords="offset points", va="bottom", fontsize=8, color=FAINT,
     )  # fmt: skip
     axes.grid(color=GRID, linewidth=0.8)

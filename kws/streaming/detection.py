@@ -61,6 +61,11 @@ class Detection:
         return f"{value:.4g}"
 
 
+def at_rate(per_hour: float) -> str:
+    """1 false accept an hour"""
+    return f"{per_hour:g} false accept{'s' * (per_hour != 1)} an hour"
+
+
 def detection(run: Path, options: DetectionOptions, network: Mapping[str, Any], words: Sequence[str]) -> Detection:
     """The detection that the options mean for this run's network (Spotter.network) and words.
 
@@ -79,7 +84,7 @@ def detection(run: Path, options: DetectionOptions, network: Mapping[str, Any], 
     if differences:
         return _no_stored(options, found, f"the thresholds in {path} are for {differences}", advice)
     per_hour = stored.per_hour if options.per_hour is None else options.per_hour
-    source = f"chosen on {thresholds.names_text(stored.recordings)} with at most {per_hour:g} false accepts an hour"
+    source = f"chosen on {thresholds.names_text(stored.recordings)} with at most {at_rate(per_hour)}"
     return dataclasses.replace(found.with_threshold(stored.threshold(per_hour), source), stored=stored)
 
 

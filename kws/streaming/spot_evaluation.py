@@ -20,7 +20,7 @@ from kws.errors import UsageError
 from kws.streaming import event_files
 from kws.streaming.counting import CountingRules, Outcome, Spoken, match, summarise
 from kws.streaming.curves import RATES, Curve, Track, sweep
-from kws.streaming.detection import Detection
+from kws.streaming.detection import Detection, at_rate
 from kws.streaming.events import Detector, DetectorSettings, Event
 from kws.streaming.scores import Scores
 from kws.streaming.thresholds import ThresholdFile, choose, thinned
@@ -139,7 +139,7 @@ def choose_and_evaluate(
     chosen = dataclasses.replace(
         choose(curve, detection.settings, detection.rules, network, digests), per_hour=per_hour
     )
-    source = f"chosen on these recordings with at most {per_hour:g} false accepts an hour"
+    source = f"chosen on these recordings with at most {at_rate(per_hour)}"
     found = _evaluation(data, detection.with_threshold(chosen.threshold(per_hour), source), curve)
     return dataclasses.replace(found, chosen=chosen)
 

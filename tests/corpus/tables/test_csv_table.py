@@ -141,8 +141,8 @@ def test_a_row_without_its_audio_is_left_out_as_a_fault(folder: Path, written: s
 
 
 def test_a_table_of_which_no_file_is_there_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"clips.csv:2: gone/a.wav: no such file"):
-        read(table(folder, "path,word", "gone/a.wav,yes", "gone/b.wav,no"))
+    with pytest.raises(UsageError, match=r"clips.csv:2: gone/take_of_no_folder_1.wav: no such file"):
+        read(table(folder, "path,word", "gone/take_of_no_folder_1.wav,yes", "gone/take_of_no_folder_2.wav,no"))
 
 
 def test_at_most_ten_mistakes_are_reported_together(folder: Path) -> None:
