@@ -13,13 +13,13 @@ from benchmarks.gpu_checks.steps import Steps, make_config, one_rank, weights
 
 NETWORKS = (
     "matchboxnet_3x1x64", "tc_resnet8", "bcresnet_1", "kwt_1", "resnet20", "ds_cnn_s", "res8", "wrn_40_2_b131",
-    "densenet_bc_100_12", "vgg19_bn",
+    "densenet_bc_100_12", "vgg19_bn", "bcresnet_1.5",
 )  # fmt: skip
 PREEMPTED = 75
 
 
 def check(context: Context) -> Finding:
-    """Ten networks in this process; two runs in processes of their own, which are killed and stopped."""
+    """Networks of every kind in this process; two runs in processes of their own, which are killed and stopped."""
     finding = Finding()
     with ThreadPoolExecutor() as threads:
         reductions = ("fast", "exact")[: context.sized(2, 1)]
@@ -36,7 +36,7 @@ def check(context: Context) -> Finding:
 
 def _slots_again(context: Context, finding: Finding) -> None:
     """Two steps from the same weights must give the same weights, also where no CUDA graph is used."""
-    names = NETWORKS[: context.sized(10, 4)]
+    names = NETWORKS[: context.sized(len(NETWORKS), 4)]
     with one_rank(context, deterministic=True) as ranks:
         for name in names:
             ends = []

@@ -63,7 +63,7 @@ class Reference:
 
     def _spectrum(self, wave: Floats) -> Frames:
         found: Frames = self._features.spectrum(torch.from_numpy(wave)[None])[0].numpy()
-        return found
+        return found + 0.0  # silence can have negative zeros (torch 2.11 with MKL), whose angle would be pi
 
     def _with_room(self, wave: Floats, row: int) -> Floats:
         if self._room[row] < 0:

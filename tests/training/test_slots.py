@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kws.training.slots import RunningStatistics, seed_slot
+from kws.training.slots import ALIGNMENT, RunningStatistics, seed_slot
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -179,3 +179,14 @@ def test_on_any_device_views_of_a_flat_tensor_change_no_bit_of_the_running_stati
     for key, value in flat.state_dict().items():
         if "running" in key:
             assert torch.equal(value, left_by_plain[key]), key
+
+
+def test_buffers_of_odd_sizes_start_at_aligned_places_of_the_flat_tensor() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(19), nn.BatchNorm1d(7))
+    with torch.no_grad():
+        network[1].running_mean.fill_(3.0)
+    RunningStatistics(network).begin_step()
+    buffers = [buffer for name, buffer in network.named_buffers() if name.endswith(("mean", "var"))]
+    assert [buffer.storage_offset() % ALIGNMENT for buffer in buffers] == [0] * 4
+    assert len({buffer.storage_offset() for buffer in buffers}) == 4
+    assert network[1].running_mean.tolist() == [3.0] * 7
