@@ -5,6 +5,7 @@ For what is "estimated" in configs/: `hours` is the time of the whole config on 
 
 from __future__ import annotations
 
+import json
 import time
 from statistics import median
 from typing import Any
@@ -33,7 +34,10 @@ def measure(context: Context, minutes: float) -> Row:
     """Trains each network for so many minutes; prints a table and returns its rows."""
     gpu = torch.cuda.get_device_name(0) if context.on_gpu else "CPU"
     product = product_flops(torch.device(context.device), context.sized(8192, 128))
-    rows = [_network(context, name, 60.0 * minutes, product) for name in NINE[: context.sized(9, 1)]]
+    rows: list[Row] = []
+    for name in NINE[: context.sized(9, 1)]:
+        rows.append(_network(context, name, 60.0 * minutes, product))
+        print(json.dumps(rows[-1]), flush=True)  # so that a measurement that is ended early loses nothing
     _show(rows, f"{gpu}, bf16 product {product / 1e12:,.3g} TFLOP/s")
     return {"device": gpu, "product_tflops": product / 1e12, "rows": rows}
 
