@@ -81,7 +81,9 @@ class Source:
     def notes(self) -> Iterator[str]:
         """Lines for the user."""
         known = ", ".join(self.corpora)
-        yield f"background {self.name}: {len(self.recordings):,} recordings{f' ({known})' if known else ''}, " + (
+        count = len(self.recordings)
+        yield (
+            f"background {self.name}: {count:,} recording{'s' * (count != 1)}{f' ({known})' if known else ''}, "
             f"{self.hours:.2f} h"
         )
         if self.other_channels:

@@ -114,7 +114,10 @@ class _Words:
         ]
         self.targets, self.distractors = draws
         if not self.targets.words:
-            raise UsageError(f"{corpus.root}: no clips of {', '.join(self.targets.lacking)} in {settings.split}")
+            raise UsageError(
+                f"{corpus.root}: no clips of {', '.join(self.targets.lacking)} in {settings.split}; wanted clips by "
+                "speakers who are not in train: pack recordings of more speakers, or choose other --words or --split"
+            )
         if settings.distractors_per_hour and not self.distractors.words:
             raise UsageError("--distractors: no words are left for them; choose the words of the tracks with --words")
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from kws import files
 from kws.audio import formats
-from kws.corpus import archives
+from kws.corpus import archives, label_track
 from kws.errors import UsageError, unreadable
 from kws.streaming.mixing.known_layouts import LAYOUTS, layout_of
 
@@ -54,13 +54,14 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int], None] = lambda
 
 
 def is_used(name: str) -> bool:
-    """Whether a member is unpacked: a recording that is used, or a transcript, a list or a licence."""
+    """Whether a member is unpacked: a recording that is used, a label track, or a transcript, a list or a licence."""
     if PurePosixPath(name).name.startswith("._"):  # macOS's metadata beside a file
         return False
     layout = layout_of(name)
     if layout:
         return layout.used.search(name) is not None
-    return _is_audio(name) or any(layout.others.search(name) for layout in LAYOUTS)
+    is_track = PurePosixPath(name).suffix.lower() in (".txt", label_track.PRAAT.lower())
+    return _is_audio(name) or is_track or any(layout.others.search(name) for layout in LAYOUTS)
 
 
 def _is_audio(name: str) -> bool:

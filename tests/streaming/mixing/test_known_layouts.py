@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,8 +68,6 @@ def test_of_demand_the_first_channel_is_used_also_of_a_folder_of_its_archives(tm
 
 
 def test_a_folder_that_somebody_unpacked_gives_the_same(tmp_path: Path) -> None:
-    import tarfile
-
     with tarfile.open(official_archives.dipco(tmp_path / "DipCo.tgz")) as tar:
         tar.extractall(tmp_path / "mine", filter="data")
     source = opened(tmp_path / "mine" / "Dipco")
@@ -152,3 +151,13 @@ def test_the_layout_is_known_by_the_path(name: str, wanted: str | None) -> None:
     layout = layout_of(name)
     assert (layout and layout.name) == wanted
     assert all(known.licence and known.address.startswith("https://") for known in LAYOUTS)
+
+
+def test_an_archive_of_recordings_with_label_tracks_gives_the_same(sounds: Path, tmp_path: Path) -> None:
+    (sounds / "long.txt").write_text("10\t11\tgo\n20.5\t21\tstop\n")
+    archive = tmp_path / "archive" / "sounds.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(sounds, "sounds")
+    assert spans(opened(archive)) == spans(opened(sounds))
+    assert spans(opened(archive))["long.flac"] == [(0, 20), (21.5, 75)]
