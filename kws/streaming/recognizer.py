@@ -18,9 +18,11 @@ from kws.audio.resampler import Resampler
 from kws.errors import UsageError
 from kws.evaluation.predict import Floats, Recognizer
 from kws.evaluation.waves import to_floats, to_pcm
+from kws.streaming.detection import DetectionOptions, detection
 from kws.streaming.events import Detector, DetectorSettings, Event
 from kws.streaming.scorers import HOP_MS, Form, make_scorer
 from kws.streaming.scores import Scorer, joined
+from kws.streaming.spotting import Spotter
 
 
 class Windows(NamedTuple):
@@ -36,10 +38,14 @@ class Windows(NamedTuple):
 
 
 class EventStream:
-    """Events of a recording whose samples come in chunks of any size; the events do not depend on the chunks."""
+    """Events of a recording whose samples come in chunks of any size; the events do not depend on the chunks.
 
-    def __init__(self, scorer: Scorer, detector: Detector, rate: int) -> None:
-        self._scorer, self._detector = scorer, detector
+    settings: threshold, smoothing and refractory time of the detector.
+    """
+
+    def __init__(self, scorer: Scorer, settings: DetectorSettings, rate: int) -> None:
+        self.settings = settings
+        self._scorer, self._detector = scorer, Detector(scorer.classes, scorer.step_s, settings)
         try:
             self._resampler = Resampler(rate)
         except AudioError as error:
@@ -93,8 +99,13 @@ class ContinuousRecognizer(Recognizer):
     ) -> EventStream:
         """A detector for one recording whose samples at `rate` Hz come in chunks.
 
-        settings: by default a threshold of 0.5, smoothing of 300 ms and a refractory time of 1,000. scorer: `window`
-        (every `hop_ms`), `stream` (networks that stream), or `auto`: stream where the network can.
+        settings: by default those of `kws spot`: the threshold that `kws spot --truth --at` stored for this network
+        and this scorer, else 0.5; smoothing of 300 ms and a refractory time of 1,000. scorer: `window` (every
+        `hop_ms`), `stream` (networks that stream), or `auto`: stream where the network can. Raises UsageError where the
+        rate is not one of audio, or the file of thresholds is damaged.
         """
-        made = make_scorer(self._trained, scorer, hop_ms)
-        return EventStream(made, Detector(made.classes, made.step_s, settings or DetectorSettings(0.5)), rate)
+        spotter = Spotter(self._trained, scorer, hop_ms)
+        if settings is None:
+            run = self._trained.checkpoint.path.parent.parent
+            settings = detection(run, DetectionOptions(), spotter.network, spotter.words).settings
+        return EventStream(spotter.new_scorer(), settings, rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -52,5 +53,9 @@ def learned(name: str, seconds: float = 1.0, features: str = "logmel40_stream", 
         loss.backward()
         optimizer.step()
     config = SimpleNamespace(model=SimpleNamespace(name=name))
-    found = SimpleNamespace(network=network.eval(), features=made, classes=WORDS, samples=samples, config=config)
+    checkpoint = SimpleNamespace(path=Path("no_run/checkpoints/step-1"), name="step-1")
+    found = SimpleNamespace(
+        network=network.eval(), features=made, classes=WORDS, samples=samples, config=config, checkpoint=checkpoint,
+        weights="model",
+    )  # fmt: skip
     return cast(Trained, found)

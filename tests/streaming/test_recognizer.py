@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from kws.errors import UsageError
+from kws.streaming import thresholds
+from kws.streaming.counting import RULES
 from kws.streaming.events import DetectorSettings, Event
 from kws.streaming.recognizer import ContinuousRecognizer, EventStream
+from kws.streaming.spotting import Spotter
+from kws.streaming.thresholds import ThresholdFile
 from tests.streaming.learned import WORDS, clips, learned
 
 WAVE = np.concatenate([clips(6, 24_000, seed=9)[0].numpy().ravel(), np.zeros(9_000, np.int16)])
@@ -55,6 +61,22 @@ def test_another_rate_gives_the_same_words(recognizer: ContinuousRecognizer) -> 
     wanted = [event.word for event in events(recognizer.stream(settings=SETTINGS), WAVE, 8_000)]
     found = events(recognizer.stream(rate=32_000, settings=SETTINGS), doubled, 8_000)
     assert [event.word for event in found] == wanted
+
+
+def test_without_settings_a_stream_uses_the_threshold_that_is_stored_for_this_network(
+    recognizer: ContinuousRecognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the run folder of `learned` is relative
+    assert recognizer.stream().settings == DetectorSettings(0.5)
+    spotter = Spotter(learned("tc_resnet8"))
+    chosen = ThresholdFile(
+        network=spotter.network, settings={"smooth_ms": 300.0, "refractory_ms": 1000.0}, rules=RULES["kws"],
+        words=tuple(spotter.words), recordings={}, hours=1.0, spoken=5, staircase=((0, 0.9, 2), (1, 0.8, 1)),
+    )  # fmt: skip
+    thresholds.save(tmp_path / "no_run" / thresholds.FILE, chosen)
+    assert recognizer.stream().settings == DetectorSettings(0.8)
+    assert recognizer.stream(hop_ms=200).settings == DetectorSettings(0.5), "it was chosen for scores every 100 ms"
+    assert recognizer.stream(settings=SETTINGS).settings == SETTINGS
 
 
 def test_mistakes_are_one_line(recognizer: ContinuousRecognizer) -> None:
