@@ -102,6 +102,9 @@ def _draw(axes: Axes, curve: DetCurve, colour_and_style: tuple[str, str], aside:
 
 
 def _top(curves: Sequence[DetCurve], most: float) -> float:
-    """The end of the missed axis, %: above the largest share up to `most` false accepts an hour."""
+    """The end of the missed axis, %: above the largest share up to `most` false accepts an hour, and above the intervals
+    of the marks."""
     shares = [100 * missed / curve.spoken for curve in curves for n, missed in curve.steps if n <= most * curve.hours]
-    return min(100.0, 1.15 * max([*shares, 5.0]))
+    marked = [(curve.missed_at(rate), curve.spoken) for curve in curves for rate in _MARKED]
+    ends = [100 * wilson_interval(missed, spoken)[1] for missed, spoken in marked if missed is not None]
+    return min(100.0, max([1.15 * max([*shares, 5.0]), *(1.03 * end for end in ends)]))

@@ -20,9 +20,10 @@ STEPS = [(0, 40), (1, 25), (3, 12), (20, 5), (90, 1)]
         pytest.param(
             [DetCurve("window", STEPS, 100, 100.0), DetCurve("stream", [(5, 0)], 10, 0.01)], marks=pytest.mark.slow
         ),
+        [DetCurve("four words, none missed", [(0, 0)], 4, 0.03)],
         [DetCurve(HOSTILE, [], 0, 0.0), DetCurve("$x^2", STEPS, 40, 1.0), DetCurve("n" * 300, [(0, 0)], 9, 1.0)],
     ],
-    ids=["none", "one", "two", "strange"],
+    ids=["none", "one", "two", "few words", "strange"],
 )
 def test_any_curves_can_be_drawn(curves: list[DetCurve]) -> None:
     with warnings.catch_warnings():
