@@ -102,8 +102,8 @@ def _draw(axes: Axes, curve: DetCurve, colour_and_style: tuple[str, str], aside:
 
 
 def _top(curves: Sequence[DetCurve], most: float) -> float:
-    """The end of the missed axis, %: above the largest share up to `most` false accepts an hour, and above the intervals
-    of the marks."""
+    """The end of the missed axis, %: above the largest share up to `most` false accepts an hour and above the marks'
+    intervals."""
     shares = [100 * missed / curve.spoken for curve in curves for n, missed in curve.steps if n <= most * curve.hours]
     marked = [(curve.missed_at(rate), curve.spoken) for curve in curves for rate in _MARKED]
     ends = [100 * wilson_interval(missed, spoken)[1] for missed, spoken in marked if missed is not None]
