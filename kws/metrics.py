@@ -169,6 +169,33 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(1.0, 2.0 * math.exp(first) * terms)
 
 
+def difference_of_means(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[float, float, float]:
+    """Returns the mean accuracy of `first` minus that of `second`, and the ends of its 95 % interval.
+
+    first, second: whether run r recognised clip i, bools (R, N) and (S, N): two or more runs each that differ in their
+    seed, on the same N clips. The interval is for new seeds and new clips. Its variance is that of the mean over the
+    clips of the paired difference, plus the variance between the seeds of each side; what a seed and a clip contribute
+    together is in both, so the interval is rather too wide. Degrees of freedom: Satterthwaite, Biometrics Bulletin 2,
+    1946; Welch, Biometrika 34, 1947. Raises ValueError for fewer runs or other shapes.
+    """
+    from scipy.special import stdtrit
+
+    one, other = (np.asarray(side, np.float64) for side in (first, second))
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or min(*one.shape, *other.shape) < 2:
+        raise ValueError(
+            f"difference_of_means: {one.shape} and {other.shape}; wanted (R, N) and (S, N), 2 or more each"
+        )
+    by_clip = one.mean(axis=0) - other.mean(axis=0)
+    samples = [by_clip, one.mean(axis=1), other.mean(axis=1)]
+    variances = [float(np.var(sample, ddof=1)) / len(sample) for sample in samples]
+    total, value = math.fsum(variances), float(by_clip.mean())
+    if total == 0.0:
+        return value, value, value
+    freedom = total**2 / math.fsum(part**2 / (len(sample) - 1) for part, sample in zip(variances, samples, strict=True))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(total)
+    return value, value - half, value + half
+
+
 def _class_row(counts: npt.NDArray[np.int64], index: int, classes: Sequence[str]) -> dict[str, Any]:
     """Returns the scores of one class."""
     hits, support, predicted = int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum())

@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kws import metrics
+from kws.config import Config
 from kws.errors import UsageError
 from kws.renamed import current_value
 from kws.results import published, records
 from kws.results.published import Published
 from kws.results.records import Row
+from kws.results.seed_groups import SeedGroup, seed_groups
 from kws.run import folder as run_folder
 
 
@@ -45,7 +47,7 @@ class ComparedRun:
     """One run in a comparison; None where a value is not known."""
 
     run: Path
-    network: str
+    config: Config
     result: Row
     """Summary of its evaluation."""
     crop: Row | None
@@ -65,6 +67,16 @@ class ComparedRun:
     """The reason where McNemar's test was not possible; "" otherwise."""
 
     @property
+    def network(self) -> str:
+        """Name of its network."""
+        return self.config.model.name
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the clips that it recognised."""
+        return float(self.result["accuracy"])
+
+    @property
     def test_set(self) -> tuple[object, ...]:
         """Equal for runs evaluated on the same clips of the same task."""
         return tuple(self.result.get(key) for key in ("split", "corpus_id", "task", "task_digest", "n")) + tuple(
@@ -78,12 +90,18 @@ class Comparison:
 
     groups: tuple[tuple[ComparedRun, ...], ...]
     """Each group sorted by accuracy, best first."""
+    seeds: tuple[tuple[SeedGroup[ComparedRun], ...], ...]
+    """For each group, its runs that differ in their seed alone."""
     missing: tuple[str, ...]
     """For each run without an evaluation, a line with the command to type."""
 
     def as_json(self) -> list[Row]:
-        """One object per run."""
-        return [{"test_set": place, **_json_of(line)} for place, group in enumerate(self.groups, 1) for line in group]
+        """One object per run. Runs that differ in their seed alone have the same object `seeds`."""
+        return [
+            {"test_set": place, **_json_of(line), **_json_of_seeds(line, seeds)}
+            for place, (group, seeds) in enumerate(zip(self.groups, self.seeds, strict=True), 1)
+            for line in group
+        ]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -93,11 +111,11 @@ def compare(runs: Sequence[Path], split: str = "test") -> Comparison:
     """Compares runs on a split. Raises UsageError for a folder that is not a run, and where no run is evaluated."""
     lines, missing = [], []
     for run in dict.fromkeys(runs):
-        network = run_folder.read_config(run).model.name
+        config = run_folder.read_config(run)
         result = records.read_json(run / "eval" / f"{split}.json")
         if records.is_complete(result) and "corpus_id" in result:
             result["task"] = current_value("data.task", result.get("task", "words"))  # groups old and new runs
-            lines.append(_line(run, network, result, split))
+            lines.append(_line(run, config, result, split))
         else:
             option = "" if split == "test" else f" --split {split}"
             missing.append(f"{run}: not evaluated on {split} yet; type kws evaluate {run}{option}")
@@ -106,23 +124,29 @@ def compare(runs: Sequence[Path], split: str = "test") -> Comparison:
     groups: dict[tuple[object, ...], list[ComparedRun]] = {}
     for line in sorted(lines, key=lambda line: -line.result["accuracy"]):
         groups.setdefault(line.test_set, []).append(line)
-    return Comparison(tuple(map(_tested, groups.values())), tuple(missing))
+    found = tuple(map(_tested, groups.values()))
+    return Comparison(found, tuple(seed_groups(group, _recognised) for group in found), tuple(missing))
 
 
-def _line(run: Path, network: str, result: Row, split: str) -> ComparedRun:
+def _recognised(line: ComparedRun) -> npt.NDArray[np.bool_] | None:
+    clips = _clip_results(line)
+    return None if clips is None else clips[1]
+
+
+def _line(run: Path, config: Config, result: Row, split: str) -> ComparedRun:
     lines = records.read_lines(run / "metrics.jsonl")
     speeds = [row["clips_per_s"] for row in records.rows_of(lines, "epoch") if row.get("clips_per_s")]
     crop = records.read_json(run / "eval" / f"{split}-crop.json")
     same = records.is_complete(crop) and crop.get("checkpoint") == result.get("checkpoint")
     return ComparedRun(
         run=run,
-        network=network,
+        config=config,
         result=result,
         crop=crop if same else None,
         clips_per_s=median(speeds) if speeds else None,
         hours=sum(attempt.seconds for attempt in records.attempts(lines)) / 3600,
         hardware=_hardware(records.read_json(run / "run.json")),
-        reported=published.published_accuracy(network, str(result.get("task")), result["n"])
+        reported=published.published_accuracy(config.model.name, str(result.get("task")), result["n"])
         if split == "test"
         else None,
         stale=records.checkpoint_name(run, "best_accuracy") not in (None, result.get("checkpoint")),
@@ -176,3 +200,14 @@ def _json_of(line: ComparedRun) -> Row:
     if line.reported:
         found["reported"] = line.reported._asdict()
     return found
+
+
+def _json_of_seeds(line: ComparedRun, groups: Sequence[SeedGroup[ComparedRun]]) -> Row:
+    for place, group in enumerate(groups, 1):
+        if line in group.runs:
+            own: Row = {"group": place, "n": len(group.runs), "mean": group.mean, "deviation": group.deviation}
+            if group.difference:
+                own |= {"difference": group.difference.value}
+                own |= {"difference_low": group.difference.low, "difference_high": group.difference.high}
+            return {"seed": line.config.train.seed, "seeds": own}
+    return {"seed": line.config.train.seed}

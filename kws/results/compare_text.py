@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from kws.results.compare import ComparedRun, Comparison
 from kws.results.formats import number
 from kws.results.records import Row
 from kws.results.scatter import Dot, scatter_png
+from kws.results.seed_groups import SeedGroup
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,11 +77,47 @@ PAIRS = (
     ("reported %", ""), ("p", ""), ("clips/s", "hours"),
 )  # fmt: skip
 """In the terminal a cell holds two of COLUMNS, one below the other."""
+SEED_TITLE = "runs that differ in train.seed alone"
 
 
 def tables(found: Comparison) -> list[Table]:
-    """Tables for the terminal, one per test set, without empty columns."""
-    return [_table(group) for group in found.groups]
+    """Tables for the terminal, one per test set, without empty columns, each followed by that of its seeds."""
+    by_test_set = zip(found.groups, found.seeds, strict=True)
+    return [
+        table for group, seeds in by_test_set for table in (_table(group), *([_seed_table(seeds)] if seeds else []))
+    ]
+
+
+SEED_COLUMNS = ("network", "runs", "seeds", "mean %", "deviation", "to the best", "95 %")
+
+
+def seed_cells(group: SeedGroup[ComparedRun]) -> tuple[str, ...]:
+    """The texts of a row for runs that differ in their seed alone, one for each of SEED_COLUMNS; accuracies in percent,
+    differences in points."""
+    apart = group.difference
+    return (
+        group.runs[0].network,
+        ", ".join(line.run.resolve().name for line in group.runs),
+        ", ".join(map(str, group.seeds)),
+        _percent(group.mean),
+        _percent(group.deviation),
+        f"{100 * apart.value:+.2f}" if apart else "-",
+        f"{100 * apart.low:+.2f} to {100 * apart.high:+.2f}" if apart else "-",
+    )
+
+
+def _seed_table(groups: Sequence[SeedGroup[ComparedRun]]) -> Table:
+    from rich.box import HORIZONTALS
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(SEED_TITLE), header_style="bold", padding=(0, 0, 0, 1), box=HORIZONTALS, show_lines=True)
+    table.add_column("\n".join(SEED_COLUMNS[:2]), overflow="fold")
+    for name in SEED_COLUMNS[2:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for network, runs, *texts in map(seed_cells, groups):
+        table.add_row(Text(f"{network}\n{runs}"), *map(Text, texts))
+    return table
 
 
 def _table(group: Sequence[ComparedRun]) -> Table:
@@ -110,6 +147,19 @@ def notes(found: Comparison) -> list[str]:
             "p: McNemar's exact test against the best run on the same clips, two-sided, not corrected for the number "
             "of comparisons (of 20 equal runs, one is below 0.05 by chance)"
         )
+    every_seed = [group for groups in found.seeds for group in groups]
+    if any(group.difference for group in every_seed):
+        lines.append(
+            "deviation: standard deviation between the seeds; to the best: difference of the mean accuracies in points, "
+            "paired by clip; its interval is for other seeds and other clips (Welch), and does not contain 0 where the "
+            "groups differ"
+        )
+    for group in every_seed:
+        lines += [
+            f"{line.run}: not counted in the mean, another run has the same settings and the seed "
+            f"{line.config.train.seed}"
+            for line in group.repeated
+        ]
     if len(found.groups) > 1:
         lines.append(f"{len(found.groups)} different test sets: accuracies of different tables cannot be compared")
     lines += [f"{line.run}: no McNemar's test: {line.untested}" for line in every if line.untested]
@@ -132,12 +182,17 @@ def write_comparison(found: Comparison, folder: Path) -> None:
 def markdown(found: Comparison) -> str:
     """The comparison as Markdown: one table per test set, and the notes."""
     parts = []
-    for group in found.groups:
-        head = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        rows = ["| " + " | ".join(map(_markdown_cell, cells(line))) + " |" for line in group]
-        parts.append("\n".join([f"### {title(group)}", "", *head, *rows]))
+    for group, seeds in zip(found.groups, found.seeds, strict=True):
+        parts.append(_markdown_table(f"### {title(group)}", COLUMNS, map(cells, group)))
+        if seeds:
+            parts.append(_markdown_table(f"#### {SEED_TITLE}", SEED_COLUMNS, map(seed_cells, seeds)))
     lines = (*notes(found), *(f"left out: {line}" for line in found.missing))
     return "\n\n".join([*parts, "\n".join(f"- {_markdown_cell(note)}" for note in lines)]).rstrip() + "\n"
+
+
+def _markdown_table(heading: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([heading, "", *head, *("| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows)])
 
 
 def _markdown_cell(text: str) -> str:
