@@ -150,8 +150,8 @@ def notes(found: Comparison) -> list[str]:
     every_seed = [group for groups in found.seeds for group in groups]
     if any(group.difference for group in every_seed):
         lines.append(
-            "deviation: standard deviation between the seeds; to the best: difference of the mean accuracies in points, "
-            "paired by clip; its interval is for other seeds and other clips (Welch), and does not contain 0 where the "
+            "deviation: standard deviation between the seeds; to the best: difference of the mean accuracies in "
+            "points, paired by clip; its interval is for other seeds and other clips (Welch), and does not contain 0 where the "
             "groups differ"
         )
     for group in every_seed:
