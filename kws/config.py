@@ -242,6 +242,9 @@ class TrainConfig:
     init: str = ""
     """Run folder or .safetensors file with initial weights; "": random weights. Weights that it lacks or has in another
     shape, such as the head for other classes, are random. Ignored when the run resumes."""
+    freeze_epochs: int = 0
+    """Fine-tuning: in so many first epochs only the head is trained: all that depends on the number of classes. 0:
+    the whole network from the first step on. Batch-norm statistics follow the data from the start."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """sgd: with `momentum`, and Nesterov's where `nesterov` is set."""
     lr: float = 3e-3
@@ -346,6 +349,11 @@ class TrainConfig:
             check(0.0 <= self.ema < 1.0, "ema: wanted 0 to below 1, such as 0.999")
             check(0.0 < self.factor < 1.0, "factor: wanted more than 0 and less than 1")
             check(min(self.step_epochs, self.patience) >= 1, "step_epochs, patience: wanted 1 or more")
+            check(0 <= self.freeze_epochs < max(1, self.epochs), "freeze_epochs: wanted 0 to fewer than epochs")
+            check(
+                not (self.zero and self.freeze_epochs),
+                "zero, freeze_epochs: DeepSpeed updates all parameters of a shard; use --set train.zero=0",
+            )
             check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
             check(0.0 <= self.valid_stream_miss < 1.0, "valid_stream_miss: wanted 0 to below 1")
             check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")

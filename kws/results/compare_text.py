@@ -151,8 +151,8 @@ def notes(found: Comparison) -> list[str]:
     if any(group.difference for group in every_seed):
         lines.append(
             "deviation: standard deviation between the seeds; to the best: difference of the mean accuracies in "
-            "points, paired by clip; its interval is for other seeds and other clips (Welch), and does not contain 0 where the "
-            "groups differ"
+            "points, paired by clip; its interval is for other seeds and other clips (Welch), and does not contain 0 "
+            "where the groups differ"
         )
     for group in every_seed:
         lines += [

@@ -12,7 +12,8 @@ order within a pair. In `exact` the brackets are given by the slots and not by t
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,9 +62,9 @@ class GradientSync(Protocol):
         """Returns the sums over all slots, (X,), and `votes` (V,) float64 added over the ranks. After it the gradients
         are complete."""
 
-    def update(self, lr: float, gradient_factor: float) -> None:
+    def update(self, lr: float, gradient_factor: float, frozen: Sequence[nn.Parameter] = ()) -> None:
         """Multiplies the gradients by `gradient_factor`, clips them, makes the optimizer's step at `lr` and clears the
-        gradients."""
+        gradients. Parameters that are `frozen` stay as they are, and so does their state in the optimizer."""
 
     def state_dict(self) -> dict[str, Any] | None:
         """The optimizer's state; None where it is sharded."""
@@ -90,18 +91,19 @@ class ReplicatedOptimizer:
         """Adds the gradients of `loss` to .grad."""
         torch.autograd.backward(self._scaler.scale(loss))
 
-    def update(self, lr: float, gradient_factor: float) -> None:
-        """Unscales, multiplies by `gradient_factor`, clips, steps and clears the gradients. Under fp16 a step whose
-        gradients overflowed is left out and the loss scale halved, as GradScaler does."""
-        self._scaler.unscale_(self._optimizer)
-        if gradient_factor != 1.0:
-            gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
-            torch._foreach_mul_(gradients, gradient_factor)
-        if self._settings.clip_grad_norm:
-            nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_grad_norm)
-        set_lr(self._optimizer, lr)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+    def update(self, lr: float, gradient_factor: float, frozen: Sequence[nn.Parameter] = ()) -> None:
+        """See GradientSync. Under fp16 a step whose gradients overflowed is left out and the loss scale halved, as
+        GradScaler does."""
+        with _without_gradients(frozen):
+            self._scaler.unscale_(self._optimizer)
+            if gradient_factor != 1.0:
+                gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
+                torch._foreach_mul_(gradients, gradient_factor)
+            if self._settings.clip_grad_norm:
+                nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.clip_grad_norm)
+            set_lr(self._optimizer, lr)
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
         self._optimizer.zero_grad(set_to_none=False)
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -117,6 +119,17 @@ class ReplicatedOptimizer:
         state = checkpoint.optimizer()
         load_state(self._optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+
+
+@contextmanager
+def _without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within the with block these parameters have no gradients, so that an optimizer passes over them."""
+    gradients = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    yield
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient
 
 
 class _SumsInOrder:
@@ -294,9 +307,10 @@ class ShardedOptimizer:
         """Sums (X,) over all slots, votes (V,) over the ranks."""
         return self._sums.reduce(votes)
 
-    def update(self, lr: float, gradient_factor: float) -> None:
+    def update(self, lr: float, gradient_factor: float, frozen: Sequence[nn.Parameter] = ()) -> None:
         """Clips by the norm over all shards, steps each shard, and gathers the weights."""
         assert gradient_factor == 1.0, "data.on_bad=skip is refused with train.zero"
+        assert not frozen, "train.freeze_epochs is refused with train.zero"
         set_lr(self._optimizer, lr)
         self._engine.step()
 

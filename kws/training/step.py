@@ -26,6 +26,7 @@ from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.distributed.watchdog import SYNCHRONISING
 from kws.errors import UsageError
+from kws.models import registry
 from kws.run.checkpoint import Checkpoint
 from kws.training import forward, slot_graph
 from kws.training.ema import Ema
@@ -114,6 +115,7 @@ class Stepper:
         self._inputs = SlotInputs(training_set, features, ranks, self._times)
         forward.set_up(network, self._settings)
         self._network = network
+        self._body = _body(network, training_set, features) if self._settings.freeze_epochs else ()
         self.ema = Ema(network, self._settings.ema) if self._settings.ema else None
         self._statistics = RunningStatistics(network)
         self._sync = gradient_sync(self._settings, ranks, network, optimizer)
@@ -255,7 +257,8 @@ class Stepper:
         if clips:
             lr = lr_at(planned.step, self._training_set.steps_per_epoch, self._settings, lr_scale)
             # Each slot's loss was divided by the planned number of clips: correct that for clips that were skipped.
-            self._sync.update(lr, planned.clips / clips)
+            frozen = self._body if planned.epoch < self._settings.freeze_epochs else ()
+            self._sync.update(lr, planned.clips / clips, frozen)
             if self.ema:
                 self.ema.update(planned.step)
         votes = Votes(*(count > 0 for count in counted))
@@ -316,3 +319,10 @@ class Stepper:
             self._silent_backward()
         self._statistics.undo_step()
         self._optimizer.zero_grad(set_to_none=False)
+
+
+def _body(network: nn.Module, training_set: TrainingSet, features: Features) -> list[nn.Parameter]:
+    """All parameters but those of the head (train.freeze_epochs)."""
+    name, classes = training_set.config.model.name, len(training_set.task.classes)
+    head = registry.head_tensor_names(name, classes, features.shape(training_set.samples))
+    return [p for key, p in network.named_parameters() if key not in head]

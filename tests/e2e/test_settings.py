@@ -65,6 +65,21 @@ def test_a_new_run_starts_from_the_averaged_weights_of_another(tones: Index, tmp
         train(tones, tmp_path / "fourth", "train.init=nowhere.safetensors")
 
 
+@pytest.mark.slow
+def test_freeze_epochs_trains_the_head_alone_first(tones: Index, tmp_path: Path) -> None:
+    settings = ("train.epochs=2", "train.freeze_epochs=1", "train.keep=9", "train.weight_decay=0.1")
+    run = train(tones, tmp_path / "run", *settings)
+    half = events(run, "epoch")[0]["step"]
+    models = [Checkpoints(run).find(f"step-{step:08d}").model() for step in (half, 2 * half)]
+    start = last_model(train(tones, tmp_path / "start", "train.lr=1e-12", "train.weight_decay=0"))
+    weights = [name for name in start if name.endswith("weight") and start[name].ndim > 1]
+    changed = [{name for name in weights if (model[name] - start[name]).abs().max() > 1e-6} for model in models]
+    assert len(changed[0]) == 1  # the classifier
+    assert changed[1] == set(weights)
+    with pytest.raises(UsageError, match="freeze_epochs"):
+        train(tones, tmp_path / "other", "train.epochs=1", "train.freeze_epochs=1")
+
+
 def test_a_setting_in_allow_change_may_change_in_a_run(tones: Index, tmp_path: Path) -> None:
     run = train(tones, tmp_path / "run", "train.epochs=1")
     with pytest.raises(UsageError, match=r"train\.allow_change=epochs"):

@@ -24,12 +24,12 @@ from tests.multiproc.launching import (
 pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
 slow = pytest.mark.slow
 Run = Callable[..., Path]
-# Everything that could depend on the number of processes: averaged weights, mixup, clipping, a schedule that depends on
-# the validation loss.
+# Everything that could depend on the number of processes: averaged weights, mixup, clipping, a frozen body, a schedule
+# that depends on the validation loss.
 EXACT = (
     "train.reduction=exact", "train.threads=0", "train.epochs=4", "train.eval_epochs=2", "train.ema=0.9",
-    "train.clip_grad_norm=1", "train.schedule=plateau", "train.patience=1", "frontend.augment=classic",
-    "frontend.mixup_probability=0.5", "train.save_minutes=0", "data.workers=0",
+    "train.clip_grad_norm=1", "train.freeze_epochs=2", "train.schedule=plateau", "train.patience=1",
+    "frontend.augment=classic", "frontend.mixup_probability=0.5", "train.save_minutes=0", "data.workers=0",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from kws.config import TrainConfig
 from kws.distributed.ranks import Ranks
 from kws.run.checkpoint import Checkpoints
 from kws.training.gradients import BinaryTree, DdpGradients, GradientSync, TreeGradients, gradient_sync
+from kws.training.optim import build_optimizer
 from tests.training.one_process import OneProcess
 
 CPU = torch.device("cpu")
@@ -184,3 +185,21 @@ def test_a_tree_needs_a_power_of_two_of_leaves() -> None:
         tree.add(values)
     with pytest.raises(AssertionError):
         tree.root()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("reduction", KINDS)
+def test_frozen_parameters_keep_their_values_and_get_no_state_until_they_are_trained(
+    reduction: Any, optimizer: Any
+) -> None:
+    network, settings = small_network(), TrainConfig(reduction=reduction, optimizer=optimizer, weight_decay=0.1)
+    made = build_optimizer(network, settings)
+    sync = gradient_sync(settings, Ranks(0, 1, CPU, 1, OneProcess()), network, made)
+    body, head = list(network[0].parameters()), list(network[2].parameters())  # type: ignore[index]
+    for frozen in (True, True, False):
+        before = [p.detach().clone() for p in network.parameters()]
+        run_slots(sync, [torch.ones(4, 4), torch.full((4, 4), 2.0)], 8)
+        sync.update(0.1, 1.0, body if frozen else ())
+        changed = [not torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True)]
+        assert changed == [not frozen] * 2 + [True] * 2
+        assert {id(p) for p in made.state} == {id(p) for p in (head if frozen else [*body, *head])}
