@@ -107,6 +107,13 @@ def _describe(path: Path) -> ShippedFile:
     )
 
 
+def expectation(path: Path) -> str:
+    """What the header of a config promises, as a line; "" where it has neither a time nor a score."""
+    found = _describe(path)
+    promised = [f"{name}: {value}" for name, value in (("score", found.score), ("time", found.time)) if value]
+    return f"expected, by the header of {path.name}: {'; '.join(promised)}" if promised else ""
+
+
 def _header(text: str) -> list[str]:
     """The comment lines at the head of a file."""
     return list(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))

@@ -31,6 +31,7 @@ def train(arguments: argparse.Namespace) -> int:
     notes: list[str] = []
     config = settings_file.load(path, arguments.set, notes.append)
     names.refuse_unknown(config.model.name)
+    from kws.commands.config_files import expectation
     from kws.distributed import deepspeed_zero, process_group, signals
     from kws.run import folder as run_folder
     from kws.training.trainer import Trainer
@@ -44,7 +45,7 @@ def train(arguments: argparse.Namespace) -> int:
             trainer = ranks.on_all(lambda: Trainer(config, run, ranks))
         if arguments.check:
             return _check(trainer, arguments, notes)
-        for line in notes:
+        for line in filter(None, [*notes, expectation(path)]):
             trainer.say(line)
         code = trainer.run(start)
         del trainer

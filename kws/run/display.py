@@ -134,7 +134,9 @@ class LineDisplay:
         elif kind == "epoch":
             accuracy = values.get("ema_valid_accuracy", values.get("valid_accuracy"))
             self._best = max((value for value in (self._best, accuracy) if value is not None), default=None)
-            self._print_line(f"epoch {values['epoch'] + 1}/{self._length.epochs}", _EPOCH_FORMATS, values)
+            left = self._estimate.seconds_left(step, self._length.steps)
+            tail = f"| ETA {format_duration(left)}" if left is not None and step < self._length.steps else ""
+            self._print_line(f"epoch {values['epoch'] + 1}/{self._length.epochs}", _EPOCH_FORMATS, values, tail)
 
     def _show_step(self, step: int, values: Values) -> None:
         last_of_epoch = step % self._length.steps_per_epoch == 0  # the line of the epoch follows

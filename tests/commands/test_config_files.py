@@ -24,6 +24,16 @@ def test_every_config_is_listed_with_its_network_and_what_its_header_says() -> N
         assert all(item.about for item in config_files.find_files(kind))
 
 
+def test_a_new_run_can_show_the_score_and_the_time_that_a_header_promises(tmp_path: Path) -> None:
+    quick = config_files.expectation(shipped_files.folder("configs") / "quick.toml")
+    assert "quick.toml" in quick
+    assert "test clips" in quick
+    assert "min" in quick
+    own = tmp_path / "own.toml"
+    own.write_text("# My own.\n\n[model]\nname = 'res8'\n")
+    assert config_files.expectation(own) == ""
+
+
 def test_the_command_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["configs", "tc_resnet*"]) == cli.OK
     shown = capsys.readouterr().out

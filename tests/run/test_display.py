@@ -168,9 +168,9 @@ def test_the_best_accuracy_is_that_of_the_averaged_weights() -> None:
 # --- log file -----------------------------------------------------------------------------------------------
 
 
-def logged(line_seconds: float, **more: object) -> list[str]:
+def logged(line_seconds: float, epochs: int = 2, **more: object) -> list[str]:
     shown = Console(file=io.StringIO(), soft_wrap=True, markup=False)
-    lines = LineDisplay(RunLength(2, 50), shown, line_seconds)
+    lines = LineDisplay(RunLength(epochs, 50), shown, line_seconds)
     lines.event("start", 0, {"best": None})
     with shown.capture() as got:
         for step in range(1, 51):
@@ -181,8 +181,10 @@ def logged(line_seconds: float, **more: object) -> list[str]:
     return got.get().splitlines()
 
 
-def test_short_epochs_have_one_line_each() -> None:
-    assert logged(3600.0) == ["epoch 1/2  loss 1.500  | valid 1.250  50.00%"]
+def test_short_epochs_have_one_line_each_with_the_time_that_is_left() -> None:
+    (line,) = logged(3600.0)
+    assert re.fullmatch(r"epoch 1/2  loss 1\.500  \| valid 1\.250  50\.00%  \| ETA 0:\d\d", line)
+    assert logged(3600.0, epochs=1) == ["epoch 1/1  loss 1.500  | valid 1.250  50.00%"]
 
 
 def test_a_long_epoch_has_lines_for_its_steps() -> None:
