@@ -86,6 +86,7 @@ class TrainingSet:
             "clip_lengths": self.clip_lengths.line(),
             "clip_notes": self._clip_notes(),
             "clips": self.selection.split_sizes() | {"noise": len(self.index.splits.get("noise", ()))},
+            "train_clips": dict(zip(self.task.classes, self.selection.class_counts("train"), strict=True)),
             "steps_per_epoch": self.steps_per_epoch,
             "steps": self.total_steps,
             "step_notes": self._step_notes(),

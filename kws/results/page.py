@@ -19,6 +19,7 @@ from kws.results.formats import (
     result_figures,
     split_name,
 )  # fmt: skip
+from kws.results.hints import Hint
 from kws.results.page_parts import picture_card, section, table
 from kws.results.page_style import STYLE, plot_scripts, security_policy
 from kws.results.records import AttemptSummary, Row, SamplingAudit
@@ -58,6 +59,7 @@ class PageContent:
     """For each of `results`, the plotly figure of its confusion matrix."""
     spots: str
     """The sections of evaluations on continuous audio, as HTML."""
+    hints: Sequence[Hint]
     sampling: SamplingAudit | None
     time_use: TimeUse
 
@@ -76,6 +78,7 @@ def render(content: PageContent) -> str:
         section("Time", _time(content.time_use, len(content.curves) + len(content.matrices))),
         evaluated or section("Evaluation", "<p>Not evaluated yet.</p>"),
         content.spots,
+        _hints(content.hints),
         section("Sampling", _sampling(content.sampling)),
         section("History", _history(content.attempts)),
         section("Ranks", _ranks(content.run.get("ranks"), rank_columns(content.time_use))),
@@ -127,6 +130,12 @@ def tiles(content: PageContent) -> list[tuple[str, str, str]]:
         ),
         ("state", str(content.status.get("state") or last_end or "unknown"), ""),
     ]
+
+
+def _hints(hints: Sequence[Hint]) -> str:
+    """A section with a table of the hints; "" where there are none."""
+    rows = table(("measured", "what usually helps"), hints, "ll")
+    return section("What usually helps next", rows) if hints else ""
 
 
 def _accuracy_tile(result: Row) -> tuple[str, str, str]:

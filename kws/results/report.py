@@ -16,6 +16,7 @@ from kws.results.formats import (
     result_figures,
     split_name,
 )  # fmt: skip
+from kws.results.hints import hints
 from kws.results.mistake_cards import mistake_cards
 from kws.results.page import PageContent, render, tiles
 from kws.results.plots import confusion_matrix, training_curves
@@ -97,12 +98,14 @@ def _read_run(run: Path, sampling: SamplingAudit | None) -> PageContent:
     config = run_folder.find_settings(run)
     lines = records.read_lines(run / "metrics.jsonl")
     events, results = records.without_repeats(lines), records.read_results(run)
+    facts, epochs = records.read_json(run / "run.json"), rows_of(events, "epoch")
+    settings = config.read_text(encoding="utf-8", errors="replace")
     return PageContent(
         name=run.resolve().name,
-        config=config.read_text(encoding="utf-8", errors="replace"),
-        run=records.read_json(run / "run.json"),
+        config=settings,
+        run=facts,
         status=records.read_status(run),
-        epochs=rows_of(events, "epoch"),
+        epochs=epochs,
         attempts=records.attempts(lines),
         results=results,
         confusions=[confusion_png(result) for result in results],
@@ -110,6 +113,7 @@ def _read_run(run: Path, sampling: SamplingAudit | None) -> PageContent:
         curves=training_curves(events),
         matrices=[confusion_matrix(result) for result in results],
         spots=spot_sections(run),
+        hints=hints(facts, epochs, results, settings),
         sampling=sampling,
         time_use=read_time_use(run, events),
     )
