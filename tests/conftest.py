@@ -35,6 +35,9 @@ def pytest_configure() -> None:
     another: a network of tests/models took 13 s instead of 1.4. Commands that tests start set their own number."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # pytest's workers and the commands that tests start keep compiled modules: without them, a worker takes 8 s of a
+    # core more, and each start of `kws train` one.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -10,7 +10,6 @@ import dataclasses
 
 import numpy as np
 import torch
-from scipy.special import betaincinv  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from kws import counter_rng
@@ -29,6 +28,8 @@ class Mixup:
     @classmethod
     def draw(cls, settings: FrontEndConfig, seed: int, step: int, slot: int, clips: int) -> Mixup:
         """For a slot of B = `clips` clips, on the host."""
+        from scipy.special import betaincinv  # type: ignore[import-untyped]  # 0.4 s that runs without mixup do not need
+
         key = ("mixup", seed, step, slot)
         chosen, place = counter_rng.uniforms(np.arange(clips), 2, *key).T
         # Beta(alpha, alpha) by its inverse distribution function: one uniform number a clip, no sampler with a state.

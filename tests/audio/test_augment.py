@@ -102,6 +102,7 @@ def by_librosa(sounds: Sounds) -> Reference:
     )
 
 
+@pytest.mark.xdist_group("by_librosa")  # which is made once
 @pytest.mark.parametrize("name", ["mel32", pytest.param("mel40", marks=pytest.mark.slow)])
 def test_the_whole_chain_equals_librosas(by_librosa: Reference, implementation: str, name: str) -> None:
     theirs = getattr(by_librosa, name)

@@ -13,7 +13,7 @@ from tests.conftest import REAL, ROOT, require
 from tests.multiproc.launching import finish, start_ranks
 
 ARCHIVE = REAL / "speech_commands_mini.tar.gz"
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]  # the run is made once
+pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("real path")]  # the run is made once
 
 
 @pytest.fixture(scope="module")

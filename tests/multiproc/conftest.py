@@ -17,6 +17,9 @@ GENTLE = (
 )  # fmt: skip
 """30 steps; small ones, so that the rounding of another order of additions does not grow."""
 
+one_worker = pytest.mark.xdist_group("pair")
+"""For tests that use `pair`: one pytest worker runs them, and trains it once."""
+
 
 @pytest.fixture(scope="session")
 def config(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +53,7 @@ def kws_here() -> Iterator[Callable[..., int]]:
 
 @pytest.fixture(scope="session")
 def pair(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two ranks, to its end."""
+    """A run on two ranks, to its end. Tests that use it are marked `one_worker`."""
     folder = tmp_path_factory.mktemp("pair") / "run"
     finish_ranks(start_ranks(2, config, folder, *GENTLE))
     return folder

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.multiproc.conftest import one_worker
 from tests.multiproc.launching import finish, fork_ranks
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
+pytestmark = pytest.mark.multiproc
 
 
 def take_results(run: Path) -> dict[str, bytes]:
@@ -29,6 +30,7 @@ def evaluate(ranks: int, run: Path, *options: str) -> dict[str, bytes]:
     return take_results(run)
 
 
+@one_worker
 def test_one_and_two_ranks_find_the_same_bits(pair: Path, kws_here: Callable[..., int]) -> None:
     assert kws_here("evaluate", pair) == 0
     one = take_results(pair)

@@ -21,7 +21,7 @@ from tests.multiproc.launching import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
+pytestmark = pytest.mark.multiproc
 slow = pytest.mark.slow
 Run = Callable[..., Path]
 # Everything that could depend on the number of processes: averaged weights, mixup, clipping, a frozen body, a schedule

@@ -16,7 +16,7 @@ from kws.streaming.mixing.mix import mix
 from kws.streaming.mixing.settings import MixSettings
 from tests.multiproc.launching import assert_same_bits, events, losses, overrides, train_killed_and_resumed
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair"), pytest.mark.slow]
+pytestmark = [pytest.mark.multiproc, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import pytest
 
 from kws.results.report import write_report
 from kws.run.step_parts import PARTS
+from tests.multiproc.conftest import one_worker
 from tests.multiproc.forked import FRONT_END_DELAY, ForkedProcess
 from tests.multiproc.launching import events, finish, rank_environments, status
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]  # one worker trains `pair`
+pytestmark = pytest.mark.multiproc
 
 
+@one_worker
 def test_the_log_has_the_times_of_every_rank(pair: Path) -> None:
     rows = events(pair, "ranks")
     assert sum(row["steps"] for row in rows) == max(row["step"] for row in events(pair, "step"))

@@ -14,7 +14,7 @@ import torch
 from kws.evaluation.ledger_audit import verify_run
 from kws.models import registry
 from kws.run.checkpoint import Checkpoints
-from tests.multiproc.conftest import GENTLE
+from tests.multiproc.conftest import GENTLE, one_worker
 from tests.multiproc.launching import (
     accelerate,
     assert_same_bits,
@@ -31,7 +31,7 @@ from tests.multiproc.launching import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
+pytestmark = pytest.mark.multiproc
 slow = pytest.mark.slow
 Run = Callable[..., Path]
 
@@ -50,6 +50,7 @@ def draws_by_rank(run: Path) -> list[set[int]]:
 # --- two ranks ------------------------------------------------------------------------------------------------
 
 
+@one_worker
 def test_two_ranks_consume_the_plan_and_no_draw_twice(pair: Path) -> None:
     first, second = draws_by_rank(pair)
     assert first
@@ -61,6 +62,7 @@ def test_two_ranks_consume_the_plan_and_no_draw_twice(pair: Path) -> None:
     assert status(pair)["state"] == "finished"
 
 
+@one_worker
 def test_a_killed_rank_ends_the_other_and_the_resumed_run_has_the_same_bits(
     pair: Path, config: Path, tmp_path: Path
 ) -> None:
@@ -118,7 +120,7 @@ def test_a_signal_saves_and_exits_with_75(config: Path, tmp_path: Path) -> None:
 def test_one_two_and_four_processes_train_the_same(train: Run) -> None:
     epochs = "train.epochs=2"
     whole = train(1, "one", epochs, "data.workers=0")
-    two = train(accelerate(), "two", epochs, "train.processes=2")
+    two = train(2, "two", epochs)
     four = train(4, "four", epochs, "data.workers=0")
     for run, ranks in ((whole, 1), (two, 2), (four, 4)):
         draws = draws_by_rank(run)

@@ -20,17 +20,17 @@ from tests.multiproc.launching import (
     assert_close,
     events,
     finish,
-    finish_ranks,
     kill,
     losses,
     overrides,
     saved_step,
     start,
-    start_ranks,
     wait_until,
 )
 
-pytestmark = [pytest.mark.multiproc, pytest.mark.xdist_group("pair")]
+pytestmark = pytest.mark.multiproc
+one_worker = pytest.mark.xdist_group("zero")
+"""For tests that use `uninterrupted`: one pytest worker runs them, and trains each of its runs once."""
 slow = pytest.mark.slow
 Run = Callable[..., Path]
 SGD = ("train.optimizer=sgd", "train.lr=0.02")
@@ -54,18 +54,16 @@ def num_shards(run: Path) -> int:
     return len(list(Checkpoints(run).find("last").optimizer_shards.glob("*_optim_states.pt")))
 
 
-@pytest.mark.slow
+@slow
+@one_worker
 @pytest.mark.parametrize("launch_file", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_stage_1_has_the_losses_and_weights_of_ddp(
-    pair: Path, train: Run, config: Path, kws_here: Callable[..., int], capsys: pytest.CaptureFixture[str],
-    tmp_path: Path, launch_file: bool,
+    uninterrupted: Run, train: Run, config: Path, kws_here: Callable[..., int], capsys: pytest.CaptureFixture[str],
+    launch_file: bool,
 ) -> None:  # fmt: skip
-    if launch_file:
-        run = train(accelerate("zero1.yaml"), "zero", *GENTLE)
-    else:
-        run = tmp_path / "zero"
-        finish_ranks(start_ranks(2, config, run, *GENTLE, "train.zero=1"))
-    assert_close(pair, run)
+    ddp = uninterrupted(*GENTLE, "train.zero=0")
+    run = train(accelerate("zero1.yaml"), "zero", *GENTLE) if launch_file else uninterrupted(*GENTLE, "train.zero=1")
+    assert_close(ddp, run)
     assert num_shards(run) == 2
     description = json.loads((run / "run.json").read_text())
     assert (description["zero"], description["world_size"]) == (1, 2)
@@ -75,6 +73,7 @@ def test_stage_1_has_the_losses_and_weights_of_ddp(
 
 
 @slow
+@one_worker
 @pytest.mark.parametrize("optimizer", [(), pytest.param(SGD, marks=pytest.mark.heavy)])
 def test_both_stages_have_the_losses_and_weights_of_ddp(uninterrupted: Run, optimizer: tuple[str, ...]) -> None:
     ddp, one, two = (uninterrupted(*GENTLE, *optimizer, f"train.zero={stage}") for stage in range(3))
@@ -84,6 +83,7 @@ def test_both_stages_have_the_losses_and_weights_of_ddp(uninterrupted: Run, opti
 
 
 @slow
+@one_worker
 @pytest.mark.parametrize("stage", [1, 2])
 def test_killed_and_resumed_equals_uninterrupted(
     stage: int, train: Run, uninterrupted: Run, config: Path, tmp_path: Path
@@ -104,6 +104,7 @@ def train_until(step: int, process: subprocess.Popen[str], run: Path) -> None:
 
 
 @slow
+@one_worker
 @pytest.mark.parametrize(
     ("stage", "optimizer", "numbers_of_ranks"),
     [(1, SGD, (2, 1)), (2, (), (1, 2)), pytest.param(2, SGD, (2, 4, 1), marks=pytest.mark.heavy)],
@@ -133,10 +134,9 @@ def test_slots_without_clips_do_not_block_other_ranks(stage: int, train: Run) ->
 
 
 @slow
-def test_a_run_with_bf16_is_evaluated(train: Run, kws: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_a_run_with_bf16_is_evaluated(train: Run, kws_here: Callable[..., int]) -> None:
     run = train(2, "run", "train.epochs=1", "train.precision=bf16", "train.zero=1", "data.workers=0")
-    evaluated = kws("evaluate", run, "--split", "valid")
-    assert evaluated.returncode == 0, evaluated.stderr
+    assert kws_here("evaluate", run, "--split", "valid") == 0
 
 
 @slow

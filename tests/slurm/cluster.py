@@ -98,13 +98,13 @@ def missing() -> str | None:
     return f"no own namespaces here: {allowed.stderr.decode().strip()}" if allowed.returncode else None
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Waits for a condition. Raises AssertionError naming `what` if it is not met in time."""
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0, pause_s: float = 0.1) -> None:
+    """Waits for a condition, tried every `pause_s`. Raises AssertionError naming `what` if it is not met in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not met after {seconds:.0f} s: {what}")
-        time.sleep(0.1)
+        time.sleep(pause_s)
 
 
 @dataclasses.dataclass
@@ -289,7 +289,8 @@ class Cluster:
 
     def ended(self, number: str, seconds: float = 600.0) -> dict[str, str]:
         """Waits until the job has ended and will not be requeued. Returns its fields."""
-        wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds)
+        # scontrol takes a tenth of a core when it is asked ten times a second.
+        wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds, pause_s=0.5)
         return self.job(number)
 
     def signal_rank(self, number: int, rank: int, sent: signal.Signals) -> None:

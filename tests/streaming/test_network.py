@@ -23,13 +23,20 @@ STREAMABLE = [name for name in MODELS if name.endswith(("_causal", "_valid")) or
 QUICK = ("tc_resnet8_causal", "mixednet")
 
 
+def trained_once(*names: str) -> list[object]:
+    """The parameters, those that are not QUICK as slow ones. One pytest worker runs all tests of a network, because it
+    is trained first, which takes up to 5 s."""
+    marks = {name: () if name in QUICK else (pytest.mark.slow,) for name in names}
+    return [pytest.param(name, marks=[pytest.mark.xdist_group(f"learned {name}"), *marks[name]]) for name in names]
+
+
 def scored(scorer: NetworkScorer | WindowScorer, pcm: Pcm, chunk: int) -> Scores:
     """The scores of a whole recording, in chunks."""
     return joined([*map(scorer.push, in_chunks(pcm, chunk)), scorer.finish()])
 
 
 @pytest.mark.parametrize("chunk", [37, 16_000, *slow(1, 160, 1000)])
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in STREAMABLE])
+@pytest.mark.parametrize("name", trained_once(*STREAMABLE))
 def test_scores_of_chunks_are_those_of_the_whole_recording(name: str, chunk: int) -> None:
     given, pcm = learned(name), recording(0.6 if chunk == 1 else 1.3, seed=1)
     found = scored(NetworkScorer(given), pcm, chunk)
@@ -38,7 +45,7 @@ def test_scores_of_chunks_are_those_of_the_whole_recording(name: str, chunk: int
     assert found.probabilities.shape == (len(found.times), len(WORDS))
 
 
-@pytest.mark.parametrize("name", [*QUICK, *slow("ds_cnn_s_valid", "bcresnet_1_causal")])
+@pytest.mark.parametrize("name", trained_once(*QUICK, "ds_cnn_s_valid", "bcresnet_1_causal"))
 def test_there_is_a_score_for_every_step_from_the_first_sample_to_the_end(name: str) -> None:
     given, pcm = learned(name), recording(0.5)
     scorer = NetworkScorer(given)
@@ -50,7 +57,7 @@ def test_there_is_a_score_for_every_step_from_the_first_sample_to_the_end(name: 
     assert 0 <= after <= scorer.step_s + spec.frame_samples / SAMPLE_RATE_HZ
 
 
-@pytest.mark.parametrize("name", ["mixednet", *slow("ds_cnn_s_valid")])
+@pytest.mark.parametrize("name", trained_once("mixednet", "ds_cnn_s_valid"))
 def test_a_valid_network_equals_the_sliding_window(name: str) -> None:
     """A window ends with 80 samples that no frame of it uses."""
     given, pcm = learned(name), recording(2.0, seed=2)
