@@ -1,14 +1,15 @@
 """kws.metrics against numbers worked out by hand."""
 
+import importlib
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, poisson
 
 from kws.metrics import (
     calibration_error,
@@ -19,6 +20,13 @@ from kws.metrics import (
     summarise_confusion,
     wilson_interval,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Imports scipy.stats, which takes longer than hypothesis lets an example take, in the worker that needs it."""
+    importlib.import_module("scipy.stats")
+
 
 # Rows = truth. "b" is taken for "c" three times; "d" has no clips and is never predicted.
 HAND = [[8, 1, 1, 0], [0, 5, 3, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
@@ -149,14 +157,14 @@ def test_calibration_error_by_hand() -> None:
 
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
-    wanted = binomtest(first, first + second).pvalue if first + second else 1.0
+    wanted = scipy.stats.binomtest(first, first + second).pvalue if first + second else 1.0
     assert mcnemar_p(first, second) == pytest.approx(wanted, rel=1e-9)
     assert mcnemar_p(second, first) == mcnemar_p(first, second)
 
 
 @pytest.mark.parametrize("counts", [(100_000, 101_000), (0, 5000), (499_000, 501_000)])
 def test_mcnemar_of_many_clips(counts: tuple[int, int]) -> None:
-    wanted = binomtest(counts[0], sum(counts)).pvalue
+    wanted = scipy.stats.binomtest(counts[0], sum(counts)).pvalue
     assert mcnemar_p(*counts) == pytest.approx(wanted, rel=1e-6, abs=1e-300)
 
 
@@ -178,7 +186,7 @@ def test_poisson_interval_has_the_tabulated_limits(count: int, low: float, high:
 def test_poisson_interval_covers_the_mean_at_least_as_often_as_it_promises(mean: float) -> None:
     counts = range(100)
     covered = [low <= mean <= high for low, high in map(poisson_interval, counts)]
-    assert float(np.sum(poisson.pmf(counts, mean)[covered])) >= 0.95
+    assert float(np.sum(scipy.stats.poisson.pmf(counts, mean)[covered])) >= 0.95
 
 
 def test_poisson_interval_refuses_a_negative_count() -> None:

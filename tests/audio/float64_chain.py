@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
+import scipy  # scipy.signal is imported where it is used: it takes a worker 2 s
 import torch
 
 from kws.audio.augment_parameters import AugmentationSampler, Ints, TransformParameters

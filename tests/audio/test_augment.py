@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.signal
+import scipy  # scipy.signal is imported where it is used: it takes a worker 2 s
 import torch
 
 from kws.audio import augment as module
