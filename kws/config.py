@@ -34,6 +34,15 @@ def _seconds_or_auto(value: Any) -> Any:
     return value
 
 
+def _run_folders(value: Any) -> Any:
+    """One string, in which commas separate several folders, or a list of strings -> a tuple of strings."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) and part for part in value):
+        raise PydanticCustomError("run_folders", "wanted a run folder, or a list of them")
+    return tuple(value)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The corpus, how often each clip is drawn, and how clips are read."""
@@ -245,6 +254,15 @@ class TrainConfig:
     freeze_epochs: int = 0
     """Fine-tuning: in so many first epochs only the head is trained: all that depends on the number of classes. 0:
     the whole network from the first step on. Batch-norm statistics follow the data from the start."""
+    teacher: Annotated[tuple[str, ...], BeforeValidator(_run_folders)] = ()
+    """Knowledge distillation: run folders of trained networks with the same classes, as a list or between commas. The
+    network learns their mean probabilities for each augmented clip too; they may have other features. []: none."""
+    teacher_temperature: float = 2.0
+    """T: logits of teachers and student are divided by it before the softmax; higher: the teachers' less probable
+    classes count more."""
+    teacher_weight: float = 0.9
+    """w: a clip's loss is (1 - w) x its cross entropy + w x T^2 x the divergence (KL) of the student from the teachers.
+    The paper found a considerably lower weight of the cross entropy best (arXiv 1503.02531, section 2)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """sgd: with `momentum`, and Nesterov's where `nesterov` is set."""
     lr: float = 3e-3
@@ -357,6 +375,8 @@ class TrainConfig:
             check(self.stop_after >= 0, "stop_after: wanted 0 (never) or more")
             check(0.0 <= self.valid_stream_miss < 1.0, "valid_stream_miss: wanted 0 to below 1")
             check(0.0 <= self.label_smoothing < 1.0, "label_smoothing: wanted 0 to below 1")
+            check(self.teacher_temperature > 0.0, "teacher_temperature: wanted more than 0, such as 2")
+            check(0.0 <= self.teacher_weight <= 1.0, "teacher_weight: wanted 0 to 1")
             rates = min(self.warmup_epochs, self.weight_decay, self.clip_grad_norm)
             check(rates >= 0.0, "warmup_epochs, weight_decay, clip_grad_norm: wanted 0 or more")
             check(min(self.processes, self.threads) >= 0, "processes, threads: wanted 0 (automatic) or more")

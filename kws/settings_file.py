@@ -123,6 +123,11 @@ def _without_tilde(tree: Mapping[str, Any]) -> Mapping[str, Any]:
         values = current.get(section)
         if isinstance(values, dict) and isinstance(value := values.get(name), str) and value.startswith("~"):
             current[section] = {**values, name: os.path.expanduser(value)}  # noqa: PTH111  # keeps what is no path
+    train = current.get("train")
+    if isinstance(train, dict) and "~" in str(teachers := train.get("teacher", "")):
+        found = teachers.split(",") if isinstance(teachers, str) else teachers
+        folders = [os.path.expanduser(part.strip()) if isinstance(part, str) else part for part in found]  # noqa: PTH111
+        current["train"] = {**train, "teacher": folders}
     return current
 
 
@@ -282,15 +287,15 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
-# Settings that may differ when a run resumes: they set where and how it runs, not what it computes. train.threads and
-# data.task are among them because their outcome is compared instead, with run.json (kws/run/folder.py): a task's file
-# may have moved.
+# Settings that may differ when a run resumes: they set where and how it runs, not what it computes. train.threads,
+# data.task and train.teacher are among them because their outcome is compared instead, with run.json
+# (kws/run/folder.py): a task's file or a teacher's folder may have moved.
 FREE_TO_CHANGE = frozenset(
     {"data.shards", "data.task", "data.workers", "data.verify", "train.processes", "train.device", "train.eval_epochs"}
     | {"data.on_bad", "data.cache_dir", "data.cache_gb"}
     | {"train.allow_change", "train.init", "train.compile", "train.cuda_graphs", "train.gradient_checkpointing"}
     | {"train.threads", "train.save_minutes", "train.keep", "train.log_steps", "train.hang_s"}
-    | {"train.log_minutes", "train.wandb", "train.profile"}
+    | {"train.log_minutes", "train.wandb", "train.profile", "train.teacher"}
 )
 
 
@@ -300,7 +305,7 @@ CHANGEABLE = frozenset(
     for name in (
         "epochs", "lr", "schedule", "warmup_epochs", "step_epochs", "factor", "patience", "weight_decay", "momentum",
         "nesterov", "label_smoothing", "clip_grad_norm", "stop_after", "precision", "channels_last", "deterministic",
-        "valid_stream", "valid_stream_miss",
+        "valid_stream", "valid_stream_miss", "teacher_temperature", "teacher_weight",
     )
 )  # fmt: skip
 

@@ -174,6 +174,8 @@ def _another(value: object) -> object:
         return 2 * value if value else 1
     if isinstance(value, float):
         return value / 2 if value else 0.5
+    if value == ():
+        return ("runs/a",)
     return (value[0], value[1] + 1.0) if isinstance(value, tuple) else f"{value}x"
 
 

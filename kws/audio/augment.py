@@ -9,8 +9,9 @@ so that their data stays in its cache. A step that applies to none of them costs
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -149,9 +150,20 @@ class AugmentationChain:
         self.sampler = AugmentationSampler(settings, seed, samples)
         self.bank = NoiseBank(noises, samples, device)
         self._implementation = implementation(device)
+        self._settings_spec = features.spec
         self._rooms = torch.zeros(0, 1)
         if settings.reverb_probability > 0.0:
             self._rooms = self._room_spectra(room_responses(settings.reverb_seconds, seed, device))
+
+    def with_features(self, features: Features) -> AugmentationChain:
+        """The same steps, with equal parameters for each draw, and other features at the end.
+
+        Shifts by frames and masks keep their length in seconds, and the widest band mask its share of the bands: the
+        settings count them in frames and bands of this chain's features.
+        """
+        other = copy.copy(self)
+        other._features = features
+        return other
 
     def __call__(self, wave: Tensor, lengths: Ints, draws: Ints, epoch: int) -> Tensor:
         """Augmented features (B, 1, F, N) of waves (B, T), int16 or float.
@@ -163,8 +175,16 @@ class AugmentationChain:
 
     def apply(self, wave: Tensor, steps: BatchSteps) -> Tensor:
         """Augmented features (B, 1, F, N) of waves (B, T) by steps that were drawn before; both are on the device."""
+        return self.features_of(self.transformed(wave, steps), steps)
+
+    def transformed(self, wave: Tensor, steps: BatchSteps) -> Iterator[Tensor]:
+        """Only the steps on the wave: (B, T) -> float waves (b, samples), part by part."""
         waves = torch.split(wave, [part.num_clips for part in steps.parts])
-        powers = (self._power(self._transform(part, own), own) for part, own in zip(waves, steps.parts, strict=True))
+        return (self._transform(part, own) for part, own in zip(waves, steps.parts, strict=True))
+
+    def features_of(self, waves: Iterable[Tensor], steps: BatchSteps) -> Tensor:
+        """The steps after those on the wave: the parts of `transformed` -> augmented features (B, 1, F, N)."""
+        powers = (self._power(part, own) for part, own in zip(waves, steps.parts, strict=True))
         features = [self._features.scaled(self._features.mel_of_power(power)) for power in powers]
         return steps.masks.apply(torch.cat(features))
 
@@ -183,8 +203,9 @@ class AugmentationChain:
 
     def masks(self, draws: Ints, epoch: int, bands: int, frames: int) -> Masks:
         """The masks of features (B, 1, F, N), on the host."""
-        settings = self._settings
-        longest = round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / self._features.spec.hop)
+        settings, spec = self._settings, self._features.spec
+        widest = round(settings.band_mask_bands * spec.bands / self._settings_spec.bands)
+        longest = round(settings.time_mask_ms * SAMPLE_RATE_HZ / 1000 / spec.hop)
 
         def drawn(axis: str, count: int, most: int, size: int) -> Tensor | None:
             if not (count and most):
@@ -193,21 +214,28 @@ class AugmentationChain:
 
         return Masks(
             drawn("frames", settings.time_masks, longest, frames),
-            drawn("bands", settings.band_masks, settings.band_mask_bands, bands),
+            drawn("bands", settings.band_masks, widest, bands),
         )
 
     def _clip_steps(self, lengths: Ints, draws: Ints, epoch: int, limit: int) -> list[ClipSteps]:
         """The steps of the clips, `limit` clips at a time."""
         sampler = self.sampler
         drawn = _DrawnClips(
-            lengths, sampler.clip_transforms(draws, epoch, lengths),
+            lengths, self._in_own_frames(sampler.clip_transforms(draws, epoch, lengths)),
             sampler.room_indices(draws, epoch, len(self._rooms)), sampler.added_noise(draws, epoch),
-            sampler.mixed_noise(draws, epoch), sampler.noise_transforms(draws, epoch),
+            sampler.mixed_noise(draws, epoch), self._in_own_frames(sampler.noise_transforms(draws, epoch)),
         )  # fmt: skip
         if len(draws) <= limit:
             return [self._steps_of(drawn)]
         firsts = range(0, len(draws), limit)
         return [self._steps_of(drawn.select(slice(first, first + limit))) for first in firsts]
+
+    def _in_own_frames(self, drawn: TransformParameters) -> TransformParameters:
+        """With shifts in frames of these features instead of those that the settings count in."""
+        of_settings, own = self._settings_spec.hop, self._features.spec.hop
+        if own == of_settings:
+            return drawn
+        return dataclasses.replace(drawn, shift=np.rint(drawn.shift * of_settings / own).astype(np.int64))
 
     def _steps_of(self, drawn: _DrawnClips) -> ClipSteps:
         make, count = self._implementation, len(drawn.lengths)

@@ -111,6 +111,12 @@ class Features(nn.Module):
         self.statistics.copy_(_statistics_tensor(statistics, self.spec.bands))
         self._normalises = True
 
+    def is_same_as(self, other: Features) -> bool:
+        """Whether the other features have the same values for every wave."""
+        if (self.name, self._normalises) != (other.name, other._normalises):
+            return False
+        return not self._normalises or torch.equal(self.statistics, other.statistics)
+
     def _register_filters(self, filters: Tensor) -> None:
         """Splits the filters (K, F) into lower and upper bands, each over the bins that they use: half the work."""
         self._edges: list[tuple[int, int]] = []

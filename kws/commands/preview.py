@@ -18,6 +18,7 @@ from kws.errors import UsageError
 from kws.models.memory import activation_bytes
 from kws.run.checkpoint import Checkpoints
 from kws.training import start_check
+from kws.training.distillation import teacher_line
 from kws.training.initial import load_initial_weights
 from kws.training.time_estimate import estimate_time
 from kws.training.trainer import Trainer
@@ -90,6 +91,8 @@ def memory_bytes(trainer: Trainer) -> dict[str, int]:
         "averaged": weights if train.ema else 0,
         "activations": activation_bytes(network, (channels, bands, frames), train.micro_batch, dtype),
     }
+    if trainer.teachers:
+        parts["teachers"] = trainer.teachers.num_bytes()
     return parts | {"total": sum(parts.values())}
 
 
@@ -138,6 +141,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         **({"task": "\n".join(found["task_notes"])} if found["task_notes"] else {}),
         "classes": f"{len(classes)}: {' '.join(classes)}",
         "network": "\n".join([f"{found['network']}, {found['parameters']:,} parameters", *found["network_notes"]]),
+        **({"teacher": "\n".join(_teacher_lines(found))} if found.get("teachers") else {}),
         "input": " x ".join(map(str, found["input"])) + " (channels x bands x frames)",
         "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: "
         + "; ".join([f"{found['steps']:,}", *found["step_notes"]]),
@@ -153,6 +157,10 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         "run": found["run"],
         "would": _describe_start(found),
     } | ({"note": "\n".join(found["notes"])} if found["notes"] else {})
+
+
+def _teacher_lines(found: Mapping[str, Any]) -> list[str]:
+    return [*map(teacher_line, found["teachers"]), *found["teacher_notes"]]
 
 
 def _describe_start(found: Mapping[str, Any]) -> str:

@@ -118,6 +118,8 @@ def _wanted(hint: Any) -> str:
         return ", ".join(map(str, parts))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_wanted(part) for part in parts)
+    if origin is tuple and Ellipsis in parts:
+        return "a string, or a list of strings"
     if origin is tuple:
         return "[low, high]"
     return _TYPES.get(hint, str(hint))

@@ -52,6 +52,10 @@ class Checkpoint:
         path = self.path / "ema.safetensors"
         return safetensors.torch.load_file(path) if path.is_file() else None
 
+    def sha256(self, file: str) -> str:
+        """Of one of its files, from the manifest."""
+        return str(_read_json(self.path / _MANIFEST)[file])
+
     @property
     def optimizer_shards(self) -> Path:
         """Folder of the ranks' optimizer shards, under ZeRO."""

@@ -30,7 +30,10 @@ def read_config(run: Path) -> Config:
         config,
         data=dataclasses.replace(data, shards=_find_path(run, data.shards), task=task),
         train=dataclasses.replace(
-            train, init=_find_path(run, train.init), valid_stream=_find_path(run, train.valid_stream)
+            train,
+            init=_find_path(run, train.init),
+            valid_stream=_find_path(run, train.valid_stream),
+            teacher=tuple(_find_path(run, teacher) for teacher in train.teacher),
         ),
     )
 
@@ -140,6 +143,12 @@ def recorded_task(run: Path, task: str) -> Definition | None:
     return tasks.parse(recorded, str(path))
 
 
+def recorded_teachers(run: Path) -> list[dict[str, Any]]:
+    """What run.json says of the teachers (kws/training/distillation.py), if the run has checkpoints; else []."""
+    path = run / "run.json"
+    return list(_read_description(path).get("teachers", ())) if path.exists() and _has_checkpoints(run) else []
+
+
 def keep_clips(run: Path, config: Config) -> Config:
     """The settings with which a run resumes: the clip length that it began with instead of "auto", and its part of
     longer recordings instead of the default, which runs made before data.excerpt existed did not use. Unchanged for a
@@ -159,7 +168,8 @@ def _has_checkpoints(run: Path) -> bool:
 
 
 def _description_differences(path: Path, description: dict[str, Any]) -> list[str]:
-    """Differences in what must not change beside the settings: corpus, threads (for the last bits) and task."""
+    """Differences in what must not change beside the settings: corpus, threads (for the last bits), task and the
+    teachers' weights."""
     if not path.exists():
         return []
     recorded = _read_description(path)
@@ -168,7 +178,19 @@ def _description_differences(path: Path, description: dict[str, Any]) -> list[st
         f"{key}: {recorded.get(key)} there, {description[key]} now{how}"
         for key, how in how_to_fix.items()
         if recorded.get(key) != description[key]
-    ] + tasks.differences(recorded.get("task"), description["task"])
+    ] + [*tasks.differences(recorded.get("task"), description["task"]), *_teacher_differences(recorded, description)]
+
+
+def _teacher_differences(recorded: dict[str, Any], description: dict[str, Any]) -> list[str]:
+    """A line where the teachers or their weights differ; their folders may have moved."""
+    was, now = recorded.get("teachers", []), description.get("teachers", [])
+    if [row["sha256"] for row in was] == [row["sha256"] for row in now]:
+        return []
+    there, here = (
+        ", ".join(f"{row['run']} {row['checkpoint']} ({row['sha256'][:12]})" for row in rows) or "none"
+        for rows in (was, now)
+    )
+    return [f"train.teacher: {there} there, {here} now"]
 
 
 def _read_description(path: Path) -> dict[str, Any]:

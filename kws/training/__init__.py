@@ -8,6 +8,7 @@ May import every folder of kws/ but `commands`. Read `trainer.py` first (the loo
     step_times.py      seconds by part of a step           time_log.py   of all ranks, in the log; names stragglers
     run_checkpoints.py what a checkpoint holds of the run, saving and resuming by all ranks
     profiling.py, trace_summary.py    train.profile: traces of some steps, and their figures
+    distillation.py    train.teacher: trained networks whose probabilities the network learns too
     state.py           position, best values, running means      ema.py, mixup.py, network.py
     initial.py         initial weights, normalisation      start_message.py   what a run prints before its first step
     precision_notes.py, network_notes.py  settings that do not fit the machine, or continuous audio

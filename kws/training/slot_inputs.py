@@ -1,6 +1,7 @@
 """From a slot's batch to the network's input on the device, one slot ahead of the network.
 
     batch (host) -> parameters drawn, packed, copied with the waves -> front end -> mixup -> PreparedSlot (device)
+    with train.teacher also: -> the teachers' features, of the same augmented waves -> their probabilities
 
 The host waits for nothing here, so a slot that is prepared while the device computes costs no time. What a slot becomes
 does not depend on when it is prepared: all random numbers depend on seed, epoch, draw, step and slot.
@@ -23,6 +24,7 @@ from kws.data.store import CacheSettings
 from kws.data.stream import Batch
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
+from kws.training.distillation import Teachers
 from kws.training.mixup import Mixup
 from kws.training.step_times import StepTimes
 from kws.transfers import to_device
@@ -30,13 +32,14 @@ from kws.transfers import to_device
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSlot:
-    """A slot that is ready for the network: its batch on the host; features (B, 1, F, N), labels (B,) and mixup on the
-    device. A slot without clips has no features."""
+    """A slot that is ready for the network: its batch on the host; features (B, 1, F, N), labels (B,), mixup and the
+    teachers' probabilities (B, C) on the device. A slot without clips has no features."""
 
     batch: Batch
     features: Tensor | None
     labels: Tensor
     mixup: Mixup | None
+    probabilities: Tensor | None = None
 
     @property
     def num_clips(self) -> int:
@@ -49,7 +52,8 @@ class _Parameters:
     """What the device needs beside the waves, copied at once."""
 
     labels: Tensor
-    augmentation: BatchSteps | None
+    augmentations: list[BatchSteps]
+    """For each of the features, the student's first; empty without augmentation."""
     mixup: Mixup | None
 
 
@@ -58,11 +62,14 @@ class SlotInputs:
 
     def __init__(
         self, training_set: TrainingSet, features: Features, ranks: Ranks, times: StepTimes,
-        noises: Sequence[Pcm] | None = None,
+        noises: Sequence[Pcm] | None = None, teachers: Teachers | None = None,
     ) -> None:  # fmt: skip
-        self._training_set, self._features, self._device = training_set, features, ranks.device
+        self._training_set, self._device = training_set, ranks.device
         self._ranks, self._seed, self._times = ranks, training_set.config.train.seed, times
-        self._chain = self._build_chain(noises)
+        self._teachers = teachers
+        # All different features, the network's first, and which of them each teacher gets.
+        self._features, self._of_teacher = _different_features(features, teachers.features if teachers else [])
+        self._chains = self._build_chains(noises)
         self._ahead: PreparedSlot | Exception | None = None
         self._waited = 0.0
 
@@ -93,7 +100,7 @@ class SlotInputs:
         """Features of silent clips, (B, 1, F, N)."""
         with torch.no_grad():
             wave = torch.zeros(clips, self._training_set.samples, dtype=torch.int16, device=self._device)
-            features: Tensor = self._features(wave)
+            features: Tensor = self._features[0](wave)
             return features
 
     def _read(self, batches: Iterator[Batch]) -> Batch:
@@ -108,36 +115,55 @@ class SlotInputs:
         if len(batch.clips) == 0:
             return PreparedSlot(batch, None, batch.labels, None)
         with self._times.part("front_end"):
-            return self._apply_front_end(batch, epoch, step)
+            wave = to_device(batch.wave, self._device)
+            parameters = to_device(self._draw(batch, epoch, step), self._device)
+            with torch.no_grad():
+                found = self._apply_front_end(wave, parameters)
+        probabilities = None
+        if self._teachers:
+            with self._times.part("forward"):
+                probabilities = self._teachers.probabilities([found[number] for number in self._of_teacher])
+        return PreparedSlot(batch, found[0], parameters.labels, parameters.mixup, probabilities)
 
-    def _apply_front_end(self, batch: Batch, epoch: int, step: int) -> PreparedSlot:
-        wave = to_device(batch.wave, self._device)
-        parameters = to_device(self._draw(batch, epoch, step), self._device)
-        with torch.no_grad():
-            features: Tensor = (
-                self._features(wave)
-                if self._chain is None or parameters.augmentation is None
-                else self._chain.apply(wave, parameters.augmentation)
-            )
-            if parameters.mixup:
-                features = parameters.mixup.features(features)
-        return PreparedSlot(batch, features, parameters.labels, parameters.mixup)
+    def _apply_front_end(self, wave: Tensor, parameters: _Parameters) -> list[Tensor]:
+        """All different features of waves (B, T): the network's first, (B, 1, F, N) each."""
+        found: list[Tensor]
+        if not self._chains:
+            found = [features(wave) for features in self._features]
+        elif len(self._chains) == 1:
+            found = [self._chains[0].apply(wave, parameters.augmentations[0])]
+        else:
+            waves = list(self._chains[0].transformed(wave, parameters.augmentations[0]))
+            pairs = zip(self._chains, parameters.augmentations, strict=True)
+            found = [chain.features_of(waves, steps) for chain, steps in pairs]
+        return [parameters.mixup.features(features) for features in found] if parameters.mixup else found
 
     def _draw(self, batch: Batch, epoch: int, step: int) -> _Parameters:
         """The slot's parameters, on the host."""
-        frontend, mixup, augmentation = self._training_set.config.frontend, None, None
+        frontend, mixup = self._training_set.config.frontend, None
         if frontend.mixup_probability > 0.0:
             mixup = Mixup.draw(frontend, self._seed, step, batch.slot, len(batch.clips))
-        if self._chain:
-            augmentation = self._chain.draw(batch.lengths.numpy(), batch.draws.numpy(), epoch)
-        return _Parameters(batch.labels, augmentation, mixup)
+        lengths, draws = batch.lengths.numpy(), batch.draws.numpy()
+        return _Parameters(batch.labels, [chain.draw(lengths, draws, epoch) for chain in self._chains], mixup)
 
-    def _build_chain(self, noises: Sequence[Pcm] | None) -> AugmentationChain | None:
+    def _build_chains(self, noises: Sequence[Pcm] | None) -> list[AugmentationChain]:
+        """The augmentation for each of the features; [] without any."""
         config, frontend = self._training_set.config, self._training_set.config.frontend
         if not frontend.augments:
-            return None
+            return []
         if noises is None:
             needs_noise = frontend.noise_probability > 0.0 or frontend.mix_probability > 0.0
             caching = CacheSettings.from_config(config.data)
             noises = read_noise(self._training_set.index, "train", caching) if needs_noise else []
-        return AugmentationChain(frontend, self._features, self._seed, noises, self._training_set.samples, self._device)
+        samples, (features, *others) = self._training_set.samples, self._features
+        chain = AugmentationChain(frontend, features, self._seed, noises, samples, self._device)
+        return [chain, *(chain.with_features(other) for other in others)]
+
+
+def _different_features(own: Features, teachers: Sequence[Features]) -> tuple[list[Features], list[int]]:
+    """The features that differ, `own` first, and the number of each teacher's among them."""
+    found = [own]
+    for features in teachers:
+        if not any(features.is_same_as(other) for other in found):
+            found.append(features)
+    return found, [next(n for n, other in enumerate(found) if other.is_same_as(features)) for features in teachers]

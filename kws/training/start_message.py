@@ -7,6 +7,7 @@ from typing import Any
 
 from kws.data.training_set import TrainingSet
 from kws.distributed.process_group import main_address
+from kws.training.distillation import teacher_line
 
 
 def start_message(training_set: TrainingSet, facts: dict[str, Any], step: int) -> str:
@@ -14,9 +15,10 @@ def start_message(training_set: TrainingSet, facts: dict[str, Any], step: int) -
     config, ranks = training_set.config, facts["ranks"]
     train, chain = config.train, config.frontend
     lines = [f"{config.model.name}, {facts['parameters']:,} parameters, {len(training_set.task.classes)} classes"]
+    lines += [f"teacher {teacher_line(row)}" for row in facts.get("teachers", ())]
     lines += training_set.selection.notes() + [f"note: {line}" for line in facts["clip_notes"] + facts["step_notes"]]
     lines += [f"note: {line}" for line in facts["network_notes"] + facts["precision_notes"]]
-    lines += [f"note: {line}" for line in facts.get("stream_notes", ())]
+    lines += [f"note: {line}" for line in (*facts.get("stream_notes", ()), *facts.get("teacher_notes", ()))]
     left = training_set.total_steps - step
     lines.append(f"{left} steps to train, each of {train.global_batch} clips in {train.slots} slots")
     uses_noise = chain.noise_probability or chain.mix_probability

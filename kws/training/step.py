@@ -29,6 +29,7 @@ from kws.errors import UsageError
 from kws.models import registry
 from kws.run.checkpoint import Checkpoint
 from kws.training import forward, slot_graph
+from kws.training.distillation import Teachers
 from kws.training.ema import Ema
 from kws.training.forward import NoWatchdog, Progress
 from kws.training.gradients import gradient_sync
@@ -101,18 +102,21 @@ class StepResult:
 class Stepper:
     """Network, front end and optimizer on this rank's device, ready to step.
 
-    `progress` gets reports of what the rank does next; `times` measures where the time goes.
+    `progress` gets reports of what the rank does next; `times` measures where the time goes. `teachers`: those of
+    train.teacher.
     """
 
     def __init__(
         self, training_set: TrainingSet, network: nn.Module, features: Features, optimizer: torch.optim.Optimizer,
         ranks: Ranks, progress: Progress | None = None, times: StepTimes | None = None,
+        teachers: Teachers | None = None,
     ) -> None:  # fmt: skip
         self._times = times or StepTimes()
         self._training_set, self._settings, self._ranks = training_set, training_set.config.train, ranks
         self._progress = progress or NoWatchdog()
         self._slots = len(slots_of_rank(ranks.rank, ranks.world_size, self._settings.slots))
-        self._inputs = SlotInputs(training_set, features, ranks, self._times)
+        self._teachers = teachers
+        self._inputs = SlotInputs(training_set, features, ranks, self._times, teachers=teachers)
         forward.set_up(network, self._settings)
         self._network = network
         self._body = _body(network, training_set, features) if self._settings.freeze_epochs else ()
@@ -188,7 +192,8 @@ class Stepper:
     def _run_clips(self, slot: PreparedSlot, features: Tensor, planned: PlannedStep, waits: bool) -> Tensor:
         """Returns the slot's SlotSums, flat. `waits`: ranks wait for one another in the backward pass."""
         draws, factor = slot.batch.draws.numpy(), self._sync.loss_scale / planned.clips
-        inputs = features, slot.labels, slot.mixup, torch.full((), factor, device=self._ranks.device)
+        factor_here = torch.full((), factor, device=self._ranks.device)
+        inputs = features, slot.labels, slot.mixup, slot.probabilities, factor_here
         if self._captures and slot.num_clips == self._settings.micro_batch and not self._graph:
             self._graph = self._capture(inputs)
         seed_slot(self._settings.seed, planned.step, slot.batch.slot)
@@ -202,12 +207,13 @@ class Stepper:
         return sums
 
     def _passes(
-        self, features: Tensor, labels: Tensor, mixup: Mixup | None, factor: Tensor, waits: bool, times: StepTimes
-    ) -> Tensor:
+        self, features: Tensor, labels: Tensor, mixup: Mixup | None, probabilities: Tensor | None, factor: Tensor,
+        waits: bool, times: StepTimes,
+    ) -> Tensor:  # fmt: skip
         """Forward and backward pass; returns the slot's SlotSums, flat. The loss, summed over the clips, is multiplied
         by `factor` () for the gradients: the step's loss is the mean over its clips."""
         with times.part("forward"):
-            loss, correct = self._loss(self._forward(features), labels, mixup)
+            loss, correct = self._loss(self._forward(features), labels, mixup, probabilities)
         self._backward(loss * factor, waits, times)
         clips = len(features)
         count = torch.full((), clips, dtype=torch.float64, device=self._ranks.device)
@@ -230,13 +236,19 @@ class Stepper:
                 times.all_reduce_follows(loss)
             self._sync.backward(loss)
 
-    def _loss(self, logits: Tensor, labels: Tensor, mixup: Mixup | None) -> tuple[Tensor, Tensor]:
-        """Loss and number of correct clips, summed over the clips, () each."""
+    def _loss(
+        self, logits: Tensor, labels: Tensor, mixup: Mixup | None, probabilities: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and number of correct clips, summed over the clips, () each. probabilities: the teachers', (B, C)."""
         smoothing = self._settings.label_smoothing
         if mixup:
-            return mixup.loss(logits, labels, smoothing), mixup.correct(logits, labels)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-        return loss, (logits.argmax(dim=1) == labels).sum()
+            loss, correct = mixup.loss(logits, labels, smoothing), mixup.correct(logits, labels)
+        else:
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+            correct = (logits.argmax(dim=1) == labels).sum()
+        if self._teachers and probabilities is not None:
+            loss = self._teachers.loss(logits, probabilities, loss)
+        return loss, correct
 
     def _reduce(self, votes: Votes) -> Download:
         """Sums over slots and ranks; starts the step's only transfer to the host: loss, correct, clips, votes."""

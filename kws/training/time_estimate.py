@@ -1,7 +1,7 @@
 """How long a run will take here: a few slots of the real network on made-up clips, timed and scaled to the whole run.
 
-int16 noise -> augmentation, features, forward, backward (a slot); the optimizer's update; a forward pass for evaluation
--> seconds of a step, of an epoch, of what is left of the run
+int16 noise -> augmentation, features, teachers, forward, backward (a slot); the optimizer's update; a forward pass
+for evaluation -> seconds of a step, of an epoch, of what is left of the run
 
 Not included: reading clips and sums over ranks, which a run overlaps with computing or which take little of it on one
 machine; compiling, and saving. Changes the network's weights: the caller drops the trainer afterwards.
@@ -91,7 +91,9 @@ class _Measurement:
         self._settings, self._network, self._features = trainer.config.train, trainer.network, trainer.features
         self._training_set = trainer.training_set
         self._random = np.random.default_rng(0)
-        self._inputs = SlotInputs(self._training_set, self._features, trainer.ranks, StepTimes(), self._made_up_noise())
+        self._inputs = SlotInputs(
+            self._training_set, self._features, trainer.ranks, StepTimes(), self._made_up_noise(), trainer.teachers
+        )
         self._forward = ForwardPass(self._network, self._settings, self._device, NoWatchdog())
 
     def run(self) -> SlotTimes:

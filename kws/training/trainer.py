@@ -35,6 +35,7 @@ from kws.run.checkpoint import Checkpoint
 from kws.run.display import RunLength
 from kws.run.early_stop import Start
 from kws.run.environment import describe_environment, environment_notes
+from kws.training.distillation import Teachers
 from kws.training.network import build_network
 from kws.training.network_notes import network_notes
 from kws.training.optim import build_optimizer, lr_at
@@ -70,6 +71,7 @@ class Trainer:
         self.network = build_network(config, num_classes, in_shape, ranks.device)
         self.optimizer = build_optimizer(self.network, config.train)
         self.valid_streams = self._open_valid_streams()
+        self.teachers = Teachers.load(self.training_set, ranks.device, run_folder.recorded_teachers(folder))
         # Where it is: saved in every checkpoint.
         self.state = TrainState()
         # What this attempt works with; those without a value are made by `run`.
@@ -122,6 +124,8 @@ class Trainer:
             ),
             **self.training_set.describe(),
             **({"stream_notes": self.valid_streams.notes} if self.valid_streams else {}),
+            **({"teachers": self.teachers.describe()} if self.teachers else {}),
+            **({"teacher_notes": self.teachers.notes} if self.teachers else {}),
         }
 
     # --- the loop ---------------------------------------------------------------------------------------------
@@ -228,6 +232,8 @@ class Trainer:
         ranks, config = self.ranks, self.config
         if self.watchdog.unreachable:
             self.say(unreachable_message(self.watchdog.unreachable))
+        if self.teachers:
+            self.teachers.refuse_unequal(ranks)
         facts = self.describe() | describe_environment(ranks) | {"ranks": ranks.table(config.train.slots)}
         facts["started_in"] = str(Path.cwd())  # what relative paths in the settings are relative to
         ranks.on_main(lambda: run_folder.check_settings(self.folder, config, facts))
@@ -314,8 +320,9 @@ class Trainer:
         """Weights, normalisation and optimizer: from the checkpoint, else from train.init, else as initialised."""
         self.checkpoints.load(checkpoint, self.watchdog)
         self.stepper = Stepper(
-            self.training_set, self.network, self.features, self.optimizer, self.ranks, self.watchdog, self.times
-        )  # wraps the network, so after its weights are loaded
+            self.training_set, self.network, self.features, self.optimizer, self.ranks, self.watchdog, self.times,
+            self.teachers,
+        )  # fmt: skip  # wraps the network, so after its weights are loaded
         if checkpoint:
             with self.watchdog.no_time_limit("resuming"):
                 self.stepper.load(checkpoint)
