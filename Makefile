@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help demo test slow all-tests heavy setup lint types full bench gpu clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: setup  ## corpus, shards, training on two processes, evaluation, report; under five minutes on two cores
 	@launch/demo.sh

@@ -20,7 +20,7 @@ from typing import Any
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload([
     "torch", "torch._dynamo", "torch.utils.tensorboard", "kws.audio.kernels", "kws.commands.runs",
-    "kws.training.trainer", "tests.multiproc.forked",
+    "kws.training.trainer", "tests.multiproc.forked", "tests.multiproc.loaded_kernels",
 ])  # fmt: skip
 
 
