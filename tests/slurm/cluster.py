@@ -289,7 +289,7 @@ class Cluster:
 
     def ended(self, number: str, seconds: float = 600.0) -> dict[str, str]:
         """Waits until the job has ended and will not be requeued. Returns its fields."""
-        # scontrol takes a tenth of a core when it is asked ten times a second.
+        # Each try starts nsenter and scontrol, on the cores that the job trains on.
         wait_for(f"job {number} ended", lambda: self.job(number).get("JobState") in ENDED, seconds, pause_s=0.5)
         return self.job(number)
 
