@@ -141,7 +141,7 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
         **({"task": "\n".join(found["task_notes"])} if found["task_notes"] else {}),
         "classes": f"{len(classes)}: {' '.join(classes)}",
         "network": "\n".join([f"{found['network']}, {found['parameters']:,} parameters", *found["network_notes"]]),
-        **({"teacher": "\n".join(_teacher_lines(found))} if found.get("teachers") else {}),
+        **({"teacher": "\n".join(teacher_lines(found))} if found.get("teachers") else {}),
         "input": " x ".join(map(str, found["input"])) + " (channels x bands x frames)",
         "steps": f"{_several(found['epochs'], 'epoch')} of {found['steps_per_epoch']:,}: "
         + "; ".join([f"{found['steps']:,}", *found["step_notes"]]),
@@ -159,7 +159,8 @@ def _lines(found: Mapping[str, Any]) -> dict[str, str]:
     } | ({"note": "\n".join(found["notes"])} if found["notes"] else {})
 
 
-def _teacher_lines(found: Mapping[str, Any]) -> list[str]:
+def teacher_lines(found: Mapping[str, Any]) -> list[str]:
+    """A line for each teacher, and the notes about them."""
     return [*map(teacher_line, found["teachers"]), *found["teacher_notes"]]
 
 

@@ -35,17 +35,13 @@ _SETTING = "train.teacher"
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A network that teaches: the run, its checkpoint and weights, and which of its outputs is which class of the
-    student, (C,) on its device."""
+    """A network that teaches. run: as in the settings. sha256: of the file with its weights. outputs: its output for
+    each class of the student, (C,) on the device."""
 
     run: str
     trained: Trained
+    sha256: str
     outputs: Tensor
-
-    @property
-    def sha256(self) -> str:
-        """Of the file with the weights that are used."""
-        return self.trained.checkpoint.sha256(f"{self.trained.weights}.safetensors")
 
     def describe(self) -> dict[str, Any]:
         """For run.json and --check."""
@@ -94,10 +90,10 @@ class Teachers:
             names = [""] * len(settings.teacher)
         members, notes = [], []
         for run, name in zip(settings.teacher, names, strict=True):
-            trained = _load(Path(run), name, device)
+            trained, sha256 = _load(Path(run), name, device)
             _check(run, trained, training_set)
             order = [trained.classes.index(word) for word in training_set.task.classes]
-            members.append(Teacher(run, trained, torch.tensor(order, device=device)))
+            members.append(Teacher(run, trained, sha256, torch.tensor(order, device=device)))
             notes += _notes(run, trained, training_set)
         return cls(members, settings, device, notes)
 
@@ -147,15 +143,16 @@ def teacher_line(row: dict[str, Any]) -> str:
     )
 
 
-def _load(run: Path, recorded: str, device: torch.device) -> Trained:
-    """The network of a run: its recorded checkpoint, else the one with the best accuracy, as for `kws evaluate`. The
-    run is not locked, so it may be training."""
+def _load(run: Path, recorded: str, device: torch.device) -> tuple[Trained, str]:
+    """The network of a run, and the sha256 of its weights: its recorded checkpoint, else the one with the best accuracy
+    as for `kws evaluate`. The run is not locked: it may be training, and may delete the checkpoint later."""
     checkpoints = run / "checkpoints"
     name = recorded if recorded and (checkpoints / recorded).is_dir() else "best_accuracy"
     if (run / "config.toml").is_file() and not (checkpoints / name).exists():
         raise UsageError(f"{_SETTING}: {run}: no epoch has been evaluated yet; wanted a run with a best checkpoint")
     try:
-        return Trained.from_run(run, name, device)
+        trained = Trained.from_run(run, name, device)
+        return trained, trained.checkpoint.sha256(f"{trained.weights}.safetensors")
     except UsageError as error:
         raise UsageError(f"{_SETTING}: {error}") from error
     except OSError as error:

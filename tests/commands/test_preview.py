@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kws import cli
+from kws.commands import preview
 from kws.data import index
 from kws.run import lock
 from kws.training import time_estimate
@@ -128,6 +129,16 @@ def test_initial_weights_are_tried(check: Check, trained_once: Path, tmp_path: P
     found = check(f"train.init={trained_once}")
     assert found["state"] == "new"
     assert str(trained_once) in str(found["notes"])
+
+
+def test_teachers_are_shown_with_their_accuracy_and_memory(check: Check, trained_once: Path) -> None:
+    found = check(f"train.teacher={trained_once}")
+    (teacher,) = found["teachers"]  # type: ignore[misc]
+    state = json.loads(next(trained_once.glob("checkpoints/step-*-evaluated/state.json")).read_text())
+    assert (teacher["network"], teacher["valid_accuracy"]) == ("tc_resnet8", state["best_accuracy"])
+    assert teacher["parameters"] == found["parameters"]
+    assert found["memory"]["teachers"] > 4 * teacher["parameters"]  # type: ignore[index]
+    assert preview.teacher_lines(found)[0].startswith(str(trained_once))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from kws import cli
 from kws.data.index import Index
 from kws.distributed.signals import STOP_SIGNALS
+from tests.conftest import train_here
 from tests.multiproc.launching import SETTINGS, Launcher, finish, finish_ranks, start, start_ranks
 
 GENTLE = (
@@ -49,6 +50,16 @@ def kws_here() -> Iterator[Callable[..., int]]:
     signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def teachers(tones: Index, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The setting for two teachers: one with the features of SETTINGS and averaged weights, one with other features."""
+    folder = tmp_path_factory.mktemp("teachers")
+    common = (f"data.shards={tones.root}", "data.epoch_clips=64", "frontend.augment=none")
+    assert train_here(folder / "same", *common, "train.ema=0.5")[0] == 0
+    assert train_here(folder / "other", *common, "frontend.features=mfcc40")[0] == 0
+    return f"train.teacher={folder / 'same'}, {folder / 'other'}"
 
 
 @pytest.fixture(scope="session")

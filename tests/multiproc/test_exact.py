@@ -34,11 +34,11 @@ EXACT = (
 
 
 def test_killed_on_two_processes_and_resumed_on_four_has_the_bits_of_one_process(
-    config: Path, tmp_path: Path, kws_here: Callable[..., int]
+    config: Path, tmp_path: Path, kws_here: Callable[..., int], teachers: str
 ) -> None:
-    one, run = tmp_path / "one", tmp_path / "run"
-    assert kws_here("train", config, "--run", one, *overrides(*EXACT)) == 0
-    train_killed_and_resumed(config, run, *EXACT, saved=2)
+    one, run, settings = tmp_path / "one", tmp_path / "run", (*EXACT, teachers)
+    assert kws_here("train", config, "--run", one, *overrides(*settings)) == 0
+    train_killed_and_resumed(config, run, *settings, saved=2)
     assert_same_bits(one, run)
     assert losses(one) == losses(run)
     verdict = verify_run(run)

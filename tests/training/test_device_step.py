@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from kws.data.stream import SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.training import slot_inputs
+from kws.training.distillation import Teachers
 from kws.training.optim import build_optimizer, load_state
 from kws.training.step import PlannedStep, Stepper, Votes
 from tests.fake_cuda import DEVICE, Copies, HostWaitError, fake_cuda, to_fake_cuda
@@ -48,7 +50,7 @@ class Network(nn.Module):
 def run_steps(
     corpus: Index, monkeypatch: pytest.MonkeyPatch, frontend: FrontEndConfig, steps: int = 2, **train: Any
 ) -> list[Copies]:
-    """The copies of each of several steps on the fake device."""
+    """The copies of each of several steps on the fake device. train: with `teacher`, also of its networks."""
     settings = TrainConfig(global_batch=SLOTS * MICRO, micro_batch=MICRO, cuda_graphs=False, **train)
     training_set = TrainingSet(Config(data=DataConfig(shards=str(corpus.root)), frontend=frontend, train=settings))
     features, network = Features(frontend.features), Network(len(training_set.task.classes), settings.channels_last)
@@ -56,9 +58,10 @@ def run_steps(
         Reader(training_set.index, "train"), training_set.task.class_of, training_set.excerpt, training_set.read_samples
     )
     batches = iter(list(stream_batches(lambda: training_set.plan(0).rank_slots(0, 1), reader))[: steps * SLOTS])
-    found = []
+    found, teachers = [], Teachers.load(training_set, torch.device("cpu"))
     with fake_cuda(monkeypatch, autocast=settings.precision != "fp32") as copies:
-        stepper = make_stepper(training_set, to_fake_cuda(network), to_fake_cuda(features))
+        teachers = on_device(teachers, settings) if teachers else None
+        stepper = make_stepper(training_set, to_fake_cuda(network), to_fake_cuda(features), teachers)
         for step in range(steps):
             copies.uploads.clear()
             copies.downloads.clear()
@@ -68,14 +71,29 @@ def run_steps(
     return found
 
 
-def make_stepper(training_set: TrainingSet, network: nn.Module, features: nn.Module) -> Stepper:
+def on_device(teachers: Teachers, settings: TrainConfig) -> Teachers:
+    """Teachers that were loaded on the CPU, on DEVICE."""
+    members = []
+    for member in teachers.members:
+        member.trained.network = to_fake_cuda(member.trained.network)
+        made = to_fake_cuda(member.trained.features)
+        assert isinstance(made, Features)
+        member.trained.features = made
+        outputs = torch.empty(member.outputs.shape, dtype=member.outputs.dtype, device=DEVICE)
+        members.append(dataclasses.replace(member, outputs=outputs))
+    return Teachers(members, settings, DEVICE)
+
+
+def make_stepper(
+    training_set: TrainingSet, network: nn.Module, features: nn.Module, teachers: Teachers | None
+) -> Stepper:
     assert isinstance(features, Features)
     settings = training_set.config.train
     if settings.precision != "fp32":  # nothing can be differentiated: tests/fake_cuda.py
         for p in network.parameters():
             p.grad = torch.zeros_like(p)
     optimizer = build_optimizer(network, settings)
-    return Stepper(training_set, network, features, optimizer, Ranks(0, 1, DEVICE, 1, OneProcess()))
+    return Stepper(training_set, network, features, optimizer, Ranks(0, 1, DEVICE, 1, OneProcess()), teachers=teachers)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +120,16 @@ def test_no_setting_makes_a_step_on_a_device_wait_or_mix_devices(
 ) -> None:
     for step in run_steps(tones, monkeypatch, preset("none", features="mel32"), **train):
         assert len(step.downloads) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_teachers_need_no_copy_and_no_wait(
+    tones: Index, tones_run: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
+) -> None:
+    frontend = preset("modern", features="mfcc40", mixup_probability=0.5)  # the teacher has mel32
+    first, second = run_steps(tones, monkeypatch, frontend, teacher=(str(tones_run),), precision=precision)
+    assert (len(first.uploads), len(second.uploads)) == (2 * (SLOTS + 1) + 1, 2 * (SLOTS - 1) + 1)
+    assert [first.downloads, second.downloads] == [[6 * 8]] * 2
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

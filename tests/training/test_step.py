@@ -17,6 +17,7 @@ from kws.data.stream import Batch, SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.ranks import Ranks
 from kws.errors import UsageError
+from kws.training.distillation import Teachers
 from kws.training.mixup import Mixup
 from kws.training.step import PlannedStep, SlotSums, Stepper, StepResult, Votes
 from tests.training.one_process import OneProcess
@@ -53,8 +54,9 @@ class Run:
         self.network = RecordingNetwork(self.features.spec.bands, len(self.training_set.task.classes))
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0)
         self.stepper = stepper = Stepper(
-            self.training_set, self.network, self.features, optimizer, Ranks(0, 1, CPU, 1, OneProcess())
-        )
+            self.training_set, self.network, self.features, optimizer, Ranks(0, 1, CPU, 1, OneProcess()),
+            teachers=Teachers.load(self.training_set, CPU),
+        )  # fmt: skip
         reader = Reader(self.training_set.index, "train")
         slot_reader = SlotReader(reader, self.training_set.task.class_of, self.training_set.excerpt)
         slots = self.training_set.plan(EPOCH).step_slots(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kws.data.stream import SlotReader, stream_batches
 from kws.data.training_set import TrainingSet
 from kws.distributed.arithmetic import set_up_gpu_arithmetic
 from kws.distributed.ranks import Ranks
+from kws.training.distillation import Teachers
 from kws.training.network import build_network
 from kws.training.optim import build_optimizer
 from kws.training.step import PlannedStep, Stepper, Votes
@@ -39,7 +41,10 @@ def results(corpus: Index, device: torch.device, steps: int, chain: str, **train
     classes, shape = len(training_set.task.classes), features.shape(training_set.samples)
     network = build_network(training_set.config, classes, shape, device)
     optimizer = build_optimizer(network, settings)
-    stepper = Stepper(training_set, network, features, optimizer, Ranks(0, 1, device, 1, OneProcess()))
+    stepper = Stepper(
+        training_set, network, features, optimizer, Ranks(0, 1, device, 1, OneProcess()),
+        teachers=Teachers.load(training_set, device),
+    )  # fmt: skip
     reader = SlotReader(
         Reader(training_set.index, "train"), training_set.task.class_of, training_set.excerpt,
         training_set.read_samples, device=device,
@@ -67,6 +72,36 @@ def test_the_same_steps_have_the_same_bits(tones: Index, device: torch.device, r
     finally:
         torch.use_deterministic_algorithms(False)
     assert first == second
+
+
+@pytest.mark.xdist_group("tones_run")
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_with_a_teacher_the_same_steps_have_the_same_bits(
+    tones: Index, tones_run: Path, device: torch.device, precision: str
+) -> None:
+    if device.type == "cuda":
+        set_up_gpu_arithmetic(deterministic=True)
+    settings = {"reduction": "exact", "precision": precision, "teacher": (str(tones_run),)}
+    try:
+        first, second = (losses(tones, device, 2, "none", **settings) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert first == second
+
+
+@pytest.mark.gpu
+@pytest.mark.xdist_group("tones_run")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_operation_of_a_step_with_a_teacher_waits_for_the_gpu(tones: Index, tones_run: Path, precision: str) -> None:
+    require("gpu", torch.cuda.is_available(), "torch sees no GPU")
+    train = {"teacher": (str(tones_run),), "precision": precision}
+    steps = results(tones, torch.device("cuda"), 4, "modern", **train)
+    next(steps), next(steps)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
