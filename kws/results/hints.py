@@ -111,7 +111,7 @@ def _confusions(result: Row) -> list[Hint]:
     ]
     return [
         Hint(
-            f"in {split_name(result)} {pair['clips']} clips of {pair['truth']} ({pair['share']:.1%}) taken for "
+            f"{split_name(result)}: {pair['clips']} clips of {pair['truth']} ({pair['share']:.1%}) were taken for "
             f"{pair['predicted']}",
             "the words are alike: more clips of both by the same speakers, or for a detector another word",
         )

@@ -71,7 +71,7 @@ def test_a_rare_word_that_is_recognised_badly_is_named_with_its_clips() -> None:
 
 def test_confused_words_of_similar_spelling_are_named_of_test_rather_than_valid() -> None:
     found = hints({}, [], [evaluation({}, "valid"), evaluation({(0, 1): 7, (2, 1): 9})], "")
-    assert "7 clips of four (7.0%) taken for forward" in figures(found)
+    assert "7 clips of four (7.0%) were taken for forward" in figures(found)
     assert len(found) == 1
 
 
