@@ -9,9 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -101,6 +102,14 @@ def train_here(run: Path, *settings: str) -> tuple[int, str]:
     with contextlib.redirect_stdout(output), process_group.start(chosen.train) as ranks:
         code = Trainer(chosen, run, ranks).run()
     return code, output.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a test, or a library under it, sets in the environment ends with the test: accelerate sets
+    ACCELERATE_USE_DEEPSPEED for a run with ZeRO in this process, and commands of later tests would inherit it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
